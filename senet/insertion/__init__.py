@@ -1,0 +1,27 @@
+"""Put SE into a network, and take it out again."""
+
+from senet.insertion.attach import attach
+from senet.insertion.errors import InsertionError
+from senet.insertion.fold import fold_start, parameter_groups
+from senet.insertion.insert import blocks, insert, inserted, largest_difference, remove, sites
+from senet.insertion.site import Site, Where
+from senet.insertion.untouched import as_call, describe, run, untouched
+
+__all__ = [
+    "InsertionError",
+    "Site",
+    "Where",
+    "as_call",
+    "attach",
+    "blocks",
+    "describe",
+    "fold_start",
+    "insert",
+    "inserted",
+    "largest_difference",
+    "parameter_groups",
+    "remove",
+    "run",
+    "sites",
+    "untouched",
+]
