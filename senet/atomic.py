@@ -1,0 +1,70 @@
+"""Files that are either whole or not there: what a killed process, or a full disk, leaves is the old file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["atomic_write"]
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; what was written there then takes the place of `path`.
+
+    The data is on the disk (fsync) before the name changes. Where the block raises, the temporary file is
+    removed and `path` stays as it was. A link is followed; the permissions of a file that is replaced are
+    kept. The temporary file has the suffix of `path`, for writers that choose their format by it.
+
+    Raises:
+        OSError: where the folder is missing or cannot be written, or `path` is a folder.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    temporary = target.with_name(f".senet-{secrets.token_hex(8)}{target.suffix[:32]}")
+    mode = _created(temporary, target, path)
+    try:
+        yield temporary
+        temporary.chmod(mode)  # the writer may have put a file of its own there
+        _flush(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        _flush(target.parent)
+
+
+def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> int:
+    """Make the temporary file, and return the permissions that the written file is to have."""
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"cannot write {given}: the folder {target.parent} does not exist") from None
+    except NotADirectoryError:
+        raise NotADirectoryError(f"cannot write {given}: {target.parent} is not a folder") from None
+    except PermissionError:
+        raise PermissionError(f"cannot write {given}: no permission to write in the folder {target.parent}") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {given}: {error.strerror}") from None
+    try:
+        return stat.S_IMODE(target.stat().st_mode if target.exists() else os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _flush(path: Path) -> None:
+    """Have the system write the file, or the folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

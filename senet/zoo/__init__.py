@@ -1,0 +1,18 @@
+"""The networks of the paper, and the names under which they, and other libraries' networks, are made."""
+
+from senet.zoo.creation import create
+from senet.zoo.errors import ModelError
+from senet.zoo.fit import classes_in
+from senet.zoo.naming import list_models
+from senet.zoo.weights import LoadReport, WeightsError, load_weights, read_weights
+
+__all__ = [
+    "LoadReport",
+    "ModelError",
+    "WeightsError",
+    "classes_in",
+    "create",
+    "list_models",
+    "load_weights",
+    "read_weights",
+]

@@ -1,0 +1,170 @@
+"""`create`: a network by its name, with weights and SE where asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import operator
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import SESpec
+from senet.insertion import insert
+from senet.zoo.errors import ModelError
+from senet.zoo.fit import head_of
+from senet.zoo.naming import is_saved, list_models, mark, origin, resolve
+from senet.zoo.sources import DEFAULT_CLASSES, Built, Source, extra
+from senet.zoo.weights import WeightsError, load_tensors, read_weights
+
+__all__ = ["create"]
+
+_log = logging.getLogger("senet")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class _NotGiven(int):
+    """The default of `num_classes`: 1000 to a reader, and known from a 1000 that was asked for."""
+
+
+_CLASSES = _NotGiven(DEFAULT_CLASSES)
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int = _CLASSES,
+    weights: str | os.PathLike[str] | None = None,
+    spec: SESpec | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Make a network by its name, in training mode, as PyTorch's constructors do.
+
+    Args:
+        name: of the zoo (`resnet20`; `se_resnet20` is the same with SE as the authors released it, with biases),
+            `torchvision:mobilenet_v2`, `timm:convnext_tiny`, `path/to/file.py:function` (the file is run), or
+            a file that `save` wrote, or a run folder.
+        num_classes: size of the classifier. Not given, it is the weights' own, and without weights the network's:
+            1000, or what torchvision, timm or the function have set. A function that does not take it is not
+            given it. A saved network keeps its own.
+        weights: a path (`.safetensors`, `.pth`), "pretrained" (torchvision's or timm's own, which may be
+            downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever downloaded. Where
+            `num_classes` is given and is not the weights', the classifier starts fresh;
+            `senet.zoo.load_weights` reports it, here it goes to the log "senet".
+        spec: put SE of this kind into the network. Its `start=None` means the paper's initialisation, or, with
+            weights of the plain network, the identity.
+        options: passed on to the network's builder.
+
+    Raises:
+        ModelError: (a ValueError) where there is no such network, with the nearest names, or it does not take
+            the options.
+        WeightsError: (a ValueError) where the weights cannot be read or are of another network.
+        ImportError: where torchvision or timm is needed and missing, with the command that installs it.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a network's name is a string, not {type(name).__name__}")
+    if spec is not None and not isinstance(spec, SESpec):
+        raise TypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    name = os.fspath(name)
+    classes = None if num_classes is _CLASSES else _count(name, num_classes)
+    if name not in list_models() and is_saved(name):
+        return _loaded(name, classes, weights, spec, options)
+    source, named_spec = resolve(name)
+    spec = named_spec if spec is None else spec
+    if weights is None:
+        built = source.build(classes, options)
+        return _with_se(source, built, spec, "paper")
+    if weights == "pretrained":
+        return _with_se(source, source.pretrained(classes, options), spec, "identity")
+    tensors = read_weights(_fetched(weights))
+    built = source.build(classes, options)
+    if classes is None and (head := head_of(built.model, tensors)):
+        built = source.build(head.classes, options)
+    # a classifier may only start fresh where a number of classes was asked for
+    head_rule = "strict" if classes is None else "replace"
+    if spec is not None and any(key.endswith(".se.fc1.weight") for key in tensors):
+        model = _with_se(source, built, spec, "paper")
+        _load(model, tensors, weights, head_rule)
+        return model
+    _load(built.model, tensors, weights, head_rule)
+    return _with_se(source, built, spec, "identity")
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: str | os.PathLike[str], head_rule: str) -> None:
+    report = load_tensors(model, tensors, str(weights), head=head_rule)
+    for note in report.notes:
+        _log.info("%s: %s", weights, note)
+
+
+def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> nn.Module:
+    """The network, marked with its origin, and with SE where there is a spec; `start` where the spec has none."""
+    model = built.model
+    mark(model, source.name, built.options)
+    if spec is None:
+        return model
+    shape = source.input_shape(built)
+    if shape is None:
+        raise ModelError(
+            f"what {source.name} takes as input is not known, so spec= cannot put SE into it here: create it "
+            f"plain, then senet.insert(model, example, spec)"
+        )
+    like = next(model.parameters())
+    example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0), device="cpu")
+    spec = dataclasses.replace(spec, start=spec.start or start)
+    return insert(model, example.to(like), spec, inplace=True)
+
+
+def _count(name: str, num_classes: object) -> int:
+    try:
+        count = operator.index(num_classes)  # type: ignore[arg-type]
+    except TypeError:
+        count = -1
+    least = 0 if name.startswith("timm:") else 1  # timm: 0 is no classifier
+    if isinstance(num_classes, bool) or count < least:
+        raise ModelError(f"num_classes is a whole number of at least {least}, not {num_classes!r}")
+    return count
+
+
+def _fetched(weights: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path of the weights, fetched from the hub where `hf:owner/name` says so."""
+    if not isinstance(weights, str) or not weights.startswith("hf:"):
+        return weights
+    repository = weights.removeprefix("hf:")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise WeightsError(f"weights={weights!r}: on the hub they are named hf:owner/name")
+    hub = extra("huggingface_hub", "hub")
+    for file in _HUB_FILES:
+        try:
+            path: str = hub.hf_hub_download(repository, file)
+        except hub.errors.EntryNotFoundError:
+            continue
+        except Exception as error:  # no such repository, no network, no permission
+            raise WeightsError(f"{weights} cannot be fetched: {type(error).__name__}: {error}") from error
+        return path
+    raise WeightsError(f"{weights} has none of {', '.join(_HUB_FILES)}")
+
+
+def _loaded(
+    name: str,
+    classes: int | None,
+    weights: str | os.PathLike[str] | None,
+    spec: SESpec | None,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    from senet.saving import load
+
+    for what, given in (("weights", weights), ("spec", spec), *options.items()):
+        if given is not None:
+            raise ModelError(f"{name} is a saved network, complete with weights, SE and options; it takes no {what}=")
+    model = load(name)
+    network, saved = origin(model)
+    if classes is not None and saved.get("num_classes", classes) != classes:
+        raise ModelError(
+            f"{name} has {saved['num_classes']} classes, not {classes}; for a fresh classifier on its weights "
+            f"create {network!r} with weights={name!r}"
+        )
+    return model.train()

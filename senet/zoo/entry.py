@@ -1,0 +1,23 @@
+"""What the zoo knows of one of its networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from torch import nn
+
+__all__ = ["Entry"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One network of the zoo.
+
+    Attributes:
+        build: builds it; takes `num_classes` and `in_channels`, and whatever options the family has, by keyword.
+        input_size: height and width that it was made for, in pixels.
+    """
+
+    build: Callable[..., nn.Module]
+    input_size: tuple[int, int]
