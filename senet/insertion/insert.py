@@ -139,7 +139,7 @@ def _check_network(model: nn.Module) -> None:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, wrappers):
         raise InsertionError(
-            f"the network is wrapped in {type(model).__name__}: insert into `model.module`, and wrap what insert returns"
+            f"the network is wrapped in {type(model).__name__}: insert into `model.module`, and wrap the result"
         )
     for name, module in model.named_modules():
         at = f"{name} ({type(module).__name__})" if name else type(module).__name__

@@ -16,6 +16,7 @@ from senet.insertion.site import Site
 from senet.insertion.walk import (
     Join,
     Option,
+    activation_after,
     holds_spatial_convolution,
     is_linear,
     kernels,
@@ -76,7 +77,7 @@ def residual(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
         to = "a projection of the block's input" if counts[1 - longer] else "the block's input"
         yield Finding(
             value.index,
-            f"a branch of {n} convolution{'s' * (n > 1)} is added to {to}",
+            f"a branch of {_count(n, 'convolution')} is added to {to}",
             join,
             "residual",
         )
@@ -123,10 +124,10 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
             was found to which SE cannot be joined as asked.
     """
     findings = sorted((f for rule in RULES for f in rule(flow, squeezed)), key=lambda finding: finding.value)
+    if placement == "post":
+        findings = [_unless_squeezed_after(flow, finding, squeezed) for finding in findings]
     places = [(finding, finding.join) for finding in findings if finding.join is not None]
     options = [list(options_for(flow, join, placement)) for _, join in places]
-    if placement == "post":
-        options = [[o for o in group if not squeezed.intersection(o.call.outputs)] for group in options]
     chosen = unique(flow, options)
     found: dict[tuple[str, str], Site] = {}
     refused = [(f.value, f.reason) for f in findings if f.join is None]
@@ -139,6 +140,13 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
     if not found:
         raise InsertionError(_nothing_found(flow, refused, placement, network))
     return list(found.values())
+
+
+def _unless_squeezed_after(flow: Dataflow, finding: Finding, squeezed: frozenset[int]) -> Finding:
+    behind = flow.consumers[activation_after(flow, finding.value)[-1]]
+    if finding.join is None or not squeezed.intersection(behind):
+        return finding
+    return dataclasses.replace(finding, join=None, reason="its block's output goes through SE already")
 
 
 def _site(flow: Dataflow, finding: Finding, option: Option, placement: str) -> Site:
@@ -188,4 +196,8 @@ def _nothing_found(flow: Dataflow, refused: list[tuple[int, str]], placement: st
             f"{network} holds SE already wherever it could go ({len(lines)} places: {'; '.join(lines[:3])}"
             f"{'; ...' if len(lines) > 3 else ''}). `senet.remove` takes inserted SE out"
         )
-    return f"{network} has no {kind}. Looked at {len(lines)} additions: {'; '.join(lines[:12])}{more}"
+    return f"{network} has no {kind}. Looked at {_count(len(lines), 'addition')}: {'; '.join(lines[:12])}{more}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"

@@ -1,0 +1,62 @@
+"""Folding the identity start's constant away, and groups for an optimiser."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import senet
+from senet import InsertionError, SESpec
+from tests.insertion.networks import Residual, randomise, small_resnet
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_fold_start_keeps_the_function(gate, squeeze, bias):
+    x = torch.randn(2, 3, 16, 16)
+    net = senet.insert(randomise(small_resnet()), x, SESpec(gate=gate, squeeze=squeeze, bias=bias)).eval()
+    for block in senet.blocks(net).values():
+        nn.init.normal_(block.fc2.weight)
+        if bias:
+            nn.init.normal_(block.fc1.bias)
+    folded = senet.fold_start(net)
+    assert all(block.scale == 1 for block in senet.blocks(folded).values())
+    assert all(block.scale == 2 for block in senet.blocks(net).values())
+    assert torch.equal(folded(x), net(x))
+    assert senet.fold_start(folded, inplace=True) is folded
+    assert torch.equal(folded(x), net(x))
+
+
+def test_fold_start_names_what_has_no_weight():
+    unit = Residual(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()))
+    net = senet.insert(nn.Sequential(unit), torch.randn(1, 3, 8, 8))
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InsertionError, match=r"scale cannot be folded into 0\.branch\.1 \(SEReLU\)"):
+        senet.fold_start(net, inplace=True)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
+
+
+def test_parameter_groups():
+    net = senet.insert(small_resnet(), torch.randn(1, 3, 16, 16), SESpec(bias=True))
+    groups = senet.parameter_groups(net, 0.1, 0.5, weight_decay=1e-4, se_weight_decay=0.0)
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [("network", 0.1, 1e-4), ("se", 0.5, 0.0)]
+    everything = [p for g in groups for p in g["params"]]
+    assert len(everything) == len({id(p) for p in everything}) == len(list(net.parameters()))
+    torch.optim.SGD(groups, lr=0.1, momentum=0.9).step()
+    split = senet.parameter_groups(net, 0.1, weight_decay=0.1, decay_norms_and_biases=False)
+    assert {g["name"]: g["weight_decay"] for g in split} == {
+        "network": 0.1,
+        "network, no decay": 0.0,
+        "se": 0.1,
+        "se, no decay": 0.0,
+    }
+    assert all(p.dim() == 1 for g in split if "no decay" in g["name"] for p in g["params"])
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    assert senet.parameter_groups(net, 0.1) == []
+    with pytest.raises(ValueError, match="lr is a number of at least 0, not -1"):
+        senet.parameter_groups(net, -1)
