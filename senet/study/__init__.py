@@ -1,0 +1,25 @@
+"""Train networks on images, measure them, and learn honestly whether SE helped."""
+
+from senet.study.compare import compare
+from senet.study.data import DataError, DataSource, open_data
+from senet.study.evaluation import Evaluation, evaluate
+from senet.study.folder import StudyError
+from senet.study.recipe import Recipe
+from senet.study.report import Comparison
+from senet.study.training import RunResult, train
+from senet.study.transforms import Preprocessing
+
+__all__ = [
+    "Comparison",
+    "DataError",
+    "DataSource",
+    "Evaluation",
+    "Preprocessing",
+    "Recipe",
+    "RunResult",
+    "StudyError",
+    "compare",
+    "evaluate",
+    "open_data",
+    "train",
+]

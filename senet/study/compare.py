@@ -1,0 +1,218 @@
+"""Train a network with SE beside the plain one, from the same seeds on the same images, and judge the difference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from senet.block import SESpec
+from senet.cost import cost
+from senet.insertion import inserted
+from senet.study.folder import METRICS, RESULT, StudyError, open_folder, write_csv, write_json
+from senet.study.machine import machine
+from senet.study.networks import Arm, Made, example_of, make
+from senet.study.plots import write_plots
+from senet.study.preparation import Plan, Prepared
+from senet.study.progress import Progress
+from senet.study.report import Comparison, Trained
+from senet.study.statistics import bootstrap_over_images, paired_difference, verdict
+from senet.study.training import RunResult, finished_run, plan_of, run, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lightning.pytorch.callbacks import Callback
+
+    from senet.cost import Cost
+    from senet.insertion import Where
+    from senet.study.data import DataSource
+
+__all__ = ["compare"]
+
+ARMS = ("plain", "se")
+
+
+def compare(
+    model: str,
+    data: str | Path | DataSource,
+    *,
+    out: str | Path,
+    weights: str | Path | None = None,
+    spec: SESpec | None = None,
+    where: Where = None,
+    start: str | None = None,
+    seeds: int = 3,
+    size: int | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    se_lr: float | None = None,
+    weight_decay: float | None = None,
+    devices: str | int = "auto",
+    workers: int | None = None,
+    data_root: str | Path | None = None,
+    resume: bool = True,
+    progress: bool | Progress = True,
+    callbacks: Sequence[Callback] = (),
+) -> Comparison:
+    """Train the plain network and the one with SE in turn, for each seed, and say whether SE helped.
+
+    For a seed both start from the same plain weights and see the same images, augmented alike, in the same order.
+    Accuracies are those of the last epoch. Called again after an interruption it goes on where it was: finished
+    runs are not trained again. More seeds may be asked for later; other settings need another folder.
+
+    Args:
+        model: the plain network's name, as `senet.create` takes it.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        out: the folder of the comparison.
+        weights: to start from; a classifier of another size starts fresh.
+        spec: the SE to insert.
+        where: at which of the network's sites.
+        start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
+            identity from weights and paper from scratch.
+        seeds: how often each network is trained: with seeds 0 to seeds - 1.
+        size: pixels a side; not given, 224 for photos, their own size for images of at most 64 pixels.
+        batch_size: images a step. `recipe_for` has the table of what this and the next are where not given.
+        epochs: passes over the training images.
+        lr: the highest learning rate.
+        se_lr: that of the SE blocks; not given, the same.
+        weight_decay: of every parameter.
+        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
+        workers: processes that load images; not given, none where the images fit into memory.
+        data_root: where torchvision's data sets lie.
+        resume: go on with what `out` holds; False makes it an error that it holds something.
+        progress: whether to show how far it is, on standard error; or a Progress that is told.
+        callbacks: more of Lightning's, for every run.
+
+    Returns:
+        The comparison, which is also written to `out`: result.json, metrics.csv, learning_curves and difference
+        (.png, .svg), and the folders plain-0, se-0, plain-1, ... of the runs.
+
+    Raises:
+        StudyError: where the folder cannot be written or holds another study, the plain network has inserted SE,
+            an SE block does not run, or a loss is not finite.
+        ValueError: where data, network, weights, sites or numbers are not as asked.
+    """
+    if type(seeds) is not int or seeds < 1:
+        raise ValueError(f"seeds is a whole number of at least 1, not {seeds!r}")
+    shown = progress if isinstance(progress, Progress) else Progress(progress)
+    plain = Arm(str(model), None if weights is None else str(weights))
+    with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
+    arms = dict(zip(ARMS, (plain, with_se), strict=True))
+    plan = plan_of(
+        plain,
+        data,
+        size=size,
+        batch_size=batch_size,
+        epochs=epochs,
+        lr=lr,
+        se_lr=se_lr,
+        weight_decay=weight_decay,
+        devices=devices,
+        workers=workers,
+        data_root=data_root,
+    )
+    first = {name: _made(arm, plan, seed=0) for name, arm in arms.items()}
+    _check_plain(plain, first["plain"])
+    settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
+    folder = open_folder(out, settings["se"], resume=resume)
+    costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
+    for note in first["se"].notes:
+        shown.note(note)
+    runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
+    comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
+    write_csv(folder / METRICS, comparison.rows())
+    write_plots(comparison)
+    write_json(folder / RESULT, comparison.to_json())
+    return comparison
+
+
+def _made(arm: Arm, plan: Plan, seed: int) -> Made:
+    return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
+
+
+def _check_plain(arm: Arm, made: Made) -> None:
+    if inserted(made.network):
+        other = arm.model.removeprefix("se_")
+        hint = f": give {other!r}" if other != arm.model else ", with `weights` where it is trained"
+        raise StudyError(f"{arm.model} holds SE already, and a comparison takes the plain network{hint}")
+
+
+def _cost(made: Made, plan: Plan, *, latency: bool) -> Cost:
+    """What one image costs, where the network is trained; the network stays on the CPU."""
+    network = made.network.to(plan.device)
+    found = cost(network, example_of(plan.preprocessing.size).to(plan.device), latency=latency)
+    network.cpu()
+    return found
+
+
+def _train_all(
+    arms: Mapping[str, Arm],
+    plan: Plan,
+    settings: Mapping[str, Mapping[str, object]],
+    folder: Path,
+    seeds: int,
+    shown: Progress,
+    callbacks: Sequence[Callback],
+) -> dict[str, list[RunResult]]:
+    """The runs of each arm by seed: those that are finished as they are, the others trained, plain and SE in turn."""
+    runs: dict[str, list[RunResult]] = {name: [] for name in arms}
+    prepared: Prepared | None = None
+    with shown.steps(plan.steps * seeds * len(arms)):
+        for seed in range(seeds):
+            for name, arm in arms.items():
+                own = {**settings[name], "seed": seed}
+                at = open_folder(folder / f"{name}-{seed}", own, resume=True)
+                result = finished_run(at)
+                if result is not None:
+                    shown.step(plan.steps, worked=False)
+                    shown.note(f"{name}-{seed} is finished: {result.split} accuracy {result.accuracy:.2%}")
+                else:
+                    if prepared is None:
+                        shown.note(f"reading {plan.source.name}")
+                        prepared = Prepared(plan)
+                    made = _made(arm, plan, seed)
+                    result = run(made, prepared, at, own, seed=seed, progress=shown, callbacks=callbacks)
+                runs[name].append(result)
+    return runs
+
+
+def _judged(
+    runs: Mapping[str, Sequence[RunResult]],
+    costs: Mapping[str, Cost],
+    with_se: Made,
+    plan: Plan,
+    settings: Mapping[str, object],
+    folder: Path,
+    model: str,
+) -> Comparison:
+    plain, se = (
+        Trained(
+            accuracy=tuple(each.accuracy for each in runs[name]),
+            seconds=tuple(each.seconds for each in runs[name]),
+            cost=costs[name],
+            histories=tuple(each.history for each in runs[name]),
+        )
+        for name in ARMS
+    )
+    difference = paired_difference(plain.accuracy, se.accuracy)
+    over_images = bootstrap_over_images(*([each.correct for each in runs[name]] for name in ARMS))
+    return Comparison(
+        folder=folder,
+        model=model,
+        data=plan.source.name,
+        split=plan.source.reported[0],
+        images=over_images.images,
+        monitored=plan.source.monitored[0],
+        plain=plain,
+        se=se,
+        difference=difference,
+        over_images=over_images,
+        verdict=verdict(difference, over_images),
+        latency_ratio=costs["se"].latency_ratio,
+        sites=with_se.sites,
+        notes=with_se.notes,
+        settings=settings,
+        machine=machine(plan.device),
+    )

@@ -1,0 +1,211 @@
+"""Measure a network on labelled images."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from senet.fileformat import WeightsError
+from senet.study.data import DataSource, open_data
+from senet.study.folder import StudyError
+from senet.study.networks import Arm, heard, known_preprocessing, metadata_of
+from senet.study.prediction import device_of, predict_all
+from senet.study.progress import Progress
+from senet.study.sampling import eval_loader, hold
+from senet.study.transforms import Preprocessing
+from senet.zoo import create
+from senet.zoo.naming import is_saved
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from senet.study.images import Images
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How a network did on images.
+
+    Attributes:
+        top1: the share of images whose class had the highest score.
+        top5: the share of images whose class was among the five highest scores (all, with fewer classes).
+        loss: the mean cross entropy.
+        count: number of images.
+        split: which images of the data: "test", "val", "train" or "all".
+        classes: how many classes the network has.
+        preprocessing: how images became its input.
+        correct: for each image, whether it was right.
+        notes: what is worth saying of the network.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    count: int
+    split: str
+    classes: int
+    preprocessing: Preprocessing
+    correct: tuple[bool, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        how = self.preprocessing
+        lines = (
+            *self.notes,
+            f"top-1 accuracy: {self.top1:.2%} ({sum(self.correct)} of {self.count} images)",
+            f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})",
+            f"loss: {self.loss:.4f}",
+            f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
+            f"{how.interpolation}; the network has {self.classes} classes",
+        )
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: str | nn.Module,
+    data: str | Path | DataSource,
+    *,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    classes: str | Path | None = None,
+    class_offset: int = 0,
+    split: str | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    batch_size: int | None = None,
+    devices: str | int = "auto",
+    workers: int | None = None,
+    data_root: str | Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure a network's accuracy on labelled images, each once.
+
+    Args:
+        model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        weights: of the network; its number of classes is theirs.
+        num_classes: of the network, where it is to be another.
+        classes: a JSON file with the network's class names in order (or name -> index), by which the names of
+            folders become class indices. Not given: by the class names that a run saved with the network, else
+            the folders are the network's first classes in the order of their names.
+        class_offset: added to each class index: 1 for networks that count a background class first.
+        split: "train", "val", "test" or "all"; not given, test where there is one, else val.
+        size: pixels a side that the network is given. This and the next four, not given, are what a run saved
+            with the network, or what timm says of it, else ImageNet's: 224 of 256.
+        resize: pixels of the shorter side before the middle `size` × `size` is cut out.
+        mean: of each channel, values being in [0, 1].
+        std: of each channel.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+        batch_size: images at a time; 64 where not given.
+        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
+        workers: processes that load images; not given, one a core, at most 8.
+        data_root: where torchvision's data sets lie.
+        progress: whether to show how far it is, on standard error.
+
+    Raises:
+        StudyError: where classes of images and network do not go together.
+        ValueError: where data, network, weights or numbers are not as asked.
+    """
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size is a whole number of at least 1, not {batch_size!r}")
+    device = device_of(devices)
+    if isinstance(data, DataSource):
+        source = data
+    else:
+        source = open_data(data, classes=classes, class_offset=class_offset, data_root=data_root)
+    name, images = source.split(split)
+    arm = Arm(model if isinstance(model, str) else "", None if weights is None else str(weights))
+    with heard() as notes:
+        network = model if isinstance(model, nn.Module) else _network(arm, num_classes)
+    if classes is None and class_offset == 0:
+        images = _by_name(images, source, _trained_classes(arm))
+    preprocessing = _preprocessing(arm, source, size, resize, mean, std, interpolation)
+    held = hold(images, preprocessing, budget=0)
+    batches = eval_loader(held, batch_size or 64, workers=workers)
+    shown = Progress(progress)
+    modes = [(module, module.training) for module in network.modules()]
+    with shown.steps(len(batches)), torch.random.fork_rng(devices=[]):
+        shown.run(f"measuring {len(images)} images")
+        said = predict_all(network, batches, preprocessing, device=device, step=shown.step)
+    for module, mode in modes:
+        module.training = mode
+    return Evaluation(
+        top1=said.accuracy,
+        top5=said.accuracy_of_five,
+        loss=said.loss,
+        count=len(images),
+        split=name,
+        classes=said.classes,
+        preprocessing=preprocessing,
+        correct=tuple(said.correct.tolist()),
+        notes=tuple(notes),
+    )
+
+
+def _network(arm: Arm, num_classes: int | None) -> nn.Module:
+    """The network, its weights loaded with whatever SE a file of `save` has."""
+    from senet.saving import load, read_metadata
+
+    asked: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if arm.weights is not None and is_saved(arm.weights):
+        try:
+            header = read_metadata(arm.weights)
+        except WeightsError:
+            header = {"sites": []}
+        if header["sites"]:
+            saved = header["options"].get("num_classes")
+            return load(arm.weights, create(arm.model, **({} if saved is None else {"num_classes": saved}) | asked))
+    return create(arm.model, weights=arm.weights, **asked)
+
+
+def _trained_classes(arm: Arm) -> list[str] | None:
+    """The class names that a run saved with the network."""
+    for name in (arm.weights, arm.model):
+        if name and is_saved(name) and (found := metadata_of(name).get("classes")):
+            return list(found)
+    return None
+
+
+def _by_name(images: Images, source: DataSource, trained: list[str] | None) -> Images:
+    """The images with the network's own class indices, by the names of the classes."""
+    if trained is None or list(source.classes) == trained:
+        return images
+    unknown = [name for name in source.classes if name not in trained]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], trained, n=1)
+        hint = f" (the nearest is {close[0]!r})" if close else ""
+        raise StudyError(
+            f"the network was trained on {len(trained)} classes, and {unknown[0]!r} of {source.name} is none of "
+            f"them{hint}: name its folders as those, or say which is which with `classes`"
+        )
+    return source.relabelled(images, [trained.index(name) for name in source.classes])
+
+
+def _preprocessing(
+    arm: Arm,
+    source: DataSource,
+    size: int | None,
+    resize: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    interpolation: str | None,
+) -> Preprocessing:
+    known = known_preprocessing(arm)
+    if known is None and source.small and size is None and source.native_size is not None:
+        known = Preprocessing(source.native_size, source.native_size)
+    given = {"resize": resize, "mean": mean, "std": std, "interpolation": interpolation}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    base = known or Preprocessing()
+    if size is not None and resize is not None:
+        return dataclasses.replace(base, size=size, **changes)
+    return dataclasses.replace(base.at(size), **changes)

@@ -1,0 +1,41 @@
+"""What a study ran on, for the record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["machine"]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Processor, accelerator, threads and versions, as plain values."""
+    import lightning
+
+    import senet
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "senet": senet.__version__,
+    }
+
+
+def _processor() -> str:
+    """The name of the processor: Linux's own list has it, elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

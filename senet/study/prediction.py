@@ -1,0 +1,136 @@
+"""A trained network asked about every image of a split, once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from senet.study.folder import StudyError
+from senet.study.sampling import forking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.utils.data import DataLoader
+
+    from senet.study.sampling import Batch
+    from senet.study.transforms import Preprocessing
+
+__all__ = ["Predictions", "device_of", "logits_of", "predict_all"]
+
+
+def device_of(devices: str | int) -> torch.device:
+    """The device that `--devices` asks for.
+
+    Args:
+        devices: "auto" or 1 for a GPU where there is one, else the CPU; "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        StudyError: on a device that is not there, and on more than one.
+    """
+    asked = str(devices).strip().lower()
+    if asked in ("auto", "1"):
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if asked.isdecimal():
+        raise StudyError(f"devices={devices}: a run trains on one device; start several comparisons for several")
+    kind, _, index = asked.replace("gpu", "cuda").partition(":")
+    if kind == "cpu" and not index:
+        return torch.device("cpu")
+    if kind == "mps" and not index and torch.backends.mps.is_available():
+        return torch.device("mps")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and (not index or index.isdecimal()) and int(index or 0) < count:
+        return torch.device("cuda", int(index or 0))
+    here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    raise StudyError(f"devices={devices!r} is not on this machine, which has {', '.join(here)}")
+
+
+def logits_of(output: Any) -> Tensor:
+    """The (N, classes) scores in what a network returns; Inception and GoogLeNet add auxiliary ones in training.
+
+    Raises:
+        StudyError: where there are none.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+        raise StudyError(f"a study takes networks that return (N, classes) scores; this one returned {what}")
+    return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network said of n images.
+
+    Attributes:
+        labels: (n,) the right classes.
+        top: (n, k) the classes of the k highest scores, best first; k is 5, or the number of classes.
+        probability: (n,) of the first of them.
+        loss: the mean cross entropy.
+        classes: how many classes the network has.
+    """
+
+    labels: Tensor
+    top: Tensor
+    probability: Tensor
+    loss: float
+    classes: int
+
+    @property
+    def correct(self) -> Tensor:
+        """(n,) whether the first is right."""
+        return self.top[:, 0] == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images whose first is right."""
+        return int(self.correct.sum()) / len(self.labels)
+
+    @property
+    def accuracy_of_five(self) -> float:
+        """The share of images where one of the top five is right."""
+        return int((self.top == self.labels[:, None]).any(1).sum()) / len(self.labels)
+
+
+@torch.inference_mode()
+def predict_all(
+    network: nn.Module,
+    batches: DataLoader[Batch],
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    step: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """Ask `network`, in eval mode and on `device`, about every image of `batches`.
+
+    Raises:
+        StudyError: where it does not return scores, or a label is beyond its classes.
+    """
+    labels, tops, probabilities = [], [], []
+    loss = torch.zeros((), dtype=torch.float64)
+    network.to(device).eval()
+    classes = 0
+    with forking():
+        loaded = iter(batches)
+    for pixels, right in loaded:
+        logits = logits_of(network(preprocessing.normalise(pixels.to(device)))).float().cpu()
+        classes = logits.shape[1]
+        if int(right.max()) >= classes:
+            raise StudyError(
+                f"the network has {classes} classes and the images have class {int(right.max())} (from 0): "
+                "say with `classes` which folder is which class, or give the network's own data"
+            )
+        loss += F.cross_entropy(logits, right, reduction="sum")
+        probability, top = logits.softmax(1).topk(min(5, classes))
+        labels.append(right)
+        tops.append(top)
+        probabilities.append(probability[:, 0])
+        step()
+    joined = torch.cat(labels)
+    return Predictions(joined, torch.cat(tops), torch.cat(probabilities), float(loss) / len(joined), classes)

@@ -1,0 +1,107 @@
+"""Images made ready for training: decoded once, for any number of runs, which then see the very same."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from senet.study.data import DataError
+from senet.study.sampling import Held, eval_loader, hold, train_loader
+from senet.study.transforms import Augmentation, Preprocessing, augmentation_for
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import DataLoader
+
+    from senet.study.data import DataSource
+    from senet.study.recipe import Recipe
+    from senet.study.sampling import Batch
+
+__all__ = ["Plan", "Prepared"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What runs on the same images share.
+
+    Attributes:
+        source: the images.
+        preprocessing: of those that are measured on.
+        recipe: the optimiser's numbers.
+        device: where networks are trained.
+        workers: processes that load images; None: as needed.
+    """
+
+    source: DataSource
+    preprocessing: Preprocessing
+    recipe: Recipe
+    device: torch.device
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.source.train is None:
+            raise DataError(f"{self.source.name} has nothing to train on: there is no train/ in it")
+        _ = self.source.reported  # says so where there is none
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Of the images that are trained on."""
+        return augmentation_for(self.source, self.preprocessing)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the images have."""
+        return len(self.source.classes)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the images that are left over are left out."""
+        assert self.source.train is not None
+        count = len(self.source.train)
+        return count // min(self.recipe.batch_size, count)
+
+    @property
+    def steps(self) -> int:
+        """Batches in a run."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+
+class Prepared:
+    """The images of a plan, decoded.
+
+    Attributes:
+        plan: whose they are.
+        monitored: the name of the split that is measured after each epoch.
+        reported: the name of the split whose accuracy is the result; often the same.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        assert plan.source.train is not None
+        self.plan = plan
+        self.monitored, monitored = plan.source.monitored
+        self.reported, reported = plan.source.reported
+        self._train = hold(plan.source.train, plan.augmentation)
+        self._monitored = hold(monitored, plan.preprocessing)
+        self._reported = self._monitored if self.reported == self.monitored else hold(reported, plan.preprocessing)
+
+    def train_batches(self, seed: int, epoch: int) -> DataLoader[Batch]:
+        """Batches to train on, beginning with `epoch` (from 0)."""
+        return train_loader(
+            self._train,
+            self.plan.augmentation,
+            self.plan.recipe.batch_size,
+            seed=seed,
+            epoch=epoch,
+            workers=self.plan.workers,
+        )
+
+    def monitored_batches(self) -> DataLoader[Batch]:
+        """Batches of what is measured after each epoch."""
+        return self._measured(self._monitored)
+
+    def reported_batches(self) -> DataLoader[Batch]:
+        """Batches of what is reported."""
+        return self._measured(self._reported)
+
+    def _measured(self, held: Held) -> DataLoader[Batch]:
+        return eval_loader(held, max(64, self.plan.recipe.batch_size), workers=self.plan.workers)

@@ -1,0 +1,251 @@
+"""The batches, the same for any number of workers, for a resumed run, and for the plain and the SE network.
+
+Each sample's randomness hangs on (seed, epoch, index) alone, and the order of the images on (seed, epoch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from senet.study.images import FileImages, Images
+from senet.study.transforms import Augmentation, Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = [
+    "Held",
+    "KeyedSampler",
+    "eval_loader",
+    "hold",
+    "random_key",
+    "seeded",
+    "train_loader",
+    "usual_workers",
+]
+
+BUDGET = 512 * 2**20
+"""Bytes of decoded images kept in memory, for each split; beyond that, files are decoded in every epoch."""
+
+Batch = tuple[Tensor, Tensor]
+Key = tuple[int, int]
+
+
+def random_key(*numbers: int) -> int:
+    """A 63-bit seed made of whole numbers; any change of one gives an unrelated seed."""
+    packed = struct.pack(f"<{len(numbers)}q", *numbers)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+@contextlib.contextmanager
+def seeded(key: int) -> Iterator[None]:
+    """Run with torch's CPU generator, from which torchvision's transforms draw, seeded by `key`; then as before."""
+    generator = torch.default_generator  # torch.manual_seed would queue a call for each device, every time
+    state = generator.get_state()
+    generator.manual_seed(key)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Within it loaders may start their workers without Python's remark that PyTorch has threads, as it always has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
+        yield
+
+
+class Held(Dataset[Tensor]):
+    """Decoded images (3, H, W) uint8, in memory as one tensor where they fit, else decoded when asked for.
+
+    Args:
+        images: what to decode.
+        prepare: image -> pixels, without randomness.
+        budget: bytes of memory that they may take; 0 keeps none.
+    """
+
+    def __init__(self, images: Images, prepare: Callable[..., Tensor], budget: int = BUDGET) -> None:
+        self.images = images
+        self.prepare = prepare
+        self._pixels: Tensor | None = None
+        self._shapes: list[tuple[int, int, int]] = []
+        self._starts: list[int] = []
+        if budget and self._estimate() <= budget:
+            self._fill(budget)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are decoded and kept."""
+        return self._pixels is not None
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Image `index`, (3, H, W) uint8."""
+        if self._pixels is None:
+            return self.prepare(self.images.load(index))
+        shape, start = self._shapes[index], self._starts[index]
+        return self._pixels[start : start + shape[0] * shape[1] * shape[2]].view(shape)
+
+    def _estimate(self) -> int:
+        """Bytes of all images, by at most 16 of them from all over the list."""
+        chosen = range(0, len(self), max(1, len(self) // 16))
+        return sum(self[index].numel() for index in chosen) * len(self) // max(1, len(chosen))
+
+    def _fill(self, budget: int) -> None:
+        parts: list[Tensor] = []
+        total = 0
+        with ThreadPoolExecutor(usual_workers()) as pool:
+            several = isinstance(getattr(self.images, "images", self.images), FileImages)
+            decode = pool.map if several else map
+            for pixels in decode(self.__getitem__, range(len(self))):
+                parts.append(pixels.reshape(-1))
+                self._shapes.append((pixels.shape[0], pixels.shape[1], pixels.shape[2]))
+                self._starts.append(total)
+                total += pixels.numel()
+                if total > 2 * budget:  # the estimate was far off
+                    pool.shutdown(cancel_futures=True)
+                    return
+        self._pixels = torch.cat(parts)
+
+
+def hold(images: Images, how: Augmentation | Preprocessing, *, budget: int = BUDGET) -> Held:
+    """`images` as an augmentation starts from them, or as a preprocessing makes them."""
+    return Held(images, how.base if isinstance(how, Augmentation) else how, budget)
+
+
+class KeyedSampler(Sampler[Key]):
+    """(epoch, index) for every image: in an order drawn from (seed, epoch), or as they lie.
+
+    Args:
+        length: number of images.
+        seed: of the order, or None for the order in which they lie.
+        epoch: the one to begin with; `set_epoch`, which Lightning calls, sets the others.
+    """
+
+    def __init__(self, length: int, seed: int | None = None, epoch: int = 0) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration has."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return self.length
+
+    def __iter__(self) -> Iterator[Key]:
+        """The keys of one epoch."""
+        epoch = self.epoch
+        if self.seed is None:
+            order: Sequence[int] = range(self.length)
+        else:
+            generator = torch.Generator().manual_seed(random_key(self.seed, epoch))
+            order = torch.randperm(self.length, generator=generator).tolist()
+        return ((epoch, index) for index in order)
+
+
+class _Views(Dataset[Batch]):
+    """Random views of held images by (epoch, index), each with its label."""
+
+    def __init__(self, held: Held, augmentation: Augmentation, seed: int) -> None:
+        self.held = held
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, key: Key) -> Batch:
+        epoch, index = key
+        with seeded(random_key(self.seed, epoch, index)):
+            return self.augmentation(self.held[index]), self.held.images.labels[index]
+
+
+class _Fixed(Dataset[Batch]):
+    """Held images with their labels, as they are."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.held[index], self.held.images.labels[index]
+
+
+def usual_workers() -> int:
+    """Processes, or threads, that decode images: one a core that we may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def _workers(held: Held, asked: int | None) -> int:
+    if asked is None:
+        return 0 if held.in_memory else usual_workers()
+    if type(asked) is not int or asked < 0:
+        raise ValueError(f"workers is a whole number of at least 0, not {asked!r}")
+    return asked
+
+
+def train_loader(
+    held: Held,
+    augmentation: Augmentation,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    workers: int | None = None,
+) -> DataLoader[Batch]:
+    """Batches (N, 3, size, size) uint8 with labels (N,), each of N = `batch_size` images.
+
+    Images that are left over in one epoch come in another, whose order differs: a last batch of one image would
+    break batch normalisation.
+
+    Args:
+        held: the images.
+        augmentation: makes the views.
+        batch_size: N, or the number of images where that is less.
+        seed: of the order and the views.
+        epoch: the one to begin with.
+        workers: processes that make them; without it, none where the images are in memory.
+    """
+    count = _workers(held, workers)
+    return DataLoader(
+        _Views(held, augmentation, seed),
+        batch_size=min(batch_size, len(held)),
+        sampler=KeyedSampler(len(held), seed, epoch),
+        drop_last=True,
+        num_workers=count,
+        persistent_workers=count > 0,
+        generator=torch.Generator(),
+    )
+
+
+def eval_loader(held: Held, batch_size: int, *, workers: int | None = None) -> DataLoader[Batch]:
+    """Batches (N, 3, size, size) uint8 with labels (N,), every image once, in order."""
+    count = _workers(held, workers)
+    return DataLoader(
+        _Fixed(held),
+        batch_size=batch_size,
+        num_workers=count,
+        persistent_workers=count > 0,
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,177 @@
+"""What a comparison of two networks, trained in pairs from the same seeds, may say and what not.
+
+Accuracies are fractions; a difference is SE minus plain, and a point is a hundredth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+__all__ = ["Bootstrap", "Difference", "bootstrap_over_images", "paired_difference", "verdict"]
+
+_NO_SPREAD = 1e-12
+"""Below this, a standard deviation of fractions is rounding and not spread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The difference over seeds, and a t interval for its mean.
+
+    Attributes:
+        values: SE - plain for each seed.
+        mean: of them.
+        sd: their sample standard deviation; None for one seed.
+        low: the interval's lower end; None where there is no interval: one seed, or no spread.
+        high: its upper end, likewise.
+        confidence: of the interval.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    confidence: float = 0.95
+
+    @property
+    def contains_zero(self) -> bool | None:
+        """Whether the interval does; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= 0 <= self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """The difference over test images, and a percentile interval for its mean.
+
+    Attributes:
+        mean: SE - plain, the mean over images of the mean over seeds.
+        low: the interval's lower end.
+        high: its upper end.
+        images: how many there are.
+        resamples: how many were drawn.
+        confidence: of the interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+    images: int
+    resamples: int
+    confidence: float = 0.95
+
+    @property
+    def contains_zero(self) -> bool:
+        """Whether the interval does."""
+        return self.low <= 0 <= self.high
+
+
+def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence: float = 0.95) -> Difference:
+    """Accuracies of plain and SE, seed by seed, compared by a paired t interval.
+
+    Raises:
+        ValueError: where there is no seed, the two are not of one length, or a number is not finite.
+    """
+    if len(plain) != len(se) or not plain:
+        raise ValueError(f"accuracies come in pairs, at least one: {len(plain)} of plain, {len(se)} of SE")
+    values = tuple(float(b) - float(a) for a, b in zip(plain, se, strict=True))
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"accuracies are finite numbers; the differences are {values}")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Difference(values, mean, None, None, None, confidence)
+    sd = statistics.stdev(values)
+    if sd < _NO_SPREAD:
+        return Difference(values, mean, 0.0, None, None, confidence)
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
+    return Difference(values, mean, sd, mean - half, mean + half, confidence)
+
+
+def bootstrap_over_images(
+    plain: ArrayLike, se: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+) -> Bootstrap:
+    """Which images each network got right, compared by a paired bootstrap over the images.
+
+    An image's difference is its mean over seeds, and images are drawn with their pairs kept. There are few
+    distinct differences, so how often each is drawn is drawn instead (multinomially): the same distribution.
+
+    Args:
+        plain: (seeds, images), whether plain was right.
+        se: (seeds, images), whether SE was.
+        resamples: how often images are drawn.
+        seed: of the drawing.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: where the two are not of one shape, or empty.
+    """
+    first, second = np.asarray(plain, dtype=np.float64), np.asarray(se, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 2 or not first.size:
+        raise ValueError(f"both are (seeds, images) and not empty: {first.shape} of plain, {second.shape} of SE")
+    difference = (second - first).sum(axis=0)  # whole numbers, so that equal ones are equal
+    values, counts = np.unique(difference, return_counts=True)
+    images = difference.size
+    drawn = np.random.default_rng(seed).multinomial(images, counts / images, size=resamples)
+    means = drawn @ values / (images * len(first))
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    mean = float(difference.mean()) / len(first)
+    return Bootstrap(mean, float(low), float(high), images, resamples, confidence)
+
+
+def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
+    """One sentence; "better" or "worse" only where no interval contains zero, and an interval over seeds exists."""
+    share = f"{seeds.confidence:.0%}".replace("%", " %")
+    if seeds.low is None or seeds.high is None:
+        why = (
+            "one seed has no interval"
+            if len(seeds.values) == 1
+            else f"{len(seeds.values)} seeds without spread have no interval"
+        )
+        return f"No difference shown: {why} (SE − plain = {points(seeds.mean)} points)."
+    over_seeds = f"{points(seeds.low)} to {points(seeds.high)} over {len(seeds.values)} seeds"
+    if seeds.contains_zero:
+        return (
+            f"No difference shown: SE − plain = {points(seeds.mean)} points, and its {share} interval, {over_seeds}, "
+            "contains zero."
+        )
+    if images is not None and images.contains_zero:
+        return (
+            f"No difference shown: SE − plain = {points(seeds.mean)} points ({share} interval {over_seeds}), but the "
+            f"interval over {images.images} test images, {points(images.low)} to {points(images.high)}, "
+            "contains zero."
+        )
+    word = "better" if seeds.mean > 0 else "worse"
+    also = f"; {points(images.low)} to {points(images.high)} over {images.images} test images" if images else ""
+    return f"SE is {word} by {abs(100 * seeds.mean):.2f} points ({share} interval {over_seeds}{also})."
+
+
+def points(fraction: float) -> str:
+    """A difference of fractions in points (hundredths), with its sign: 0.012 is "+1.20"."""
+    text = f"{100 * fraction:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def to_json(seeds: Difference, images: Bootstrap | None) -> dict[str, Any]:
+    """Plain values for result.json: the difference over seeds, and under "images" the one over images."""
+    return {
+        "mean": seeds.mean,
+        "sd": seeds.sd,
+        "low": seeds.low,
+        "high": seeds.high,
+        "confidence": seeds.confidence,
+        "per_seed": list(seeds.values),
+        "images": None if images is None else dataclasses.asdict(images),
+    }
