@@ -104,18 +104,18 @@ class TorchvisionSource:
     def pretrained(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
         """See `Source`."""
         _refuse_weight_options(self.name, options)
-        models = extra("torchvision.models", "study")
-        known = models.get_model_weights(self._bare())
-        if not len(known):
-            raise ModelError(f"torchvision has no weights of {self._bare()}: weights= is a path, or None")
+        builder = self._builder()
+        known = extra("torchvision.models", "study").get_model_weights(self._bare())
         with _named_errors(self.name, options):
-            model: nn.Module = self._builder()(weights=known.DEFAULT, **options)
+            model: nn.Module = builder(weights=known.DEFAULT, **options)
         # what torchvision sets where it loads weights, and would not set where they come from a file
         settings = {
             option: getattr(model, option)
             for option in ("aux_logits", "transform_input")
             if isinstance(getattr(model, option, None), bool)
         }
+        if getattr(model, "aux_classifier", None) is not None:
+            settings["aux_loss"] = True
         classes = len(known.DEFAULT.meta["categories"]) if "categories" in known.DEFAULT.meta else None
         if num_classes is None or num_classes == classes:
             return Built(model, _with_classes(classes, {**options, **settings}))
@@ -236,10 +236,12 @@ def extra(module: str, name: str) -> Any:
     Raises:
         ImportError: where it is not installed, with the command that installs it.
     """
+    root = module.partition(".")[0]
     try:
+        importlib.import_module(root)
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        if error.name != root:
             raise
         raise ImportError(f"{error.name} is not installed: pip install 'senet[{name}]'", name=error.name) from None
 

@@ -191,6 +191,9 @@ def _unpickled(file: Path, *, mapped: bool) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read is an error below
+            if file.suffix == ".safetensors":  # torch.load would go by the name
+                with file.open("rb") as stream:
+                    return torch.load(stream, map_location="cpu", weights_only=True)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -214,7 +217,9 @@ def _tensors(loaded: object, file: Path) -> dict[str, Tensor]:
     if not loaded:
         raise WeightsError(f"{file} holds no tensors")
     for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+        if not isinstance(key, str):
+            raise WeightsError(f"{file} holds no state dict: its key {key!r} is no name")
+        if not isinstance(value, Tensor):
             raise WeightsError(
                 f"{file}: {key!r} is a {type(value).__name__}, not a tensor; the state dict is looked for at the top, "
                 f"and under {' and '.join(map(repr, _WRAPPERS))}"
