@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockCost", "Cost", "cost"]
 
-ROUNDS = 21  # of the latency: odd, so that the median is one of the ratios
-WARM_UP_S = 0.2
-SAMPLE_S = 0.01  # a shorter forward pass is repeated until one sample takes this long
+LEAST_ROUNDS, MOST_ROUNDS = 15, 301  # of plain and SE in turn: as many as fit the time, within these
+MEASURING_S, WARM_UP_S = 1.0, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +125,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         model: any network.
         example: an input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword
             arguments.
-        latency: also time it, in turn with a copy from which SE is removed: the median of 21 paired ratios
-            after warm-up, and exactly 1 where there is no SE.
+        latency: also time it, in turn with a copy from which SE is removed: the median of at least 15 paired
+            ratios after warm-up, and exactly 1 where there is no SE.
 
     Raises:
         ValueError: where the network does not take the example, or has lazy layers that were never built.
@@ -222,13 +221,13 @@ def _count(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tu
 def _latency_ratio(model: nn.Module, example: Any) -> float:
     """Time of a forward pass over that of the network without SE: the median of paired ratios."""
     plain = remove(model)
-    repeats = max(1, math.ceil(SAMPLE_S / _warm_up(plain, example)))
-    _warm_up(model, example)
+    pair_s = _warm_up(plain, example) + _warm_up(model, example)
+    rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, math.ceil(MEASURING_S / pair_s)))
     ratios = []
-    for n in range(ROUNDS):  # in turn, and each first in turn: neither gains by what the other left behind
+    for n in range(rounds):  # in turn, and each first in turn: neither gains by what the other left behind
         seconds = {}
         for network in (plain, model) if n % 2 else (model, plain):
-            seconds[network] = _seconds(network, example, repeats)
+            seconds[network] = _seconds(network, example)
         ratios.append(seconds[model] / seconds[plain])
     return statistics.median(ratios)
 
@@ -236,20 +235,19 @@ def _latency_ratio(model: nn.Module, example: Any) -> float:
 def _warm_up(network: nn.Module, example: Any) -> float:
     """Run `network` until it has had time to warm up; the seconds of its last forward pass."""
     until = time.perf_counter() + WARM_UP_S
-    for _ in range(2):
-        last = _seconds(network, example, 1)
-    while time.perf_counter() < until:
-        last = _seconds(network, example, 1)
-    return last
+    _seconds(network, example)
+    while True:
+        last = _seconds(network, example)
+        if time.perf_counter() >= until:
+            return last
 
 
-def _seconds(network: nn.Module, example: Any, repeats: int) -> float:
+def _seconds(network: nn.Module, example: Any) -> float:
     args, kwargs = as_call(example)
     accelerators = [device for device in devices_of(network) if device.type not in ("cpu", "meta")]
     with torch.no_grad():
         start = time.perf_counter()
-        for _ in range(repeats):
-            network(*args, **kwargs)
+        network(*args, **kwargs)
         for device in accelerators:
             torch.accelerator.synchronize(device)
         return time.perf_counter() - start

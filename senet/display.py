@@ -8,33 +8,37 @@ import sys
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
-from rich.padding import Padding
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import TextIO
 
     from rich.console import RenderableType
+    from torch import nn
 
     from senet.cost import Cost
     from senet.insertion import Site
 
 __all__ = [
+    "blocks_table",
     "bytes_of",
     "comparison_table",
     "console",
     "cost_tables",
     "count",
+    "inserted_table",
     "plain_text",
     "share",
+    "show",
     "sites_table",
     "table",
 ]
 
 WIDTH = 100  # of a table as text
-LOG_WIDTH = 120  # of the command's output where it is no terminal
+LOG_WIDTH = 140  # of the command's output where it is no terminal
 
 
 def count(number: int) -> str:
@@ -72,18 +76,27 @@ def console(file: TextIO | None = None) -> Console:
     return Console(file=file, width=wide, highlight=False, emoji=False, markup=False)
 
 
-def plain_text(*renderables: RenderableType, width: int = WIDTH) -> str:
-    """What a terminal of that width would show, without colours."""
+def show(*renderables: RenderableType) -> None:
+    """Print to standard output, in colours in a terminal, and as text without trailing spaces elsewhere."""
+    to = console()
+    if to.is_terminal:
+        to.print(*renderables, sep="\n")
+    else:
+        print(plain_text(*renderables, width=to.width, wrap=False))
+
+
+def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = True) -> str:
+    """What a terminal of that width would show, without colours; long lines outside of tables wrap on request."""
     file = io.StringIO()
     to = Console(file=file, width=width, color_system=None, force_terminal=False, highlight=False, markup=False)
     for renderable in renderables:
-        to.print(renderable)
+        to.print(renderable, soft_wrap=not wrap)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> RenderableType:
     """A table with its title above; the columns in `numbers` are set to the right, the others fold where long."""
-    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for index, heading in enumerate(columns):
         if index in numbers:
             result.add_column(heading, justify="right", no_wrap=True)
@@ -91,13 +104,22 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
             result.add_column(heading, overflow="fold", style="cyan" if index == 0 else None)
     for row in rows:
         result.add_row(*row)
-    return Padding(result, (0, 0, 1, 0), expand=False)
+    return Group(Text(title, style="bold"), result, "")  # a title of the table's own would fold at its width
 
 
 def sites_table(found: Sequence[Site], title: str) -> RenderableType:
     """Where SE can go, and why: one row per site."""
     rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
     return table(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
+
+
+def inserted_table(blocks: Mapping[str, nn.Module], title: str) -> RenderableType:
+    """The SE blocks that were put in: one row per block."""
+    rows = []
+    for name, block in blocks.items():
+        parameters = sum(parameter.numel() for parameter in block.parameters())
+        rows.append((name, str(block.in_channels), str(block.width), count(parameters)))
+    return table(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))
 
 
 def cost_tables(cost: Cost) -> list[RenderableType]:
@@ -143,7 +165,7 @@ def blocks_table(cost: Cost) -> RenderableType:
     return table(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
 
 
-def comparison_table(plain: Cost, se: Cost) -> RenderableType:
+def comparison_table(plain: Cost, se: Cost, title: str) -> RenderableType:
     """What the network costs without SE and with it, side by side."""
     rows = [
         ("parameters", count(plain.parameters), count(se.parameters), _more(plain.parameters, se.parameters)),
@@ -164,7 +186,7 @@ def comparison_table(plain: Cost, se: Cost) -> RenderableType:
     if se.latency_ratio is not None:
         more = _more(1, se.latency_ratio)
         rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
-    return table(f"Cost on {se.example}", ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
+    return table(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
 
 
 def _more(plain: float, se: float) -> str:

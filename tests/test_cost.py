@@ -236,10 +236,10 @@ def test_latency_is_a_ratio_to_the_network_without_se():
 def test_latency_is_the_median_of_paired_runs_in_turn(monkeypatch):
     runs = []
 
-    def seconds(network, _example, repeats):
+    def seconds(network, _example):
         runs.append(bool(blocks(network)))
-        slow = 1 + len(runs) // 20  # a machine that gets slower and slower: only pairs can be compared
-        return slow * (3.0 if runs[-1] else 2.0) * repeats
+        slow = 1 + len(runs) // 10  # a machine that gets slower and slower: only pairs can be compared
+        return slow * (3.0 if runs[-1] else 2.0)
 
     monkeypatch.setattr(cost_module, "_seconds", seconds)
     monkeypatch.setattr(cost_module, "WARM_UP_S", 0)

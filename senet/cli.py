@@ -1,0 +1,314 @@
+"""The `senet` command: each verb is a typed function, and its flags are the function's parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet import __version__, display, flags
+from senet.block import SESpec
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Squeeze-and-Excitation for any PyTorch network: put it in, train it beside the plain network, and learn
+whether it helped.
+
+Try:
+  senet sites --model torchvision:resnet50
+  senet compare --model resnet20 --data digits --seeds 3 --out runs/digits"""
+
+FAILED, INTERRUPTED, UNREAD = 2, 130, 141
+_UNKNOWN_SIZE = 224  # pixels a side, of networks that do not say
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The flags that name a network, and an input for it."""
+
+    model: str
+    weights: str | None = None
+    num_classes: int | None = None
+    in_channels: int | None = None
+    size: int | None = None
+    data: str | None = None
+    data_root: str | None = None
+
+    def make(self) -> tuple[nn.Module, Tensor]:
+        """The network, and one random input that it takes, always the same; notes go to standard error."""
+        from senet.zoo import create
+
+        options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        if self.in_channels is not None:
+            options["in_chans" if self.model.startswith("timm:") else "in_channels"] = self.in_channels
+        log, handler = logging.getLogger("senet"), logging.StreamHandler(sys.stderr)
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            network = create(self.model, weights=self.weights, **options)
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+        channels, *space = _input_shape(network)
+        size = self.size
+        if size is None and self.data is not None:
+            from senet.study.data import open_data
+
+            source = open_data(self.data, data_root=self.data_root)
+            size = source.native_size if source.small else None
+        shape = (1, channels, *(side if size is None else size for side in space))
+        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        return network, torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The flags of a training, and of a comparison of trainings."""
+
+    model: str
+    data: str
+    out: str
+    data_root: str | None = None
+    weights: str | None = None
+    size: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    devices: str = "auto"
+    workers: int | None = None
+    resume: bool = True
+
+
+def sites(network: Network, placement: str = "standard", where: list[str] | None = None) -> None:
+    """List where SE can go in a network, and why. Nothing is changed.
+
+    Examples:
+      senet sites --model torchvision:resnet50
+      senet sites --model timm:regnetx_004 --where 's4*'
+    """
+    from senet.insertion import sites as find
+    from senet.insertion.site import select
+
+    found = select(find(*network.make(), placement=placement), where)
+    title = f"SE can go into {network.model} in {_counted(len(found), 'place')}"
+    display.show(display.sites_table(found, title))
+
+
+def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None) -> None:
+    """Put SE into a network, prove that it computes what it did, and save it.
+
+    Examples:
+      senet insert --model torchvision:resnet50 --weights pretrained --out se_resnet50.safetensors
+      senet insert --model nets.py:build --weights mine.pth --where 'layer3*' 'layer4*' --out se.safetensors
+    """
+    from senet.insertion import blocks, describe, largest_difference, run, untouched
+    from senet.insertion import insert as put
+    from senet.saving import save
+
+    plain, example = network.make()
+    with_se = put(plain, example, spec, where=where)
+    outputs = []
+    for each in (plain, with_se):
+        with untouched(each):
+            outputs.append(run(each, example))
+    difference = largest_difference(*outputs)
+    before, after = plain.state_dict(), with_se.state_dict()
+    kept = sum(torch.equal(value, after[key]) for key, value in before.items())
+    save(with_se, out)
+
+    found = blocks(with_se)
+    same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
+    display.show(
+        display.inserted_table(found, f"SE is in {network.model}, in {_counted(len(found), 'place')}"),
+        f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
+        f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
+        f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); senet.load({out!r}) makes it again.",
+    )
+
+
+def cost(network: Network, spec: SESpec, where: list[str] | None = None, latency: bool = False) -> None:
+    """Say what a network costs without SE and with it: parameters, arithmetic, memory and, on request, time.
+
+    Where the network holds SE already, that is what is counted; else SE is put into a copy of it.
+
+    Examples:
+      senet cost --model torchvision:resnet50
+      senet cost --model torchvision:resnet50 --reduction-ratio 4 --latency
+    """
+    from senet.cost import cost as count
+    from senet.insertion import blocks, remove
+    from senet.insertion import insert as put
+
+    made, example = network.make()
+    random = dataclasses.replace(spec, start="paper")  # any gate has that start, and it costs the same
+    with_se = made if blocks(made) else put(made, example, random, where=where)
+    se = count(with_se, example, latency=latency)
+    plain = count(remove(with_se), example)
+    title = f"What {network.model} costs, on {se.example}"
+    display.show(display.comparison_table(plain, se, title), display.blocks_table(se))
+
+
+def models(pattern: str = "*") -> None:
+    """List the networks of the zoo. torchvision:NAME, timm:NAME and path/to/file.py:FUNCTION work as well.
+
+    Examples:
+      senet models
+      senet models 'se_*'
+    """
+    from senet.zoo import list_models
+
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(f"no network of the zoo is named like {pattern!r}; there are {', '.join(list_models())}")
+    display.show(*names)
+
+
+def train(training: Training, spec: SESpec | None = None, where: list[str] | None = None, seed: int = 0) -> None:
+    """Train one network on labelled images and measure it.
+
+    The network is trained as it is; with any flag of the SE blocks, SE of that kind is put into it first.
+    Called again with the same folder after an interruption, it goes on where it was.
+
+    Examples:
+      senet train --model resnet20 --data digits --out runs/plain
+      senet train --model resnet20 --reduction-ratio 16 --data digits --out runs/se
+    """
+    from senet.study import train as run
+
+    if where and spec is None:
+        spec = SESpec()
+    result = run(spec=spec, where=where, seed=seed, **dataclasses.asdict(training))
+    display.show(str(result))
+
+
+def evaluate(
+    model: str,
+    data: str,
+    *,
+    data_root: str | None = None,
+    weights: str | None = None,
+    num_classes: int | None = None,
+    size: int | None = None,
+    classes: str | None = None,
+    class_offset: int = 0,
+    split: str | None = None,
+    batch_size: int | None = None,
+    devices: str = "auto",
+    workers: int | None = None,
+) -> None:
+    """Measure the accuracy of a network on labelled images.
+
+    Examples:
+      senet evaluate --model runs/se --data digits
+      senet evaluate --model torchvision:mobilenet_v2 --weights pretrained --data photos --classes names.json
+    """
+    from senet.study import evaluate as measure
+
+    result = measure(
+        model,
+        data,
+        data_root=data_root,
+        weights=weights,
+        num_classes=num_classes,
+        size=size,
+        classes=classes,
+        class_offset=class_offset,
+        split=split,
+        batch_size=batch_size,
+        devices=devices,
+        workers=workers,
+    )
+    display.show(str(result))
+
+
+def compare(training: Training, spec: SESpec, where: list[str] | None = None, seeds: int = 3) -> None:
+    """Train a network without SE and with it, from the same seeds on the same images, and say whether SE helped.
+
+    Called again with the same folder after an interruption, it goes on where it was.
+
+    Examples:
+      senet compare --model resnet20 --data digits --seeds 3 --out runs/digits
+      senet compare --model torchvision:mobilenet_v2 --weights pretrained --data photos --out runs/photos
+    """
+    from senet.study import compare as study
+
+    result = study(spec=spec, where=where, seeds=seeds, **dataclasses.asdict(training))
+    display.show(*result.parts())
+
+
+VERBS: Mapping[str, Callable[..., None]] = {
+    verb.__name__: verb for verb in (sites, insert, cost, models, train, evaluate, compare)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: the words after `senet`; those of this process where not given.
+
+    Returns:
+        The exit status: 0, 2 where the command cannot do what was asked, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("SENET_DEBUG", "0") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a character cannot be shown there is a question mark
+    verb = ""
+    try:
+        version = f"senet {__version__} (PyTorch {torch.__version__})"
+        verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
+        VERBS[verb](**values)
+    except KeyboardInterrupt:
+        again = "; the same command goes on where it was" if verb in ("train", "compare") else ""
+        print(f"\nsenet: interrupted{again}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    except (ValueError, OSError, ImportError) as error:
+        if debug and not isinstance(error, flags.UsageError):
+            raise
+        print(f"senet: error: {_in_one_line(error)}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _input_shape(network: nn.Module) -> tuple[int, ...]:
+    """Channels and space of what the network takes: as its library says, else as its first convolution shows."""
+    from senet.zoo.naming import origin, resolve
+    from senet.zoo.sources import Built
+
+    name, options = origin(network)
+    known = resolve(name)[0].input_shape(Built(network, options)) if name else None
+    if known is not None:
+        return known
+    for module in network.modules():
+        for dimensions, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), start=1):
+            if isinstance(module, kind):
+                return (module.in_channels, *[_UNKNOWN_SIZE] * dimensions)
+    return (3, _UNKNOWN_SIZE, _UNKNOWN_SIZE)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"{package} is not installed: pip install 'senet[{'timm' if package == 'timm' else 'study'}]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
