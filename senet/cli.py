@@ -126,7 +126,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     kept = sum(torch.equal(value, after[key]) for key, value in before.items())
     save(with_se, out)
 
-    found = blocks(with_se)
+    found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
     same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
     display.show(
         display.inserted_table(found, f"SE is in {network.model}, in {_counted(len(found), 'place')}"),

@@ -32,8 +32,8 @@ class BlockCost:
 
     Attributes:
         name: of the module.
-        channels: C; None where the block did not run on the example.
-        width: hidden units between the two layers; None where the block does not say.
+        channels: C; None where the block's layers do not show it.
+        width: hidden units between the two layers; None where there is one layer, or none.
         parameters: a number.
         multiply_adds: of its layers, for the example.
         rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts.
@@ -148,9 +148,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
                 ratio = _latency_ratio(model, example) if found else 1.0
     rows = tuple(
         BlockCost(
-            name=name,
-            channels=calls[name].channels,
-            width=_width(block),
+            name,
+            *_channels_and_width(block),
             parameters=_parameters(block),
             multiply_adds=calls[name].flops // 2,
             rescaling=calls[name].rescaling,
@@ -173,13 +172,12 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _width(block: nn.Module) -> int | None:
-    """The hidden width: ours is an attribute, other libraries' the rows of a first layer `fc1`."""
-    width = getattr(block, "width", None)
-    if isinstance(width, int):
-        return width
-    weight = getattr(getattr(block, "fc1", None), "weight", None)
-    return len(weight) if isinstance(weight, Tensor) else None
+def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
+    """C and the hidden width, as the block's layers show them, whoever wrote it."""
+    layers = [m.weight for m in block.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    if not layers or layers[0].shape[1] != layers[-1].shape[0]:
+        return None, None
+    return layers[0].shape[1], layers[0].shape[0] if len(layers) > 1 else None
 
 
 def _outside_inference_mode(tensor: Tensor) -> Tensor:
@@ -190,7 +188,6 @@ def _outside_inference_mode(tensor: Tensor) -> Tensor:
 class _Calls:
     """What the calls of one SE block did, summed."""
 
-    channels: int | None = None
     rescaling: int = 0
     flops: int = 0
 
@@ -203,10 +200,9 @@ def _count(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tu
         def entered(name: str, _: Tensor) -> None:
             calls[name].flops -= counter.get_total_flops()
 
-        def left(name: str, x: Tensor, y: Tensor) -> None:
+        def left(name: str, x: Tensor, _: Tensor) -> None:
             calls[name].flops += counter.get_total_flops()
             calls[name].rescaling += x.numel()
-            calls[name].channels = y.shape[1]
 
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know
