@@ -113,8 +113,7 @@ def compare(
         workers=workers,
         data_root=data_root,
     )
-    first = {name: _made(arm, plan, seed=0) for name, arm in arms.items()}
-    _check_plain(plain, first["plain"])
+    first = {"plain": _checked_plain(plain, _made(plain, plan, seed=0)), "se": _made(with_se, plan, seed=0)}
     settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
     folder = open_folder(out, settings["se"], resume=resume)
     costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
@@ -132,11 +131,12 @@ def _made(arm: Arm, plan: Plan, seed: int) -> Made:
     return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
 
 
-def _check_plain(arm: Arm, made: Made) -> None:
+def _checked_plain(arm: Arm, made: Made) -> Made:
     if inserted(made.network):
         other = arm.model.removeprefix("se_")
-        hint = f": give {other!r}" if other != arm.model else ", with `weights` where it is trained"
+        hint = f": give {other!r}" if other != arm.model else ""
         raise StudyError(f"{arm.model} holds SE already, and a comparison takes the plain network{hint}")
+    return made
 
 
 def _cost(made: Made, plan: Plan, *, latency: bool) -> Cost:

@@ -23,6 +23,7 @@ __all__ = ["DataError", "DataSource", "open_data"]
 SMALL = 64
 """Images of at most this many pixels a side are kept at their size: CIFAR's 32, the digits' 8."""
 
+_NO_DATA_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2")
 _CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST2")
 
 
@@ -211,11 +212,12 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     except ImportError as error:
         raise DataError(f"{name} needs torchvision: pip install 'senet[study]'") from error
     short = name.removeprefix("torchvision:")
-    kind = getattr(datasets, short, None) if short in datasets.__all__ else None
-    if kind is None:
-        close = difflib.get_close_matches(short, datasets.__all__, n=3)
+    known = [each for each in datasets.__all__ if each not in _NO_DATA_SETS]
+    if short not in known:
+        close = difflib.get_close_matches(short, known, n=3)
         hint = f"; the nearest are {', '.join(close)}" if close else ""
         raise DataError(f"torchvision has no data set {short!r}{hint}")
+    kind = getattr(datasets, short)
     parameters = inspect.signature(kind).parameters
     choices: dict[str, list[dict[str, Any]]]
     if "train" in parameters:

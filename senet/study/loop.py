@@ -47,7 +47,7 @@ class Metrics(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")  # a mean with NaN is NaN, not another
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
 
     def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -113,25 +113,25 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The cross entropy of one batch."""
-        loss = self._measured(self.training_metrics, batch)
+        logits, loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise StudyError(
                 f"the loss is {loss.item()} at step {self.global_step + 1} of {self.steps} (epoch "
                 f"{self.current_epoch + 1}, batch {batch_idx + 1}): the training diverged; a smaller learning rate "
                 f"than {self.recipe.lr:g} may help"
             )
+        self.training_metrics.count(loss.detach(), logits.detach(), batch[1])
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
         """Count one batch of held-out images."""
-        self._measured(self.held_metrics, batch)
+        logits, loss = self._loss(batch)
+        self.held_metrics.count(loss, logits, batch[1])
 
-    def _measured(self, metrics: Metrics, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         pixels, labels = batch
         logits = logits_of(self.network(self.preprocessing.normalise(pixels)))
-        loss = F.cross_entropy(logits, labels)
-        metrics.count(loss.detach(), logits.detach(), labels)
-        return loss
+        return logits, F.cross_entropy(logits, labels)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with Nesterov's momentum, its learning rate set at every step."""

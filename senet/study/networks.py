@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from senet.fileformat import WeightsError
 from senet.insertion import insert, inserted
+from senet.study.folder import MODEL
 from senet.study.transforms import Preprocessing, timm_preprocessing
 from senet.zoo import create
 from senet.zoo.naming import is_saved
@@ -31,7 +33,7 @@ class Arm:
 
     Attributes:
         model: its name.
-        weights: that it starts from; None for its own initialisation.
+        weights: that it starts from; None for its own initialisation. A run folder stands for its network.
         spec: the SE to insert; None for the network as it is.
         where: at which of its sites.
     """
@@ -40,6 +42,10 @@ class Arm:
     weights: str | None = None
     spec: SESpec | None = None
     where: Where = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and (path := Path(self.weights) / MODEL).is_file():
+            object.__setattr__(self, "weights", str(path))
 
     @property
     def pretrained(self) -> bool:

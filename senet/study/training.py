@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,7 +268,7 @@ def run(
         "accuracy": result.accuracy,
         "split": result.split,
         "images": len(result.correct),
-        "loss": said.loss,
+        "loss": said.loss if math.isfinite(said.loss) else None,
         "epochs": len(history),
         "seconds": result.seconds,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -1,0 +1,178 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from senet.study.statistics import (
+    Bootstrap,
+    Difference,
+    bootstrap_over_images,
+    paired_difference,
+    points,
+    to_json,
+    verdict,
+)
+
+fractions = st.floats(0, 1)
+pairs = st.lists(st.tuples(fractions, fractions), min_size=2, max_size=8)
+
+
+def _difference(low, high, count=3):
+    mean = None if low is None else (low + high) / 2
+    return Difference((0.01,) * count, 0.01 if mean is None else mean, 0.001, low, high)
+
+
+def _bootstrap(low, high):
+    return Bootstrap((low + high) / 2, low, high, 500, 10_000)
+
+
+@given(pairs)
+def test_the_interval_is_that_of_a_paired_t_test(given_pairs):
+    plain, se = (np.array(values) for values in zip(*given_pairs, strict=True))
+    found = paired_difference(plain.tolist(), se.tolist())
+    assert found.mean == pytest.approx(np.mean(se - plain), abs=1e-12)
+    assert found.sd == pytest.approx(np.std(se - plain, ddof=1), abs=1e-12)
+    if found.low is None:
+        assert found.sd == 0
+        return
+    expected = stats.ttest_rel(se, plain).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6, abs=1e-9)
+
+
+@given(pairs)
+def test_swapping_the_networks_turns_the_interval_round(given_pairs):
+    plain, se = zip(*given_pairs, strict=True)
+    one, other = paired_difference(plain, se), paired_difference(se, plain)
+    assert one.mean == pytest.approx(-other.mean)
+    assert (one.low is None) == (other.low is None)
+    if one.low is not None and other.high is not None:
+        assert one.low == pytest.approx(-other.high, rel=1e-9, abs=1e-12)
+    assert one.contains_zero == other.contains_zero
+
+
+def test_one_seed_or_no_spread_has_no_interval():
+    one = paired_difference([0.5], [0.9])
+    assert (one.values, one.sd, one.low, one.high, one.contains_zero) == ((0.4,), None, None, None, None)
+    none = paired_difference([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])  # 0.3 but for rounding
+    assert (none.sd, none.low, none.high) == (0.0, None, None)
+    assert none.mean == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("plain", "se"), [([], []), ([0.5], [0.5, 0.6]), ([math.nan], [0.5]), ([0.5], [math.inf])])
+def test_what_cannot_be_compared_is_refused(plain, se):
+    with pytest.raises(ValueError, match="accuracies"):
+        paired_difference(plain, se)
+
+
+def test_the_bootstrap_agrees_with_scipy():
+    random = np.random.default_rng(0)
+    plain = random.random((3, 300)) < 0.8
+    se = random.random((3, 300)) < 0.86
+    found = bootstrap_over_images(plain, se)
+    difference = se.mean(0) - plain.mean(0)
+    expected = stats.bootstrap((difference,), np.mean, n_resamples=10_000, method="percentile", rng=1)
+    assert found.mean == pytest.approx(difference.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
+    assert (found.images, found.resamples) == (300, 10_000)
+    assert bootstrap_over_images(plain, se) == found
+    assert bootstrap_over_images(plain, se, seed=1) != found
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda seeds: st.lists(st.tuples(*[st.tuples(st.booleans(), st.booleans())] * seeds), min_size=1, max_size=30)
+    )
+)
+@settings(deadline=None)
+def test_the_bootstrap_lies_within_what_images_differ_by(images):
+    right = np.array(images).transpose(2, 1, 0)
+    found = bootstrap_over_images(right[0], right[1], resamples=200)
+    difference = right[1].mean(0) - right[0].mean(0)
+    assert difference.min() - 1e-12 <= found.low <= found.high <= difference.max() + 1e-12
+    assert found.mean == pytest.approx(difference.mean(), abs=1e-12)
+    other = bootstrap_over_images(right[0], right[0], resamples=200)
+    assert (other.mean, other.low, other.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("plain", "se"), [([[1, 0]], [[1, 0, 1]]), ([1, 0], [1, 0]), ([[]], [[]]), ([[1], [0]], [[1]])]
+)
+def test_the_bootstrap_refuses_what_is_not_paired(plain, se):
+    with pytest.raises(ValueError, match=r"both are \(seeds, images\)"):
+        bootstrap_over_images(plain, se)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "words"),
+    [
+        (paired_difference([0.8], [0.9]), _bootstrap(0.05, 0.15), "one seed has no interval (SE − plain = +10.00"),
+        (
+            paired_difference([0.8, 0.7], [0.9, 0.8]),
+            _bootstrap(0.05, 0.15),
+            "2 seeds without spread have no interval (SE − plain = +10.00 points)",
+        ),
+        (_difference(-0.01, 0.03), _bootstrap(0.005, 0.02), "−1.00 to +3.00 over 3 seeds, contains zero"),
+        (_difference(0.0, 0.02), _bootstrap(0.005, 0.02), "0.00 to +2.00 over 3 seeds, contains zero"),
+        (_difference(0.01, 0.02), _bootstrap(-0.005, 0.03), "500 test images, −0.50 to +3.00, contains zero"),
+    ],
+)  # fmt: skip
+def test_no_difference_is_shown_where_an_interval_is_missing_or_contains_zero(seeds, images, words):
+    said = verdict(seeds, images)
+    assert said.startswith("No difference shown: ")
+    assert words in said
+    assert "better" not in said
+    assert "worse" not in said
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "expected"),
+    [
+        (
+            _difference(0.01, 0.02),
+            _bootstrap(0.005, 0.025),
+            "SE is better by 1.50 points (95 % interval +1.00 to +2.00 over 3 seeds; "
+            "+0.50 to +2.50 over 500 test images).",
+        ),
+        (
+            _difference(-0.02, -0.01, count=5),
+            None,
+            "SE is worse by 1.50 points (95 % interval −2.00 to −1.00 over 5 seeds).",
+        ),
+    ],
+)  # fmt: skip
+def test_a_difference_is_stated_with_its_intervals(seeds, images, expected):
+    assert verdict(seeds, images) == expected
+
+
+ends = st.floats(-1, 1).filter(lambda x: abs(x) > 1e-9) | st.just(0.0)
+
+
+@given(st.tuples(ends, ends), st.tuples(ends, ends), st.integers(2, 9))
+def test_the_verdict_is_never_bolder_than_its_intervals(over_seeds, over_images, count):
+    seeds, images = _difference(*sorted(over_seeds), count=count), _bootstrap(*sorted(over_images))
+    said = verdict(seeds, images)
+    if seeds.contains_zero or images.contains_zero:
+        assert said.startswith("No difference shown")
+        assert "better" not in said
+    else:
+        assert ("better" in said) == (seeds.mean > 0)
+        assert ("worse" in said) == (seeds.mean < 0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(0.012, "+1.20"), (-0.012, "−1.20"), (0.0, "0.00"), (-0.00001, "0.00"), (1.0, "+100.00")]
+)
+def test_points(fraction, text):
+    assert points(fraction) == text
+
+
+def test_plain_values_say_null_where_there_is_no_interval():
+    written = json.loads(json.dumps(to_json(paired_difference([0.5], [0.75]), _bootstrap(-0.1, 0.1))))
+    assert (written["mean"], written["low"], written["high"], written["sd"]) == (0.25, None, None, None)
+    assert written["per_seed"] == [0.25]
+    assert written["images"] == dataclasses.asdict(_bootstrap(-0.1, 0.1))
