@@ -56,6 +56,9 @@ def signal():
 
 def volume():
     return Residual(nn.Conv3d, nn.BatchNorm3d, 1)
+
+def linear():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten())
 """
 
 
@@ -92,6 +95,13 @@ def test_a_network_of_ones_own(senet, nets, function, shape):
     assert (status, err) == (0, "")
     assert f"on a float32 tensor of shape {shape}" in out
     assert re.search(r"^ bn\.se +8 +2 +32 +32 ", out, re.MULTILINE)
+
+
+def test_a_network_with_no_place(senet, nets):
+    status, out, err = senet("sites", "--model", f"{nets}:linear", "--size", 8)
+    assert (status, out) == (2, "")
+    assert err.startswith("senet: error: Sequential has no place for SE")
+    assert len(err.splitlines()) == 1
 
 
 def test_insert_proves_and_writes_what_load_reads(senet, tmp_path):
@@ -160,7 +170,6 @@ BAD = {
     "unknown in timm": (("cost", "--model", "timm:convnext_tini"), "'convnext_tiny'"),
     "file without function": (("sites", "--model", "nets.py"), "which function"),
     "no such file": (("sites", "--model", "nowhere/nets.py:build"), "does not exist"),
-    "no place": (("sites", "--model", "torchvision:vgg11"), "VGG has no place for SE"),
     "unknown gate": (("cost", "--model", "resnet20", "--gate", "sigmoyd"), "did you mean 'sigmoid'?"),
     "unknown squeeze": (("cost", "--model", "resnet20", "--squeeze", "mean"), "'avg', 'max', 'none', not 'mean'"),
     "unknown placement": (("sites", "--model", "resnet20", "--placement", "iner"), "did you mean 'inner'?"),
