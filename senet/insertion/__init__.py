@@ -3,7 +3,8 @@
 from senet.insertion.attach import attach
 from senet.insertion.errors import InsertionError
 from senet.insertion.fold import fold_start, parameter_groups
-from senet.insertion.insert import blocks, insert, inserted, largest_difference, remove, sites
+from senet.insertion.foreign import blocks, channels_of, gate, is_se
+from senet.insertion.insert import insert, inserted, largest_difference, remove, sites
 from senet.insertion.site import Site, Where
 from senet.insertion.untouched import as_call, describe, run, untouched
 
@@ -14,10 +15,13 @@ __all__ = [
     "as_call",
     "attach",
     "blocks",
+    "channels_of",
     "describe",
     "fold_start",
+    "gate",
     "insert",
     "inserted",
+    "is_se",
     "largest_difference",
     "parameter_groups",
     "remove",

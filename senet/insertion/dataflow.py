@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.insertion.untouched import run
 
-__all__ = ["Call", "Dataflow", "Value", "record"]
+__all__ = ["Call", "Convolution", "Dataflow", "Value", "record"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Convolution:
+    """What a rule needs of a convolution: the kernel's size in space, and the kind."""
+
+    kernel: tuple[int, ...]
+    transposed: bool
+    depthwise: bool
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the kernel is larger than one."""
+        return math.prod(self.kernel) > 1
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,8 +49,8 @@ class Value:
         constants: how many constants (parameters, buffers, tensors made from nothing) it was made from.
         shape: of the tensor.
         dtype: of the tensor.
-        kernel: for a convolution, the kernel's size in space.
         detail: what a rule needs of the other arguments: a concatenation's or slice's dimension, a permutation.
+        convolution: for a convolution, what kind.
     """
 
     index: int
@@ -44,8 +59,8 @@ class Value:
     constants: int
     shape: tuple[int, ...]
     dtype: torch.dtype
-    kernel: tuple[int, ...] | None = None
     detail: Any = None
+    convolution: Convolution | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -222,7 +237,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _details(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     if op == "convolution":
-        return {"kernel": tuple(args[1].shape[2:]), "detail": "transposed" if args[6] else None}
+        weight, transposed, groups = args[1], bool(args[6]), int(args[8])
+        depthwise = groups > 1 and groups == args[0].shape[1]
+        return {"convolution": Convolution(tuple(weight.shape[2:]), transposed, depthwise)}
     if op in (
         "cat",
         "slice",

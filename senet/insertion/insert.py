@@ -15,11 +15,12 @@ from senet.block import SEBlock, SESpec
 from senet.insertion.attach import attach, attached, detach
 from senet.insertion.dataflow import Dataflow, record
 from senet.insertion.errors import InsertionError
+from senet.insertion.foreign import blocks, is_se
 from senet.insertion.rules import find
 from senet.insertion.site import Site, Where, select
 from senet.insertion.untouched import run, untouched
 
-__all__ = ["blocks", "insert", "inserted", "remove", "sites"]
+__all__ = ["insert", "inserted", "remove", "sites"]
 
 
 def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> list[Site]:
@@ -93,7 +94,8 @@ def insert(
 def remove(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Take the SE out: the gates are 1 again, and what they had learnt is gone. The plain network, bit for bit.
 
-    Inserted SE leaves no trace; an SEBlock that the network was built with becomes an `nn.Identity`.
+    Inserted SE leaves no trace; SE that the network was built with, ours or another library's, becomes an
+    `nn.Identity`.
 
     Args:
         model: a network with SE.
@@ -113,11 +115,6 @@ def remove(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     return target
 
 
-def blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Every SE block in `model`, by name, in the order of its modules; a shared block once."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, SEBlock)}
-
-
 def inserted(model: nn.Module) -> dict[str, tuple[Site, SESpec]]:
     """What `insert` put into `model`, read off the model itself: site and kind of block, by the site's name."""
     return {name: (found.site, found.spec) for name, _, found in attached(model)}
@@ -127,9 +124,7 @@ def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site]
     _check_network(model)
     with untouched(model):
         flow = record(model, example)
-    squeezed = frozenset(
-        index for call in flow.calls if isinstance(call.module, SEBlock) for index in range(call.first, call.end)
-    )
+    squeezed = frozenset(index for call in flow.calls if is_se(call.module) for index in range(call.first, call.end))
     return find(flow, placement, squeezed, type(model).__name__), flow
 
 

@@ -1,4 +1,15 @@
-"""The paper's five placements (figure 5, table 14), each as the module calls that SE could be joined to."""
+"""The paper's five placements (figure 5, table 14), each as the module calls that SE could be joined to.
+
+What each means in each kind of network:
+
+| | residual | aggregated | shuffled, dense | plain |
+|---|---|---|---|---|
+| standard | the branch's output | concatenation, with its 1×1 unit | new branch's output | activation |
+| pre | what the branch is given | what the block is given | what the branch is given | what the unit is given |
+| post | after the addition and its activation | as standard | the block's output | as standard |
+| identity | the shortcut | none | none | none |
+| inner | after the branch's last spatial unit | none | after the branch's last spatial unit | as standard |
+"""
 
 from __future__ import annotations
 
@@ -9,103 +20,146 @@ from senet.insertion.attach import iterates_its_children
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.walk import (
     ACTIVATIONS,
-    Join,
+    NORMS,
     Option,
+    Unit,
     activation_after,
+    after_concatenation,
     back,
     is_split,
-    kernels,
     makers,
+    spatial_convolutions,
+    takers,
+    through_layout,
     unit_after,
 )
 
-__all__ = ["options_for"]
+__all__ = ["options_for", "why_none"]
 
 
-def options_for(flow: Dataflow, join: Join, placement: str) -> Iterator[Option]:
-    """The ways to join SE at a residual branch, best first. Empty where there is none.
+def options_for(flow: Dataflow, unit: Unit, placement: str) -> Iterator[Option]:
+    """The ways to join SE at a unit, best first. Empty where there is none."""
+    if placement == "pre":
+        yield from _pre(flow, unit)
+    elif placement == "identity":
+        if unit.rule == "residual":
+            yield from _identity(flow, unit)
+    elif unit.rule == "plain":
+        yield from _either_side(flow, _unit_before(flow, unit), math.inf)
+    elif unit.rule == "aggregated":
+        if placement != "inner":
+            yield from _concatenated(flow, unit)
+    elif placement == "standard":
+        yield from _behind(flow, unit.output, unit.own, unit.value)
+    elif placement == "post":
+        yield from _post(flow, unit)
+    else:
+        last = spatial_convolutions(flow, unit.own)[-1]
+        yield from _either_side(flow, unit_after(flow, last, unit.own), unit.value)
 
-    standard: what the branch gives, before the addition, and before what comes between (drop-path, layer scale).
-    pre: what the branch is given. post: what the block gives, after the activation behind the addition.
-    identity: the shortcut. inner: the last spatial convolution of the branch, with its normalisation and
-    activation.
+
+def why_none(placement: str, rule: str) -> str:
+    """Why a unit has no option, in words."""
+    if rule != "residual" and placement == "identity":
+        return "it has no shortcut that an addition ends"
+    if rule == "aggregated" and placement == "inner":
+        return "its branches end in several spatial convolutions"
+    return {
+        "standard": "no module of its own makes that output",
+        "pre": "no module of its own takes that branch's input",
+        "post": "no module of its own makes the block's output",
+        "identity": "no module hands on its shortcut",
+        "inner": "no module of its own makes the output of its last spatial convolution",
+    }[placement]
+
+
+def _unit_before(flow: Dataflow, unit: Unit) -> list[int]:
+    """An activation and what leads to it one by one, first things first: back to a convolution or a sum."""
+    chain = [unit.value]
+    while flow.values[chain[0]].convolution is None:
+        at = back(flow, chain[0], 1, through=NORMS)
+        if at is None or at[0] not in unit.own:
+            break
+        chain.insert(0, at[0])
+    return chain
+
+
+def _behind(flow: Dataflow, operand: int, own: frozenset[int], join: int) -> Iterator[Option]:
+    """Makers of what is joined, walking back over element-wise steps that are the branch's own.
+
+    Before a layer scale rather than behind it, where averages would be as small as the scale.
     """
-    return {"standard": _standard, "pre": _pre, "post": _post, "identity": _identity, "inner": _inner}[placement](
-        flow, join
-    )
-
-
-def _standard(flow: Dataflow, join: Join) -> Iterator[Option]:
-    return _behind(flow, join.branch, join.own_branch, join.addition)
-
-
-def _behind(flow: Dataflow, operand: int, own: frozenset[int], addition: int) -> Iterator[Option]:
-    """Makers of an operand of the addition, walking back over element-wise steps that are the path's own."""
     at: tuple[int, int] | None = (operand, 1)
+    behind_scales: list[Option] = []
     while at is not None and at[0] in own:
         index, channel_dim = at
-        elsewhere = [i for i in flow.consumers[index] if i not in own and i != addition]
-        if not all(is_split(flow.values[i]) for i in elsewhere):
-            return  # SE there would reach more than this branch
-        yield from makers(flow, index, channel_dim, before=addition)
+        elsewhere = [flow.values[i] for i in flow.consumers[index] if i not in own and i != join]
+        if not all(is_split(value) or value.op == "cat" for value in elsewhere):
+            break  # SE there would reach more than this branch
+        value = flow.values[index]
+        scales = value.op in ("mul", "div") and value.constants > 0
+        found = makers(flow, index, channel_dim, before=join)
+        if scales:
+            behind_scales.extend(found)
+        else:
+            yield from found
         at = back(flow, index, channel_dim, through=frozenset({"slice", "constant_pad_nd"}))
+    yield from behind_scales
 
 
-def _pre(flow: Dataflow, join: Join) -> Iterator[Option]:
-    value = join.fork
+def _either_side(flow: Dataflow, chain: list[int], end: float) -> Iterator[Option]:
+    """Along a convolution, its normalisation and activation, last first: who makes it, else who takes it."""
+    for index in reversed(chain):
+        yield from makers(flow, index, 1, before=end)
+        yield from takers(flow, index)
+
+
+def _pre(flow: Dataflow, unit: Unit) -> Iterator[Option]:
+    value = unit.fork
+    end = unit.value if unit.rule == "residual" else math.inf
     while True:
-        uses = [index for index in flow.consumers[value] if index in join.own_branch]
+        uses = [index for index in flow.consumers[value] if index in unit.own]
         if not uses:
             return
-        calls = [
-            call
-            for call in flow.calls_taking.get(value, ())
-            if call.inputs[0] == value
-            and call.end <= join.addition
-            and all(call.made(use) for use in uses)
-            and not iterates_its_children(call.module)
-        ]
-        for call in reversed(calls):  # inner before outer
-            yield Option(call, "input", flow.values[value].shape[1])
-        if len(uses) != 1 or flow.values[uses[0]].op not in ACTIVATIONS:
+        for call in reversed(flow.calls_taking.get(value, [])):  # inner before outer
+            takes_it = call.inputs[0] == value and call.end <= end and all(call.made(use) for use in uses)
+            if takes_it and not iterates_its_children(call.module):
+                yield Option(call, "input", flow.values[value].shape[1])
+        used = flow.values[uses[0]]
+        if len(uses) != 1 or not (used.op in ACTIVATIONS or is_split(used)):
             return
         value = uses[0]
 
 
-def _post(flow: Dataflow, join: Join) -> Iterator[Option]:
-    for index in reversed(activation_after(flow, join.addition)):
+def _post(flow: Dataflow, unit: Unit) -> Iterator[Option]:
+    if unit.rule != "residual":
+        yield from makers(flow, through_layout(flow, unit.value), 1)
+        return
+    for index in reversed(activation_after(flow, unit.value)):
         yield from makers(flow, index, 1)
 
 
-def _identity(flow: Dataflow, join: Join) -> Iterator[Option]:
-    if join.own_shortcut:
-        yield from _behind(flow, join.shortcut, join.own_shortcut, join.addition)
+def _concatenated(flow: Dataflow, unit: Unit) -> Iterator[Option]:
+    chain = after_concatenation(flow, unit.value)
+    for call in flow.calls_returning.get(chain[-1], []):
+        if call.made(chain[-1]):  # its end is what some module gives
+            yield from _either_side(flow, chain, math.inf)
+            return
+
+
+def _identity(flow: Dataflow, unit: Unit) -> Iterator[Option]:
+    if unit.own_shortcut:
+        yield from _behind(flow, unit.shortcut, unit.own_shortcut, unit.value)
         return
-    sources = [call for call in flow.calls_taking.get(join.shortcut, ()) if call.inputs[0] == join.shortcut]
+    sources = [call for call in flow.calls_taking.get(unit.shortcut, []) if call.inputs[0] == unit.shortcut]
     lasts = [
         call
-        for call in flow.calls_returning.get(join.branch, ())
-        if call.end <= join.addition and call.returns_tensor and not iterates_its_children(call.module)
+        for call in flow.calls_returning.get(unit.output, [])
+        if call.end <= unit.value and call.returns_tensor and not iterates_its_children(call.module)
     ]
     for last in reversed(lasts):  # the outermost: what it returns goes straight into the addition
-        around = [source for source in sources if source.first <= last.first and source.end > join.addition]
+        around = [source for source in sources if source.first <= last.first and source.end > unit.value]
         before = [source for source in sources if source.end <= last.first]
         for source in [*reversed(around), *before]:
             if source.module is not last.module and len(flow.calls_of[source.module]) == 1:
-                yield Option(last, "shortcut", flow.values[join.shortcut].shape[1], source=source)
-
-
-def _inner(flow: Dataflow, join: Join) -> Iterator[Option]:
-    spatial = [index for index, kernel in kernels(flow, join.own_branch) if math.prod(kernel) > 1]
-    unit = unit_after(flow, spatial[-1], join.own_branch)
-    for index in reversed(unit):
-        yield from makers(flow, index, 1, before=join.addition)
-        uses = flow.consumers[index]
-        takers = [
-            call
-            for call in flow.calls_taking.get(index, ())
-            if call.inputs[0] == index and uses and all(call.made(use) for use in uses)
-        ]
-        for call in reversed(takers):
-            if not iterates_its_children(call.module):
-                yield Option(call, "input", flow.values[index].shape[1])
+                yield Option(last, "shortcut", flow.values[unit.shortcut].shape[1], source=source)

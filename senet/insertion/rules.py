@@ -1,113 +1,36 @@
 """Where SE belongs in a network's dataflow: one rule per kind of network.
 
-A rule reads the graph and yields a finding for everything it looked at: a place for SE, or the reason why it is
-none. `find` asks the rules in turn and makes the Sites.
+A rule reads the graph and yields a finding for everything it looked at: a unit for SE, or the reason why it is
+none. `find` takes the rule that says most of the network, and makes the Sites.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
+from senet.insertion.concatenating import aggregated, dense
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.errors import InsertionError
-from senet.insertion.placements import options_for
+from senet.insertion.findings import Finding, counted
+from senet.insertion.placements import options_for, why_none
+from senet.insertion.plain import attends, plain
+from senet.insertion.residual import residual
 from senet.insertion.site import Site
 from senet.insertion.walk import (
-    Join,
     Option,
     activation_after,
-    holds_spatial_convolution,
-    is_linear,
-    kernels,
-    only_upsampled,
-    part,
-    splits_channels,
+    convolutions,
+    spatial_convolutions,
     stage,
     unique,
 )
 
-__all__ = ["RULES", "Finding", "find"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What a rule says of one place: `join` where SE belongs, else None, and why.
-
-    Attributes:
-        value: the value looked at, which gives the order of the sites.
-        reason: in words.
-        join: the branch and its shortcut.
-        rule: the rule's name.
-    """
-
-    value: int
-    reason: str
-    join: Join | None = None
-    rule: str = ""
-
+__all__ = ["RULES", "find"]
 
 Rule = Callable[[Dataflow, frozenset[int]], Iterator[Finding]]
-
-
-def residual(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
-    """Additions of a branch of convolutions to a shortcut: the block's input itself, or a projection of it.
-
-    `squeezed` are the values made by SE blocks that are there already.
-    """
-    for value in flow.values:
-        if value.op != "add" or len(value.operands) != 2 or len(value.shape) < 3:
-            continue
-        a, b = value.operands
-        if a == b or flow.values[a].shape != flow.values[b].shape or value.index in squeezed:
-            continue
-        paths = part(flow, a, b)
-        if paths is None:
-            yield Finding(value.index, "what it adds comes from different inputs")
-            continue
-        counts = [len(kernels(flow, own)) for own in paths.own]
-        longer = 0 if counts[0] > counts[1] else 1
-        own_branch, own_shortcut = paths.own[longer], paths.own[1 - longer]
-        join = Join(value.index, (a, b)[longer], (b, a)[longer], paths.fork, own_branch, own_shortcut)
-        problem = _why_not_residual(flow, join, counts[longer], counts[1 - longer], squeezed)
-        if problem:
-            yield Finding(value.index, problem)
-            continue
-        n = counts[longer]
-        to = "a projection of the block's input" if counts[1 - longer] else "the block's input"
-        yield Finding(
-            value.index,
-            f"a branch of {_count(n, 'convolution')} is added to {to}",
-            join,
-            "residual",
-        )
-
-
-def _why_not_residual(flow: Dataflow, join: Join, in_branch: int, in_shortcut: int, squeezed: frozenset[int]) -> str:
-    if in_branch == 0:
-        return "neither side holds a convolution"
-    if not holds_spatial_convolution(flow, join.own_branch):
-        return "its branch holds no spatial convolution, only 1×1"
-    if in_branch == in_shortcut:
-        return "a sum of parallel branches, none of them a shortcut"
-    if in_shortcut > 1:
-        return f"both sides hold convolutions ({in_branch} and {in_shortcut}): a fusion, not a shortcut"
-    if splits_channels(flow, join.own_shortcut):
-        return "a sum inside a block that splits its channels"
-    if is_linear(flow, join.own_branch):
-        return "its branches are linear: twins that can be merged into one convolution, or a position"
-    if only_upsampled(flow, join.fork, join.branch, join.own_branch) and not only_upsampled(
-        flow, join.fork, join.shortcut, join.own_shortcut
-    ):
-        return "a fusion across scales: one side comes back from a smaller map"
-    if join.own_branch & squeezed:
-        return "its branch holds SE already"
-    if join.own_shortcut & squeezed:
-        return "its shortcut holds SE already"
-    return ""
-
-
-RULES: Sequence[Rule] = (residual,)
+RULES: Mapping[str, Rule] = {"residual": residual, "aggregated": aggregated, "dense": dense, "plain": plain}
+_ENOUGH = 0.25  # of the spatial convolutions: then a rule is what the network is built on
 
 
 def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str) -> list[Site]:
@@ -120,44 +43,76 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
         network: what to call it in an error.
 
     Raises:
-        InsertionError: where there is none, with what was looked at and why each was no site; where a branch
-            was found to which SE cannot be joined as asked.
+        InsertionError: where there is none, with what was looked at and why each was no site.
     """
-    findings = sorted((f for rule in RULES for f in rule(flow, squeezed)), key=lambda finding: finding.value)
+    findings, looked_at = _kind_of_network(flow, squeezed)
     if placement == "post":
         findings = [_unless_squeezed_after(flow, finding, squeezed) for finding in findings]
-    places = [(finding, finding.join) for finding in findings if finding.join is not None]
-    options = [list(options_for(flow, join, placement)) for _, join in places]
-    chosen = unique(flow, options)
+    places = [(finding, finding.unit) for finding in findings if finding.unit is not None and finding.is_site]
+    options = [list(options_for(flow, unit, placement)) for _, unit in places]
     found: dict[tuple[str, str], Site] = {}
-    refused = [(f.value, f.reason) for f in findings if f.join is None]
-    for (finding, _), option in zip(places, chosen, strict=True):
+    refused = [(f.value, f.reason) for f in looked_at if not f.is_site]
+    for (finding, unit), option in zip(places, unique(flow, options), strict=True):
         if option is None:
-            refused.append((finding.value, f"{finding.reason}, but {_unattachable(placement)}"))
+            refused.append((finding.value, f"{finding.reason}, but {why_none(placement, unit.rule)}"))
             continue
-        site = _site(flow, finding, option, placement)
+        site = _site(flow, finding, unit.rule, option, placement)
         found.setdefault((site.name, site.position), site)
     if not found:
-        raise InsertionError(_nothing_found(flow, refused, placement, network))
+        raise InsertionError(_nothing_found(flow, findings, refused, placement, network))
     return list(found.values())
+
+
+def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Finding], list[Finding]]:
+    """The findings of the rule that the network is built on, and those of all rules.
+
+    Residual where its branches hold a quarter of the spatial convolutions; else whichever of the concatenating
+    rules holds most, if a quarter; else plain; else residual with branches of 1×1 convolutions alone, in a network
+    without attention; else any that found something.
+    """
+    findings = {name: sorted(rule(flow, squeezed), key=lambda f: f.value) for name, rule in RULES.items()}
+    everything = _layers(flow, (i for i in range(len(flow.values)) if i not in squeezed))
+    share = {name: _share(flow, found, everything) for name, found in findings.items()}
+    best = max(("aggregated", "dense"), key=lambda name: share[name])
+    order = ["residual", best, "plain"]
+    kind = next((name for name in order if share[name] >= _ENOUGH), max(share, key=lambda name: share[name]))
+    if share[kind] < _ENOUGH and not attends(flow):  # RepViT: the spatial convolutions are outside the branches
+        mixers = list(residual(flow, squeezed, pointwise=True))
+        if any(finding.unit is not None for finding in mixers):
+            return mixers, mixers
+    looked_at = [finding for name in ("residual", "aggregated", "dense") for finding in findings[name]]
+    return findings[kind], findings[kind] if share[kind] > 0 else looked_at
+
+
+def _layers(flow: Dataflow, values: Iterator[int] | frozenset[int]) -> set[int]:
+    """The spatial convolutions among `values`, each layer once however often it is called."""
+    return {id(call.module) for i in spatial_convolutions(flow, values) if (call := flow.made_in[i]) is not None}
+
+
+def _share(flow: Dataflow, findings: list[Finding], everything: set[int]) -> float:
+    held: set[int] = set()
+    for finding in findings:
+        if finding.unit is not None:
+            held |= _layers(flow, finding.unit.own)
+    return len(held) / len(everything) if everything else 0.0
 
 
 def _unless_squeezed_after(flow: Dataflow, finding: Finding, squeezed: frozenset[int]) -> Finding:
     behind = flow.consumers[activation_after(flow, finding.value)[-1]]
-    if finding.join is None or not squeezed.intersection(behind):
+    if finding.unit is None or not squeezed.intersection(behind):
         return finding
-    return dataclasses.replace(finding, join=None, reason="its block's output goes through SE already")
+    return dataclasses.replace(finding, squeezed=True, reason="its block's output goes through SE already")
 
 
-def _site(flow: Dataflow, finding: Finding, option: Option, placement: str) -> Site:
+def _site(flow: Dataflow, finding: Finding, rule: str, option: Option, placement: str) -> Site:
     values = option.call.inputs if option.position == "input" else option.call.outputs
     shape = flow.values[values[0]].shape
     return Site(
         name=option.call.name,
         channels=option.channels,
         stage=stage(flow, shape, option.channel_dim),
-        rule=finding.rule,
-        reason=f"{finding.reason}, in {where_made(flow, finding.value)}",
+        rule=rule,
+        reason=f"{finding.reason}, in {_where_made(flow, finding.value)}",
         placement=placement,
         position=option.position,
         channel_dim=option.channel_dim,
@@ -165,39 +120,28 @@ def _site(flow: Dataflow, finding: Finding, option: Option, placement: str) -> S
     )
 
 
-def where_made(flow: Dataflow, value: int) -> str:
+def _where_made(flow: Dataflow, value: int) -> str:
     """The innermost module whose own code made a value, by name."""
     call = flow.made_in[value]
     return (call.name or type(call.module).__name__) if call else "the network's code"
 
 
-def _unattachable(placement: str) -> str:
-    return {
-        "standard": "no module of its own makes that branch's output",
-        "pre": "no module of its own takes that branch's input",
-        "post": "no module of its own makes the block's output",
-        "identity": "no module hands on its shortcut",
-        "inner": "no module of its own makes the output of its last spatial convolution",
-    }[placement]
-
-
-def _nothing_found(flow: Dataflow, refused: list[tuple[int, str]], placement: str, network: str) -> str:
+def _nothing_found(
+    flow: Dataflow, findings: list[Finding], refused: list[tuple[int, str]], placement: str, network: str
+) -> str:
     kind = f"place for SE (placement {placement!r})" if placement != "standard" else "place for SE"
-    if not refused:
-        counted = len(kernels(flow, range(len(flow.values))))
+    units = [finding for finding in findings if finding.unit is not None]
+    lines = [f"in {_where_made(flow, value)}: {reason}" for value, reason in sorted(set(refused))]
+    if units and all(finding.squeezed for finding in units):
         return (
-            f"{network} has no {kind}: of its {counted} convolutions none stands in a branch that is added to a "
-            f"shortcut. Looked at: every addition of two maps of one shape; there is none"
+            f"{network} holds SE already wherever it could go ({counted(len(units), 'place')}: {'; '.join(lines[:3])}"
+            f"{'; ...' if len(lines) > 3 else ''}). `senet.remove` takes SE out"
         )
-    lines = [f"in {where_made(flow, value)}: {reason}" for value, reason in sorted(set(refused))]
+    if not lines:
+        layers = counted(len(convolutions(flow, range(len(flow.values)))), "convolution")
+        return (
+            f"{network} has no {kind}: it has {layers}, no branch that is added or concatenated to anything, and no "
+            f"spatial convolution with an activation. SE rescales the channels of convolutional units"
+        )
     more = f"; and {len(lines) - 12} more" if len(lines) > 12 else ""
-    if all("SE already" in reason for _, reason in refused):
-        return (
-            f"{network} holds SE already wherever it could go ({len(lines)} places: {'; '.join(lines[:3])}"
-            f"{'; ...' if len(lines) > 3 else ''}). `senet.remove` takes inserted SE out"
-        )
-    return f"{network} has no {kind}. Looked at {_count(len(lines), 'addition')}: {'; '.join(lines[:12])}{more}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
+    return f"{network} has no {kind}. Looked at {counted(len(lines), 'join')}: {'; '.join(lines[:12])}{more}"

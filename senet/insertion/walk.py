@@ -5,12 +5,36 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from senet.insertion.attach import iterates_its_children
 from senet.insertion.dataflow import Call, Dataflow, Value
 
-__all__ = ["ACTIVATIONS", "Join", "Option", "Paths", "back", "makers", "part", "stage", "unique"]
+__all__ = [
+    "ACTIVATIONS",
+    "LINEAR",
+    "NORMS",
+    "Option",
+    "Paths",
+    "Unit",
+    "activation_after",
+    "after_concatenation",
+    "back",
+    "convolutions",
+    "is_activation",
+    "is_linear",
+    "is_split",
+    "makers",
+    "only_upsampled",
+    "part",
+    "spatial_convolutions",
+    "splits_channels",
+    "stage",
+    "takers",
+    "through_layout",
+    "unique",
+    "unit_after",
+]
 
 ACTIVATIONS = frozenset(
     "relu relu6 hardtanh leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid sigmoid tanh softplus "
@@ -19,10 +43,12 @@ ACTIVATIONS = frozenset(
 _ELEMENTWISE = ACTIVATIONS | frozenset(
     "mul div add sub neg clone alias detach _to_copy contiguous native_dropout dropout copy lift_fresh".split()
 )
-_NORMS = frozenset(
+NORMS = frozenset(
     "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
     "miopen_batch_norm native_group_norm native_layer_norm batch_norm_with_update _batch_norm_no_update".split()
 )
+LINEAR = NORMS | frozenset("convolution add mul div clone contiguous native_dropout dropout alias".split())
+_LAYOUT = frozenset("view _unsafe_view reshape permute transpose clone contiguous channel_shuffle".split())
 _SPLITS = frozenset("slice split split_with_sizes narrow select unbind chunk".split())
 _UPSAMPLINGS = frozenset(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
@@ -44,41 +70,61 @@ class Option:
 
 
 @dataclasses.dataclass(frozen=True)
-class Paths:
-    """Two paths from one value to a join: what lies on each path alone."""
+class Unit:
+    """A unit of the network that SE may rescale: a branch and what it is joined to, or a layer with its activation.
 
+    Attributes:
+        rule: the name of the rule that found it.
+        value: the addition, concatenation or activation that it ends in.
+        output: what the branch gives: where the standard placement goes.
+        fork: what the branch is given.
+        own: the values that lie on the branch alone.
+        shortcut: for a residual unit, the other side of the addition.
+        own_shortcut: the values that lie on the shortcut alone; none where it is the fork itself.
+    """
+
+    rule: str
+    value: int
+    output: int
     fork: int
-    own: tuple[frozenset[int], frozenset[int]]
+    own: frozenset[int]
+    shortcut: int = -1
+    own_shortcut: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
-class Join:
-    """An addition of a branch to a shortcut, both of which come from `fork`."""
+class Paths:
+    """The paths from one value, the fork, to several: for each, what it comes from since the fork, itself included."""
 
-    addition: int
-    branch: int
-    shortcut: int
     fork: int
-    own_branch: frozenset[int]
-    own_shortcut: frozenset[int]
+    to: tuple[frozenset[int], ...]
+
+    def own(self, target: int) -> frozenset[int]:
+        """What lies on the path to one target and on no other."""
+        others = frozenset[int]().union(*(path for index, path in enumerate(self.to) if index != target))
+        return self.to[target] - others
 
 
-def part(flow: Dataflow, a: int, b: int) -> Paths | None:
-    """Where the paths to `a` and `b` part: the last value that all of both comes from. None where there is none.
+def part(flow: Dataflow, targets: Sequence[int]) -> Paths | None:
+    """Where the paths to `targets` part: the last value that all of them come from. None where there is none.
 
     Visits no more than the values between; so a chain of blocks costs what its blocks cost.
     """
-    label = {a: 1, b: 2} if a != b else {a: 3}
+    everyone = (1 << len(targets)) - 1
+    label: dict[int, int] = {}
+    for bit, target in enumerate(targets):
+        label[target] = label.get(target, 0) | 1 << bit
     heap = [-index for index in label]
     heapq.heapify(heap)
-    own: tuple[set[int], set[int]] = (set(), set())
+    to: list[set[int]] = [set() for _ in targets]
     while heap:
         index = -heapq.heappop(heap)
         mark = label[index]
-        if not heap and mark == 3:
-            return Paths(index, (frozenset(own[0]), frozenset(own[1])))
-        if mark != 3:
-            own[mark - 1].add(index)
+        if not heap and mark == everyone:
+            return Paths(index, tuple(frozenset(path) for path in to))
+        for bit, path in enumerate(to):
+            if mark >> bit & 1:
+                path.add(index)
         for operand in flow.values[index].operands:
             if operand not in label:
                 label[operand] = 0
@@ -138,15 +184,61 @@ def makers(flow: Dataflow, index: int, channel_dim: int, before: float = math.in
             yield Option(call, "output", flow.values[index].shape[channel_dim], channel_dim)
 
 
+def takers(flow: Dataflow, index: int) -> Iterator[Option]:
+    """The calls that are given `index` first and hold every use of it, inner before outer."""
+    uses = flow.consumers[index]
+    for call in reversed(flow.calls_taking.get(index, [])):
+        holds_all = uses and all(call.made(use) for use in uses)
+        if call.inputs[0] == index and holds_all and not iterates_its_children(call.module):
+            yield Option(call, "input", flow.values[index].shape[1])
+
+
+def is_activation(flow: Dataflow, index: int) -> bool:
+    """Whether `index` is what an activation gives: an operation of that name, or x · σ(x) written by hand."""
+    value = flow.values[index]
+    operands = list(dict.fromkeys(value.operands))
+    if value.op == "mul" and len(operands) == 2:
+        return len(_self_gated(flow, operands)) == 1
+    if value.op not in ACTIVATIONS or len(operands) != 1:
+        return False
+    return not any(flow.values[i].op == "mul" and operands[0] in flow.values[i].operands for i in flow.consumers[index])
+
+
 def unit_after(flow: Dataflow, index: int, within: frozenset[int]) -> list[int]:
     """`index` and what follows it one by one within a set: its normalisation and activation."""
     chain = [index]
     while True:
         shape = flow.values[chain[-1]].shape
         after = [i for i in flow.consumers[chain[-1]] if flow.values[i].shape == shape]
-        if len(after) != 1 or after[0] not in within or flow.values[after[0]].op not in _NORMS | ACTIVATIONS:
+        if len(after) != 1 or after[0] not in within or flow.values[after[0]].op not in NORMS | ACTIVATIONS:
             return chain
         chain.append(after[0])
+
+
+def after_concatenation(flow: Dataflow, index: int) -> list[int]:
+    """A concatenation, and the 1×1 units that follow it one by one in the code that concatenates."""
+    chain = [index]
+    around = (call for call in flow.calls if call.made(index) and not iterates_its_children(call.module))
+    block = next(around, None)
+    while True:
+        size = flow.values[chain[-1]].shape[2:]
+        after = [i for i in flow.consumers[chain[-1]] if flow.values[i].shape[2:] == size]
+        if len(after) != 1 or (block is not None and not block.made(after[0])):
+            return chain
+        value = flow.values[after[0]]
+        mixes = value.convolution is not None and not value.convolution.spatial
+        if not (mixes or value.op in NORMS or value.op in ACTIVATIONS) or len(set(value.operands)) != 1:
+            return chain
+        chain.append(after[0])
+
+
+def through_layout(flow: Dataflow, index: int) -> int:
+    """What `index` becomes when only its layout changes: a channel shuffle is views and a transposition."""
+    while True:
+        after = flow.consumers[index]
+        if len(after) != 1 or flow.values[after[0]].op not in _LAYOUT:
+            return index
+        index = after[0]
 
 
 def activation_after(flow: Dataflow, index: int) -> list[int]:
@@ -161,15 +253,15 @@ def activation_after(flow: Dataflow, index: int) -> list[int]:
         chain.append(after[0])
 
 
-def kernels(flow: Dataflow, values: Iterable[int]) -> list[tuple[int, tuple[int, ...]]]:
-    """The convolutions among `values`, in order: index and kernel size."""
-    found = ((index, flow.values[index].kernel) for index in sorted(values))
-    return [(index, kernel) for index, kernel in found if kernel is not None]
+def convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
+    """The convolutions among `values`, in order."""
+    return [index for index in sorted(values) if flow.values[index].convolution is not None]
 
 
-def holds_spatial_convolution(flow: Dataflow, values: Iterable[int]) -> bool:
-    """Whether a convolution among `values` has a kernel larger than one."""
-    return any(math.prod(kernel) > 1 for _, kernel in kernels(flow, values))
+def spatial_convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
+    """The convolutions among `values` with a kernel larger than one, in order."""
+    found = ((index, flow.values[index].convolution) for index in sorted(values))
+    return [index for index, convolution in found if convolution is not None and convolution.spatial]
 
 
 def is_linear(flow: Dataflow, values: Iterable[int]) -> bool:
@@ -205,7 +297,7 @@ def only_upsampled(flow: Dataflow, fork: int, target: int, own: frozenset[int]) 
 
 
 def _upsamples(value: Value) -> bool:
-    return value.op in _UPSAMPLINGS or (value.op == "convolution" and value.detail == "transposed")
+    return value.op in _UPSAMPLINGS or (value.convolution is not None and value.convolution.transposed)
 
 
 def stage(flow: Dataflow, shape: tuple[int, ...], channel_dim: int = 1) -> int:

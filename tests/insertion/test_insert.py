@@ -316,8 +316,12 @@ def test_every_kind_of_block(gate, squeeze):
 @pytest.mark.parametrize(
     ("model", "example", "message"),
     [
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (1, 3, 8, 8), "has no place for SE: of its 1 conv"),
-        (Plain, (1, 3, 8, 8), r"Looked at 1 addition: in Plain: its branch holds no spatial convolution"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 4, 3)),
+            (1, 3, 8, 8),
+            "has no place for SE: it has 1 convolution, no branch",
+        ),
+        (Plain, (1, 3, 8, 8), r"Looked at 1 join: in Plain: its branch holds no spatial convolution"),
         (small_resnet, (1, 4, 8, 8), r"does not run on the example, a float32 tensor of shape \(1, 4, 8, 8\)"),
         (small_resnet, (3, 8), "does not run on the example"),
         (lambda: nn.DataParallel(small_resnet()), (1, 3, 8, 8), r"insert into `model\.module`"),

@@ -185,7 +185,7 @@ def test_what_cannot_be_attached_says_so():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), Functional())
     x = torch.randn(1, 3, 8, 8)
     for placement, message in [
-        ("standard", "no module of its own makes that branch's output"),
+        ("standard", "no module of its own makes that output"),
         ("pre", "no module of its own takes that branch's input"),
         ("inner", "no module of its own makes the output of its last spatial convolution"),
         ("identity", "no module hands on its shortcut"),
