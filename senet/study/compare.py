@@ -97,7 +97,7 @@ def compare(
     if type(seeds) is not int or seeds < 1:
         raise ValueError(f"seeds is a whole number of at least 1, not {seeds!r}")
     shown = progress if isinstance(progress, Progress) else Progress(progress)
-    plain = Arm(str(model), None if weights is None else str(weights))
+    plain = Arm(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     plan = plan_of(

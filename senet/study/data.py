@@ -134,16 +134,19 @@ def _folder(root: Path, split_seed: int) -> DataSource:
     classes, splits = read_folder(root)
     sizes = {_first_image(images, label, name) for images in splits.values() for label, name in enumerate(classes)}
     found: dict[str, Images] = dict(splits)
-    undivided = found.pop("all", None)
-    if undivided is None and set(found) == {"train"}:
-        undivided = found.pop("train")
-    if undivided is not None:
-        found = _divided(undivided, classes, split_seed)
+    found = _with_held_out(found, classes, split_seed)
     return DataSource(str(root), classes, *_in_order(found), native_size=_common_side(sizes))
 
 
 def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, Images | None]:
     return splits.get("train"), splits.get("val"), splits.get("test")
+
+
+def _with_held_out(splits: dict[str, Images], classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
+    """The splits; where there is but one to train on, or no split at all, divided by us."""
+    if set(splits) in ({"all"}, {"train"}):
+        return _divided(next(iter(splits.values())), classes, split_seed)
+    return splits
 
 
 def _divided(images: Images, classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
@@ -240,9 +243,7 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     classes = _class_names(next(iter(sets.values())), max(max(each) for each in labels.values()) + 1)
     splits: dict[str, Images] = {s: TorchvisionImages(dataset, labels[s]) for s, dataset in sets.items()}
     sizes = {splits[next(iter(splits))].load(index).size for index in (0, -1)}
-    undivided = splits.pop("all", None)
-    if undivided is not None:
-        splits = _divided(undivided, classes, split_seed)
+    splits = _with_held_out(splits, classes, split_seed)
     flip = not any(part in short for part in _CHIRAL) or short == "FashionMNIST"
     return DataSource(name, classes, *_in_order(splits), native_size=_common_side(sizes), flip=flip)
 

@@ -38,10 +38,13 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         resume: whether a folder that holds a study is gone on with; False makes that an error.
 
     Raises:
-        StudyError: where the folder cannot be made or written, holds a study of other settings (all that
-            differ are named), or holds one and `resume` is False.
+        StudyError: where the folder cannot be made or written, lies inside the data, holds files of ours that no
+            study wrote, a study of other settings (all that differ are named), or one and `resume` is False.
     """
     folder = Path(path).expanduser()
+    data = settings.get("data", {}).get("name")
+    if data is not None and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -62,8 +65,11 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
             )
         if not resume:
             raise StudyError(f"{folder} holds a study already: choose another folder, or go on with it (resume)")
-    else:
-        write_json(file, wanted)
+        return folder
+    strangers = [name for name in (RESULT, METRICS, MODEL, CHECKPOINT) if (folder / name).exists()]
+    if strangers:
+        raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
+    write_json(file, wanted)
     return folder
 
 

@@ -124,10 +124,16 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(root: Path) -> list[Path]:
-    """Image files anywhere below `root`, in the order of their paths; hidden ones are left out."""
+    """Image files anywhere below `root`, in the order of their paths; hidden ones are left out, links followed."""
     files = []
+    seen = {os.path.realpath(root)}
     for folder, inside, names in os.walk(root, followlinks=True):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
+        for name in list(inside):  # a link to a folder above would lead round and round
+            place = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118 os.walk gives text
+            if place in seen:
+                inside.remove(name)
+            seen.add(place)
         files += [
             Path(folder, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,6 +79,11 @@ def _digest(labels: Tensor, parts: Sequence[bytes]) -> str:
     return f"{len(labels)} images, {state.hexdigest()[:16]}"
 
 
+def _text(path: Path) -> str:
+    """A path as text that can be written anywhere, also where its bytes are no UTF-8."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
 class FileImages:
     """Images in files.
 
@@ -90,7 +96,7 @@ class FileImages:
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], root: Path) -> None:
         self.paths = tuple(paths)
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        self.names: Sequence[str] = [path.relative_to(root).as_posix() for path in self.paths]
+        self.names: Sequence[str] = [_text(path.relative_to(root)) for path in self.paths]
 
     def __len__(self) -> int:
         """How many images there are."""

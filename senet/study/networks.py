@@ -44,6 +44,11 @@ class Arm:
     where: Where = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, str):
+            raise TypeError(
+                f"a study takes a network's name, not a {type(self.model).__name__}: runs are made anew for each "
+                "seed; a network of your own is named path/to/file.py:function"
+            )
         if self.weights is not None and (path := Path(self.weights) / MODEL).is_file():
             object.__setattr__(self, "weights", str(path))
 

@@ -41,7 +41,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.source.train is None:
             raise DataError(f"{self.source.name} has nothing to train on: there is no train/ in it")
-        _ = self.source.reported  # says so where there is none
+        for images in (self.source.train, self.source.monitored[1], self.source.reported[1]):
+            if int(images.labels.max()) >= self.num_classes:
+                raise DataError(
+                    f"{self.source.name} was opened with the classes of another network, which is for evaluation: "
+                    "open it without `classes` and `class_offset` to train on it"
+                )
 
     @property
     def augmentation(self) -> Augmentation:

@@ -137,8 +137,11 @@ class Comparison:
         )
         columns = ("seed", "plain", "with SE", "SE − plain")
         times = _mean(self.plain.seconds), _mean(self.se.seconds)
+        se = self.settings["se"]
+        width = f"reduction ratio {se['reduction_ratio']}" if se["width"] is None else f"width {se['width']}"
         return [
             *self.notes,
+            f"SE at {len(self.sites)} sites, {width}, start {se['start']}",
             title,
             display.table("", columns, self._accuracy(), numbers=range(1, 4)),
             *self._intervals(),

@@ -150,11 +150,11 @@ def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
     if images is not None and images.contains_zero:
         return (
             f"No difference shown: SE − plain = {points(seeds.mean)} points ({share} interval {over_seeds}), but the "
-            f"interval over {images.images} test images, {points(images.low)} to {points(images.high)}, "
+            f"interval over {images.images} images, {points(images.low)} to {points(images.high)}, "
             "contains zero."
         )
     word = "better" if seeds.mean > 0 else "worse"
-    also = f"; {points(images.low)} to {points(images.high)} over {images.images} test images" if images else ""
+    also = f"; {points(images.low)} to {points(images.high)} over {images.images} images" if images else ""
     return f"SE is {word} by {abs(100 * seeds.mean):.2f} points ({share} interval {over_seeds}{also})."
 
 

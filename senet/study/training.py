@@ -134,7 +134,9 @@ def train(
             loss is not finite.
         ValueError: where data, network, weights, sites or numbers are not as asked.
     """
-    arm = Arm(str(model), None if weights is None else str(weights), spec, where).with_start(start)
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"seed is a whole number of at least 0, not {seed!r}")
+    arm = Arm(model, None if weights is None else str(weights), spec, where).with_start(start)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
     plan = plan_of(
         arm,

@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import numpy as np
@@ -77,6 +78,27 @@ def test_files_are_listed_in_the_order_of_their_names_whatever_lies_beside_them(
         *("train/a/000.png", "train/a/001.png", "train/a/more/Z.PNG", "train/b/000.png", "train/b/001.png"),
     ]
     assert splits["train"].labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_links_are_followed_but_not_round_and_round(paint):
+    folder = paint({"a": 2, "b": 2})
+    (folder / "a/more").symlink_to(folder / "b")
+    (folder / "b/round").symlink_to(folder)
+    source = open_data(folder)
+    assert len(source.train) + len(source.val) == 2 * (2 + 2)  # each holds both
+
+
+def test_names_that_are_no_utf8_can_be_written(paint):
+    folder = paint({"a": 2, "b": 2})
+    try:
+        (folder / "a/000.png").rename(folder / os.fsdecode(b"a/\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    source = open_data(folder)
+    names = [*source.train.names, *source.val.names]
+    assert "a/\\xff.png" in names
+    assert source.fingerprint()
+    assert "\n".join(names).encode()
 
 
 def test_native_size_is_known_only_where_images_are_squares_of_one_size(paint):

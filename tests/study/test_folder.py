@@ -61,3 +61,17 @@ def test_csv_keeps_every_digit(tmp_path):
     assert read_csv(tmp_path / "a.csv") == [{"x": "0.30000000000000004", "y": "a,b"}, {"x": "1", "y": ""}]
     with pytest.raises(StudyError, match="cannot be read"):
         read_csv(tmp_path / "b.csv")
+
+
+def test_files_that_no_study_wrote_are_left_alone(tmp_path):
+    (tmp_path / "result.json").write_text("mine")
+    with pytest.raises(StudyError, match=r"has result\.json but no settings\.json"):
+        open_folder(tmp_path, SETTINGS, resume=True)
+    assert (tmp_path / "result.json").read_text() == "mine"
+
+
+def test_results_do_not_go_among_the_images(tmp_path):
+    settings = {"data": {"name": str(tmp_path), "content": {}}}
+    with pytest.raises(StudyError, match="lies inside the data"):
+        open_folder(tmp_path / "runs/a", settings, resume=True)
+    assert not (tmp_path / "runs").exists()

@@ -118,7 +118,7 @@ def test_the_bootstrap_refuses_what_is_not_paired(plain, se):
         ),
         (_difference(-0.01, 0.03), _bootstrap(0.005, 0.02), "−1.00 to +3.00 over 3 seeds, contains zero"),
         (_difference(0.0, 0.02), _bootstrap(0.005, 0.02), "0.00 to +2.00 over 3 seeds, contains zero"),
-        (_difference(0.01, 0.02), _bootstrap(-0.005, 0.03), "500 test images, −0.50 to +3.00, contains zero"),
+        (_difference(0.01, 0.02), _bootstrap(-0.005, 0.03), "500 images, −0.50 to +3.00, contains zero"),
     ],
 )  # fmt: skip
 def test_no_difference_is_shown_where_an_interval_is_missing_or_contains_zero(seeds, images, words):
@@ -136,7 +136,7 @@ def test_no_difference_is_shown_where_an_interval_is_missing_or_contains_zero(se
             _difference(0.01, 0.02),
             _bootstrap(0.005, 0.025),
             "SE is better by 1.50 points (95 % interval +1.00 to +2.00 over 3 seeds; "
-            "+0.50 to +2.50 over 500 test images).",
+            "+0.50 to +2.50 over 500 images).",
         ),
         (
             _difference(-0.02, -0.01, count=5),

@@ -238,6 +238,18 @@ def test_data_without_training_images_is_refused(tiny, paint, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
+    asked = {**SHORT, "out": tmp_path / "run"}
+    for seed in (-1, 0.5, "0"):
+        with pytest.raises(ValueError, match="seed is a whole number"):
+            train(tiny, pictures, seed=seed, **asked)
+    with pytest.raises(TypeError, match=r"a network's name, not a Tiny: .*file\.py:function"):
+        train(create(tiny), pictures, **asked)
+    with pytest.raises(ValueError, match="classes of another network"):
+        train(tiny, open_data(pictures, class_offset=1), **asked)
+    assert not (tmp_path / "run").exists()
+
+
 def test_test_images_are_reported_and_val_images_watched(tiny, paint, tmp_path):
     folder = paint(
         {"train/a": 8, "train/b": 8, "val/a": 3, "val/b": 3, "test/a": 2, "test/b": 2},
