@@ -15,8 +15,12 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	touch $@
 
+# Four commands that a person would type: where SE goes, that nothing changes, what it costs, whether it helps.
 demo: $(VENV)/ready
-	$(BIN)/senet demo --out runs/demo
+	$(BIN)/senet sites --model resnet20 --data digits
+	$(BIN)/senet insert --model resnet20 --data digits --out runs/demo/se_resnet20.safetensors
+	$(BIN)/senet cost --model resnet20 --data digits
+	$(BIN)/senet compare --model resnet20 --data digits --seeds 3 --out runs/demo
 
 test: check
 	$(BIN)/python -m pytest

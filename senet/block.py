@@ -193,7 +193,7 @@ def _se_gate(
         )
     if not x.is_floating_point():
         raise TypeError(f"an SE block takes floating-point tensors, not {x.dtype}")
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return _gate_of(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, squeeze, gate)
     return _gate_of(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, squeeze, gate)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
 
 from senet.activations import kept_for_backward, watched
 from senet.insertion import blocks, remove
@@ -194,6 +193,8 @@ class _Calls:
 
 def _count(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, _Calls], int]:
     """Calls per SE block, and the multiply-adds of one forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, which `import senet` is spared
+
     calls = {name: _Calls() for name in found}
     with FlopCounterMode(display=False) as counter:
 

@@ -15,7 +15,7 @@ from senet.block import SEBlock, SESpec
 from senet.insertion.attach import attach, attached, detach
 from senet.insertion.dataflow import Dataflow, record
 from senet.insertion.errors import InsertionError
-from senet.insertion.foreign import blocks, is_se
+from senet.insertion.foreign import is_se
 from senet.insertion.rules import find
 from senet.insertion.site import Site, Where, select
 from senet.insertion.untouched import run, untouched
@@ -108,10 +108,10 @@ def remove(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     target = model if inplace else _copy(model)
     for name, _, _ in list(attached(target)):
         detach(target, name)
-    for name, block in blocks(target).items():
-        parent, _, child = name.rpartition(".")
-        if name:
-            setattr(target.get_submodule(parent), child, nn.Identity().train(block.training))
+    for parent in list(target.modules()):
+        for child, module in list(parent._modules.items()):
+            if module is not None and is_se(module):
+                setattr(parent, child, nn.Identity().train(module.training))
     return target
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.findings import Finding
-from senet.insertion.walk import LINEAR, Unit, convolutions, is_activation, spatial_convolutions
+from senet.insertion.walk import LINEAR, Unit, attends, convolutions, is_activation, spatial_convolutions
 
-__all__ = ["attends", "plain"]
+__all__ = ["plain"]
 
 
 def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
@@ -47,13 +47,6 @@ def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
             yield Finding(value.index, "its output goes through SE already", unit, squeezed=True)
             continue
         yield Finding(value.index, f"the activation of {kind}, in a network without shortcuts", unit)
-
-
-def attends(flow: Dataflow) -> bool:
-    """Whether the network has attention: products of tokens with tokens under a softmax."""
-    ops = {value.op for value in flow.values}
-    fused = any(op.startswith(("_scaled_dot_product", "_flash_attention")) for op in ops)
-    return fused or ("_softmax" in ops and bool(ops & {"bmm", "baddbmm"}))
 
 
 def _is_a_linear_layer(flow: Dataflow, index: int) -> bool:

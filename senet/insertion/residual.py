@@ -9,6 +9,7 @@ from senet.insertion.findings import Finding, counted
 from senet.insertion.walk import (
     Paths,
     Unit,
+    attends,
     convolutions,
     is_linear,
     only_upsampled,
@@ -75,7 +76,7 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
         return f"both sides hold convolutions ({in_branch} and {in_shortcut}): a fusion, not a shortcut"
     if splits_channels(flow, unit.own_shortcut):
         return "a sum inside a block that splits its channels"
-    if is_linear(flow, unit.own):
+    if is_linear(flow, unit.own) and _is_twin_or_position(flow, unit):
         return "its branches are linear: twins that can be merged into one convolution, or a position"
     if only_upsampled(flow, unit.fork, unit.output, unit.own) and not only_upsampled(
         flow, unit.fork, unit.shortcut, unit.own_shortcut
@@ -84,6 +85,14 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
     if _is_summand_of_cell(flow, unit.value):
         return "a sum inside a cell that concatenates its sums"
     return ""
+
+
+def _is_twin_or_position(flow: Dataflow, unit: Unit) -> bool:
+    """Of linear branches: parallel ones (RepVGG), one beside a normalised identity, or a depthwise one alone."""
+    parallel = any(flow.values[index].op == "add" and len(flow.values[index].operands) > 1 for index in unit.own)
+    kinds = [flow.values[index].convolution for index in convolutions(flow, unit.own)]
+    depthwise = all(kind is not None and kind.depthwise for kind in kinds)
+    return parallel or bool(unit.own_shortcut) or depthwise or attends(flow)
 
 
 def _projections(flow: Dataflow, shortcut: frozenset[int]) -> list[int]:

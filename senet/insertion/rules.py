@@ -14,12 +14,13 @@ from senet.insertion.dataflow import Dataflow
 from senet.insertion.errors import InsertionError
 from senet.insertion.findings import Finding, counted
 from senet.insertion.placements import options_for, why_none
-from senet.insertion.plain import attends, plain
+from senet.insertion.plain import plain
 from senet.insertion.residual import residual
 from senet.insertion.site import Site
 from senet.insertion.walk import (
     Option,
     activation_after,
+    attends,
     convolutions,
     spatial_convolutions,
     stage,

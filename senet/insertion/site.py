@@ -66,8 +66,8 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
             raise InsertionError(f"where holds {pattern!r}; it is a pattern, a list of names, or a predicate on a Site")
         if not any(fnmatchcase(site.name, pattern) for site in found):
             close = difflib.get_close_matches(pattern, [site.name for site in found], n=3)
-            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-            raise InsertionError(f"where={pattern!r} matches no site; {hint}The sites are {_listed(found)}")
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+            raise InsertionError(f"where={pattern!r} matches no site{hint} The sites are {_listed(found)}")
     return [site for site in found if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
 
 

@@ -49,7 +49,7 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module, name, buffer, buffer._version, buffer.detach().clone())
+        (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None and not buffer.is_meta
@@ -63,9 +63,9 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             for module, flag in flags:
                 module.training = flag
             with torch.no_grad():
-                for module, name, buffer, version, value in buffers:
+                for module, name, buffer, value in buffers:
                     module._buffers[name] = buffer
-                    if buffer._version != version and not torch.equal(buffer, value):
+                    if not torch.equal(buffer, value):  # a write would disturb a graph of the caller's
                         buffer.copy_(value)
 
 

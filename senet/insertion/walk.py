@@ -19,6 +19,7 @@ __all__ = [
     "Unit",
     "activation_after",
     "after_concatenation",
+    "attends",
     "back",
     "convolutions",
     "is_activation",
@@ -267,6 +268,13 @@ def spatial_convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
 def is_linear(flow: Dataflow, values: Iterable[int]) -> bool:
     """Whether `values` holds no activation: convolutions and normalisations alone are one linear map."""
     return not any(flow.values[index].op in ACTIVATIONS for index in values)
+
+
+def attends(flow: Dataflow) -> bool:
+    """Whether the network has attention: products of tokens with tokens under a softmax."""
+    ops = {value.op for value in flow.values}
+    fused = any(op.startswith(("_scaled_dot_product", "_flash_attention")) for op in ops)
+    return fused or ("_softmax" in ops and bool(ops & {"bmm", "baddbmm"}))
 
 
 def splits_channels(flow: Dataflow, values: Iterable[int]) -> bool:
