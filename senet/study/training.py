@@ -227,6 +227,8 @@ def run(
     epochs_done = _epochs_done(folder / CHECKPOINT)
     progress.run(folder.name, plan.recipe.epochs)
     progress.step(epochs_done * plan.steps_per_epoch, worked=False)
+    if plan.device.type == "cpu":  # as `normalise` lays the images out: a step takes 0.7 to 0.9 of the time
+        made.network.to(memory_format=torch.channels_last)
     devices = [plan.device.index or 0] if plan.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         classifier = Classifier(
