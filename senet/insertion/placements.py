@@ -26,6 +26,7 @@ from senet.insertion.walk import (
     activation_after,
     after_concatenation,
     back,
+    channel_dim,
     is_split,
     makers,
     spatial_convolutions,
@@ -77,10 +78,10 @@ def _unit_before(flow: Dataflow, unit: Unit) -> list[int]:
     """An activation and what leads to it one by one, first things first: back to a convolution or a sum."""
     chain = [unit.value]
     while flow.values[chain[0]].convolution is None:
-        at = back(flow, chain[0], 1, through=NORMS)
-        if at is None or at[0] not in unit.own:
+        at = back(flow, chain[0], through=NORMS)
+        if at is None or at not in unit.own:
             break
-        chain.insert(0, at[0])
+        chain.insert(0, at)
     return chain
 
 
@@ -89,28 +90,28 @@ def _behind(flow: Dataflow, operand: int, own: frozenset[int], join: int) -> Ite
 
     Before a layer scale rather than behind it, where averages would be as small as the scale.
     """
-    at: tuple[int, int] | None = (operand, 1)
+    at: int | None = operand
     behind_scales: list[Option] = []
-    while at is not None and at[0] in own:
-        index, channel_dim = at
+    while at is not None and at in own:
+        index = at
         elsewhere = [flow.values[i] for i in flow.consumers[index] if i not in own and i != join]
         if not all(is_split(value) or value.op == "cat" for value in elsewhere):
             break  # SE there would reach more than this branch
         value = flow.values[index]
         scales = value.op in ("mul", "div") and value.constants > 0
-        found = makers(flow, index, channel_dim, before=join)
+        found = makers(flow, index, before=join)
         if scales:
             behind_scales.extend(found)
         else:
             yield from found
-        at = back(flow, index, channel_dim, through=frozenset({"slice", "constant_pad_nd"}))
+        at = back(flow, index, through=frozenset({"slice", "constant_pad_nd"}))
     yield from behind_scales
 
 
 def _either_side(flow: Dataflow, chain: list[int], end: float) -> Iterator[Option]:
     """Along a convolution, its normalisation and activation, last first: who makes it, else who takes it."""
     for index in reversed(chain):
-        yield from makers(flow, index, 1, before=end)
+        yield from makers(flow, index, before=end)
         yield from takers(flow, index)
 
 
@@ -119,12 +120,13 @@ def _pre(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     end = unit.value if unit.rule == "residual" else math.inf
     while True:
         uses = [index for index in flow.consumers[value] if index in unit.own]
-        if not uses:
+        dim = channel_dim(flow, value)
+        if not uses or dim is None:
             return
         for call in reversed(flow.calls_taking.get(value, [])):  # inner before outer
             takes_it = call.inputs[0] == value and call.end <= end and all(call.made(use) for use in uses)
             if takes_it and not iterates_its_children(call.module):
-                yield Option(call, "input", flow.values[value].shape[1])
+                yield Option(call, "input", flow.values[value].shape[dim], dim)
         used = flow.values[uses[0]]
         if len(uses) != 1 or not (used.op in ACTIVATIONS or is_split(used)):
             return
@@ -133,10 +135,10 @@ def _pre(flow: Dataflow, unit: Unit) -> Iterator[Option]:
 
 def _post(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     if unit.rule != "residual":
-        yield from makers(flow, through_layout(flow, unit.value), 1)
+        yield from makers(flow, through_layout(flow, unit.value))
         return
     for index in reversed(activation_after(flow, unit.value)):
-        yield from makers(flow, index, 1)
+        yield from makers(flow, index)
 
 
 def _concatenated(flow: Dataflow, unit: Unit) -> Iterator[Option]:
@@ -151,6 +153,9 @@ def _identity(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     if unit.own_shortcut:
         yield from _behind(flow, unit.shortcut, unit.own_shortcut, unit.value)
         return
+    dim = channel_dim(flow, unit.shortcut)
+    if dim is None:
+        return
     sources = [call for call in flow.calls_taking.get(unit.shortcut, []) if call.inputs[0] == unit.shortcut]
     lasts = [
         call
@@ -162,4 +167,4 @@ def _identity(flow: Dataflow, unit: Unit) -> Iterator[Option]:
         before = [source for source in sources if source.end <= last.first]
         for source in [*reversed(around), *before]:
             if source.module is not last.module and len(flow.calls_of[source.module]) == 1:
-                yield Option(last, "shortcut", flow.values[unit.shortcut].shape[1], source=source)
+                yield Option(last, "shortcut", flow.values[unit.shortcut].shape[dim], dim, source)

@@ -74,7 +74,8 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
         return "a sum of parallel branches, none of them a shortcut"
     if len(_projections(flow, unit.own_shortcut)) > 1:
         return f"both sides hold convolutions ({in_branch} and {in_shortcut}): a fusion, not a shortcut"
-    if splits_channels(flow, unit.own_shortcut):
+    given = [index for index in flow.consumers[unit.fork] if index in unit.own]
+    if splits_channels(flow, unit.own_shortcut) and splits_channels(flow, given):
         return "a sum inside a block that splits its channels"
     if is_linear(flow, unit.own) and _is_twin_or_position(flow, unit):
         return "its branches are linear: twins that can be merged into one convolution, or a position"

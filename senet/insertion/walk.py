@@ -21,6 +21,7 @@ __all__ = [
     "after_concatenation",
     "attends",
     "back",
+    "channel_dim",
     "convolutions",
     "is_activation",
     "is_linear",
@@ -134,10 +135,8 @@ def part(flow: Dataflow, targets: Sequence[int]) -> Paths | None:
     return None
 
 
-def back(
-    flow: Dataflow, index: int, channel_dim: int, *, through: frozenset[str] = frozenset()
-) -> tuple[int, int] | None:
-    """One step back over an element-wise operation or a permutation: the value before, and its channel dimension.
+def back(flow: Dataflow, index: int, *, through: frozenset[str] = frozenset()) -> int | None:
+    """One step back over an element-wise operation or a permutation: the value before.
 
     None where the value was made by anything else. `through` names further operations that may be passed.
     """
@@ -146,11 +145,12 @@ def back(
     if value.op in _ELEMENTWISE or value.op in through:
         if len(operands) == 2 and value.op == "mul":
             operands = _self_gated(flow, operands)  # x · σ(x), written by hand
+            sizes = [math.prod(flow.values[operand].shape) for operand in operands]
+            operands = [operands[sizes.index(max(sizes))]] if min(sizes) < max(sizes) else operands  # a map and a gate
         if len(operands) == 1 and math.prod(flow.values[operands[0]].shape) >= math.prod(value.shape):
-            return operands[0], channel_dim
-    if len(operands) == 1 and value.op in ("permute", "transpose") and value.detail:
-        dims = _permutation(value)
-        return operands[0], dims[channel_dim]
+            return operands[0]
+    if len(operands) == 1 and value.op in ("permute", "transpose"):
+        return operands[0]
     return None
 
 
@@ -173,25 +173,75 @@ def _permutation(value: Value) -> list[int]:
     return dims
 
 
-def makers(flow: Dataflow, index: int, channel_dim: int, before: float = math.inf) -> Iterator[Option]:
+def channel_dim(flow: Dataflow, index: int) -> int | None:
+    """Which dimension of a value counts the channels, by what made it; None where that cannot be told.
+
+    The second behind a convolution, a batch or group normalisation or a pooling, the last behind a linear layer or
+    a layer normalisation, and wherever a permutation takes it.
+    """
+    through = _ELEMENTWISE | _LAYOUT | _SPLITS | {"constant_pad_nd", "roll", "cat"}
+    path = [index]
+    while True:
+        value = flow.values[path[-1]]
+        if value.op == "native_layer_norm":
+            dim = len(value.shape) - 1
+        elif value.convolution is not None or value.op in NORMS or "pool" in value.op:
+            dim = 1
+        elif value.op in ("addmm", "mm"):
+            dim = len(value.shape) - 1
+        elif value.operands and value.op in through:
+            largest = max(value.operands, key=lambda i: math.prod(flow.values[i].shape))
+            path.append(largest)
+            continue
+        else:
+            return None
+        break
+    for after in reversed(path[:-1]):  # and forward again, to what it is in the value asked about
+        moved = _dim_after(flow.values[path[-1]], flow.values[after], dim)
+        if moved is None:
+            return None
+        dim = moved
+        path.pop()
+    return dim
+
+
+def _dim_after(before: Value, after: Value, dim: int) -> int | None:
+    if after.op in ("permute", "transpose"):
+        return _permutation(after).index(dim)
+    if after.op in ("view", "_unsafe_view", "reshape"):
+        if dim == len(before.shape) - 1 and after.shape[-1:] == before.shape[-1:]:
+            return len(after.shape) - 1
+        return dim if after.shape[: dim + 1] == before.shape[: dim + 1] else None
+    if len(after.shape) != len(before.shape):
+        return None
+    return dim
+
+
+def makers(flow: Dataflow, index: int, before: float = math.inf) -> Iterator[Option]:
     """The calls that made `index` and returned it, inner before outer, that ended before the value `before`.
 
     Calls that only handed it through (drop-path in eval mode) and containers are left out.
     """
+    dim = channel_dim(flow, index)
+    if dim is None:
+        return
     for call in flow.calls_returning.get(index, ()):
         if call.end > before:
             return
         if call.returns_tensor and call.made(index) and not iterates_its_children(call.module):
-            yield Option(call, "output", flow.values[index].shape[channel_dim], channel_dim)
+            yield Option(call, "output", flow.values[index].shape[dim], dim)
 
 
 def takers(flow: Dataflow, index: int) -> Iterator[Option]:
     """The calls that are given `index` first and hold every use of it, inner before outer."""
     uses = flow.consumers[index]
+    dim = channel_dim(flow, index)
+    if dim is None:
+        return
     for call in reversed(flow.calls_taking.get(index, [])):
         holds_all = uses and all(call.made(use) for use in uses)
         if call.inputs[0] == index and holds_all and not iterates_its_children(call.module):
-            yield Option(call, "input", flow.values[index].shape[1])
+            yield Option(call, "input", flow.values[index].shape[dim], dim)
 
 
 def is_activation(flow: Dataflow, index: int) -> bool:
@@ -310,11 +360,15 @@ def _upsamples(value: Value) -> bool:
 
 def stage(flow: Dataflow, shape: tuple[int, ...], channel_dim: int = 1) -> int:
     """log2 of the first convolution's input size over the size of a map, of the dimension that shrank most."""
-    space = shape[2:] if channel_dim == 1 else tuple(n for d, n in enumerate(shape) if d not in (0, channel_dim))
-    if len(space) != len(flow.input_size):
+    space = tuple(n for dim, n in enumerate(shape) if dim not in (0, channel_dim))
+    whole = flow.input_size
+    if not whole or not all(space) or not all(whole):
         return 0
-    ratios = [a / b for a, b in zip(flow.input_size, space, strict=True) if a and b]
-    return max(0, round(math.log2(max(ratios)))) if ratios else 0
+    if len(space) == len(whole):
+        ratio = max(a / b for a, b in zip(whole, space, strict=True))
+    else:  # tokens: a map in one row
+        ratio = (math.prod(whole) / math.prod(space)) ** (1 / len(whole))
+    return max(0, round(math.log2(ratio)))
 
 
 def unique(flow: Dataflow, options: list[list[Option]]) -> list[Option | None]:
