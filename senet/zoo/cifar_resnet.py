@@ -75,12 +75,14 @@ class CifarResNet(nn.Module):
         depth: 6n + 2: 20, 32, 44, 56, 110 in the papers.
         num_classes: how many.
         in_channels: of the pictures; 3 for colours, 1 for grey.
+        dropout: of the pooled features.
 
     Raises:
-        ValueError: where the depth is not 6n + 2, or a count is no positive whole number.
+        ValueError: where the depth is not 6n + 2, on a count that is no positive whole number, or a dropout that is
+            no probability.
     """
 
-    def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
         n, rest = divmod(_positive_int("depth", depth) - 2, 6)
         if rest or n < 1:
@@ -93,6 +95,7 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(n, _STEM, 2 * _STEM, 2)
         self.layer3 = _stage(n, 2 * _STEM, 4 * _STEM, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(4 * _STEM, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -102,7 +105,7 @@ class CifarResNet(nn.Module):
         """The logits of a batch of pictures."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
 
 

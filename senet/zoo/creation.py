@@ -18,7 +18,8 @@ from senet.insertion import insert
 from senet.zoo.errors import ModelError
 from senet.zoo.fit import head_of
 from senet.zoo.naming import is_saved, list_models, mark, origin, resolve
-from senet.zoo.sources import DEFAULT_CLASSES, Built, Source, extra
+from senet.zoo.skeleton import insert_without_values
+from senet.zoo.sources import DEFAULT_CLASSES, Built, Source, ZooSource, extra
 from senet.zoo.weights import WeightsError, load_tensors, read_weights
 
 __all__ = ["create"]
@@ -43,6 +44,8 @@ def create(
     **options: Any,
 ) -> nn.Module:
     """Make a network by its name, in training mode, as PyTorch's constructors do.
+
+    Under `with torch.device("meta"):` it has shapes and no values, SE included: for counting, in no time.
 
     Args:
         name: of the zoo (`resnet20`; `se_resnet20` is the same with SE as the authors released it, with biases),
@@ -115,7 +118,10 @@ def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> n
     like = next(model.parameters())
     example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0), device="cpu")
     spec = dataclasses.replace(spec, start=spec.start or start)
-    return insert(model, example.to(like), spec, inplace=True)
+    where = source.entry.where if isinstance(source, ZooSource) else None
+    if like.is_meta:
+        return insert_without_values(model, example.to(like), spec, where)
+    return insert(model, example.to(like), spec, where=where, inplace=True)
 
 
 def _count(name: str, num_classes: object) -> int:

@@ -14,7 +14,19 @@ from typing import Any
 from torch import nn
 
 from senet.block import SESpec
-from senet.zoo import cifar_resnet
+from senet.zoo import (
+    bn_inception,
+    cifar_resnet,
+    inception_resnet,
+    mobilenet,
+    preact_resnet,
+    resnet,
+    senet154,
+    shake_shake,
+    shufflenet,
+    vgg,
+    wide_resnet,
+)
 from senet.zoo.entry import Entry
 from senet.zoo.errors import ModelError
 from senet.zoo.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource, extra
@@ -23,17 +35,38 @@ __all__ = ["ORIGIN", "SAVED", "is_saved", "list_models", "mark", "origin", "reso
 
 ORIGIN = "_senet_origin"
 SAVED = "model.safetensors"  # the trained network in a run folder
-_SE = "se_"
-_NETWORKS: Mapping[str, Entry] = MappingProxyType({**cifar_resnet.NETWORKS})
+_FAMILIES = (
+    resnet,
+    vgg,
+    bn_inception,
+    inception_resnet,
+    mobilenet,
+    shufflenet,
+    senet154,
+    cifar_resnet,
+    preact_resnet,
+    wide_resnet,
+    shake_shake,
+)
+_NETWORKS: Mapping[str, Entry] = MappingProxyType(
+    {name: entry for family in _FAMILIES for name, entry in family.NETWORKS.items()}
+)
+_WITH_SE: Mapping[str, str] = MappingProxyType(
+    {entry.se_name or f"se_{name}": name for name, entry in _NETWORKS.items() if entry.se_name is not None}
+)  # the name with SE -> the network that it is put into
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the zoo's networks that match an fnmatch pattern, sorted; each has its `se_` form.
+    """The names of the zoo's networks that match an fnmatch pattern, sorted.
+
+    A network and the same with SE are `resnet50` and `se_resnet50`. Where the published network holds SE, the one
+    without is called plain: `senet154_plain` and `senet154`; `mobilenet_v3_small_plain`, the published
+    `mobilenet_v3_small`, and `se_mobilenet_v3_small`, which is the plain one with SE as the SE paper has it.
+    `resnet50` and deeper are the paper's, with the stride in the first 1×1 convolution; `resnet50_v1_5` is today's.
 
     Beside these `create` takes torchvision's (`torchvision:NAME`) and timm's (`timm:NAME`).
     """
-    names = [*_NETWORKS, *(_SE + name for name in _NETWORKS)]
-    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+    return sorted(name for name in (*_NETWORKS, *_WITH_SE) if fnmatch.fnmatchcase(name, pattern))
 
 
 def resolve(name: str) -> tuple[Source, SESpec | None]:
@@ -44,8 +77,8 @@ def resolve(name: str) -> tuple[Source, SESpec | None]:
     """
     if name in _NETWORKS:
         return ZooSource(name, _NETWORKS[name]), None
-    if name.startswith(_SE) and name.removeprefix(_SE) in _NETWORKS:
-        return resolve(name.removeprefix(_SE))[0], SESpec(bias=True)
+    if name in _WITH_SE:
+        return resolve(_WITH_SE[name])[0], SESpec(bias=True)
     prefix, colon, _ = name.partition(":")
     if colon and prefix == "torchvision":
         return TorchvisionSource(name), None
@@ -87,19 +120,23 @@ def _unknown(name: str) -> ModelError:
             f"{name!r} does not exist; a network is a name of the zoo, torchvision:NAME, timm:NAME, "
             f"path/to/file.py:function, or a file that senet.save wrote"
         )
-    near = difflib.get_close_matches(name, list_models(), n=3)
-    near = near or _near_elsewhere(name)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the zoo has {', '.join(list_models())}"
+    near = _near(name)
+    some = f"the zoo has {', '.join(list_models()[:8])}, …: list_models() names all"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else some
     return ModelError(f"there is no network {name!r}; {hint}")
 
 
-def _near_elsewhere(name: str) -> list[str]:
-    """The names of torchvision's and timm's networks, where these are installed, that `name` may mean."""
-    known: list[str] = []
-    if importlib.util.find_spec("torchvision"):
-        known += [f"torchvision:{other}" for other in extra("torchvision.models", "study").list_models()]
-    if importlib.util.find_spec("timm"):
-        known += [f"timm:{other}" for other in extra("timm", "timm").list_models()]
+def _near(name: str) -> list[str]:
+    """What `name` may mean: torchvision's network of that name, else one of the zoo, else of timm or torchvision."""
     bare = name.rpartition(":")[2]
-    same = [other for other in known if other.partition(":")[2] == bare]
-    return same or difflib.get_close_matches(name, known, n=3)
+    elsewhere: list[str] = []
+    for library, module, needed in (("torchvision", "torchvision.models", "study"), ("timm", "timm", "timm")):
+        if not importlib.util.find_spec(library):
+            continue
+        known = [f"{library}:{other}" for other in extra(module, needed).list_models()]
+        if f"{library}:{bare}" in known:
+            return [f"{library}:{bare}"]
+        elsewhere += known
+        if near := difflib.get_close_matches(name, list_models(), n=3):
+            return near  # without asking timm, which takes seconds to import
+    return difflib.get_close_matches(name, list_models(), n=3) or difflib.get_close_matches(name, elsewhere, n=3)

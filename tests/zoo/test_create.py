@@ -25,8 +25,8 @@ def se_names(model):
 def test_list_models():
     names = list_models()
     assert names == sorted(names)
-    assert {"resnet20", "se_resnet20"} <= set(names)
-    assert list_models("se_*") == ["se_" + name for name in list_models("resnet*")]
+    assert {"resnet20", "se_resnet20", "senet154", "senet154_plain"} <= set(names)
+    assert list_models("se_resne*") == ["se_" + name for name in list_models("resne*")]
     assert list_models("nothing*") == []
 
 
@@ -90,7 +90,7 @@ def test_origin_survives_copies():
         ("torchvision:resnet19", "torchvision has no network 'resnet19'; did you mean 'resnet18'"),
         ("timm:convnext_tinny", "timm has no network 'convnext_tinny'; did you mean 'convnext_tiny'"),
         ("timm:hf-hub:owner/name", "timm has no network 'hf-hub:owner/name'"),
-        ("qqqqqqqq", "no network 'qqqqqqqq'; the zoo has resnet110"),
+        ("qqqqqqqq", "no network 'qqqqqqqq'; the zoo has bn_inception, .*: list_models\\(\\) names all"),
         ("nowhere/net.py", "say which function of it makes the network: nowhere/net.py:FUNCTION"),
         ("nowhere/net.py:build", "nowhere/net.py does not exist"),
         ("nowhere/run", "'nowhere/run' does not exist; a network is a name of the zoo"),

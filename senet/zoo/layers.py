@@ -1,0 +1,93 @@
+"""What several families share: a convolution unit, He initialisation, and fitting torchvision's networks to options."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from torch import nn
+
+from senet.block import _positive_int
+
+__all__ = ["ConvUnit", "initialise", "scaled", "with_dropout", "with_in_channels"]
+
+
+class ConvUnit(nn.Sequential):
+    """A convolution without bias, its batch normalisation, and a ReLU where asked: `conv`, `bn`, `relu`.
+
+    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)), where the padding is not given.
+
+    Args:
+        in_channels: of the input.
+        channels: of the output.
+        kernel: height and width, or one number for both.
+        stride: in both directions.
+        padding: on every side; None: half the kernel, which keeps the size.
+        groups: of the convolution.
+        eps: of the normalisation.
+        relu: whether there is an activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        eps: float = 1e-5,
+        relu: bool = True,
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        pad = (height // 2, width // 2) if padding is None else (padding, padding)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=nn.Conv2d(in_channels, channels, (height, width), stride, pad, groups=groups, bias=False),
+            bn=nn.BatchNorm2d(channels, eps),
+        )
+        if relu:
+            layers["relu"] = nn.ReLU(inplace=True)
+        super().__init__(layers)
+
+
+def initialise(model: nn.Module) -> None:
+    """He initialisation of every convolution (normal, by outputs), all biases zero, as the paper trains (section 5).
+
+    Batch normalisations start as ones and zeros, and linear weights uniform in ±1/√inputs, of themselves.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def scaled(channels: int, width: float, divisor: int = 8) -> int:
+    """`channels` times `width`, to the nearest multiple of `divisor`, and never below one multiple.
+
+    Raises:
+        ValueError: where the width is no positive finite number.
+    """
+    if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
+        raise ValueError(f"width is a positive number, a multiple of the paper's channels, not {width!r}")
+    return channels if width == 1 else max(divisor, round(channels * width / divisor) * divisor)
+
+
+def with_in_channels(model: nn.Module, in_channels: int) -> None:
+    """Give `model` another first convolution where its pictures have other than 3 channels."""
+    if _positive_int("in_channels", in_channels) == 3:
+        return
+    name, first = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    model.set_submodule(name, convolution := _like(first, in_channels))
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _like(first: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    kernel, stride, padding = (tuple(map(int, pair)) for pair in (first.kernel_size, first.stride, first.padding))
+    return nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding, bias=first.bias is not None)  # type: ignore[arg-type]
+
+
+def with_dropout(pool: nn.Module, dropout: float) -> nn.Module:
+    """`pool`, followed by dropout where there is any: no key of the network changes."""
+    return nn.Sequential(pool, nn.Dropout(dropout)) if dropout else pool
