@@ -116,11 +116,12 @@ def compare(
     first = {"plain": _checked_plain(plain, _made(plain, plan, seed=0)), "se": _made(with_se, plan, seed=0)}
     settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
     folder = open_folder(out, settings["se"], resume=resume)
-    costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
     for note in first["se"].notes:
         shown.note(note)
-    runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
-    comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
+    with plan.threads():
+        costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
+        runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
+        comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
     write_csv(folder / METRICS, comparison.rows())
     write_plots(comparison)
     write_json(folder / RESULT, comparison.to_json())

@@ -136,7 +136,7 @@ class Comparison:
             f"{len(self.plain.histories[0])} epochs"
         )
         columns = ("seed", "plain", "with SE", "SE − plain")
-        times = _mean(self.plain.seconds), _mean(self.se.seconds)
+        times = statistics.median(self.plain.seconds), statistics.median(self.se.seconds)
         se = self.settings["se"]
         width = f"reduction ratio {se['reduction_ratio']}" if se["width"] is None else f"width {se['width']}"
         return [
@@ -147,7 +147,7 @@ class Comparison:
             *self._intervals(),
             "",
             display.comparison_table(self.plain.cost, self.se.cost, "Cost of one image"),
-            f"Training time of a run: {duration(times[0])} plain, {duration(times[1])} with SE "
+            f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with SE "
             f"({times[1] / times[0]:.2f} ×)",
             "",
             self.verdict,
@@ -196,7 +196,3 @@ def percent(fraction: float) -> str:
 
 def _spread(mean: float, sd: float | None) -> str:
     return percent(mean) if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    return statistics.fmean(values)

@@ -161,7 +161,7 @@ def train(
     for line in (*made.notes, f"reading {plan.source.name}"):
         shown.note(line)
     prepared = Prepared(plan)
-    with shown.steps(plan.steps):
+    with plan.threads(), shown.steps(plan.steps):
         return run(made, prepared, folder, settings, seed=seed, progress=shown, callbacks=callbacks)
 
 

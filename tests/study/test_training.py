@@ -308,6 +308,20 @@ def test_nothing_is_printed_unless_asked(tiny, pictures, tmp_path, capfd):
     assert "loud, epoch 12 of 12: training loss" in lines[-1]
 
 
+@pytest.mark.parametrize(("size", "expected"), [(8, 1), (64, 3)])
+def test_small_work_is_done_by_one_thread(tiny, pictures, tmp_path, size, expected):
+    seen = []
+
+    class Threads(L.Callback):
+        def on_train_batch_start(self, *_):
+            seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(3)
+    train(tiny, pictures, out=tmp_path / "run", size=size, callbacks=[Threads()], **{**SHORT, "epochs": 1})
+    assert set(seen) == {expected}
+    assert torch.get_num_threads() == 3
+
+
 @pytest.mark.parametrize(("asked", "kind"), [("cpu", "cpu"), ("CPU", "cpu")])
 def test_devices(asked, kind):
     assert device_of(asked).type == kind
