@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from senet.block import SEBlock
 from senet.fileformat import WeightsError
 
-__all__ = ["Difference", "Head", "classes_in", "compare", "head_of"]
+__all__ = ["Difference", "Head", "MismatchError", "classes_in", "classifier_of", "compare", "head_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,14 @@ class Difference:
         return "; ".join(parts)
 
 
+class MismatchError(WeightsError):
+    """Weights are not those of a network; `difference` lists every key of either that has no place in the other."""
+
+    def __init__(self, message: str, difference: Difference) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
     """A classifier that a file and a network have in two sizes.
@@ -69,18 +78,30 @@ class Head:
     wanted: int
 
 
-def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Difference:
+def compare(
+    model: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str, str] = MappingProxyType({})
+) -> Difference:
     """How `tensors` differ from the state dict of `model`, in the order of each.
+
+    Args:
+        model: the network.
+        tensors: under the names that its state dict would have.
+        names: what the file called those that it called otherwise.
 
     Raises:
         WeightsError: where the model has parameters without a shape yet.
     """
     state = _state(model)
+
+    def called(key: str) -> str:
+        name = names.get(key, key)
+        return "" if name == key else f" (the file's {name})"
+
     return Difference(
         missing={key: _shape(value) for key, value in state.items() if key not in tensors},
-        unexpected={key: _shape(value) for key, value in tensors.items() if key not in state},
+        unexpected={key: f"{_shape(value)}{called(key)}" for key, value in tensors.items() if key not in state},
         mismatched={
-            key: f"{_shape(tensors[key])} in the file, {_shape(value)} in the network"
+            key: f"{_shape(tensors[key])} in the file, {_shape(value)} in the network{called(key)}"
             for key, value in state.items()
             if key in tensors and not _fits(tensors[key], value)
         },
@@ -122,11 +143,17 @@ def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
     head = head_of(model, weights)
     if head is not None:
         return head.classes
+    name = classifier_of(model, weights)
+    return None if name is None else int(weights[f"{name}.weight"].shape[0])
+
+
+def classifier_of(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """The last layer of `model` that is linear or a 1×1 convolution, of which `weights` has the weight: its name."""
     inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SEBlock))
     for name, module in reversed(list(model.named_modules())):
         weight = weights.get(f"{name}.weight")
         if weight is not None and weight.dim() > 1 and _is_classifier(module) and not name.startswith(inside):
-            return int(weight.shape[0])
+            return name
     return None
 
 

@@ -1,35 +1,25 @@
-"""Read published weights, running nothing that is in the file, and load them into a network that they fit.
-
-The one dialect so far is a state dict with the network's own keys. Another one is a function from the tensors of
-a file to such a state dict, applied in `read_weights`.
-"""
+"""Load published weights into a network that they fit, in whatever dialect they are named, or leave it as it was."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from senet import fileformat
-from senet.block import SEBlock, _to_linear_form
+from senet.block import SEBlock, SESpec, _to_linear_form, hidden_width
 from senet.fileformat import WeightsError
-from senet.insertion import inserted
-from senet.zoo.fit import Difference, classes_in, compare, head_of
+from senet.insertion import attach, inserted
+from senet.insertion.attach import attached, detach
+from senet.zoo.checkpoints import SELayers, network_of, se_layers
+from senet.zoo.fit import Difference, MismatchError, classes_in, classifier_of, compare, head_of
+from senet.zoo.reading import WeightsFile, read_file, read_weights
 
-__all__ = ["LoadReport", "WeightsError", "classes_in", "load_tensors", "load_weights", "read_weights"]
+__all__ = ["LoadReport", "WeightsError", "classes_in", "load_file", "load_tensors", "load_weights", "read_weights"]
 
-_ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80"
-_WRAPPERS = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
+_PLAIN = "torchvision's ResNet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +28,14 @@ class LoadReport:
 
     Attributes:
         source: the file.
-        tensors: how many were loaded.
+        tensors: how many of it were loaded.
         classes: the number of classes that the file's classifier has; None where no classifier was recognised.
-        fresh: the layers of the classifier that the file has in another size and that start fresh.
+        fresh: the layers of the classifier that the file has not, or in another size, and that start fresh.
         without_se: the inserted SE blocks that the file has nothing for and that stay as they were.
-        notes: both in words, a sentence each.
+        notes: all of it in words, a sentence each.
+        dialect: whose names the file's tensors have (`senet.zoo.checkpoints.DIALECTS`); None for others.
+        unplaced: the keys of the file that were not loaded: a classifier's.
+        preprocessing: what the network's input is, where the file tells: a `.caffemodel`'s is BGR.
     """
 
     source: str
@@ -51,102 +44,181 @@ class LoadReport:
     fresh: tuple[str, ...]
     without_se: tuple[str, ...]
     notes: tuple[str, ...]
+    dialect: str | None = None
+    unplaced: tuple[str, ...] = ()
+    preprocessing: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join((f"{self.source}: {self.tensors} tensors loaded", *self.notes))
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors`, `.pth` or `.pt` file, on the CPU; where possible mapped, not copied.
-
-    Which of them it is, the file's content decides. A `.pth` is read with `weights_only=True`: nothing in it is
-    run. A state dict inside {"state_dict": ...} or {"model": ...} is found there; the prefix that DataParallel or
-    torch.compile put before every key is taken off.
-
-    Raises:
-        WeightsError: where the file is missing, truncated, damaged, holds more than tensors (a whole pickled
-            model, code) or unpacks to more than its size.
-    """
-    file = Path(path)
-    if not file.exists():
-        raise WeightsError(f"{file} does not exist; weights are a .safetensors, .pth or .pt file")
-    if not file.is_file():
-        raise WeightsError(f"{file} is not a file; weights are a .safetensors, .pth or .pt file")
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(64)
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read: {error.strerror}") from error
-    if start[8:9] == b"{":
-        tensors, header = fileformat.read(file)
-        return tensors if header is not None else _without_prefix(tensors)
-    if start.startswith(_ZIP):
-        _check_zip(file)
-    elif not start.startswith(_PICKLE):
-        found = f"begins with {start[:24]!r}" if start else "is empty"
-        raise WeightsError(
-            f"{file} {found}: neither a .safetensors file nor one that torch.save wrote; fetch or write it again"
-        )
-    return _without_prefix(_tensors(_unpickled(file, mapped=start.startswith(_ZIP)), file))
+        named = f", named as in {self.dialect}" if self.dialect else ""
+        return "\n".join((f"{self.source}: {self.tensors} tensors loaded{named}", *self.notes))
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, head: str = "replace") -> LoadReport:
     """Load the weights of `path` into `model`, in place; either all of them fit or the model stays as it was.
 
+    Named otherwise than the model's, they are renamed where their dialect is known: the authors' release and its
+    port, timm's, torchvision's, moskomule's and the article's. SE layers may be linear or 1×1 convolutions. Where the
+    model's have biases and the file's have none, they become 0; the other way round is an error, which names the SESpec
+    to ask for. So is a ResNet whose file has its stride elsewhere.
+
     Args:
         model: the network; inserted SE blocks that the file has nothing for stay as they are.
         path: what `read_weights` reads, or a file written by `save`.
-        head: "replace": where the file's classifier has another number of classes, the model's stays as it is;
-            "strict": that is an error.
+        head: "replace": where the file's classifier has another number of classes, or is missing, the model's stays
+            as it is; "strict": that is an error.
 
     Raises:
         WeightsError: where the file cannot be read; where it is of another network, with the first keys that
-            differ and their shapes.
+            differ and their shapes; a MismatchError, whose `difference` has them all.
+        ImportError: where a `.caffemodel` needs protobuf, with the command that installs it.
     """
-    return load_tensors(model, read_weights(path), str(path), head=head)
+    return load_file(model, read_file(path), head=head)
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, head: str = "replace") -> LoadReport:
     """`load_weights` of tensors that are read already; `source` is what messages call them."""
+    return load_file(model, WeightsFile.of(tensors, source), head=head)
+
+
+def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> LoadReport:
+    """`load_weights` of a file that is read already."""
     if head not in ("replace", "strict"):
         raise ValueError(f"head is 'replace' or 'strict', not {head!r}")
-    tensors = _own_names(model, tensors)
+    tensors, names, notes = _for_model(model, file, replace=head == "replace")
     found = head_of(model, tensors) if head == "replace" else None
     without_se = _se_without_tensors(model, tensors)
-    spared = [key for key in model.state_dict() if key.startswith(tuple(f"{name}." for name in without_se))]
-    counters = [key for key in model.state_dict() if key.endswith(".num_batches_tracked") and key not in tensors]
+    state = model.state_dict()
+    spared = [key for key in state if key.startswith(tuple(f"{name}." for name in without_se))]
+    counters = [key for key in state if key.endswith(".num_batches_tracked") and key not in tensors]
     fresh = () if found is None else found.keys
-    rest = compare(model, tensors).without([*spared, *counters, *fresh])
+    difference = compare(model, tensors, names)
+    absent = _absent_head(model, difference, state) if head == "replace" and found is None else None
+    lacking = [key for key in state if absent is not None and key.startswith(f"{absent}.")]
+    rest = difference.without([*spared, *counters, *fresh, *lacking])
     if rest:
-        raise WeightsError(
-            f"{source} does not fit this {type(model).__name__}, which stays as it was: {rest}{_hint(rest)}"
+        raise MismatchError(
+            f"{file.source} does not fit this {type(model).__name__}, which stays as it was: {rest}"
+            f"{_hint(rest, tensors, model, file)}",
+            rest,
         )
-    model.load_state_dict(model.state_dict() | {k: v for k, v in tensors.items() if k not in fresh})
-    notes = []
+    _check_stride(model, file, tensors)
+    model.load_state_dict(state | {key: value for key, value in tensors.items() if key not in fresh})
     if found is not None:
         notes += [
             f"{layer}: {found.classes} classes in the file, {found.wanted} wanted: starts fresh"
             for layer in found.layers
         ]
+    if absent is not None:
+        notes.append(f"{absent}: not in the file: starts fresh")
     if without_se:
         notes.append(f"{len(without_se)} SE blocks are not in the file and stay as they were: {_some(without_se)}")
+    unplaced = tuple(names[key] for key in fresh if key in names)
     return LoadReport(
-        source=source,
-        tensors=len(tensors) - len(fresh),
+        source=file.source,
+        tensors=len(file.tensors) - len(unplaced),
         classes=classes_in(tensors, model),
-        fresh=() if found is None else found.layers,
+        fresh=found.layers if found is not None else () if absent is None else (absent,),
         without_se=without_se,
-        notes=tuple(notes),
+        notes=(*notes, *_differences_of_form(model, file)),
+        dialect=None if file.dialect is None else file.dialect.name,
+        unplaced=unplaced,
+        preprocessing=file.preprocessing,
     )
 
 
-def _own_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that the SE blocks of `model` give them; SEBlock reads two forms."""
-    named = dict(tensors)
-    for name, module in model.named_modules():
-        if isinstance(module, SEBlock):
-            _to_linear_form(named, f"{name}." if name else "", module.scale)
-    return named
+def holds_se(model: nn.Module, file: WeightsFile) -> bool:
+    """Whether the file has SE blocks that the plain `model` has not."""
+    tensors, _ = file.named_for(model)
+    return any(f"{name}.fc1.weight" not in model.state_dict() for name in se_layers(tensors))
+
+
+def take_se(model: nn.Module, file: WeightsFile) -> None:
+    """Give each inserted SE block the width and the biases that it has in the file; one it has nothing of, identity."""
+    tensors, _, _ = _for_model(model, file, replace=False)
+    held = se_layers(tensors)
+    for name, module, at in list(attached(model)):
+        layers = held.get(f"{name}.{at.child}")
+        if layers is None:
+            module.get_submodule(at.child).start_as_identity()  # type: ignore[operator]
+            continue
+        spec = _spec_like(at.spec, layers)
+        if spec != at.spec and layers.channels == at.site.channels:
+            detach(model, name)
+            attach(model, at.site, spec)
+
+
+def _spec_like(spec: SESpec, layers: SELayers) -> SESpec:
+    """`spec` with the hidden width and the biases of a file's block."""
+    spec = dataclasses.replace(spec, bias=layers.bias)
+    if hidden_width(layers.channels, spec.reduction_ratio, spec.width) == layers.width:
+        return spec
+    ratio = max(1, layers.channels // max(1, layers.width))
+    if hidden_width(layers.channels, ratio) == layers.width:
+        return dataclasses.replace(spec, reduction_ratio=ratio, width=None)
+    return dataclasses.replace(spec, width=layers.width)
+
+
+def _for_model(
+    model: nn.Module, file: WeightsFile, *, replace: bool
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The tensors as the model has them, what the file called each, and what was done to them, in words."""
+    tensors, names = file.named_for(model)
+    blocks = {
+        f"{name}." if name else "": module for name, module in model.named_modules() if isinstance(module, SEBlock)
+    }
+    for prefix, module in blocks.items():
+        _to_linear_form(tensors, prefix, module.scale)
+    notes = []
+    without = [
+        (prefix, module)
+        for prefix, module in blocks.items()
+        if module.fc1.bias is not None and f"{prefix}fc1.weight" in tensors and f"{prefix}fc2.weight" in tensors
+    ]
+    if without and not any(f"{prefix}fc{layer}.bias" in tensors for prefix, _ in without for layer in (1, 2)):
+        for prefix, module in without:
+            tensors[f"{prefix}fc1.bias"] = torch.zeros_like(module.fc1.bias)
+            tensors[f"{prefix}fc2.bias"] = torch.zeros_like(module.fc2.bias)
+        notes.append(f"{len(without)} SE blocks have biases, which the file has not: they are 0, which is the same")
+    if replace or file.dialect is not None:
+        notes += _move_head(model, tensors, names)
+    return tensors, names, notes
+
+
+def _move_head(model: nn.Module, tensors: dict[str, Tensor], names: dict[str, str]) -> list[str]:
+    """Name the file's classifier as the model's, where it alone is named otherwise."""
+    difference = compare(model, tensors)
+    state = model.state_dict()
+    absent = _absent_head(model, difference, state)
+    layers = {key.rpartition(".")[0] for key in difference.unexpected}
+    if (
+        absent is None
+        or len(layers) != 1
+        or difference.unexpected.keys() - {f"{n}.{k}" for n in layers for k in _KINDS}
+    ):
+        return []
+    theirs = layers.pop()
+    weight = tensors.get(f"{theirs}.weight")
+    if weight is None or weight.shape[1:].numel() != state[f"{absent}.weight"].shape[1:].numel():
+        return []
+    for kind in _KINDS:
+        if f"{theirs}.{kind}" in tensors and f"{absent}.{kind}" in state:
+            value = tensors.pop(f"{theirs}.{kind}")
+            tensors[f"{absent}.{kind}"] = value.reshape(-1, *state[f"{absent}.{kind}"].shape[1:])
+            names[f"{absent}.{kind}"] = names.pop(f"{theirs}.{kind}")
+    return [f"{absent} is what the file calls {theirs}"]
+
+
+_KINDS = ("weight", "bias")
+
+
+def _absent_head(model: nn.Module, difference: Difference, state: Mapping[str, Tensor]) -> str | None:
+    """The model's classifier, where no parameter of it is in the file and every parameter but its own is."""
+    name = classifier_of(model, state)
+    if name is None:
+        return None
+    own = {key for key in state if key.startswith(f"{name}.")}
+    missing = {key for key in difference.missing if not key.endswith(".num_batches_tracked")}
+    return name if own and own <= missing and not difference.mismatched else None
 
 
 def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -160,74 +232,78 @@ def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tupl
     return tuple(name for name in names if not any(key.startswith(f"{name}.") for key in tensors))
 
 
-def _hint(rest: Difference) -> str:
-    if rest.unexpected and all(".se." in key for key in rest.unexpected) and not rest.mismatched:
-        return ". The file has SE, the network has none: insert it first, or use senet.load for a file of senet.save"
+def _stride_in(model: nn.Module) -> str:
+    """Where the bottlenecks of a ResNet have their stride: "1x1", "3x3", or "" where it has none."""
+    try:
+        first, second, _ = (model.get_submodule(f"layer2.0.conv{index}") for index in (1, 2, 3))
+    except AttributeError:
+        return ""
+    strides = [max(layer.stride) if isinstance(layer, nn.Conv2d) else 1 for layer in (first, second)]  # type: ignore[type-var]
+    return "1x1" if strides[0] > 1 else "3x3" if strides[1] > 1 else ""
+
+
+def _check_stride(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Tensor]) -> None:
+    here = _stride_in(model)
+    if here and file.stride and here != file.stride:
+        words = {"1x1": "first 1×1 convolution", "3x3": "3×3 convolution"}
+        network = network_of(tensors, file.stride)
+        raise WeightsError(
+            f"{file.source} is of a network that has its stride in the {words[file.stride]} of a block, and this "
+            f"{type(model).__name__} has it in the {words[here]}: all shapes fit, and it would compute something else"
+            f"{f'. Make {network!r}' if network else ''}"
+        )
+
+
+def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
+    """What no key and no shape shows, in words."""
+    notes = []
+    pool = next((module for module in model.modules() if isinstance(module, nn.MaxPool2d)), None)
+    if pool is not None and file.caffe_pool is not None:
+        here = pool.ceil_mode and pool.padding in (0, (0, 0))
+        if here != file.caffe_pool:
+            with_or_not = "without padding and rounds up" if file.caffe_pool else "with padding"
+            notes.append(
+                f"the file's network pools {with_or_not}, this one does not: outputs differ a little "
+                f"(in the zoo, caffe_pool={file.caffe_pool})"
+            )
+    if file.dialect is not None and file.dialect.name == _PLAIN and _stride_in(model) == "1x1":
+        notes.append(
+            "torchvision's and timm's ResNets have their stride in the 3×3 convolution, this one in the first 1×1: if "
+            "the weights are theirs, the network is resnet50_v1_5 (or 101, 152)"
+        )
+    if file.preprocessing:
+        notes.append(f"its images are {file.preprocessing['channels']}, in [0, 255], less a mean of each channel")
+    return notes
+
+
+def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, file: WeightsFile) -> str:
+    """What would fit, as far as it can be told."""
+    held, blocks = se_layers(tensors), [m for m in model.modules() if isinstance(m, SEBlock)]
+    unknown_se = bool(rest.unexpected) and all(".se." in key for key in rest.unexpected)
+    spec = _spec_of(list(held.values()))
+    if held and not blocks and unknown_se and not rest.mismatched:
+        return (
+            f". The file has SE, the network has none: insert it first{f', with {spec}' if spec else ''}, or use "
+            f"senet.load for a file of senet.save"
+        )
+    if held and any(at.spec.placement != "standard" for _, _, at in attached(model)) and unknown_se:
+        return ". Published networks have SE in standard placement, this one has it elsewhere"
+    differing = [*rest.unexpected, *rest.mismatched]
+    if held and blocks and differing and all(".se." in key for key in differing) and spec:
+        return f". The file's SE is {spec}: insert that"
+    network = network_of(tensors, file.stride)
+    return f". By its shapes it is of {network!r}" if network and (rest.missing or rest.mismatched) else ""
+
+
+def _spec_of(held: list[SELayers]) -> str:
+    """The SESpec of all of a file's blocks, as code; "" where they have no one."""
+    for ratio in (max(1, layers.channels // max(1, layers.width)) for layers in held[:1]):
+        if all(hidden_width(layers.channels, ratio) == layers.width for layers in held):
+            return f"SESpec(reduction_ratio={ratio}, bias={held[0].bias})"
+    if len({layers.width for layers in held}) == 1:
+        return f"SESpec(width={held[0].width}, bias={held[0].bias})"
     return ""
 
 
 def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _check_zip(file: Path) -> None:
-    """Refuse what torch.save never writes: compressed entries, and more bytes in them than in the file."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise WeightsError(f"{file} is truncated or damaged ({error}); fetch or write it again") from error
-    unpacked = sum(entry.file_size for entry in entries)
-    if any(entry.filename.endswith("constants.pkl") for entry in entries):
-        raise WeightsError(f"{file} is a TorchScript program, not weights: save its state_dict() and load that")
-    if unpacked > file.stat().st_size or any(entry.compress_type for entry in entries):
-        raise WeightsError(
-            f"{file} is compressed ({file.stat().st_size} bytes that unpack to {unpacked}), which torch.save never "
-            f"does: it is refused. Load it where you trust it, and save its state_dict() again"
-        )
-
-
-def _unpickled(file: Path, *, mapped: bool) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read is an error below
-            if file.suffix == ".safetensors":  # torch.load would go by the name
-                with file.open("rb") as stream:
-                    return torch.load(stream, map_location="cpu", weights_only=True)
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" (it asks for {asked[1]})" if asked else ""
-        raise WeightsError(
-            f"{file} is refused: it holds more than tensors{what}, and to load that may run code. "
-            f"Save model.state_dict() alone, best as a .safetensors file"
-        ) from error
-    except Exception as error:  # a damaged file fails in any part of the unpickler
-        raise WeightsError(
-            f"{file} is truncated or damaged ({type(error).__name__}: {error}); fetch or write it again"
-        ) from error
-
-
-def _tensors(loaded: object, file: Path) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{file} holds a {type(loaded).__name__}, not a state dict of tensors")
-    if not loaded:
-        raise WeightsError(f"{file} holds no tensors")
-    for key, value in loaded.items():
-        if not isinstance(key, str):
-            raise WeightsError(f"{file} holds no state dict: its key {key!r} is no name")
-        if not isinstance(value, Tensor):
-            raise WeightsError(
-                f"{file}: {key!r} is a {type(value).__name__}, not a tensor; the state dict is looked for at the top, "
-                f"and under {' and '.join(map(repr, _WRAPPERS))}"
-            )
-    return {key: value.detach() for key, value in loaded.items()}
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while tensors and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None)):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
