@@ -1,12 +1,14 @@
 # make demo   the main job on the embedded data
 # make test   the checks and the fast tests
 # make check  formatter, linter, type checker
+# make long   the tests marked long
+# make survey SE into 190 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test long survey check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -24,6 +26,12 @@ demo: $(VENV)/ready
 
 test: check
 	$(BIN)/python -m pytest
+
+long: $(VENV)/ready
+	$(BIN)/python -m pytest -m long
+
+survey: $(VENV)/ready
+	$(BIN)/python benchmarks/survey.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

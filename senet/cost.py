@@ -138,7 +138,7 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
     with torch.inference_mode(False):
         example = tree_map_only(Tensor, _outside_inference_mode, example)
         with untouched(model):
-            calls, multiply_adds = _count(model, found, example)
+            calls, multiply_adds = count_calls(model, found, example)
         with untouched(model, training=True):
             activation_bytes, bytes_for = kept_for_backward(model, found, example)
         ratio: float | None = None
@@ -184,18 +184,18 @@ def _outside_inference_mode(tensor: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass
-class _Calls:
-    """What the calls of one SE block did, summed."""
+class Calls:
+    """What the calls of one SE block did, summed: multiplications by gates, and PyTorch's flops, 2 per multiply-add."""
 
     rescaling: int = 0
     flops: int = 0
 
 
-def _count(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, _Calls], int]:
-    """Calls per SE block, and the multiply-adds of one forward pass."""
+def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, Calls], int]:
+    """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model`, as it is."""
     from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, which `import senet` is spared
 
-    calls = {name: _Calls() for name in found}
+    calls = {name: Calls() for name in found}
     with FlopCounterMode(display=False) as counter:
 
         def entered(name: str, _: Tensor) -> None:
@@ -217,7 +217,7 @@ def _count(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tu
 
 def _latency_ratio(model: nn.Module, example: Any) -> float:
     """Time of a forward pass over that of the network without SE: the median of paired ratios."""
-    plain = remove(model)
+    plain = remove(model, everything=True)
     pair_s = _warm_up(plain, example) + _warm_up(model, example)
     rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, math.ceil(MEASURING_S / pair_s)))
     ratios = []

@@ -17,7 +17,7 @@ from senet.block import SEBlock, SESpec
 from senet.insertion.errors import InsertionError
 from senet.insertion.site import POSITIONS, Site
 
-__all__ = ["Attachment", "attach", "attached", "attachment", "detach", "iterates_its_children"]
+__all__ = ["Attachment", "attach", "attached", "attachment", "check_detachable", "detach", "iterates_its_children"]
 
 _KEY = "_senet_attachment"  # in the __dict__ of the module that holds the SE
 _SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
@@ -109,18 +109,28 @@ def detach(model: nn.Module, name: str) -> None:
     found = attachment(host)
     if found is None:
         raise InsertionError(f"{name} holds no inserted SE")
-    joined = [host] if found.site.position != "shortcut" else [host, _module(model, found.site.source)]
-    for module in joined:
-        if "_senet_base" not in vars(type(module)):
-            raise InsertionError(
-                f"the class of {name} was changed to {type(module).__name__} after SE was joined to it "
-                f"(a parametrisation, perhaps): undo that first"
-            )
-    for module in joined:
+    for module in check_detachable(model, name, found.site):
         module.__class__ = vars(type(module))["_senet_base"]
         module.__dict__.pop(_SHORTCUT, None)
     del host.__dict__[_KEY]
     delattr(host, found.child)
+
+
+def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]:
+    """The modules whose class changed when SE was joined to `name`.
+
+    Raises:
+        InsertionError: where a class was changed again since.
+    """
+    names = [name] if site.position != "shortcut" else [name, site.source]
+    for each in names:
+        now = type(_module(model, each))
+        if "_senet_base" not in vars(now):
+            raise InsertionError(
+                f"the class of {each} was changed to {now.__name__} after SE was joined to it (a parametrisation, "
+                f"perhaps): undo that first"
+            )
+    return [_module(model, each) for each in names]
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from senet.block import SEBlock, SESpec
-from senet.insertion.attach import attach, attached, detach
+from senet.insertion.attach import attach, attached, check_detachable, detach
 from senet.insertion.dataflow import Dataflow, record
 from senet.insertion.errors import InsertionError
 from senet.insertion.foreign import is_se
@@ -91,23 +91,29 @@ def insert(
     return target
 
 
-def remove(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False) -> nn.Module:
     """Take the SE out: the gates are 1 again, and what they had learnt is gone. The plain network, bit for bit.
 
-    Inserted SE leaves no trace; SE that the network was built with, ours or another library's, becomes an
-    `nn.Identity`.
+    What `insert` put in goes without a trace. From a network that holds nothing inserted, or with `everything`, the
+    SE that it was built with goes too, ours or another library's: each block becomes an `nn.Identity`.
 
     Args:
         model: a network with SE.
         inplace: take it out of `model` itself, not of a copy.
+        everything: take out inserted SE and SE that the network was built with.
 
     Raises:
         InsertionError: where the class of a module was changed again since SE was joined to it. `model` is then as
             it was.
     """
+    joined = [(name, found.site) for name, _, found in attached(model)]
+    for name, site in joined:
+        check_detachable(model, name, site)
     target = model if inplace else _copy(model)
-    for name, _, _ in list(attached(target)):
+    for name, _ in joined:
         detach(target, name)
+    if joined and not everything:
+        return target
     for parent in list(target.modules()):
         for child, module in list(parent._modules.items()):
             if module is not None and is_se(module):

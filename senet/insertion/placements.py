@@ -116,6 +116,18 @@ def _either_side(flow: Dataflow, chain: list[int], end: float) -> Iterator[Optio
 
 
 def _pre(flow: Dataflow, unit: Unit) -> Iterator[Option]:
+    if unit.rule == "plain" and flow.values[unit.fork].op == "input":
+        return  # a picture is no feature map
+    yield from _given_to_branch(flow, unit)
+    if unit.rule == "aggregated":
+        end = after_concatenation(flow, unit.value)[-1]
+        for call in flow.calls_returning.get(end, []):
+            dim = channel_dim(flow, call.inputs[0]) if len(call.inputs) == 1 else None
+            if dim is not None and call.made(unit.value) and not iterates_its_children(call.module):
+                yield Option(call, "input", flow.values[call.inputs[0]].shape[dim], dim)
+
+
+def _given_to_branch(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     value = unit.fork
     end = unit.value if unit.rule == "residual" else math.inf
     while True:

@@ -179,29 +179,39 @@ def channel_dim(flow: Dataflow, index: int) -> int | None:
     The second behind a convolution, a batch or group normalisation or a pooling, the last behind a linear layer or
     a layer normalisation, and wherever a permutation takes it.
     """
-    through = _ELEMENTWISE | _LAYOUT | _SPLITS | {"constant_pad_nd", "roll", "cat"}
+    through = _ELEMENTWISE | NORMS | _LAYOUT | _SPLITS | {"constant_pad_nd", "roll", "cat"}
     path = [index]
     while True:
         value = flow.values[path[-1]]
-        if value.op == "native_layer_norm":
+        instance_norm = value.shape[0] == 1 and len(path) > 1 and flow.values[path[-2]].op in _LAYOUT
+        if value.op in ("native_layer_norm", "addmm", "mm"):
             dim = len(value.shape) - 1
-        elif value.convolution is not None or value.op in NORMS or "pool" in value.op:
+        elif (
+            value.convolution is not None
+            or (value.op in NORMS and not instance_norm)
+            or "pool" in value.op
+            or (
+                value.op == "input" and any(flow.values[i].convolution is not None for i in flow.consumers[value.index])
+            )
+        ):
             dim = 1
-        elif value.op in ("addmm", "mm"):
-            dim = len(value.shape) - 1
         elif value.operands and value.op in through:
-            largest = max(value.operands, key=lambda i: math.prod(flow.values[i].shape))
-            path.append(largest)
+            path.append(max(value.operands, key=lambda i: math.prod(flow.values[i].shape)))
             continue
         else:
             return None
         break
-    for after in reversed(path[:-1]):  # and forward again, to what it is in the value asked about
-        moved = _dim_after(flow.values[path[-1]], flow.values[after], dim)
-        if moved is None:
-            return None
+    known = path.pop()
+    while path:  # and forward again, to what it is in the value asked about
+        moved = _dim_after(flow.values[known], flow.values[path[-1]], dim)
+        if moved is None:  # views that come back to the shape that they left: a channel shuffle, an instance norm
+            while path and flow.values[path[-1]].shape != flow.values[known].shape:
+                path.pop()
+            if not path:
+                return None
+            moved = dim
         dim = moved
-        path.pop()
+        known = path.pop()
     return dim
 
 

@@ -1,0 +1,160 @@
+"""SE blocks of other libraries: recognised by what they do, their gates as they compute them, taken out again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import senet
+from senet.insertion import channels_of, is_se
+
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+
+
+class Article(nn.Module):
+    """The block that an article spread: two 1×1 convolutions without biases."""
+
+    def __init__(self, c: int, r: int = 16) -> None:
+        super().__init__()
+        self.squeeze = nn.AdaptiveAvgPool2d(1)
+        self.excitation = nn.Sequential(
+            nn.Conv2d(c, c // r, 1, bias=False), nn.ReLU(), nn.Conv2d(c // r, c, 1, bias=False), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.excitation(self.squeeze(x))
+
+
+class Moskomule(nn.Module):
+    def __init__(self, c: int, r: int = 16) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(
+            nn.Linear(c, c // r, bias=False), nn.ReLU(), nn.Linear(c // r, c, bias=False), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, _, _ = x.size()
+        return x * self.fc(self.avg_pool(x).view(b, c)).view(b, c, 1, 1).expand_as(x)
+
+
+class SpatialGate(nn.Module):
+    """Named like an SE block of one layer, but a gate over space."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 1)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.sigmoid(self.conv(x))
+
+
+def timm_blocks() -> dict[str, nn.Module]:
+    from timm.layers import squeeze_excite
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from timm.models.senet import SEModule
+
+    return {
+        "SEModule": squeeze_excite.SEModule(32),
+        "SEModule, max too": squeeze_excite.SEModule(32, add_maxpool=True, gate_layer="hard_sigmoid"),
+        "SEModule, norm": squeeze_excite.SEModule(32, norm_layer=nn.BatchNorm2d),
+        "EffectiveSEModule": squeeze_excite.EffectiveSEModule(32),
+        "SqueezeExcite": SqueezeExcite(32),
+        "legacy": SEModule(32, 16),
+    }
+
+
+BLOCKS = {
+    "senet": lambda: senet.SEBlock(32),
+    "article": lambda: Article(32),
+    "moskomule": lambda: Moskomule(32),
+    "torchvision": lambda: torchvision.ops.SqueezeExcitation(32, 4, scale_activation=nn.Hardsigmoid),
+    **{name: (lambda name=name: timm_blocks()[name]) for name in timm_blocks()},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_recognised_with_its_gate(name):
+    block = BLOCKS[name]().eval()
+    x = torch.randn(3, 32, 5, 6)
+    assert is_se(block)
+    assert channels_of(block) == 32
+    assert senet.gate(block, x).shape == (3, 32, 1, 1)
+    torch.testing.assert_close(x * senet.gate(block, x), block(x))
+    assert list(senet.blocks(nn.Sequential(nn.Conv2d(3, 32, 3), block))) == ["1"]
+
+
+def test_channels_last_block():
+    from timm.layers.squeeze_excite import SqueezeExciteCl
+
+    block = SqueezeExciteCl(32)
+    x = torch.randn(2, 5, 6, 32)
+    torch.testing.assert_close(x * senet.gate(block, x), block(x))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_monai(dims):
+    layers = pytest.importorskip("monai.networks.blocks.squeeze_and_excitation")
+    x = torch.randn(2, 16, *(4, 5, 6)[:dims])
+    block = layers.ChannelSELayer(dims, 16)
+    torch.testing.assert_close(x * senet.gate(block, x), block(x))
+    residual = layers.ResidualSELayer(dims, 16)
+    torch.testing.assert_close(x + x * senet.gate(residual, x), residual(x))
+
+
+@pytest.mark.parametrize("module", [SpatialGate(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid()), nn.Linear(4, 4)])
+def test_what_only_looks_like_se_is_none(module):
+    assert not is_se(module)
+    with pytest.raises(TypeError, match="is no SE block"):
+        senet.gate(module, torch.zeros(1, 8, 2, 2))
+
+
+def test_recognising_changes_nothing():
+    block = BLOCKS["SEModule, norm"]().train()
+    before = {key: value.clone() for key, value in block.state_dict().items()}
+    state = torch.get_rng_state()
+    assert is_se(block)
+    assert block.training
+    assert all(torch.equal(value, block.state_dict()[key]) for key, value in before.items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [
+        (lambda: timm.create_model("seresnet50"), 16),
+        (lambda: timm.create_model("legacy_seresnet50"), 16),
+        (lambda: timm.create_model("efficientnet_b0"), 16),
+        (lambda: timm.create_model("ese_vovnet19b_dw"), 4),
+        (lambda: torchvision.models.mobilenet_v3_small(), 9),
+        (lambda: torchvision.models.regnet_y_400mf(), 16),
+    ],
+)
+def test_networks_of_other_libraries(network, count):
+    model = network().eval()
+    x = torch.randn(1, 3, 64, 64)
+    found = senet.blocks(model)
+    assert len(found) == count
+    cost = senet.cost(model, x)
+    assert len(cost.blocks) == count
+    assert all(row.parameters == sum(p.numel() for p in found[row.name].parameters()) for row in cost.blocks)
+    bare = senet.remove(model)
+    assert senet.blocks(bare) == {}
+    assert len(senet.blocks(model)) == count
+    with torch.no_grad():
+        seen = []
+        hooks = [b.register_forward_hook(lambda m, args, out: args[0]) for b in found.values()]  # gates held at 1
+        expected = model(x)
+        for hook in hooks:
+            hook.remove()
+        assert torch.equal(bare(x), expected)
+        assert seen == []
+
+
+def test_removing_then_inserting_makes_timms_network_ours():
+    """SEResNet-50 of timm with its SE taken out is a plain ResNet-50 into which ours goes."""
+    bare = senet.remove(timm.create_model("seresnet50"))
+    assert len(senet.sites(bare, torch.randn(1, 3, 64, 64))) == 16
