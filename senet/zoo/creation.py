@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import operator
 import os
@@ -11,16 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from senet.block import SESpec
 from senet.insertion import insert
 from senet.zoo.errors import ModelError
 from senet.zoo.fit import head_of
+from senet.zoo.matching import for_model, holds_se, take_se
 from senet.zoo.naming import is_saved, list_models, mark, origin, resolve
+from senet.zoo.reading import WeightsFile, read_file
 from senet.zoo.skeleton import insert_without_values
 from senet.zoo.sources import DEFAULT_CLASSES, Built, Source, ZooSource, extra
-from senet.zoo.weights import WeightsError, load_tensors, read_weights
+from senet.zoo.weights import WeightsError, load_file
 
 __all__ = ["create"]
 
@@ -54,12 +57,14 @@ def create(
         num_classes: size of the classifier. Not given, it is the weights' own, and without weights the network's:
             1000, or what torchvision, timm or the function have set. A function that does not take it is not
             given it. A saved network keeps its own.
-        weights: a path (`.safetensors`, `.pth`), "pretrained" (torchvision's or timm's own, which may be
+        weights: a path (`.safetensors`, `.pth`, the authors' `.caffemodel`; published weights in every dialect that
+            `senet.zoo.load_weights` knows), "pretrained" (torchvision's or timm's own, which may be
             downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever downloaded. Where
             `num_classes` is given and is not the weights', the classifier starts fresh;
             `senet.zoo.load_weights` reports it, here it goes to the log "senet".
         spec: put SE of this kind into the network. Its `start=None` means the paper's initialisation, or, with
-            weights of the plain network, the identity.
+            weights of the plain network, the identity. Not given, the blocks of a `se_` network have the width and
+            the biases that they have in the weights.
         options: passed on to the network's builder.
 
     Raises:
@@ -83,24 +88,35 @@ def create(
         return _with_se(source, built, spec, "paper")
     if weights == "pretrained":
         return _with_se(source, source.pretrained(classes, options), spec, "identity")
-    tensors = read_weights(_fetched(weights))
+    file = read_file(_fetched(weights))
+    options = _as_published(source, file, options)
     built = source.build(classes, options)
-    if classes is None and (head := head_of(built.model, tensors)):
+    if classes is None and (head := head_of(built.model, for_model(built.model, file)[0])):
         built = source.build(head.classes, options)
     # a classifier may only start fresh where a number of classes was asked for
     head_rule = "strict" if classes is None else "replace"
-    if spec is not None and any(key.endswith(".se.fc1.weight") for key in tensors):
+    if spec is not None and holds_se(built.model, file):
         model = _with_se(source, built, spec, "paper")
-        _load(model, tensors, weights, head_rule)
+        if spec is named_spec:
+            take_se(model, file)
+        _load(model, file, head_rule)
         return model
-    _load(built.model, tensors, weights, head_rule)
+    _load(built.model, file, head_rule)
     return _with_se(source, built, spec, "identity")
 
 
-def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: str | os.PathLike[str], head_rule: str) -> None:
-    report = load_tensors(model, tensors, str(weights), head=head_rule)
+def _as_published(source: Source, file: WeightsFile, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with Caffe's first pooling where the weights were trained with it and the network can have it."""
+    if not (file.caffe_pool and isinstance(source, ZooSource)):
+        return dict(options)
+    known = inspect.signature(source.entry.build).parameters
+    return {**({"caffe_pool": True} if "caffe_pool" in known else {}), **options}
+
+
+def _load(model: nn.Module, file: WeightsFile, head_rule: str) -> None:
+    report = load_file(model, file, head=head_rule)
     for note in report.notes:
-        _log.info("%s: %s", weights, note)
+        _log.info("%s: %s", file.source, note)
 
 
 def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> nn.Module:

@@ -6,15 +6,15 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from senet.block import SEBlock, SESpec, _to_linear_form, hidden_width
+from senet.block import SEBlock
 from senet.fileformat import WeightsError
-from senet.insertion import attach, inserted
-from senet.insertion.attach import attached, detach
-from senet.zoo.checkpoints import SELayers, network_of, se_layers
-from senet.zoo.fit import Difference, MismatchError, classes_in, classifier_of, compare, head_of
+from senet.insertion import inserted
+from senet.insertion.attach import attached
+from senet.zoo.checkpoints import network_of, se_layers
+from senet.zoo.fit import Difference, MismatchError, classes_in, compare, head_of
+from senet.zoo.matching import absent_head, for_model, spec_of
 from senet.zoo.reading import WeightsFile, read_file, read_weights
 
 __all__ = ["LoadReport", "WeightsError", "classes_in", "load_file", "load_tensors", "load_weights", "read_weights"]
@@ -84,7 +84,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     """`load_weights` of a file that is read already."""
     if head not in ("replace", "strict"):
         raise ValueError(f"head is 'replace' or 'strict', not {head!r}")
-    tensors, names, notes = _for_model(model, file, replace=head == "replace")
+    tensors, names, notes = for_model(model, file)
     found = head_of(model, tensors) if head == "replace" else None
     without_se = _se_without_tensors(model, tensors)
     state = model.state_dict()
@@ -92,7 +92,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     counters = [key for key in state if key.endswith(".num_batches_tracked") and key not in tensors]
     fresh = () if found is None else found.keys
     difference = compare(model, tensors, names)
-    absent = _absent_head(model, difference, state) if head == "replace" and found is None else None
+    absent = absent_head(model, difference, state) if head == "replace" and found is None else None
     lacking = [key for key in state if absent is not None and key.startswith(f"{absent}.")]
     rest = difference.without([*spared, *counters, *fresh, *lacking])
     if rest:
@@ -124,101 +124,6 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
         unplaced=unplaced,
         preprocessing=file.preprocessing,
     )
-
-
-def holds_se(model: nn.Module, file: WeightsFile) -> bool:
-    """Whether the file has SE blocks that the plain `model` has not."""
-    tensors, _ = file.named_for(model)
-    return any(f"{name}.fc1.weight" not in model.state_dict() for name in se_layers(tensors))
-
-
-def take_se(model: nn.Module, file: WeightsFile) -> None:
-    """Give each inserted SE block the width and the biases that it has in the file; one it has nothing of, identity."""
-    tensors, _, _ = _for_model(model, file, replace=False)
-    held = se_layers(tensors)
-    for name, module, at in list(attached(model)):
-        layers = held.get(f"{name}.{at.child}")
-        if layers is None:
-            module.get_submodule(at.child).start_as_identity()  # type: ignore[operator]
-            continue
-        spec = _spec_like(at.spec, layers)
-        if spec != at.spec and layers.channels == at.site.channels:
-            detach(model, name)
-            attach(model, at.site, spec)
-
-
-def _spec_like(spec: SESpec, layers: SELayers) -> SESpec:
-    """`spec` with the hidden width and the biases of a file's block."""
-    spec = dataclasses.replace(spec, bias=layers.bias)
-    if hidden_width(layers.channels, spec.reduction_ratio, spec.width) == layers.width:
-        return spec
-    ratio = max(1, layers.channels // max(1, layers.width))
-    if hidden_width(layers.channels, ratio) == layers.width:
-        return dataclasses.replace(spec, reduction_ratio=ratio, width=None)
-    return dataclasses.replace(spec, width=layers.width)
-
-
-def _for_model(
-    model: nn.Module, file: WeightsFile, *, replace: bool
-) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors as the model has them, what the file called each, and what was done to them, in words."""
-    tensors, names = file.named_for(model)
-    blocks = {
-        f"{name}." if name else "": module for name, module in model.named_modules() if isinstance(module, SEBlock)
-    }
-    for prefix, module in blocks.items():
-        _to_linear_form(tensors, prefix, module.scale)
-    notes = []
-    without = [
-        (prefix, module)
-        for prefix, module in blocks.items()
-        if module.fc1.bias is not None and f"{prefix}fc1.weight" in tensors and f"{prefix}fc2.weight" in tensors
-    ]
-    if without and not any(f"{prefix}fc{layer}.bias" in tensors for prefix, _ in without for layer in (1, 2)):
-        for prefix, module in without:
-            tensors[f"{prefix}fc1.bias"] = torch.zeros_like(module.fc1.bias)
-            tensors[f"{prefix}fc2.bias"] = torch.zeros_like(module.fc2.bias)
-        notes.append(f"{len(without)} SE blocks have biases, which the file has not: they are 0, which is the same")
-    if replace or file.dialect is not None:
-        notes += _move_head(model, tensors, names)
-    return tensors, names, notes
-
-
-def _move_head(model: nn.Module, tensors: dict[str, Tensor], names: dict[str, str]) -> list[str]:
-    """Name the file's classifier as the model's, where it alone is named otherwise."""
-    difference = compare(model, tensors)
-    state = model.state_dict()
-    absent = _absent_head(model, difference, state)
-    layers = {key.rpartition(".")[0] for key in difference.unexpected}
-    if (
-        absent is None
-        or len(layers) != 1
-        or difference.unexpected.keys() - {f"{n}.{k}" for n in layers for k in _KINDS}
-    ):
-        return []
-    theirs = layers.pop()
-    weight = tensors.get(f"{theirs}.weight")
-    if weight is None or weight.shape[1:].numel() != state[f"{absent}.weight"].shape[1:].numel():
-        return []
-    for kind in _KINDS:
-        if f"{theirs}.{kind}" in tensors and f"{absent}.{kind}" in state:
-            value = tensors.pop(f"{theirs}.{kind}")
-            tensors[f"{absent}.{kind}"] = value.reshape(-1, *state[f"{absent}.{kind}"].shape[1:])
-            names[f"{absent}.{kind}"] = names.pop(f"{theirs}.{kind}")
-    return [f"{absent} is what the file calls {theirs}"]
-
-
-_KINDS = ("weight", "bias")
-
-
-def _absent_head(model: nn.Module, difference: Difference, state: Mapping[str, Tensor]) -> str | None:
-    """The model's classifier, where no parameter of it is in the file and every parameter but its own is."""
-    name = classifier_of(model, state)
-    if name is None:
-        return None
-    own = {key for key in state if key.startswith(f"{name}.")}
-    missing = {key for key in difference.missing if not key.endswith(".num_batches_tracked")}
-    return name if own and own <= missing and not difference.mismatched else None
 
 
 def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -280,7 +185,7 @@ def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, fil
     """What would fit, as far as it can be told."""
     held, blocks = se_layers(tensors), [m for m in model.modules() if isinstance(m, SEBlock)]
     unknown_se = bool(rest.unexpected) and all(".se." in key for key in rest.unexpected)
-    spec = _spec_of(list(held.values()))
+    spec = spec_of(list(held.values()))
     if held and not blocks and unknown_se and not rest.mismatched:
         return (
             f". The file has SE, the network has none: insert it first{f', with {spec}' if spec else ''}, or use "
@@ -293,16 +198,6 @@ def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, fil
         return f". The file's SE is {spec}: insert that"
     network = network_of(tensors, file.stride)
     return f". By its shapes it is of {network!r}" if network and (rest.missing or rest.mismatched) else ""
-
-
-def _spec_of(held: list[SELayers]) -> str:
-    """The SESpec of all of a file's blocks, as code; "" where they have no one."""
-    for ratio in (max(1, layers.channels // max(1, layers.width)) for layers in held[:1]):
-        if all(hidden_width(layers.channels, ratio) == layers.width for layers in held):
-            return f"SESpec(reduction_ratio={ratio}, bias={held[0].bias})"
-    if len({layers.width for layers in held}) == 1:
-        return f"SESpec(width={held[0].width}, bias={held[0].bias})"
-    return ""
 
 
 def _some(names: tuple[str, ...]) -> str:
