@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from senet.insertion.attach import iterates_its_children
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.walk import (
-    ACTIVATIONS,
+    ELEMENTWISE,
     NORMS,
     Option,
     Unit,
@@ -78,7 +78,7 @@ def _unit_before(flow: Dataflow, unit: Unit) -> list[int]:
     """An activation and what leads to it one by one, first things first: back to a convolution or a sum."""
     chain = [unit.value]
     while flow.values[chain[0]].convolution is None:
-        at = back(flow, chain[0], through=NORMS)
+        at = back(flow, chain[0], through=NORMS | {"view"})
         if at is None or at not in unit.own:
             break
         chain.insert(0, at)
@@ -140,7 +140,7 @@ def _given_to_branch(flow: Dataflow, unit: Unit) -> Iterator[Option]:
             if takes_it and not iterates_its_children(call.module):
                 yield Option(call, "input", flow.values[value].shape[dim], dim)
         used = flow.values[uses[0]]
-        if len(uses) != 1 or not (used.op in ACTIVATIONS or is_split(used)):
+        if len(uses) != 1 or not (used.op in ELEMENTWISE or is_split(used)):
             return
         value = uses[0]
 

@@ -12,6 +12,7 @@ from senet.insertion.dataflow import Call, Dataflow, Value
 
 __all__ = [
     "ACTIVATIONS",
+    "ELEMENTWISE",
     "LINEAR",
     "NORMS",
     "Option",
@@ -42,14 +43,14 @@ ACTIVATIONS = frozenset(
     "relu relu6 hardtanh leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid sigmoid tanh softplus "
     "_prelu_kernel prelu rrelu rrelu_with_noise softsign log_sigmoid_forward threshold clamp clamp_min".split()
 )
-_ELEMENTWISE = ACTIVATIONS | frozenset(
+ELEMENTWISE = ACTIVATIONS | frozenset(
     "mul div add sub neg clone alias detach _to_copy contiguous native_dropout dropout copy lift_fresh".split()
 )
 NORMS = frozenset(
     "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
     "miopen_batch_norm native_group_norm native_layer_norm batch_norm_with_update _batch_norm_no_update".split()
 )
-LINEAR = NORMS | frozenset("convolution add mul div clone contiguous native_dropout dropout alias".split())
+LINEAR = NORMS | frozenset("convolution add mul div clone contiguous native_dropout dropout alias view".split())
 _LAYOUT = frozenset("view _unsafe_view reshape permute transpose clone contiguous channel_shuffle".split())
 _SPLITS = frozenset("slice split split_with_sizes narrow select unbind chunk".split())
 _UPSAMPLINGS = frozenset(
@@ -142,7 +143,7 @@ def back(flow: Dataflow, index: int, *, through: frozenset[str] = frozenset()) -
     """
     value = flow.values[index]
     operands = list(dict.fromkeys(value.operands))
-    if value.op in _ELEMENTWISE or value.op in through:
+    if value.op in ELEMENTWISE or value.op in through:
         if len(operands) == 2 and value.op == "mul":
             operands = _self_gated(flow, operands)  # x · σ(x), written by hand
             sizes = [math.prod(flow.values[operand].shape) for operand in operands]
@@ -159,7 +160,7 @@ def _self_gated(flow: Dataflow, operands: list[int]) -> list[int]:
     at: tuple[int, int] | None = (late, 1)
     while at is not None and at[0] > early:
         value = flow.values[at[0]]
-        at = (value.operands[0], 1) if value.op in _ELEMENTWISE and len(set(value.operands)) == 1 else None
+        at = (value.operands[0], 1) if value.op in ELEMENTWISE and len(set(value.operands)) == 1 else None
     return [early] if at is not None and at[0] == early else operands
 
 
@@ -179,21 +180,14 @@ def channel_dim(flow: Dataflow, index: int) -> int | None:
     The second behind a convolution, a batch or group normalisation or a pooling, the last behind a linear layer or
     a layer normalisation, and wherever a permutation takes it.
     """
-    through = _ELEMENTWISE | NORMS | _LAYOUT | _SPLITS | {"constant_pad_nd", "roll", "cat"}
+    through = ELEMENTWISE | NORMS | _LAYOUT | _SPLITS | {"constant_pad_nd", "roll", "cat"}
     path = [index]
     while True:
         value = flow.values[path[-1]]
         instance_norm = value.shape[0] == 1 and len(path) > 1 and flow.values[path[-2]].op in _LAYOUT
         if value.op in ("native_layer_norm", "addmm", "mm"):
             dim = len(value.shape) - 1
-        elif (
-            value.convolution is not None
-            or (value.op in NORMS and not instance_norm)
-            or "pool" in value.op
-            or (
-                value.op == "input" and any(flow.values[i].convolution is not None for i in flow.consumers[value.index])
-            )
-        ):
+        elif _has_channels_second(flow, value) and not (value.op in NORMS and instance_norm):
             dim = 1
         elif value.operands and value.op in through:
             path.append(max(value.operands, key=lambda i: math.prod(flow.values[i].shape)))
@@ -213,6 +207,12 @@ def channel_dim(flow: Dataflow, index: int) -> int | None:
         dim = moved
         known = path.pop()
     return dim
+
+
+def _has_channels_second(flow: Dataflow, value: Value) -> bool:
+    if value.op == "input":
+        return any(flow.values[index].convolution is not None for index in flow.consumers[value.index])
+    return value.convolution is not None or value.op in NORMS or "pool" in value.op
 
 
 def _dim_after(before: Value, after: Value, dim: int) -> int | None:

@@ -1,0 +1,403 @@
+"""Networks as users write them: other dimensions, several inputs, modes, hooks, parametrisations, frameworks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import senet
+from senet import InsertionError, SESpec
+from tests.insertion.networks import Residual, branch, randomise, small_resnet
+
+
+def assert_unchanged(model: nn.Module, example, se: nn.Module) -> None:
+    args, kwargs = (
+        ((), example) if isinstance(example, dict) else (example if isinstance(example, tuple) else (example,), {})
+    )
+    with torch.no_grad():
+        expected, given = model.eval()(*args, **kwargs), se.eval()(*args, **kwargs)
+    assert senet.insertion.largest_difference(expected, given) == 0
+
+
+# A U-Net with SE wanted in the encoder alone.
+
+
+class DoubleConv(nn.Sequential):
+    def __init__(self, inside: int, outside: int) -> None:
+        layers = []
+        for c in (inside, outside):
+            layers += [nn.Conv2d(c, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    def __init__(self, widths: tuple[int, ...] = (8, 16, 32), classes: int = 2) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(DoubleConv(i, o) for i, o in zip((3, *widths), widths, strict=False))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(w, w // 2, 2, 2) for w in widths[:0:-1])
+        self.decoder = nn.ModuleList(DoubleConv(w, w // 2) for w in widths[:0:-1])
+        self.head = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for index, block in enumerate(self.encoder):
+            x = block(x if index == 0 else F.max_pool2d(x, 2))
+            skips.append(x)
+        for up, block, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
+            x = block(torch.cat([skip, up(x)], 1))
+        return self.head(x)
+
+
+def test_unet_encoder_alone():
+    model, x = randomise(UNet()), torch.randn(2, 3, 32, 32)
+    found = senet.sites(model, x)
+    assert {site.rule for site in found} == {"plain"}  # the skips are no sites, the ten convolution units are
+    assert len(found) == 10
+    se = senet.insert(model, x, where="encoder.*")
+    assert len(senet.blocks(se)) == 6
+    assert all(name.startswith("encoder.") for name in senet.blocks(se))
+    assert_unchanged(model, x, se)
+    last = senet.insert(model, x, where=[f"encoder.{index}.5" for index in range(3)])
+    assert list(senet.blocks(last)) == [f"encoder.{index}.5.se" for index in range(3)]
+
+
+# A residual network for ECG: one dimension.
+
+
+class EcgBlock(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int, kernel: int = 15) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(inside, outside, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm1d(outside)
+        self.drop = nn.Dropout(0.2)
+        self.conv2 = nn.Conv1d(outside, outside, kernel, 1, kernel // 2, bias=False)
+        self.bn2 = nn.BatchNorm1d(outside)
+        self.pool = nn.Sequential(nn.AvgPool1d(stride), nn.Conv1d(inside, outside, 1)) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop(F.relu(self.bn1(self.conv1(x))))
+        y = self.drop(self.bn2(self.conv2(y)))
+        return F.leaky_relu(y + self.pool(x))
+
+
+def test_ecg():
+    model = randomise(
+        nn.Sequential(
+            nn.Conv1d(12, 16, 7, padding=3),
+            EcgBlock(16, 16, 1),
+            EcgBlock(16, 32, 2),
+            EcgBlock(32, 64, 2),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Linear(64, 5),
+        )
+    )
+    x = torch.randn(2, 12, 200)
+    found = senet.sites(model, x)
+    assert [site.name for site in found] == ["1.bn2", "2.bn2", "3.bn2"]
+    assert [site.stage for site in found] == [0, 1, 2]
+    for placement in ("standard", "pre", "post", "identity", "inner"):
+        se = senet.insert(model, x, SESpec(placement=placement))
+        assert len(senet.blocks(se)) == 3, placement
+        assert_unchanged(model, x, se)
+    se = senet.insert(model, x).train()
+    torch.manual_seed(1)
+    expected = model.train()(x)
+    torch.manual_seed(1)
+    assert torch.equal(se(x), expected)  # dropout draws the same masks
+
+
+# A plain network for volumes: three dimensions.
+
+
+def test_volumes():
+    def unit(inside: int, outside: int) -> list[nn.Module]:
+        return [nn.Conv3d(inside, outside, 3, padding=1), nn.InstanceNorm3d(outside, affine=True), nn.ELU()]
+
+    model = nn.Sequential(*unit(1, 8), nn.MaxPool3d(2), *unit(8, 16), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    x = torch.randn(1, 1, 8, 10, 12)
+    se = senet.insert(model, x)
+    assert list(senet.blocks(se)) == ["2.se", "6.se"]
+    assert_unchanged(model, x, se)
+
+
+# Two inputs, one of them no picture, by keyword; a dictionary out.
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Residual(branch(8, 8)))
+        self.depth = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), Residual(branch(8, 8)))
+        self.head = nn.Linear(16 + 4, 3)
+
+    def forward(self, image: Tensor, depth: Tensor, *, table: Tensor | None = None) -> dict[str, Tensor]:
+        parts = [self.image(image).mean((2, 3)), self.depth(depth).mean((2, 3))]
+        parts.append(table if table is not None else image.new_zeros(len(image), 4))
+        return {"logits": self.head(torch.cat(parts, 1)), "features": parts[0]}
+
+
+@pytest.mark.parametrize("form", ["tuple", "dictionary"])
+def test_two_inputs(form):
+    model = randomise(TwoInputs())
+    image, depth = torch.randn(2, 3, 16, 16), torch.randn(2, 1, 8, 8)
+    example = (image, depth) if form == "tuple" else {"image": image, "depth": depth, "table": torch.randn(2, 4)}
+    se = senet.insert(model, example)
+    assert list(senet.blocks(se)) == ["image.1.branch.4.se", "depth.1.branch.4.se"]
+    assert_unchanged(model, example, se)
+
+
+# Another path in training; Python that looks at values.
+
+
+class Auxiliary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = Residual(branch(8, 8))
+        self.second = Residual(branch(8, 8))
+        self.auxiliary = nn.Linear(8, 2)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.first(self.stem(x))
+        side = self.auxiliary(x.mean((2, 3)))
+        if float(x.detach().mean()) > -1e9:  # depends on the data
+            for _ in range(2):
+                x = self.second(x)
+        y = self.head(x.mean((2, 3)))
+        return (y, side) if self.training else y
+
+
+def test_training_branch_and_control_flow():
+    model, x = randomise(Auxiliary()), torch.randn(2, 3, 12, 12)
+    se = senet.insert(model, x)
+    assert list(senet.blocks(se)) == ["first.branch.4.se", "second.branch.4.se"]
+    assert_unchanged(model, x, se)
+    outputs = [copy.deepcopy(m).train()(x) for m in (model, se)]
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+    assert isinstance(outputs[1], tuple)
+
+
+# Normalisations of every kind, or none; and layer scale, drop-path, a projection by pooling, grouped convolutions.
+
+
+class Scaled(nn.Module):
+    """x + drop-path(gamma · block(x)) with the norm wanted."""
+
+    def __init__(self, channels: int, norm: nn.Module, groups: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, groups=groups)
+        self.norm = norm
+        self.conv2 = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.full((channels, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.gamma * self.conv2(F.gelu(self.norm(self.conv1(x))))
+        if self.training:
+            keep = torch.rand(len(x), 1, 1, 1) < 0.8
+            y = y * keep / 0.8
+        return y + x
+
+
+class ChannelsLastNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def norms() -> dict[str, nn.Module]:
+    torchvision = pytest.importorskip("torchvision")
+    return {
+        "batch": nn.BatchNorm2d(8),
+        "group": nn.GroupNorm(2, 8),
+        "layer": ChannelsLastNorm(8),
+        "instance": nn.InstanceNorm2d(8),
+        "frozen": torchvision.ops.FrozenBatchNorm2d(8),
+        "none": nn.Identity(),
+    }
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "instance", "frozen", "none"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_norms_and_groups(norm, groups):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Scaled(8, norms()[norm], groups), Scaled(8, norms()[norm], groups))
+    x = torch.randn(2, 3, 9, 9)
+    se = senet.insert(model, x)
+    assert list(senet.blocks(se)) == ["1.conv2.se", "2.conv2.se"]  # before the layer scale
+    assert_unchanged(model, x, se)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "instance", "frozen"])
+def test_branch_that_ends_in_a_norm(norm):
+    made = norms()[norm]
+    unit = Residual(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), made))
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), unit), torch.randn(2, 3, 9, 9)
+    se = senet.insert(model, x)
+    assert list(senet.blocks(se)) == ["1.branch.3.se"]
+    assert_unchanged(model, x, se)
+
+
+def test_channels_last_maps():
+    """A block on (N, H, W, C): the channels are found behind the permutation."""
+
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.depthwise = nn.Conv2d(6, 6, 7, padding=3, groups=6)
+            self.norm = nn.LayerNorm(6)
+            self.up, self.down = nn.Linear(6, 24), nn.Linear(24, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            return x + self.down(F.gelu(self.up(y)))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 6, 2, 2)
+            self.blocks = nn.Sequential(Mixer(), Mixer())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.blocks(self.stem(x).permute(0, 2, 3, 1)).mean((1, 2))
+
+    model, x = Net(), torch.randn(2, 3, 12, 10)
+    found = senet.sites(model, x)
+    assert [(site.name, site.channels, site.channel_dim) for site in found] == [
+        ("blocks.0.down", 6, 3),
+        ("blocks.1.down", 6, 3),
+    ]
+    se = senet.insert(model, x, SESpec(start="paper"))
+    block = se.blocks[0].down.se
+    u = torch.randn(2, 6, 5, 24)
+    with torch.no_grad():
+        plain = F.linear(u, se.blocks[0].down.weight, se.blocks[0].down.bias)
+        expected = block(plain.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        torch.testing.assert_close(se.blocks[0].down(u), expected)
+    assert_unchanged(model, x, senet.insert(model, x))
+
+
+# What hangs on the modules already.
+
+
+def test_forward_hooks_stay():
+    model, x = randomise(small_resnet()), torch.randn(1, 3, 16, 16)
+    seen: list[str] = []
+    model[1].branch[4].register_forward_hook(lambda m, args, output: output * 2)
+    model[2].register_forward_pre_hook(lambda m, args: seen.append("pre"))
+    se = senet.insert(model, x)
+    assert_unchanged(model, x, se)
+    seen.clear()
+    se(x)
+    assert seen == ["pre"]
+    back = senet.remove(se)
+    assert len(back[1].branch[4]._forward_hooks) == 1
+
+
+@pytest.mark.parametrize("how", ["spectral", "weight"])
+def test_parametrised_layers(how):
+    model, x = small_resnet(), torch.randn(1, 3, 16, 16)
+    norm = {"spectral": nn.utils.parametrizations.spectral_norm, "weight": nn.utils.parametrizations.weight_norm}[how]
+    unit = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), norm(nn.Conv2d(16, 16, 3, padding=1)))
+    model.insert(4, Residual(unit))
+    se = senet.insert(model, x)
+    assert "4.branch.2.se" in senet.blocks(se)
+    assert_unchanged(model, x, se)
+    assert_unchanged(model, x, copy.deepcopy(se))
+    assert_unchanged(model, x, senet.remove(se))
+    with pytest.raises(InsertionError, match=r"scale cannot be folded into 4\.branch\.2"):
+        senet.fold_start(se)
+
+
+def test_parametrised_afterwards():
+    se = senet.insert(small_resnet(), torch.randn(1, 3, 16, 16))
+    nn.utils.parametrize.register_parametrization(se[1].branch[4], "weight", nn.Softplus())
+    with pytest.raises(InsertionError, match=r"class of 1\.branch\.4 was changed"):
+        senet.remove(se, inplace=True)
+    assert len(senet.blocks(se)) == 3
+
+
+def test_frozen_parameters_stay_frozen():
+    model, x = small_resnet(), torch.randn(2, 3, 16, 16)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    se = senet.insert(model, x).train()
+    se(x).sum().backward()
+    learning = [name for name, parameter in se.named_parameters() if parameter.requires_grad]
+    assert all(".se." in name for name in learning)
+    assert len(learning) == 6
+
+
+# Lightning.
+
+
+@pytest.fixture
+def lightning():
+    return pytest.importorskip("lightning.pytorch")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, of what lightning calls
+def test_lightning_module(lightning):
+    class Lit(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_resnet()
+            self.save_hyperparameters()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+        def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(senet.parameter_groups(self, 0.1), lr=0.1)
+
+    model, x = Lit(), torch.randn(1, 3, 16, 16)
+    se = senet.insert(model, x)
+    assert list(senet.blocks(se)) == [f"net.{index}.branch.4.se" for index in (1, 2, 3)]
+    assert_unchanged(model, x, se)
+    _fit(lightning, se.train())
+    assert all(block.fc2.weight.any() for block in senet.blocks(se).values())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_lightning_configure_model(lightning):
+    """Insertion where Lightning wants large models to be made."""
+
+    class Lit(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net: nn.Module | None = None
+
+        def configure_model(self) -> None:
+            if self.net is None:
+                self.net = senet.insert(small_resnet(), torch.randn(1, 3, 16, 16))
+
+        def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    model = Lit()
+    with pytest.raises(InsertionError, match=r"does not run on the example|has no place"):
+        senet.insert(model, torch.randn(1, 3, 16, 16))
+    _fit(lightning, model.train())
+    assert all(block.fc2.weight.any() for block in senet.blocks(model).values())
+
+
+def _fit(lightning, model: nn.Module) -> None:
+    data = [(torch.randn(4, 3, 16, 16), torch.randint(5, (4,))) for _ in range(2)]
+    trainer = lightning.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=None))
