@@ -168,7 +168,7 @@ def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
         if here != file.caffe_pool:
             with_or_not = "without padding and rounds up" if file.caffe_pool else "with padding"
             notes.append(
-                f"the file's network pools {with_or_not}, this one does not: outputs differ a little "
+                f"the file's network pools {with_or_not}, this one does not, which changes its outputs "
                 f"(in the zoo, caffe_pool={file.caffe_pool})"
             )
     if file.dialect is not None and file.dialect.name == _PLAIN and _stride_in(model) == "1x1":
