@@ -166,7 +166,8 @@ def _torchvision_entry(name: str, module: str, kind: str) -> Entry:
     shape: tuple[int, ...] = (3, 96, 96)
     example = training = None
     if "detection" in module:
-        options = {"weights_backbone": None}
+        sizes = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 160}  # what it resizes pictures to
+        options = {"weights_backbone": None, **sizes}
         example = lambda: ([_image(160), _image(200)],)  # noqa: E731
         training = lambda: ([_image(160), _image(160)], [_target(name), _target(name)])  # noqa: E731
     elif "segmentation" in module:
