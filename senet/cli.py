@@ -136,7 +136,14 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     )
 
 
-def cost(network: Network, spec: SESpec, where: list[str] | None = None, latency: bool = False) -> None:
+def cost(
+    network: Network | None = None,
+    spec: SESpec | None = None,
+    where: list[str] | None = None,
+    latency: bool = False,
+    table: bool = False,
+    out: str | None = None,
+) -> None:
     """Say what a network costs without SE and with it: parameters, arithmetic, memory and, on request, time.
 
     Where the network holds SE already, that is what is counted; else SE is put into a copy of it.
@@ -144,7 +151,18 @@ def cost(network: Network, spec: SESpec, where: list[str] | None = None, latency
     Examples:
       senet cost --model torchvision:resnet50
       senet cost --model torchvision:resnet50 --reduction-ratio 4 --latency
+      senet cost --table --out paper.png
     """
+    if table:
+        if network is not None or spec is not None or where is not None or latency:
+            raise flags.UsageError("senet cost --table counts the paper's networks; beside it there is --out alone")
+        _paper_tables(out)
+        return
+    if network is None:
+        raise flags.UsageError("senet cost needs --model, or --table for the paper's networks; see senet cost --help")
+    if out is not None:
+        raise flags.UsageError("senet cost writes a figure with --table alone: leave --out out, or add --table")
+    spec = SESpec() if spec is None else spec
     from senet.cost import cost as count
     from senet.insertion import blocks, remove
     from senet.insertion import insert as put
@@ -156,6 +174,20 @@ def cost(network: Network, spec: SESpec, where: list[str] | None = None, latency
     plain = count(remove(with_se), example)
     title = f"What {network.model} costs, on {se.example}"
     display.show(display.comparison_table(plain, se, title), display.blocks_table(se))
+
+
+def _paper_tables(out: str | None) -> None:
+    """Show the paper's tables as computed, and write their figure where asked."""
+    from senet import paperdisplay
+    from senet.papertables import paper_tables
+
+    if out is not None:
+        paperdisplay.figure_format(Path(out))  # before it takes time
+    tables = paper_tables()
+    display.show(*paperdisplay.paper_tables(tables))
+    if out is not None:
+        paperdisplay.write_figure(tables, Path(out))
+        display.show("", f"Written: {out}, the accuracy that the paper reports against these costs.")
 
 
 def models(pattern: str = "*") -> None:

@@ -111,7 +111,10 @@ _TRAINING: Mapping[str, Flag] = {
     "devices": Flag("DEVICE", "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps"),
 }
 _OUTPUT: Mapping[str, Flag] = {
-    "out": Flag("PATH", "where to write: a file for insert, a folder for train and compare"),
+    "out": Flag(
+        "PATH", "where to write: a file for insert, a .png or .svg for cost --table, a folder for train and compare"
+    ),
+    "table": Flag("", "count the networks of the paper's tables, and set the paper's figures beside them"),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
     "latency": Flag("", "also measure the time of a forward pass, in turn with and without SE"),
 }
@@ -184,8 +187,9 @@ def _parameters(function: Callable[..., None]) -> Iterator[_Parameter]:
             for field in dataclasses.fields(kind):
                 required = field.default is dataclasses.MISSING
                 usual = None if required else field.default
+                needed = required and kind == hints[name]  # a network that may be left out needs no name
                 default = usual if kind == hints[name] else None
-                yield _Parameter(field.name, _without_none(hints_inside[field.name]), default, usual, required)
+                yield _Parameter(field.name, _without_none(hints_inside[field.name]), default, usual, needed)
         else:
             required = parameter.default is inspect.Parameter.empty
             usual = None if required else parameter.default
@@ -205,10 +209,19 @@ def _arguments(function: Callable[..., None], values: Mapping[str, Any]) -> dict
         fields = {field.name: values[field.name] for field in dataclasses.fields(kind)}
         if kind != hints[name]:
             fields = {field: value for field, value in fields.items() if value is not None}
-            arguments[name] = make(**fields) if fields else None
+            arguments[name] = _made(make, fields, function) if fields else None
         else:
             arguments[name] = make(**fields)
     return arguments
+
+
+def _made(make: Any, fields: Mapping[str, Any], function: Callable[..., None]) -> Any:
+    missing = [f.name for f in dataclasses.fields(make) if f.default is dataclasses.MISSING and f.name not in fields]
+    if missing:
+        given = " and ".join(_typed(name) for name in fields)
+        names = " and ".join(map(_typed, missing))
+        raise UsageError(f"senet {function.__name__} {given} needs {names}; see senet {function.__name__} --help")
+    return make(**fields)
 
 
 def _without_none(hint: Any) -> Any:

@@ -151,8 +151,21 @@ def test_cost_with_latency_and_a_gate_without_identity_start(senet):
     assert re.search(r"forward pass, measured in turn +1 +\d+\.\d\d\d ", out)
 
 
+def test_the_papers_tables(senet, tmp_path):
+    pytest.importorskip("torchvision", reason="torchvision is not there")
+    pytest.importorskip("matplotlib", reason="matplotlib is not there")
+    status, out, err = senet("cost", "--table")
+    assert (status, err) == (0, "")
+    assert "Multiply-adds for one image of 224²" in out
+    assert max(map(len, out.splitlines())) <= 160
+    status, out, err = senet("cost", "--table", "--out", tmp_path / "paper.svg")
+    assert (status, err) == (0, "")
+    assert f"Written: {tmp_path / 'paper.svg'}" in out
+    assert (tmp_path / "paper.svg").read_bytes().startswith(b"<?xml")
+
+
 def test_models(senet):
-    assert senet("models", "se_resnet[25]*") == (0, "se_resnet20\nse_resnet56\n", "")
+    assert senet("models", "se_resnet[24]*") == (0, "se_resnet20\nse_resnet44\n", "")
     assert "resnet20" in senet("models")[1].splitlines()
 
 
@@ -197,6 +210,12 @@ BAD = {
         ("insert", "--model", "resnet20", "--out", "x", "--where", "layer4*"),
         "layer1.0.bn2, layer1.1.bn2",
     ),
+    "cost of nothing": (("cost",), "senet cost needs --model, or --table"),
+    "cost of a size": (("cost", "--size", "8"), "senet cost --size needs --model"),
+    "table of a network": (("cost", "--table", "--model", "resnet20"), "beside it there is --out alone"),
+    "table of a spec": (("cost", "--table", "--gate", "tanh"), "beside it there is --out alone"),
+    "table in a strange file": (("cost", "--table", "--out", "x.gif"), "x.gif: a figure's name ends in .png or .svg"),
+    "figure of a network": (("cost", "--model", "resnet20", "--out", "x.png"), "writes a figure with --table alone"),
     "one where of two": (("sites", "--model", "resnet20", "--where", "layer3*", "fc"), "where='fc'"),
     "inserting twice": (("insert", "--model", "se_resnet20", "--out", "x"), "holds SE already"),
     "no such weights": (("cost", "--model", "resnet20", "--weights", "nowhere.pth"), "nowhere.pth"),
