@@ -23,6 +23,7 @@ from senet.insertion.untouched import run, untouched
 __all__ = ["insert", "inserted", "remove", "sites"]
 
 
+@torch.inference_mode(False)  # within it operations would show whole, and new parameters could never learn
 def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> list[Site]:
     """Where SE can go in `model`, and why; the model, its modes, buffers and the random state stay as they were.
 
@@ -43,6 +44,7 @@ def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> lis
     return _analyse(model, example, placement)[0]
 
 
+@torch.inference_mode(False)
 def insert(
     model: nn.Module, example: Any, spec: SESpec | None = None, *, where: Where = None, inplace: bool = False
 ) -> nn.Module:

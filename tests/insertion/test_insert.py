@@ -451,3 +451,13 @@ def test_weights_are_kept_with_real_ones(shared):
     se = senet.insert(model, x[:1])
     with torch.no_grad():
         assert torch.equal(se.eval()(x), model.eval()(x))
+
+
+def test_within_inference_mode():
+    """What is inserted there can be trained later, and reading the network is not misled."""
+    model, x = small_resnet(), torch.randn(1, 3, 16, 16)
+    with torch.inference_mode():
+        se = senet.insert(model, x)
+    assert len(senet.blocks(se)) == 3
+    se.train()(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert all(block.fc2.weight.grad is not None for block in senet.blocks(se).values())
