@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from senet.zoo import create
 from senet.zoo.naming import is_saved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from senet.study.images import Images
@@ -63,7 +64,7 @@ class Evaluation:
             f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})",
             f"loss: {self.loss:.4f}",
             f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
-            f"{how.interpolation}; the network has {self.classes} classes",
+            f"{how.interpolation}{', BGR' * (how.channels == 'BGR')}; the network has {self.classes} classes",
         )
         return "\n".join(lines)
 
@@ -79,9 +80,11 @@ def evaluate(
     split: str | None = None,
     size: int | None = None,
     resize: int | None = None,
+    crop: float | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
+    channels: str | None = None,
     batch_size: int | None = None,
     devices: str | int = "auto",
     workers: int | None = None,
@@ -100,12 +103,14 @@ def evaluate(
             the folders are the network's first classes in the order of their names.
         class_offset: added to each class index: 1 for networks that count a background class first.
         split: "train", "val", "test" or "all"; not given, test where there is one, else val.
-        size: pixels a side that the network is given. This and the next four, not given, are what a run saved
-            with the network, or what timm says of it, else ImageNet's: 224 of 256.
+        size: pixels a side that the network is given. This and the next six, not given, are what a run saved
+            with the network, what its Caffe file or timm says of it, else ImageNet's: 224 of 256.
         resize: pixels of the shorter side before the middle `size` × `size` is cut out.
+        crop: in place of `resize`, the share of the shorter side that is cut out: 0.875 is 224 of 256.
         mean: of each channel, values being in [0, 1].
         std: of each channel.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+        channels: their order in the network's input, "RGB" or "BGR".
         batch_size: images at a time; 64 where not given.
         devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
         workers: processes that load images; not given, one a core, at most 8.
@@ -129,7 +134,8 @@ def evaluate(
         network = model if isinstance(model, nn.Module) else _network(arm, num_classes)
     if classes is None and class_offset == 0:
         images = _by_name(images, source, _trained_classes(arm))
-    preprocessing = _preprocessing(arm, source, size, resize, mean, std, interpolation)
+    asked = {"mean": mean, "std": std, "interpolation": interpolation, "channels": channels}
+    preprocessing = _preprocessing(arm, source, size, resize, crop, asked)
     held = hold(images, preprocessing, budget=0)
     batches = eval_loader(held, batch_size or 64, workers=workers)
     shown = Progress(progress)
@@ -196,16 +202,22 @@ def _preprocessing(
     source: DataSource,
     size: int | None,
     resize: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    interpolation: str | None,
+    crop: float | None,
+    asked: Mapping[str, Any],
 ) -> Preprocessing:
+    """What is known of the network's input, with what was asked for in its place."""
     known = known_preprocessing(arm)
     if known is None and source.small and size is None and source.native_size is not None:
         known = Preprocessing(source.native_size, source.native_size)
-    given = {"resize": resize, "mean": mean, "std": std, "interpolation": interpolation}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in asked.items() if value is not None}
     base = known or Preprocessing()
-    if size is not None and resize is not None:
-        return dataclasses.replace(base, size=size, **changes)
-    return dataclasses.replace(base.at(size), **changes)
+    if crop is not None:
+        if resize is not None:
+            raise ValueError(f"resize ({resize}) and crop ({crop}) are two words for one thing: give one of them")
+        if not 0 < crop <= 1:
+            raise ValueError(f"crop is the share that is cut out, above 0 and at most 1, not {crop!r}")
+        wanted = base.size if size is None else size
+        size, resize = wanted, max(wanted, math.floor(wanted / crop))
+    if resize is None:
+        return dataclasses.replace(base.at(size), **changes)
+    return dataclasses.replace(base, size=base.size if size is None else size, resize=resize, **changes)

@@ -17,6 +17,7 @@ from senet.study.folder import MODEL
 from senet.study.transforms import Preprocessing, timm_preprocessing
 from senet.zoo import create
 from senet.zoo.naming import is_saved
+from senet.zoo.reading import read_preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +110,8 @@ def known_preprocessing(arm: Arm) -> Preprocessing | None:
     for name in (arm.weights, arm.model):
         if name is not None and is_saved(name) and (metadata := metadata_of(name)).get("preprocessing"):
             return Preprocessing.from_json(metadata["preprocessing"])
+    if arm.weights is not None and Path(arm.weights).is_file() and (found := read_preprocessing(arm.weights)):
+        return Preprocessing.from_json(found)  # of a .caffemodel
     if arm.pretrained and arm.model.startswith("timm:"):
         import timm
 

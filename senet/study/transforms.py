@@ -38,11 +38,13 @@ class Preprocessing:
 
     The shorter side is resized to `resize` pixels, the middle `size` × `size` cut out, and each channel of
     values in [0, 1] normalised: (value - mean) / std. ImageNet's mean and std are used throughout, also for
-    networks trained from scratch: any fixed numbers serve those, and published weights expect these.
+    networks trained from scratch: any fixed numbers serve those, and published weights expect these. `channels` is
+    their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are always in
+    the order red, green, blue.
 
     Raises:
         ValueError: on sizes that are no positive whole numbers, a resize smaller than the crop, a mean or std
-            that is not three numbers (std positive), or an unknown interpolation.
+            that is not three numbers (std positive), or an unknown interpolation or order of channels.
     """
 
     size: int = 224
@@ -50,6 +52,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
+    channels: str = "RGB"
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -67,6 +70,8 @@ class Preprocessing:
             close = difflib.get_close_matches(str(self.interpolation), INTERPOLATIONS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An RGB image as (3, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
@@ -85,7 +90,8 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
         layout = torch.channels_last if pixels.device.type == "cpu" else torch.preserve_format
-        return (pixels.to(torch.float32, memory_format=layout) / 255 - mean) / std
+        normal = (pixels.to(torch.float32, memory_format=layout) / 255 - mean) / std
+        return normal if self.channels == "RGB" else normal.flip(-3)
 
     def at(self, size: int | None) -> Preprocessing:
         """The same at another size, the part of the image that is seen being as large; None: at its own."""

@@ -98,6 +98,9 @@ def test_a_classes_file_decides_where_it_is_given(tiny, paint, tmp_path):
         ({"size": 16, "resize": 16}, Preprocessing(16, 16)),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3)),
         ({"interpolation": "bicubic", "resize": 9}, Preprocessing(8, 9, interpolation="bicubic")),
+        ({"size": 16, "crop": 0.875}, Preprocessing(16, 18)),
+        ({"crop": 1.0}, Preprocessing(8, 8)),
+        ({"channels": "BGR"}, Preprocessing(8, 8, channels="BGR")),
     ],
 )
 def test_preprocessing_can_be_said(tiny, pictures, asked, expected):
@@ -109,7 +112,20 @@ def test_any_split_can_be_measured(tiny, pictures):
     assert [evaluate(network, pictures, split=split, **QUIET).count for split in ("train", "val", "all")] == [24, 8, 32]
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": -1}, {"size": 0}, {"split": "dev"}, {"devices": 7}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"workers": -1},
+        {"size": 0},
+        {"split": "dev"},
+        {"devices": 7},
+        {"crop": 0.0},
+        {"crop": 1.5},
+        {"resize": 9, "crop": 0.875},
+        {"channels": "GBR"},
+    ],
+)
 def test_what_makes_no_sense_is_refused(tiny, pictures, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         evaluate(create(tiny, num_classes=2), pictures, **{**QUIET, **wrong})

@@ -40,6 +40,17 @@ def test_preprocessing_is_that_of_torchvisions_reference(interpolation):
     assert torch.allclose(found, reference(_photo()), atol=1e-6)
 
 
+def test_channels_may_be_those_of_caffe():
+    """(value in [0, 255], less the mean of its colour), blue first: what the authors' networks take."""
+    how = Preprocessing(24, 32, [123 / 255, 117 / 255, 104 / 255], [1 / 255] * 3, channels="BGR")
+    pixels = how(_photo())[None]
+    means = torch.tensor([104.0, 117, 123])[:, None, None]
+    torch.testing.assert_close(how.normalise(pixels)[0], pixels[0].float().flip(0) - means, atol=1e-4, rtol=0)
+    assert Preprocessing.from_json(how.to_json()) == how
+    with pytest.raises(ValueError, match="channels is 'RGB' or 'BGR', not 'rgb'"):
+        Preprocessing(channels="rgb")
+
+
 def test_preprocessing_survives_json():
     how = Preprocessing(96, 100, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     assert Preprocessing.from_json(json.loads(json.dumps(how.to_json()))) == how

@@ -6,6 +6,8 @@ import torch
 
 from senet.insertion import blocks, inserted
 from senet.saving import load, save
+from senet.study.networks import Arm, known_preprocessing
+from senet.study.transforms import Preprocessing
 from senet.zoo import WeightsError, create, load_weights, read_weights
 from senet.zoo.reading import read_file, read_preprocessing
 from tests.zoo.published import close, legacy, outputs, randomised, same
@@ -181,6 +183,7 @@ def test_the_input_is_noted(tmp_path, small_state, mean, scale, expected):
     found = read_preprocessing(path)
     assert found == read_file(path).preprocessing
     assert found["channels"] == "BGR"
+    assert known_preprocessing(Arm("se_resnet50", str(path))) == Preprocessing.from_json(found)
     assert found["mean"] == pytest.approx(expected[0])
     assert found["std"] == pytest.approx([expected[1]] * 3)
 
