@@ -97,7 +97,7 @@ def test_counting_without_values_counts_the_same():
 
 
 def test_unknown_network():
-    with pytest.raises(ModelError, match="no network 'resnet5O'; did you mean .*'resnet50'"):
+    with pytest.raises(ModelError, match=r"no network 'resnet5O'; did you mean .*'resnet50'"):
         papertables.count("resnet5O")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,11 +33,18 @@ class Shake(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The mixture of `a` and `b`."""
-        if not self.training:
-            return (a + b) / 2
-        forward, backward = (torch.rand_like(a[:, :1, :1, :1]) for _ in range(2))
-        differentiated = torch.lerp(b, a, backward)  # its value is replaced, its gradients stay
-        return differentiated + (torch.lerp(b, a, forward) - differentiated).detach()
+        return _mixture(a, b, self.training)
+
+
+def _mixture(a: Tensor, b: Tensor, training: bool) -> Tensor:
+    if not training:
+        return (a + b) / 2
+    forward, backward = (torch.rand_like(a[:, :1, :1, :1]) for _ in range(2))
+    differentiated = torch.lerp(b, a, backward)  # its value is replaced, its gradients stay
+    return differentiated + (torch.lerp(b, a, forward) - differentiated).detach()
+
+
+torch.fx.wrap("_mixture")  # one node in a symbolic trace, in either mode
 
 
 class ShiftedShortcut(nn.Module):
