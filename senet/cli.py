@@ -231,6 +231,12 @@ def evaluate(
     weights: str | None = None,
     num_classes: int | None = None,
     size: int | None = None,
+    resize: int | None = None,
+    crop: float | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
     classes: str | None = None,
     class_offset: int = 0,
     split: str | None = None,
@@ -243,6 +249,7 @@ def evaluate(
     Examples:
       senet evaluate --model runs/se --data digits
       senet evaluate --model torchvision:mobilenet_v2 --weights pretrained --data photos --classes names.json
+      senet evaluate --model se_resnet50 --weights SE-ResNet-50.caffemodel --data photos --classes names.json
     """
     from senet.study import evaluate as measure
 
@@ -253,6 +260,12 @@ def evaluate(
         weights=weights,
         num_classes=num_classes,
         size=size,
+        resize=resize,
+        crop=crop,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        channels=channels,
         classes=classes,
         class_offset=class_offset,
         split=split,

@@ -44,8 +44,8 @@ _NETWORK: Mapping[str, Flag] = {
     ),
     "weights": Flag(
         "FILE",
-        "its weights: a .safetensors or .pth file, 'pretrained' (the library's own, may be downloaded), or "
-        "hf:OWNER/NAME; without it the network starts from random weights",
+        "its weights: a .safetensors, .pth or .caffemodel file, 'pretrained' (the library's own, may be downloaded), "
+        "or hf:OWNER/NAME; without it the network starts from random weights",
     ),
     "num_classes": Flag("N", "classes that the network tells apart; without it as many as it has of itself", 1),
     "in_channels": Flag("N", "channels of its input images; without it as many as it has of itself, mostly 3", 1),
@@ -79,6 +79,17 @@ _DATA: Mapping[str, Flag] = {
         "the images' own size where that is at most 64",
         1,
     ),
+    "resize": Flag(
+        "PIXELS",
+        "shorter side of an image before its middle is cut out; this and the next five, where they are not given, are "
+        "what was saved with the weights, what their library says of them, or ImageNet's",
+        1,
+    ),
+    "crop": Flag("SHARE", "in place of --resize: the share of the shorter side that is cut out, such as 0.875", 0),
+    "mean": Flag("X", "of red, green and blue, of values in [0, 1]"),
+    "std": Flag("X", "of red, green and blue: with 0.5 0.5 0.5 for both, the input is in [-1, 1]", 0),
+    "interpolation": Flag("KIND", "of the resizing: nearest, bilinear, bicubic or lanczos"),
+    "channels": Flag("ORDER", "of the colours in the network's input: RGB or BGR"),
     "classes": Flag(
         "FILE",
         "a JSON file with the network's class names in order, by which the folders are looked up; without it "
@@ -279,10 +290,12 @@ def _add(group: Any, parameter: _Parameter, flag: Flag) -> None:
         group.add_argument(name, action=on_or_off, default=default, help=flag.help).usual = parameter.usual
         return
     options: dict[str, Any] = {"type": str}
-    if typing.get_origin(parameter.kind) is list:
+    kind = parameter.kind
+    if typing.get_origin(kind) is list:
         options["nargs"] = "+"
-    elif parameter.kind is not str:
-        options["type"] = functools.partial(_number, kind=parameter.kind, least=flag.least)
+        (kind,) = typing.get_args(kind)
+    if kind is not str:
+        options["type"] = functools.partial(_number, kind=kind, least=flag.least)
     action = group.add_argument(
         name, default=default, required=parameter.required, metavar=flag.metavar, help=flag.help, **options
     )

@@ -337,6 +337,12 @@ class _Said:
             "evaluate --model m --data d --weights w --classes c --class-offset 1 --num-classes 5 --split all",
             {"weights": "w", "classes": "c", "class_offset": 1, "num_classes": 5, "split": "all"},
         ),
+        (
+            "evaluate --model m --data d --size 96 --crop 0.875 --mean 0.5 0.4 0.3 --std 0.1 0.2 0.3 "
+            "--interpolation bicubic --channels BGR",
+            {"size": 96, "crop": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3], "channels": "BGR"},
+        ),
+        ("evaluate --model m --data d --resize 100", {"resize": 100, "mean": None, "crop": None}),
     ],
 )
 def test_what_the_studies_are_given(senet, study, monkeypatch, words, given):
@@ -351,6 +357,19 @@ def test_what_the_studies_are_given(senet, study, monkeypatch, words, given):
     monkeypatch.setattr(study, verb, record)
     assert senet(*words.split()) == (0, "what was found\n", "")
     assert calls[0] | given == calls[0]
+
+
+def test_real_weights_with_what_they_expect_as_options(senet, shared, imagenet100):
+    pytest.importorskip("timm", reason="timm is not there")
+    weights = shared / "weights/tf_mobilenetv3_small_100.imagenet1001.safetensors"
+    classes = ("--classes", shared / "data/imagenet-wnids.json", "--class-offset", 1)
+    how = "--size 224 --crop 0.875 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --interpolation bilinear".split()
+    network = ("--model", "timm:tf_mobilenetv3_small_100", "--weights", weights)
+    status, out, _ = senet("evaluate", *network, "--data", imagenet100, *classes, *how, "--workers", 0)
+    assert status == 0
+    assert "(77 of 100 images)" in out
+    assert "(93 of 100)" in out
+    assert "has 1001 classes" in out
 
 
 @pytest.mark.parametrize(

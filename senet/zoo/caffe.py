@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,18 +28,6 @@ __all__ = ["CaffeModel", "preprocessing_of", "read_caffe"]
 
 _WEIGHTED = ("Convolution", "InnerProduct")
 _EPS = 1e-5  # of the normalisations that these weights go into
-_UNITS: Mapping[str, str] = MappingProxyType(
-    {
-        "7x7_s2": "",
-        "1x1": "branch_1x1",
-        "3x3_reduce": "branch_3x3.0",
-        "3x3": "branch_3x3.1",
-        "double3x3_reduce": "branch_double3x3.0",
-        "double3x3a": "branch_double3x3.1",
-        "double3x3b": "branch_double3x3.2",
-        "pool_proj": "branch_pool.1",
-    }
-)  # of an Inception module, and of the stem
 _UNITS: Mapping[str, str] = MappingProxyType(
     {
         "7x7_s2": "",

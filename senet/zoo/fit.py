@@ -149,8 +149,9 @@ def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
 
 def classifier_of(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     """The last layer of `model` that is linear or a 1×1 convolution, of which `weights` has the weight: its name."""
-    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SEBlock))
-    for name, module in reversed(list(model.named_modules())):
+    modules: list[tuple[str, nn.Module]] = list(model.named_modules())
+    inside = tuple(f"{name}." for name, module in modules if isinstance(module, SEBlock))
+    for name, module in reversed(modules):
         weight = weights.get(f"{name}.weight")
         if weight is not None and weight.dim() > 1 and _is_classifier(module) and not name.startswith(inside):
             return name
