@@ -25,6 +25,7 @@ from senet.insertion.attach import detach
 from senet.zoo.fit import compare
 from senet.zoo.naming import SAVED, mark, origin, resolve
 from senet.zoo.sources import FileSource
+from senet.zoo.weights import note_preprocessing, noted_preprocessing
 
 __all__ = ["atomic_write", "load", "read_metadata", "save"]
 
@@ -40,7 +41,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     Args:
         model: any network.
         path: the file; its folder exists.
-        metadata: anything JSON has, kept for the caller: class names, preprocessing. `read_metadata` reads it.
+        metadata: anything JSON has, kept for the caller: class names, preprocessing. `read_metadata` reads it. What
+            the weights' file told of the network's input (a `.caffemodel`'s is BGR) is `preprocessing`, unless given.
 
     Raises:
         ValueError: where the metadata or an option of the network is nothing that JSON has, or a tensor has no
@@ -52,7 +54,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     model = _unwrapped(model)
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ValueError(f"metadata is a mapping, not a {type(metadata).__name__}")
-    header = _header(model, plain_json(metadata or {}, "metadata"))
+    known = {"preprocessing": preprocessing} if (preprocessing := noted_preprocessing(model)) else {}
+    header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
     with atomic_write(path) as temporary:
         fileformat.write(temporary, model.state_dict(), header)
 
@@ -86,6 +89,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     if difference:
         raise WeightsError(f"{file} does not fit this {type(network).__name__}: {difference}")
     _fill(network, tensors)
+    preprocessing = header.metadata.get("preprocessing")
+    note_preprocessing(network, preprocessing if isinstance(preprocessing, dict) else {})
     return network.eval()
 
 

@@ -20,6 +20,7 @@ from senet.study.sampling import eval_loader, hold
 from senet.study.transforms import Preprocessing
 from senet.zoo import create
 from senet.zoo.naming import is_saved
+from senet.zoo.weights import noted_preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +136,10 @@ def evaluate(
     if classes is None and class_offset == 0:
         images = _by_name(images, source, _trained_classes(arm))
     asked = {"mean": mean, "std": std, "interpolation": interpolation, "channels": channels}
-    preprocessing = _preprocessing(arm, source, size, resize, crop, asked)
+    known = known_preprocessing(arm)
+    if known is None and (noted := noted_preprocessing(network)):
+        known = Preprocessing.from_json(noted)
+    preprocessing = _preprocessing(known, source, size, resize, crop, asked)
     held = hold(images, preprocessing, budget=0)
     batches = eval_loader(held, batch_size or 64, workers=workers)
     shown = Progress(progress)
@@ -198,7 +202,7 @@ def _by_name(images: Images, source: DataSource, trained: list[str] | None) -> I
 
 
 def _preprocessing(
-    arm: Arm,
+    known: Preprocessing | None,
     source: DataSource,
     size: int | None,
     resize: int | None,
@@ -206,7 +210,6 @@ def _preprocessing(
     asked: Mapping[str, Any],
 ) -> Preprocessing:
     """What is known of the network's input, with what was asked for in its place."""
-    known = known_preprocessing(arm)
     if known is None and source.small and size is None and source.native_size is not None:
         known = Preprocessing(source.native_size, source.native_size)
     changes = {name: value for name, value in asked.items() if value is not None}

@@ -2,12 +2,13 @@
 
 from senet.zoo.creation import create
 from senet.zoo.errors import ModelError
-from senet.zoo.fit import classes_in
+from senet.zoo.fit import MismatchError, classes_in
 from senet.zoo.naming import list_models
 from senet.zoo.weights import LoadReport, WeightsError, load_weights, read_weights
 
 __all__ = [
     "LoadReport",
+    "MismatchError",
     "ModelError",
     "WeightsError",
     "classes_in",

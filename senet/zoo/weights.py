@@ -17,8 +17,19 @@ from senet.zoo.fit import Difference, MismatchError, classes_in, compare, head_o
 from senet.zoo.matching import absent_head, for_model, spec_of
 from senet.zoo.reading import WeightsFile, read_file, read_weights
 
-__all__ = ["LoadReport", "WeightsError", "classes_in", "load_file", "load_tensors", "load_weights", "read_weights"]
+__all__ = [
+    "LoadReport",
+    "WeightsError",
+    "classes_in",
+    "load_file",
+    "load_tensors",
+    "load_weights",
+    "note_preprocessing",
+    "noted_preprocessing",
+    "read_weights",
+]
 
+_PREPROCESSING = "_senet_preprocessing"  # in the __dict__ of a network, as which network it is
 _PLAIN = "torchvision's ResNet"
 
 
@@ -35,7 +46,8 @@ class LoadReport:
         notes: all of it in words, a sentence each.
         dialect: whose names the file's tensors have (`senet.zoo.checkpoints.DIALECTS`); None for others.
         unplaced: the keys of the file that were not loaded: a classifier's.
-        preprocessing: what the network's input is, where the file tells: a `.caffemodel`'s is BGR.
+        preprocessing: what the network's input is, where the file tells: a `.caffemodel`'s is BGR. The network keeps
+            it, `senet.save` writes it and `senet.study.evaluate` goes by it.
     """
 
     source: str
@@ -103,6 +115,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
         )
     _check_stride(model, file, tensors)
     model.load_state_dict(state | {key: value for key, value in tensors.items() if key not in fresh})
+    note_preprocessing(model, file.preprocessing)
     if found is not None:
         notes += [
             f"{layer}: {found.classes} classes in the file, {found.wanted} wanted: starts fresh"
@@ -124,6 +137,18 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
         unplaced=unplaced,
         preprocessing=file.preprocessing,
     )
+
+
+def note_preprocessing(model: nn.Module, preprocessing: Mapping[str, object]) -> None:
+    """Write on `model` what its input is, as `senet.study` has Preprocessing; nothing where that is empty."""
+    model.__dict__.pop(_PREPROCESSING, None)
+    if preprocessing:
+        model.__dict__[_PREPROCESSING] = dict(preprocessing)
+
+
+def noted_preprocessing(model: nn.Module) -> dict[str, object]:
+    """What `note_preprocessing` wrote; empty where it wrote nothing."""
+    return dict(model.__dict__.get(_PREPROCESSING, {}))
 
 
 def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

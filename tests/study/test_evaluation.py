@@ -11,6 +11,7 @@ from senet.study.folder import StudyError
 from senet.study.training import train
 from senet.study.transforms import Preprocessing
 from senet.zoo import create
+from senet.zoo.weights import note_preprocessing
 
 QUIET = {"devices": "cpu", "workers": 0, "progress": False}
 SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
@@ -105,6 +106,13 @@ def test_a_classes_file_decides_where_it_is_given(tiny, paint, tmp_path):
 )
 def test_preprocessing_can_be_said(tiny, pictures, asked, expected):
     assert evaluate(create(tiny, num_classes=2), pictures, **asked, **QUIET).preprocessing == expected
+
+
+def test_a_network_tells_its_input(tiny, pictures):
+    network = create(tiny, num_classes=2)
+    note_preprocessing(network, Preprocessing(8, 9, channels="BGR").to_json())
+    assert evaluate(network, pictures, **QUIET).preprocessing == Preprocessing(8, 9, channels="BGR")
+    assert "BGR" in str(evaluate(network, pictures, **QUIET))
 
 
 def test_any_split_can_be_measured(tiny, pictures):

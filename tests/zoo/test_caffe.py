@@ -1,15 +1,18 @@
+import copy
 import re
 import time
 
 import pytest
 import torch
 
-from senet.insertion import blocks, inserted
-from senet.saving import load, save
+from senet.block import SESpec
+from senet.insertion import blocks, insert, inserted
+from senet.saving import load, read_metadata, save
 from senet.study.networks import Arm, known_preprocessing
 from senet.study.transforms import Preprocessing
 from senet.zoo import WeightsError, create, load_weights, read_weights
 from senet.zoo.reading import read_file, read_preprocessing
+from senet.zoo.weights import noted_preprocessing
 from tests.zoo.published import close, legacy, outputs, randomised, same
 
 pytest.importorskip("google.protobuf", reason="protobuf is not there: pip install 'senet[caffe]'")
@@ -53,7 +56,22 @@ def test_se_resnet50_is_the_authors(se_resnet50):
 def test_se_resnet50_survives_saving(se_resnet50, tmp_path):
     made = create("se_resnet50", weights=se_resnet50[1])
     save(made, tmp_path / "saved.safetensors")
-    assert same(load(tmp_path / "saved.safetensors").state_dict(), made.state_dict())
+    again = load(tmp_path / "saved.safetensors")
+    assert same(again.state_dict(), made.state_dict())
+    found = read_metadata(tmp_path / "saved.safetensors")["metadata"]["preprocessing"]
+    assert found == read_preprocessing(se_resnet50[1]) == noted_preprocessing(again)
+    assert known_preprocessing(Arm(str(tmp_path / "saved.safetensors"))).channels == "BGR"
+
+
+def test_other_weights_have_another_input(small_state, tmp_path):
+    model = narrow()
+    path = caffe_files.residual(small_state).write(tmp_path / "net.caffemodel")
+    load_weights(model, path)
+    assert noted_preprocessing(copy.deepcopy(model))["channels"] == "BGR"
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    assert not load_weights(model, tmp_path / "w.pth").preprocessing
+    assert noted_preprocessing(model) == {}
 
 
 def test_bn_inception_is_the_authors(tmp_path):
@@ -98,15 +116,17 @@ def test_every_residual_form(tmp_path, timm_senet, form):
     assert (file.stride, file.caffe_pool) == (written.get("stride", "3x3"), True)
 
 
+def narrow():
+    """Two blocks a stage, 32 times narrower than SE-ResNet-50."""
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="torchvision is not there")
+    model = resnet.ResNet(resnet.Bottleneck, [2, 2, 2, 2], width_per_group=2, num_classes=5)
+    return insert(model, torch.randn(1, 3, 64, 64), SESpec(bias=True))
+
+
 @pytest.fixture(scope="module")
 def small_state():
-    """Two blocks a stage, 32 times narrower than SE-ResNet-50, with the port's keys."""
-    from torchvision.models.resnet import Bottleneck, ResNet
-
-    from senet import SESpec, insert
-
-    model = ResNet(Bottleneck, [2, 2, 2, 2], width_per_group=2, num_classes=5)
-    return legacy(randomised(insert(model, torch.randn(1, 3, 64, 64), SESpec(bias=True))).state_dict())
+    """Its state dict with the port's keys."""
+    return legacy(randomised(narrow()).state_dict())
 
 
 @pytest.mark.parametrize(
