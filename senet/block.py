@@ -10,6 +10,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, SupportsIndex, cast
 
 import torch
@@ -193,24 +194,11 @@ def _se_gate(
         )
     if not x.is_floating_point():
         raise TypeError(f"an SE block takes floating-point tensors, not {x.dtype}")
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            return _gate_of(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, squeeze, gate)
-    return _gate_of(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, squeeze, gate)
-
-
-def _gate_of(
-    x: Tensor,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor | None,
-    scale: Tensor,
-    squeeze: str,
-    gate: str,
-) -> Tensor:
-    z = se_squeeze(x, squeeze, _compute_dtype(x, fc1_weight))
-    s = _cast(se_excite(z, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, gate), x.dtype)
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        z = se_squeeze(x, squeeze, _compute_dtype(x, fc1_weight))
+        s = _cast(se_excite(z, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, gate), x.dtype)
     return s if s.dim() == x.dim() else s[(...,) + (None,) * (x.dim() - 2)]
 
 

@@ -6,16 +6,8 @@ from collections.abc import Iterator
 
 from senet.insertion.dataflow import Dataflow, Value
 from senet.insertion.findings import Finding, counted
-from senet.insertion.walk import (
-    Paths,
-    Unit,
-    after_concatenation,
-    convolutions,
-    is_split,
-    only_upsampled,
-    part,
-    spatial_convolutions,
-)
+from senet.insertion.operations import convolutions, is_split, only_upsampled, spatial_convolutions
+from senet.insertion.walk import Paths, Unit, after_concatenation, part
 
 __all__ = ["aggregated", "dense"]
 

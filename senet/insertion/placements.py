@@ -18,22 +18,9 @@ from collections.abc import Iterator
 
 from senet.insertion.attach import iterates_its_children
 from senet.insertion.dataflow import Dataflow
-from senet.insertion.walk import (
-    ELEMENTWISE,
-    NORMS,
-    Option,
-    Unit,
-    activation_after,
-    after_concatenation,
-    back,
-    channel_dim,
-    is_split,
-    makers,
-    spatial_convolutions,
-    takers,
-    through_layout,
-    unit_after,
-)
+from senet.insertion.layout import channel_dim, through_layout
+from senet.insertion.operations import ELEMENTWISE, NORMS, is_split, spatial_convolutions
+from senet.insertion.walk import Option, Unit, activation_after, after_concatenation, back, makers, takers, unit_after
 
 __all__ = ["options_for", "why_none"]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.findings import Finding
-from senet.insertion.walk import LINEAR, Unit, attends, convolutions, is_activation, spatial_convolutions
+from senet.insertion.operations import LINEAR, attends, convolutions, is_activation, spatial_convolutions
+from senet.insertion.walk import Unit
 
 __all__ = ["plain"]
 

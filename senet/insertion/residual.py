@@ -6,17 +6,15 @@ from collections.abc import Iterator
 
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.findings import Finding, counted
-from senet.insertion.walk import (
-    Paths,
-    Unit,
+from senet.insertion.operations import (
     attends,
     convolutions,
     is_linear,
     only_upsampled,
-    part,
     spatial_convolutions,
     splits_channels,
 )
+from senet.insertion.walk import Paths, Unit, part
 
 __all__ = ["residual"]
 

@@ -13,19 +13,13 @@ from senet.insertion.concatenating import aggregated, dense
 from senet.insertion.dataflow import Dataflow
 from senet.insertion.errors import InsertionError
 from senet.insertion.findings import Finding, counted
+from senet.insertion.layout import stage
+from senet.insertion.operations import attends, convolutions, spatial_convolutions
 from senet.insertion.placements import options_for, why_none
 from senet.insertion.plain import plain
 from senet.insertion.residual import residual
 from senet.insertion.site import Site
-from senet.insertion.walk import (
-    Option,
-    activation_after,
-    attends,
-    convolutions,
-    spatial_convolutions,
-    stage,
-    unique,
-)
+from senet.insertion.walk import Option, activation_after, unique
 
 __all__ = ["RULES", "find"]
 
