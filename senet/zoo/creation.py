@@ -28,6 +28,7 @@ from senet.zoo.weights import WeightsError, load_file
 __all__ = ["create"]
 
 _log = logging.getLogger("senet")
+_SMALLER = {224: 128}  # pixels a side: the zoo's networks have the same sites there, found in a third of the time
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -131,10 +132,14 @@ def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> n
             f"what {source.name} takes as input is not known, so spec= cannot put SE into it here: create it "
             f"plain, then senet.insert(model, example, spec)"
         )
+    channels, height, width = shape
+    where = None
+    if isinstance(source, ZooSource):
+        where = source.entry.where
+        height, width = (_SMALLER.get(side, side) for side in (height, width))
     like = next(model.parameters())
-    example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0), device="cpu")
+    example = torch.randn((1, channels, height, width), generator=torch.Generator().manual_seed(0), device="cpu")
     spec = dataclasses.replace(spec, start=spec.start or start)
-    where = source.entry.where if isinstance(source, ZooSource) else None
     if like.is_meta:
         return insert_without_values(model, example.to(like), spec, where)
     return insert(model, example.to(like), spec, where=where, inplace=True)

@@ -10,6 +10,7 @@ from senet.block import SESpec
 from senet.insertion import blocks, inserted
 from senet.zoo import ModelError, create, list_models
 from senet.zoo.naming import origin, resolve
+from senet.zoo.skeleton import insert_without_values
 
 pytest.importorskip("torchvision", reason="torchvision is not there")
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -208,3 +209,15 @@ def test_forwards_and_backwards(name):
             assert not module.bias.any()
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             assert not module.bias.any()
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if resolve(name)[0].entry.input_size[0] == 224])
+def test_places_do_not_depend_on_the_size_they_are_looked_for_on(name):
+    """`create` looks on pictures of 128² where the network was made for 224², which is quicker."""
+    entry = resolve(name)[0].entry
+    if entry.se_name is None:
+        return
+    model = meta(name, num_classes=5)
+    with_se = insert_without_values(model, torch.empty(1, 3, *entry.input_size, device="meta"), SESpec(), entry.where)
+    sites = [site for site, _ in inserted(with_se).values()]
+    assert sites == [site for site, _ in inserted(meta(entry.se_name or f"se_{name}")).values()]
