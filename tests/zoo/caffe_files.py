@@ -51,6 +51,11 @@ def messages():
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in _FIELDS}
 
 
+def varint(value):
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
 class CaffeNet:
     """A network of Caffe that is written layer by layer, as the authors' prototxt files are."""
 
@@ -64,7 +69,8 @@ class CaffeNet:
         for blob in blobs:
             stored = added.blobs.add()
             stored.shape.dim.extend(blob.shape)
-            stored.data.extend(blob.flatten().tolist())
+            numbers = blob.contiguous().numpy().tobytes()  # field 5, packed: without a Python float for each
+            stored.MergeFromString(b"\x2a" + varint(len(numbers)) + numbers)
         return added
 
     def conv(self, name, bottom, weight, stride=1, bias=None):
