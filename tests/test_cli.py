@@ -277,7 +277,7 @@ def test_compare_and_evaluate_for_real(senet, study, tmp_path):
     status, out, err = senet("compare", *words, "--seeds", 1, "--width", 2, "--out", folder)
     assert status == 0
     assert "se-0, epoch 1 of 1" in err
-    for part in ("with SE", "No difference shown", "multiply-adds", "time of a forward pass", str(folder)):
+    for part in ("with SE", "There is no difference shown", "multiply-adds", "time of a forward pass", str(folder)):
         assert part in out
 
     status, out, _ = senet("evaluate", "--model", folder / "se-0", "--data", "digits", "--workers", 0)

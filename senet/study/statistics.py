@@ -140,16 +140,16 @@ def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
             if len(seeds.values) == 1
             else f"{len(seeds.values)} seeds without spread have no interval"
         )
-        return f"No difference shown: {why} (SE − plain = {points(seeds.mean)} points)."
+        return f"There is no difference shown: {why} (SE − plain = {points(seeds.mean)} points)."
     over_seeds = f"{points(seeds.low)} to {points(seeds.high)} over {len(seeds.values)} seeds"
     if seeds.contains_zero:
         return (
-            f"No difference shown: SE − plain = {points(seeds.mean)} points, and its {share} interval, {over_seeds}, "
+            f"There is no difference shown: SE − plain = {points(seeds.mean)} points, and its {share} interval, {over_seeds}, "
             "contains zero."
         )
     if images is not None and images.contains_zero:
         return (
-            f"No difference shown: SE − plain = {points(seeds.mean)} points ({share} interval {over_seeds}), but the "
+            f"There is no difference shown: SE − plain = {points(seeds.mean)} points ({share} interval {over_seeds}), but the "
             f"interval over {images.images} images, {points(images.low)} to {points(images.high)}, "
             "contains zero."
         )

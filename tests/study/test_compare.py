@@ -140,7 +140,7 @@ def test_one_seed_has_no_interval(tiny, pictures, tmp_path):
     found = compare(tiny, pictures, out=tmp_path / "study", seeds=1, **SHORT)
     result = _result(tmp_path / "study")
     assert (result["difference"]["low"], result["difference"]["high"], result["difference"]["sd"]) == (None,) * 3
-    assert result["verdict"].startswith("No difference shown: one seed has no interval")
+    assert result["verdict"].startswith("There is no difference shown: one seed has no interval")
     assert "none (one seed)" in str(found)
     assert "mean ± sd" not in str(found)
 

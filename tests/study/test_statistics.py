@@ -123,7 +123,7 @@ def test_the_bootstrap_refuses_what_is_not_paired(plain, se):
 )  # fmt: skip
 def test_no_difference_is_shown_where_an_interval_is_missing_or_contains_zero(seeds, images, words):
     said = verdict(seeds, images)
-    assert said.startswith("No difference shown: ")
+    assert said.startswith("There is no difference shown: ")
     assert words in said
     assert "better" not in said
     assert "worse" not in said
@@ -157,7 +157,7 @@ def test_the_verdict_is_never_bolder_than_its_intervals(over_seeds, over_images,
     seeds, images = _difference(*sorted(over_seeds), count=count), _bootstrap(*sorted(over_images))
     said = verdict(seeds, images)
     if seeds.contains_zero or images.contains_zero:
-        assert said.startswith("No difference shown")
+        assert said.startswith("There is no difference shown")
         assert "better" not in said
     else:
         assert ("better" in said) == (seeds.mean > 0)
