@@ -133,7 +133,7 @@ def bootstrap_over_images(
 
 def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
     """One sentence; "better" or "worse" only where no interval contains zero, and an interval over seeds exists."""
-    share = f"{seeds.confidence:.0%}".replace("%", " %")
+    share = f"{100 * seeds.confidence:g} %"
     if seeds.low is None or seeds.high is None:
         why = (
             "one seed has no interval"
@@ -142,16 +142,13 @@ def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
         )
         return f"There is no difference shown: {why} (SE − plain = {points(seeds.mean)} points)."
     over_seeds = f"{points(seeds.low)} to {points(seeds.high)} over {len(seeds.values)} seeds"
+    none = f"There is no difference shown: SE − plain = {points(seeds.mean)} points"
     if seeds.contains_zero:
-        return (
-            f"There is no difference shown: SE − plain = {points(seeds.mean)} points, and its {share} interval, {over_seeds}, "
-            "contains zero."
-        )
+        return f"{none}, and its {share} interval, {over_seeds}, contains zero."
     if images is not None and images.contains_zero:
         return (
-            f"There is no difference shown: SE − plain = {points(seeds.mean)} points ({share} interval {over_seeds}), but the "
-            f"interval over {images.images} images, {points(images.low)} to {points(images.high)}, "
-            "contains zero."
+            f"{none} ({share} interval {over_seeds}), but the interval over {images.images} images, "
+            f"{points(images.low)} to {points(images.high)}, contains zero."
         )
     word = "better" if seeds.mean > 0 else "worse"
     also = f"; {points(images.low)} to {points(images.high)} over {images.images} images" if images else ""
