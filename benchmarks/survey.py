@@ -42,7 +42,7 @@ def check(entry: Entry) -> dict:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     warnings.simplefilter("ignore")
     plain = entry.build()
-    settle(plain)
+    settle(plain, entry)
     example = entry.example()
     held = len(senet.blocks(plain))
     result = {"parameters": sum(p.numel() for p in plain.parameters()), "held_before": held}
@@ -75,19 +75,27 @@ def check(entry: Entry) -> dict:
     return result
 
 
-def settle(model) -> None:
-    """Statistics and weights away from their start, so that equality says something."""
+def settle(model, entry: Entry) -> None:
+    """Weights as after some training, and statistics that fit them, so that equality and learning say something."""
     import torch
 
+    from senet.insertion import as_call
+
     generator = torch.Generator().manual_seed(0)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                module.running_mean.normal_(0, 0.1, generator=generator)
-                module.running_var.uniform_(0.8, 1.2, generator=generator)
         for name, parameter in model.named_parameters():
             if re.search(r"gamma|layer_scale|ls\d", name) or (parameter.dim() == 1 and not parameter.any()):
                 parameter.uniform_(0.05, 0.2, generator=generator)  # zero-initialised branches would hide everything
+        for module in model.modules():
+            if type(module).__name__ in ("StochasticDepth", "DropPath"):  # a dropped branch learns nothing that step
+                module.p = module.drop_prob = 0.0
+        for module in norms:
+            module.momentum = None
+        args, kwargs = as_call(entry.training_example())
+        model.train()(*args, **kwargs)
+        for module in norms:
+            module.momentum = 0.1
 
 
 def forward(model, example, *, training: bool):

@@ -277,22 +277,24 @@ class SEBlock(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     @torch.no_grad()
-    def start_as_identity(self, squeezed: Tensor | None = None) -> None:
+    def start_as_identity(self, squeezed: Tensor | None = None, expected: Tensor | None = None) -> None:
         """Make every gate exactly 1: the second layer zero, `scale` 2.
 
+        Rows of the first layer are then chosen so that each hidden unit is active on what it will see: a unit whose
+        ReLU is off for every input would never learn. Redrawn rows come from the CPU's global random state.
+
         Args:
-            squeezed: (N, C) or (N, C, *space), what the block squeezes on an example. Rows of the first layer
-                are then signed so that each hidden unit is active on the example's mean: a unit whose ReLU is
-                off for every input would never learn.
+            squeezed: (N, C) or (N, C, *space), what the block squeezes on an example.
+            expected: (C,) or (K, C), means that are expected in training.
 
         Raises:
             ValueError: where the gate is 0 at 0 (tanh, relu).
         """
         check_identity_start(self.gate_function)
         if squeezed is not None:
-            mean = squeezed.transpose(0, 1).flatten(1).to(self.fc1.weight).mean(1)
-            bias = 0 if self.fc1.bias is None else self.fc1.bias
-            self.fc1.weight.mul_(torch.where(self.fc1.weight @ mean + bias < 0, -1, 1).to(mean)[:, None])
+            seen = squeezed.transpose(0, 1).flatten(1).to("cpu", torch.float64).mean(1)
+            given = [] if expected is None else list(expected.to("cpu", torch.float64).reshape(-1, self.in_channels))
+            self.fc1.weight.copy_(_active_rows(self.fc1.weight, torch.stack([*given, seen])))
         nn.init.zeros_(self.fc2.weight)
         if self.fc2.bias is not None:
             nn.init.zeros_(self.fc2.bias)
@@ -328,6 +330,26 @@ class SEBlock(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _to_linear_form(state_dict, prefix, self.scale)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _active_rows(weight: Tensor, means: Tensor, tries: int = 100) -> Tensor:
+    """Rows like those of `weight` (H, C), each with a positive product with every one of `means` (K, C).
+
+    A row is turned round or, where the means disagree about it, drawn anew (He initialisation); where that does not
+    help within `tries`, the first mean decides.
+    """
+    rows = weight.to("cpu", torch.float64)
+    means = means[means.abs().amax(1) > 0]
+    if not len(means):
+        return rows
+    for _ in range(tries):
+        signs = (rows @ means.T).sign()
+        torn = signs.amax(1) != signs.amin(1)
+        if not torn.any():
+            break
+        fresh = torch.empty(int(torn.sum()), rows.shape[1], dtype=torch.float32)
+        rows[torn] = nn.init.kaiming_normal_(fresh, nonlinearity="relu").double()
+    return rows * torch.where(rows @ means[0] < 0, -1.0, 1.0)[:, None]
 
 
 def _to_linear_form(state_dict: dict[str, Any], prefix: str, scale: Tensor) -> None:

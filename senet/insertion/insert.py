@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from senet.insertion.errors import InsertionError
 from senet.insertion.foreign import is_se
 from senet.insertion.rules import find
 from senet.insertion.site import Site, Where, select
+from senet.insertion.start import squeezed_means, start_on_example
 from senet.insertion.untouched import run, untouched
 
 __all__ = ["insert", "inserted", "remove", "sites"]
@@ -172,54 +171,28 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
         InsertionError: where an SE block ran more or less often than the module it is joined to did, or where the
             identity start's output is not the plain network's.
     """
-    runs: dict[str, int] = {}
-    with _watching(model, chosen, runs, sign=start == "identity"), untouched(model):
+    sites_by_name = {site.name: site for site in chosen}
+    joined = {name: module.get_submodule(at.child) for name, module, at in attached(model) if name in sites_by_name}
+    new = {name: block for name, block in joined.items() if isinstance(block, SEBlock)}
+    with squeezed_means(new) as seen, untouched(model):
         output = run(model, example)
     calls = {call.name: len(plain.calls_of[call.module]) for call in plain.calls}
-    for site in chosen:
-        if runs.get(site.name, 0) != calls[site.name]:
+    for name, means in seen.items():
+        if len(means) != calls[name]:
             raise InsertionError(
-                f"the SE joined to {site.name} ran {runs.get(site.name, 0)} times where the module ran "
-                f"{calls[site.name]}: something passes it by, or takes it for a layer of its own. "
-                f"Leave it out with `where`"
+                f"the SE joined to {name} ran {len(means)} times where the module ran {calls[name]}: something "
+                f"passes it by, or takes it for a layer of its own. Leave it out with `where`"
             )
-    if start == "identity":
-        difference = largest_difference(plain.output, output)
-        if difference != 0:
-            raise InsertionError(
-                f"with SE at its identity start the network's output differs by {difference:.3g} from the plain "
-                f"network's on the example: it does not compute the same twice, or one of "
-                f"{', '.join(site.name for site in chosen[:5])} is used in a way that SE changes"
-            )
-
-
-@contextmanager
-def _watching(model: nn.Module, chosen: list[Site], runs: dict[str, int], *, sign: bool) -> Iterator[None]:
-    squeezed: dict[str, list[Tensor]] = {}
-    hooks = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_block: nn.Module, args: tuple[Tensor, ...]) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            x = args[0]
-            squeezed.setdefault(name, []).append(x.transpose(0, 1).flatten(1).mean(1, dtype=torch.float64))
-
-        return hook
-
-    wanted = {site.name: site for site in chosen}
-    found = {name: module.get_submodule(at.child) for name, module, at in attached(model) if name in wanted}
-    try:
-        for name, block in found.items():
-            hooks.append(block.register_forward_pre_hook(watch(name)))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if sign:
-        for name, block in found.items():
-            means = squeezed.get(name)
-            if means and isinstance(block, SEBlock):
-                block.start_as_identity(torch.stack(means))
+    if start != "identity":
+        return
+    difference = largest_difference(plain.output, output)
+    if difference != 0:
+        raise InsertionError(
+            f"with SE at its identity start the network's output differs by {difference:.3g} from the plain network's "
+            f"on the example: it does not compute the same twice, or one of {', '.join(list(new)[:5])} is used in a "
+            f"way that SE changes"
+        )
+    start_on_example(model, example, sites_by_name, new, seen)
 
 
 def largest_difference(expected: Any, given: Any) -> float:
