@@ -42,8 +42,7 @@ def options_for(flow: Dataflow, unit: Unit, placement: str) -> Iterator[Option]:
     elif placement == "post":
         yield from _post(flow, unit)
     else:
-        last = spatial_convolutions(flow, unit.own)[-1]
-        yield from _either_side(flow, unit_after(flow, last, unit.own), unit.value)
+        yield from _inner(flow, unit)
 
 
 def why_none(placement: str, rule: str) -> str:
@@ -57,7 +56,7 @@ def why_none(placement: str, rule: str) -> str:
         "pre": "no module of its own takes that branch's input",
         "post": "no module of its own makes the block's output",
         "identity": "no module hands on its shortcut",
-        "inner": "no module of its own makes the output of its last spatial convolution",
+        "inner": "it has no last spatial convolution whose output a module of its own makes",
     }[placement]
 
 
@@ -93,6 +92,16 @@ def _behind(flow: Dataflow, operand: int, own: frozenset[int], join: int) -> Ite
             yield from found
         at = back(flow, index, through=frozenset({"slice", "constant_pad_nd"}))
     yield from behind_scales
+
+
+def _inner(flow: Dataflow, unit: Unit) -> Iterator[Option]:
+    *others, last = spatial_convolutions(flow, unit.own)
+    before = {last}
+    for index in sorted(unit.own, reverse=True):
+        if index in before:
+            before.update(flow.values[index].operands)
+    if all(other in before for other in others):  # else branches run in parallel, and none is the last
+        yield from _either_side(flow, unit_after(flow, last, unit.own), unit.value)
 
 
 def _either_side(flow: Dataflow, chain: list[int], end: float) -> Iterator[Option]:

@@ -21,7 +21,7 @@ def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
     """
     if attends(flow):
         return
-    depthwise: dict[int, frozenset[int]] = {}  # activations of depthwise units, with the unit's values
+    depthwise: dict[int, tuple[frozenset[int], frozenset[int]]] = {}  # activation -> what it holds, what it is given
     for value in flow.values:
         if len(value.shape) < 3 or value.index in squeezed or not is_activation(flow, value.index):
             continue
@@ -34,9 +34,11 @@ def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
             yield Finding(value.index, "its convolution is behind SE already", unit, squeezed=True)
             continue
         if _goes_on_as_separable(flow, value.index, found):
-            depthwise[value.index] = region
+            depthwise[value.index] = region, given
             continue
-        before = next((depthwise[index] for index in given if index in depthwise), frozenset[int]())
+        before: frozenset[int] = frozenset()
+        for index in given & depthwise.keys():
+            before, given = depthwise[index][0] | {index}, depthwise[index][1]
         own = region | before | {value.index}
         if not spatial_convolutions(flow, own):
             yield Finding(value.index, "a 1×1 convolution, with no spatial one in its unit")

@@ -187,9 +187,41 @@ def test_what_cannot_be_attached_says_so():
     for placement, message in [
         ("standard", "no module of its own makes that output"),
         ("pre", "no module of its own takes that branch's input"),
-        ("inner", "no module of its own makes the output of its last spatial convolution"),
+        ("inner", "it has no last spatial convolution whose output a module of its own makes"),
         ("identity", "no module hands on its shortcut"),
     ]:
         with pytest.raises(InsertionError, match=message):
             senet.sites(net, x, placement=placement)
     assert [site.name for site in senet.sites(net, x, placement="post")] == ["1"]
+
+
+def test_parallel_branches_have_no_inner_place():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(2))
+            self.mix = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            return x + self.mix(torch.cat([self.a(x), self.b(x)], 1))
+
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), Parallel()), torch.randn(1, 3, 8, 8)
+    assert [site.name for site in senet.sites(net, x)] == ["1.mix"]
+    with pytest.raises(InsertionError, match="no last spatial convolution"):
+        senet.sites(net, x, placement="inner")
+
+
+def test_a_separable_unit_is_given_what_its_depthwise_convolution_is():
+    def unit(inside, outside):
+        return nn.Sequential(
+            nn.Conv2d(inside, inside, 3, padding=1, groups=inside),
+            nn.BatchNorm2d(inside),
+            nn.ReLU(),
+            nn.Conv2d(inside, outside, 1),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+        )
+
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), unit(4, 8), unit(8, 8)), torch.randn(1, 3, 8, 8)
+    assert [site.name for site in senet.sites(net, x)] == ["1", "2.5", "3.5"]
+    assert [site.name for site in senet.sites(net, x, placement="pre")] == ["2.0", "3.0"]
