@@ -126,17 +126,24 @@ def _nothing_found(
 ) -> str:
     kind = f"place for SE (placement {placement!r})" if placement != "standard" else "place for SE"
     units = [finding for finding in findings if finding.unit is not None]
-    lines = [f"in {_where_made(flow, value)}: {reason}" for value, reason in sorted(set(refused))]
+    places: dict[str, list[str]] = {}
+    for value, reason in sorted(set(refused)):
+        places.setdefault(reason, []).append(_where_made(flow, value))
+    looked_at = "; ".join(f"{reason} (in {_listed(names)})" for reason, names in list(places.items())[:8])
     if units and all(finding.squeezed for finding in units):
         return (
-            f"{network} holds SE already wherever it could go ({counted(len(units), 'place')}: {'; '.join(lines[:3])}"
-            f"{'; ...' if len(lines) > 3 else ''}). `senet.remove` takes SE out"
+            f"{network} holds SE already wherever it could go ({counted(len(units), 'place')}): {looked_at}. "
+            f"`senet.remove` takes SE out"
         )
-    if not lines:
+    if not places:
         layers = counted(len(convolutions(flow, range(len(flow.values)))), "convolution")
         return (
             f"{network} has no {kind}: it has {layers}, no branch that is added or concatenated to anything, and no "
             f"spatial convolution with an activation. SE rescales the channels of convolutional units"
         )
-    more = f"; and {len(lines) - 12} more" if len(lines) > 12 else ""
-    return f"{network} has no {kind}. Looked at {counted(len(lines), 'join')}: {'; '.join(lines[:12])}{more}"
+    return f"{network} has no {kind}. Looked at {counted(sum(map(len, places.values())), 'join')}: {looked_at}"
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

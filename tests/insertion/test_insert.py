@@ -321,7 +321,7 @@ def test_every_kind_of_block(gate, squeeze):
             (1, 3, 8, 8),
             "has no place for SE: it has 1 convolution, no branch",
         ),
-        (Plain, (1, 3, 8, 8), r"Looked at 1 join: in Plain: its branches are linear"),
+        (Plain, (1, 3, 8, 8), r"Looked at 1 join: its branches are linear.* \(in Plain\)"),
         (small_resnet, (1, 4, 8, 8), r"does not run on the example, a float32 tensor of shape \(1, 4, 8, 8\)"),
         (small_resnet, (3, 8), "does not run on the example"),
         (lambda: nn.DataParallel(small_resnet()), (1, 3, 8, 8), r"insert into `model\.module`"),
