@@ -70,8 +70,8 @@ def check(entry: Entry) -> dict:
     result["deepcopy"] = largest_difference(given, forward(copy.deepcopy(se), example, training=False)) == 0
     for way, attempt in (("export", export), ("compile", compile_)):
         with untouched(plain), untouched(se):
-            before = attempt(plain, example)
-            result[way] = {"plain": before, "se": attempt(se, example) if before == "yes" else "not tried"}
+            after = attempt(se, example)
+            result[way] = {"se": after, "plain": "not tried" if after == "yes" else attempt(plain, example)}
     return result
 
 
