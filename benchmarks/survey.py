@@ -29,6 +29,7 @@ from networks import ENTRIES, Entry
 RESULTS = Path("runs/survey")
 PAGE = Path("docs/survey.md")
 LIMIT_S = 1200
+QUICK = "SENET_SURVEY_QUICK"  # set for the workers: leave export and compile, most of the time, out
 
 
 def check(entry: Entry) -> dict:
@@ -68,7 +69,7 @@ def check(entry: Entry) -> dict:
         and [type(m) for m in removed.modules()] == [type(m) for m in plain.modules()]
     )
     result["deepcopy"] = largest_difference(given, forward(copy.deepcopy(se), example, training=False)) == 0
-    for way, attempt in (("export", export), ("compile", compile_)):
+    for way, attempt in () if QUICK in os.environ else (("export", export), ("compile", compile_)):
         with untouched(plain), untouched(se):
             after = attempt(se, example)
             result[way] = {"se": after, "plain": "not tried" if after == "yes" else attempt(plain, example)}
@@ -133,7 +134,7 @@ def learn(plain, se, entry: Entry) -> dict:
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.grad is not None:
-                        parameter -= 1e-2 / max(largest, 1e-12) * parameter.grad
+                        parameter -= 1e-3 / max(largest, 1e-12) * parameter.grad
         if step == 0:
             result["difference_train"] = largest_difference(*(detach(outputs[n]) for n in ("plain", "se")))
             theirs = dict(a.named_parameters())
@@ -261,12 +262,12 @@ def verdict(entry: Entry, result: dict) -> str:
         wrong.append("not removed exactly")
     if not result["deepcopy"]:
         wrong.append("deepcopy differs")
-    wrong += [f"{way} worked before" for way in ("export", "compile") if worse(result[way])]
+    wrong += [f"{way} worked before" for way in ("export", "compile") if worse(result.get(way))]
     return "; ".join(wrong)
 
 
-def worse(ways: dict) -> bool:
-    return ways["plain"] == "yes" and ways["se"] != "yes"
+def worse(ways: dict | None) -> bool:
+    return ways is not None and ways["plain"] == "yes" and ways["se"] != "yes"
 
 
 def page() -> str:
@@ -284,7 +285,7 @@ def page() -> str:
         "network's. *keys*: every old key and value kept. *step*: largest relative difference of a plain parameter "
         "after one step of SGD. *learns*: SE blocks whose second layer the first step changes and whose first layer "
         "the second step moves. *removed*: the plain network back, bit for bit. *copy, export, compile*: as before "
-        "insertion (a dash: the plain network does not either). *s*: seconds that `insert` took.",
+        "insertion (a dash: the plain network does not either; nothing: not tried). *s*: seconds that `insert` took.",
         "",
     ]
     for kind, title in KINDS.items():
@@ -329,22 +330,39 @@ def row(entry: Entry, result: dict) -> str:
         f"{min(result['first_layers'], result['second_layers'])}/{result['sites']}",
         "yes" if result["removed"] else "NO",
         "yes" if result["deepcopy"] else "NO",
-        *("NO" if worse(result[w]) else "yes" if result[w]["se"] == "yes" else "–" for w in ("export", "compile")),
+        *(tried(result.get(way)) for way in ("export", "compile")),
         seconds,
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def tried(ways: dict | None) -> str:
+    if ways is None:
+        return ""
+    return "NO" if worse(ways) else "yes" if ways["se"] == "yes" else "–"
+
+
+def done(name: str, *, quick: bool) -> bool:
+    """Whether there is a result, and one as full as is wanted."""
+    if not result_of(name).exists():
+        return False
+    result = json.loads(result_of(name).read_text())
+    return quick or "sites" not in result or "compile" in result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="*", help="pattern on the names, such as 'timm:*' or '*resnet*'")
     parser.add_argument("--fresh", action="store_true", help="do again what is done")
+    parser.add_argument("--quick", action="store_true", help="leave out export and compile, to be done another time")
     parser.add_argument("--page", action="store_true", help="write the page from the results that are there")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     names = [name for name in ENTRIES if fnmatch(name, f"*{options.only}*")]
+    if options.quick:
+        os.environ[QUICK] = "1"
     if not options.page:
-        run([name for name in names if options.fresh or not result_of(name).exists()])
+        run([name for name in names if options.fresh or not done(name, quick=options.quick)])
     PAGE.write_text(page())
     for name in names:
         if result_of(name).exists() and (why := verdict(ENTRIES[name], json.loads(result_of(name).read_text()))):
