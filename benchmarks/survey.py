@@ -134,7 +134,7 @@ def learn(plain, se, entry: Entry) -> dict:
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.grad is not None:
-                        parameter -= 1e-3 / max(largest, 1e-12) * parameter.grad
+                        parameter -= 1e-5 / max(largest, 1e-12) * parameter.grad
         if step == 0:
             result["difference_train"] = largest_difference(*(detach(outputs[n]) for n in ("plain", "se")))
             theirs = dict(a.named_parameters())
