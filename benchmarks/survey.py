@@ -121,7 +121,7 @@ def learn(plain, se, entry: Entry) -> dict:
     a, b = copy.deepcopy(plain).train(), copy.deepcopy(se).train()
     ours = {name: block for name, block in senet.blocks(b).items() if isinstance(block, senet.SEBlock)}
     before = {name: block.fc2.weight.clone() for name, block in ours.items()}
-    outputs, result = {}, {}
+    outputs, result, rate = {}, {}, 0.0
     for step in range(2):
         for name, model in (("plain", a), ("se", b)) if step == 0 else (("se", b),):
             torch.manual_seed(step)
@@ -130,11 +130,13 @@ def learn(plain, se, entry: Entry) -> dict:
             loss = loss_of(output)
             model.zero_grad()
             loss.backward()
-            largest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+            if rate == 0:  # by the plain network's gradients, for both
+                largest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+                rate = 1e-5 / max(largest, 1e-12)
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.grad is not None:
-                        parameter -= 1e-5 / max(largest, 1e-12) * parameter.grad
+                        parameter -= rate * parameter.grad
         if step == 0:
             result["difference_train"] = largest_difference(*(detach(outputs[n]) for n in ("plain", "se")))
             theirs = dict(a.named_parameters())
