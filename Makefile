@@ -2,7 +2,7 @@
 # make test   the checks and the fast tests
 # make check  formatter, linter, type checker
 # make long   the tests marked long
-# make survey SE into 190 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
+# make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
