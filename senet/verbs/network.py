@@ -1,0 +1,195 @@
+"""The verbs that look at a network or change it: sites, insert, cost, models."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet import display, flags
+from senet.block import SESpec
+
+__all__ = ["Network", "cost", "insert", "models", "sites"]
+
+_UNKNOWN_SIZE = 224  # pixels a side, of networks that do not say
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The flags that name a network, and an input for it."""
+
+    model: str
+    weights: str | None = None
+    num_classes: int | None = None
+    in_channels: int | None = None
+    size: int | None = None
+    data: str | None = None
+    data_root: str | None = None
+
+    def make(self) -> tuple[nn.Module, Tensor]:
+        """The network, and one random input that it takes, always the same; notes go to standard error."""
+        from senet.zoo import create
+
+        options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        if self.in_channels is not None:
+            options["in_chans" if self.model.startswith("timm:") else "in_channels"] = self.in_channels
+        log, handler = logging.getLogger("senet"), logging.StreamHandler(sys.stderr)
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            network = create(self.model, weights=self.weights, **options)
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+        channels, *space = _input_shape(network)
+        size = self.size
+        if size is None and self.data is not None:
+            from senet.study.data import open_data
+
+            source = open_data(self.data, data_root=self.data_root)
+            size = source.native_size if source.small else None
+        shape = (1, channels, *(side if size is None else size for side in space))
+        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        return network, torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+
+
+def sites(network: Network, placement: str = "standard", where: list[str] | None = None) -> None:
+    """List where SE can go in a network, and why. Nothing is changed.
+
+    Examples:
+      senet sites --model torchvision:resnet50
+      senet sites --model timm:regnetx_004 --where 's4*'
+    """
+    from senet.insertion import sites as find
+    from senet.insertion.site import select
+
+    found = select(find(*network.make(), placement=placement), where)
+    title = f"SE can go into {network.model} in {_counted(len(found), 'place')}"
+    display.show(display.sites_table(found, title))
+
+
+def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None) -> None:
+    """Put SE into a network, prove that it computes what it did, and save it.
+
+    Examples:
+      senet insert --model torchvision:resnet50 --weights pretrained --out se_resnet50.safetensors
+      senet insert --model nets.py:build --weights mine.pth --where 'layer3*' 'layer4*' --out se.safetensors
+    """
+    from senet.insertion import blocks, describe, largest_difference, run, untouched
+    from senet.insertion import insert as put
+    from senet.saving import save
+
+    plain, example = network.make()
+    with_se = put(plain, example, spec, where=where)
+    outputs = []
+    for each in (plain, with_se):
+        with untouched(each):
+            outputs.append(run(each, example))
+    difference = largest_difference(*outputs)
+    before, after = plain.state_dict(), with_se.state_dict()
+    kept = sum(torch.equal(value, after[key]) for key, value in before.items())
+    save(with_se, out)
+
+    found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
+    same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
+    display.show(
+        display.inserted_table(found, f"SE is in {network.model}, in {_counted(len(found), 'place')}"),
+        f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
+        f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
+        f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); senet.load({out!r}) makes it again.",
+    )
+
+
+def cost(
+    network: Network | None = None,
+    spec: SESpec | None = None,
+    where: list[str] | None = None,
+    latency: bool = False,
+    table: bool = False,
+    out: str | None = None,
+) -> None:
+    """Say what a network costs without SE and with it: parameters, arithmetic, memory and, on request, time.
+
+    Where the network holds SE already, that is what is counted; else SE is put into a copy of it.
+
+    Examples:
+      senet cost --model torchvision:resnet50
+      senet cost --model torchvision:resnet50 --reduction-ratio 4 --latency
+      senet cost --table --out paper.png
+    """
+    if table:
+        if network is not None or spec is not None or where is not None or latency:
+            raise flags.UsageError("senet cost --table counts the paper's networks; beside it there is --out alone")
+        _paper_tables(out)
+        return
+    if network is None:
+        raise flags.UsageError("senet cost needs --model, or --table for the paper's networks; see senet cost --help")
+    if out is not None:
+        raise flags.UsageError("senet cost writes a figure with --table alone: leave --out out, or add --table")
+    spec = SESpec() if spec is None else spec
+    from senet.cost import cost as count
+    from senet.insertion import blocks, remove
+    from senet.insertion import insert as put
+
+    made, example = network.make()
+    random = dataclasses.replace(spec, start="paper")  # any gate has that start, and it costs the same
+    with_se = made if blocks(made) else put(made, example, random, where=where)
+    se = count(with_se, example, latency=latency)
+    plain = count(remove(with_se), example)
+    title = f"What {network.model} costs, on {se.example}"
+    display.show(display.comparison_table(plain, se, title), display.blocks_table(se))
+
+
+def _paper_tables(out: str | None) -> None:
+    """Show the paper's tables as computed, and write their figure where asked."""
+    from senet import paperdisplay
+    from senet.papertables import paper_tables
+
+    if out is not None:
+        paperdisplay.figure_format(Path(out))  # before it takes time
+    tables = paper_tables()
+    display.show(*paperdisplay.paper_tables(tables))
+    if out is not None:
+        paperdisplay.write_figure(tables, Path(out))
+        display.show("", f"Written: {out}, the accuracy that the paper reports against these costs.")
+
+
+def models(pattern: str = "*") -> None:
+    """List the networks of the zoo. torchvision:NAME, timm:NAME and path/to/file.py:FUNCTION work as well.
+
+    Examples:
+      senet models
+      senet models 'se_*'
+    """
+    from senet.zoo import list_models
+
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(f"no network of the zoo is named like {pattern!r}; there are {', '.join(list_models())}")
+    display.show(*names)
+
+
+def _input_shape(network: nn.Module) -> tuple[int, ...]:
+    """Channels and space of what the network takes: as its library says, else as its first convolution shows."""
+    from senet.zoo.naming import origin, resolve
+    from senet.zoo.sources import Built
+
+    name, options = origin(network)
+    known = resolve(name)[0].input_shape(Built(network, options)) if name else None
+    if known is not None:
+        return known
+    for module in network.modules():
+        for dimensions, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), start=1):
+            if isinstance(module, kind):
+                return (module.in_channels, *[_UNKNOWN_SIZE] * dimensions)
+    return (3, _UNKNOWN_SIZE, _UNKNOWN_SIZE)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,114 @@
+"""The verbs that need pictures: train, evaluate, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from senet import display
+from senet.block import SESpec
+
+__all__ = ["Training", "compare", "evaluate", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The flags of a training, and of a comparison of trainings."""
+
+    model: str
+    data: str
+    out: str
+    data_root: str | None = None
+    weights: str | None = None
+    size: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    devices: str = "auto"
+    workers: int | None = None
+    resume: bool = True
+
+
+def train(training: Training, spec: SESpec | None = None, where: list[str] | None = None, seed: int = 0) -> None:
+    """Train one network on labelled images and measure it.
+
+    The network is trained as it is; with any flag of the SE blocks, SE of that kind is put into it first.
+    Called again with the same folder after an interruption, it goes on where it was.
+
+    Examples:
+      senet train --model resnet20 --data digits --out runs/plain
+      senet train --model resnet20 --reduction-ratio 16 --data digits --out runs/se
+    """
+    from senet.study import train as run
+
+    if where and spec is None:
+        spec = SESpec()
+    result = run(spec=spec, where=where, seed=seed, **dataclasses.asdict(training))
+    display.show(str(result))
+
+
+def evaluate(
+    model: str,
+    data: str,
+    *,
+    data_root: str | None = None,
+    weights: str | None = None,
+    num_classes: int | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    crop: float | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
+    classes: str | None = None,
+    class_offset: int = 0,
+    split: str | None = None,
+    batch_size: int | None = None,
+    devices: str = "auto",
+    workers: int | None = None,
+) -> None:
+    """Measure the accuracy of a network on labelled images.
+
+    Examples:
+      senet evaluate --model runs/se --data digits
+      senet evaluate --model torchvision:mobilenet_v2 --weights pretrained --data photos --classes names.json
+      senet evaluate --model se_resnet50 --weights SE-ResNet-50.caffemodel --data photos --classes names.json
+    """
+    from senet.study import evaluate as measure
+
+    result = measure(
+        model,
+        data,
+        data_root=data_root,
+        weights=weights,
+        num_classes=num_classes,
+        size=size,
+        resize=resize,
+        crop=crop,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        channels=channels,
+        classes=classes,
+        class_offset=class_offset,
+        split=split,
+        batch_size=batch_size,
+        devices=devices,
+        workers=workers,
+    )
+    display.show(str(result))
+
+
+def compare(training: Training, spec: SESpec, where: list[str] | None = None, seeds: int = 3) -> None:
+    """Train a network without SE and with it, from the same seeds on the same images, and say whether SE helped.
+
+    Called again with the same folder after an interruption, it goes on where it was.
+
+    Examples:
+      senet compare --model resnet20 --data digits --seeds 3 --out runs/digits
+      senet compare --model torchvision:mobilenet_v2 --weights pretrained --data photos --out runs/photos
+    """
+    from senet.study import compare as study
+
+    result = study(spec=spec, where=where, seeds=seeds, **dataclasses.asdict(training))
+    display.show(*result.parts())
