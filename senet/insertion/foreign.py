@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock
 
-__all__ = ["blocks", "channels_of", "gate", "is_se"]
+__all__ = ["adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,18 @@ def channels_of(block: nn.Module) -> int:
     """C, the channels that an SE block rescales."""
     first = _first_layer(block)
     return int(first.in_features if isinstance(first, nn.Linear) else first.in_channels)
+
+
+def channel_dim_of(block: nn.Module) -> int:
+    """The dimension of an SE block's input that counts the channels: 1, or -1 for a block on (N, *space, C)."""
+    form = None if isinstance(block, SEBlock) else _form(block)
+    return -1 if form is not None and form.channels_last else 1
+
+
+def adds_input(block: nn.Module) -> bool:
+    """Whether a block returns x · gate(x) + x, as MONAI's residual one does, and not x · gate(x)."""
+    form = None if isinstance(block, SEBlock) else _form(block)
+    return form is not None and bool(form.residual) and bool(getattr(block, form.residual, False))
 
 
 def _first_layer(block: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear:

@@ -1,0 +1,163 @@
+"""Look at the gates of a network's SE blocks while it runs, and hold them at values of one's own.
+
+What the paper does in its section on the role of the excitation: see the gates, and see what the network says
+without their dependence on the input. Both work on every SE block that `blocks` lists, whoever built it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.insertion.errors import InsertionError
+from senet.insertion.foreign import adds_input, blocks, channel_dim_of, channels_of, gate
+
+__all__ = ["Hold", "holding", "recording"]
+
+Hold = float | Tensor | Callable[[Tensor], Tensor]
+"""What a block's gates are held at: see `holding`."""
+
+_HELD = "_senet_held_gate"  # in the __dict__ of a block whose gates are held
+
+
+@contextmanager
+def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[Mapping[str, Tensor]]:
+    """Within it, the gates of every SE block as of its last forward pass, by the block's name.
+
+    The mapping fills as the network runs, in the order in which the blocks first ran. Gates are (N, C), `scale`
+    included: what each channel of each sample was multiplied by. Where nothing is squeezed (NoSqueeze) they differ
+    from place to place, and their mean over space is given. Gates that are held are given as held. They are
+    detached copies, on the network's device and in its dtype; a block that runs several times in one forward pass
+    shows its last. Each block computes its gates once more for this: in training mode, a batch norm inside a foreign
+    block counts the batch twice.
+
+    Args:
+        model: a network with SE blocks, ours or another library's.
+        names: of the blocks to record; all where not given.
+
+    Raises:
+        InsertionError: where the network holds no SE, or a name is none of its blocks.
+    """
+    gates: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(block: nn.Module, args: tuple[Tensor, ...]) -> None:
+            with torch.no_grad():
+                found = _computed(block, args[0]) if _HELD not in block.__dict__ else block.__dict__[_HELD](args[0])
+                flat = found.flatten(2).mean(2) if found.dim() > 2 else found
+            gates[name] = flat.detach().clone()
+
+        return hook
+
+    hooks = [block.register_forward_pre_hook(watch(name)) for name, block in _chosen(model, names).items()]
+    try:
+        yield gates
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
+    """Within it, the gates of the named SE blocks are not what they compute but what `at` says.
+
+    A number holds every gate of the block there (at 1 it is as if the block were not there); a tensor (C,) holds each
+    channel, and one of (N, C) each channel of each sample; a callable is given the gates that the block computes,
+    (N, C) or, where nothing is squeezed, (N, C, *space), and returns those to use, of that shape or (C,) or (N, C).
+    `lambda s: 0.5 * s` scales them, `lambda s: s.roll(1, 0)` gives each sample another's. Gradients flow.
+
+    Args:
+        model: a network with SE blocks, ours or another library's. It runs as it is, and is afterwards as it was.
+        at: block names, as `blocks` lists them, and what their gates are held at.
+
+    Raises:
+        InsertionError: where a name is none of the network's SE blocks, a value is none of these, a tensor or what a
+            callable returned does not fit the block, or the block's gates are held already.
+    """
+    chosen = _chosen(model, list(at))
+    for name, block in chosen.items():
+        _check(name, block, at[name])
+    for name, block in chosen.items():
+        block.__dict__[_HELD] = _held(name, block, at[name])
+        block.__dict__["forward"] = _forward(block)
+    try:
+        yield
+    finally:
+        for block in chosen.values():
+            del block.__dict__[_HELD], block.__dict__["forward"]
+
+
+def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
+    found = blocks(model)
+    if not found:
+        raise InsertionError(f"{type(model).__name__} holds no SE block whose gates could be looked at")
+    if names is None:
+        return found
+    for name in names:
+        if name not in found:
+            close = difflib.get_close_matches(name, found, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InsertionError(f"{name!r} is no SE block of this network; {hint}They are {', '.join(found)}")
+    return {name: found[name] for name in names}
+
+
+def _check(name: str, block: nn.Module, value: Any) -> None:
+    if _HELD in block.__dict__:
+        raise InsertionError(f"the gates of {name} are held already: give all that is to be held at once")
+    if callable(value) and not isinstance(value, Tensor):
+        return
+    if isinstance(value, Tensor):
+        if value.dim() not in (1, 2) or value.shape[-1] != channels_of(block):
+            raise InsertionError(_misfit(name, block, value))
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise InsertionError(f"the gates of {name} are held at a number, a tensor or a callable, not {value!r}")
+
+
+def _misfit(name: str, block: nn.Module, value: Tensor) -> str:
+    c = channels_of(block)
+    return f"the gates of {name} are held at a tensor ({c},) or (N, {c}), not one of shape {tuple(value.shape)}"
+
+
+def _computed(block: nn.Module, x: Tensor) -> Tensor:
+    """The gates that a block computes: (N, C), or (N, C, *space) where nothing is squeezed."""
+    found = gate(block, x)
+    if channel_dim_of(block) == -1:
+        found = found.movedim(-1, 1)
+    return found.flatten(1) if found.shape[2:].numel() == 1 else found
+
+
+def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Tensor], Tensor]:
+    """From a block's input to the gates that it is held at: (N, C), or what a callable made of (N, C, *space)."""
+
+    def to_use(x: Tensor) -> Tensor:
+        samples, channels = x.shape[0], x.shape[channel_dim_of(block)]
+        if isinstance(value, int | float):
+            return x.new_full((samples, channels), value)
+        found = value if isinstance(value, Tensor) else value(_computed(block, x))
+        found = found.to(x)
+        if found.dim() == 1:
+            found = found.expand(samples, -1)
+        space = x.shape[2:] if channel_dim_of(block) == 1 else x.shape[1:-1]
+        if tuple(found.shape[:2]) != (samples, channels) or (found.dim() > 2 and found.shape[2:] != space):
+            raise InsertionError(f"{_misfit(name, block, found)}, for an input of shape {tuple(x.shape)}")
+        return found
+
+    return to_use
+
+
+def _forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The block's forward, equation 4, with the gates that it is held at."""
+
+    def forward(x: Tensor) -> Tensor:
+        found: Tensor = block.__dict__[_HELD](x)
+        found = found.reshape(*found.shape, *(1,) * (x.dim() - found.dim()))
+        if channel_dim_of(block) == -1:
+            found = found.movedim(1, -1)
+        return x * found + x if adds_input(block) else x * found
+
+    return forward
