@@ -23,12 +23,12 @@ from senet.zoo.naming import is_saved
 from senet.zoo.weights import noted_preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from senet.study.images import Images
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "asked_preprocessing", "evaluate", "network_of", "trained_classes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +132,23 @@ def evaluate(
     name, images = source.split(split)
     arm = Arm(model if isinstance(model, str) else "", None if weights is None else str(weights))
     with heard() as notes:
-        network = model if isinstance(model, nn.Module) else _network(arm, num_classes)
+        network = model if isinstance(model, nn.Module) else network_of(arm, num_classes)
     if classes is None and class_offset == 0:
-        images = _by_name(images, source, _trained_classes(arm))
-    asked = {"mean": mean, "std": std, "interpolation": interpolation, "channels": channels}
+        images = _by_name(images, source, trained_classes(arm))
     known = known_preprocessing(arm)
     if known is None and (noted := noted_preprocessing(network)):
         known = Preprocessing.from_json(noted)
-    preprocessing = _preprocessing(known, source, size, resize, crop, asked)
+    preprocessing = asked_preprocessing(
+        known,
+        source,
+        size=size,
+        resize=resize,
+        crop=crop,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        channels=channels,
+    )
     held = hold(images, preprocessing, budget=0)
     batches = eval_loader(held, batch_size or 64, workers=workers)
     shown = Progress(progress)
@@ -162,8 +171,8 @@ def evaluate(
     )
 
 
-def _network(arm: Arm, num_classes: int | None) -> nn.Module:
-    """The network, its weights loaded with whatever SE a file of `save` has."""
+def network_of(arm: Arm, num_classes: int | None) -> nn.Module:
+    """The network of an arm, its weights loaded with whatever SE a file of `save` has."""
     from senet.saving import load, read_metadata
 
     asked: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
@@ -178,7 +187,7 @@ def _network(arm: Arm, num_classes: int | None) -> nn.Module:
     return create(arm.model, weights=arm.weights, **asked)
 
 
-def _trained_classes(arm: Arm) -> list[str] | None:
+def trained_classes(arm: Arm) -> list[str] | None:
     """The class names that a run saved with the network."""
     for name in (arm.weights, arm.model):
         if name and is_saved(name) and (found := metadata_of(name).get("classes")):
@@ -201,18 +210,23 @@ def _by_name(images: Images, source: DataSource, trained: list[str] | None) -> I
     return source.relabelled(images, [trained.index(name) for name in source.classes])
 
 
-def _preprocessing(
+def asked_preprocessing(
     known: Preprocessing | None,
-    source: DataSource,
-    size: int | None,
-    resize: int | None,
-    crop: float | None,
-    asked: Mapping[str, Any],
+    source: DataSource | None = None,
+    *,
+    size: int | None = None,
+    resize: int | None = None,
+    crop: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
 ) -> Preprocessing:
-    """What is known of the network's input, with what was asked for in its place."""
-    if known is None and source.small and size is None and source.native_size is not None:
+    """What is known of a network's input, with what was asked for in its place; the arguments are `evaluate`'s."""
+    if known is None and source is not None and source.small and size is None and source.native_size is not None:
         known = Preprocessing(source.native_size, source.native_size)
-    changes = {name: value for name, value in asked.items() if value is not None}
+    asked = {"mean": mean, "std": std, "interpolation": interpolation, "channels": channels}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     base = known or Preprocessing()
     if crop is not None:
         if resize is not None:
