@@ -1,0 +1,78 @@
+"""How figures are drawn: one style, in which SVG follows the page's light or dark and PNG stands on white."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from senet.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "GREY", "INK", "drawing", "inline_svg", "save_figure", "short"]
+
+INK = "#000000"
+"""Of axes, text and lines of reference: in a page it becomes the colour of the text around it."""
+
+GREY = "#7f7f7f"
+"""What stands back, readable on light and dark."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe and Ito's, which colour-blind people tell apart, without the yellow and the black that a page may not show."""
+
+_STYLE: Any = {
+    "text.parse_math": False,  # a class may be named "$x$"
+    "svg.fonttype": "none",  # text stays text: found, read aloud, small
+    "svg.hashsalt": "senet",  # the same figure, the same file
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "legend.frameon": False,
+}
+_REFERENCES = re.compile(r'(\bid="|xlink:href="#|\bhref="#|url\(#)')
+_NO_METADATA: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Within it figures are drawn in the reports' style; matplotlib's settings are afterwards as they were."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"constrained_layout not applied", UserWarning)  # a long name
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a class named in another script
+        yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as .png or .svg, whole or not at all; the same figure gives the same file."""
+    kind = path.suffix.removeprefix(".")
+    with drawing(), atomic_write(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+
+def inline_svg(figure: Figure, name: str, title: str) -> str:
+    """A figure as an SVG element for a page: its ink is the text's colour, its ids are its own, `title` is its name."""
+    from markupsafe import escape
+
+    with drawing(), io.StringIO() as file:
+        figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
+        text = file.getvalue()
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _REFERENCES.sub(lambda found: f"{found[1]}{name}-", svg)
+    svg = svg.replace(INK, "currentColor")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+
+
+def short(name: str, most: int = 32) -> str:
+    """A name that a figure has room for; the tables have the whole."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -1,0 +1,171 @@
+"""A report: one file that asks for nothing, whose tables sort and whose names are only names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import xml.etree.ElementTree as ET
+from urllib.parse import unquote
+
+import pytest
+
+from senet.report import (
+    Cell,
+    Chart,
+    Column,
+    Facts,
+    Page,
+    Section,
+    Table,
+    Text,
+    Timing,
+    bench_page,
+    drawing,
+    render,
+    write_page,
+)
+from tests.report.conftest import complaints, opened, requests
+
+EVIL = "<script>document.title='taken'</script>\"'&$x^{$<img src=x onerror=alert(1)>"
+
+
+def chart(name="curve", label="a"):
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(4, 2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1, 2], [1, 3, 2], label=label)
+        axes.set_xlabel("epoch")
+        axes.set_title(label)
+        axes.legend()
+    return Chart(name, f"How {label} went", figure, [{"x": 0, "y": 1.5}, {"x": 1, "y": None}], "a note")
+
+
+def page(name="a"):
+    table = Table(
+        "scores",
+        f"Scores of {name}",
+        [Column("class", number=False), Column("accuracy (%)", help=f"of {name}"), Column("seeds")],
+        [[name, Cell("93.10 %", 0.931), 3], ["b10", Cell("9.50 %", 0.095), 12], ["b9", Cell("–"), None]],
+        note=name,
+    )
+    parts = [Text(f"About {name}."), Facts([(name, name)]), table, chart(label=name), chart("second", name)]
+    return Page(f"Report on {name}", [f"{name} is better."], [Section(f"Part {name}", parts)], f"senet x --data {name}")
+
+
+def test_names_from_users_are_only_names():
+    html = render(page(EVIL))
+    assert html.count("<script>") == 1  # ours
+    assert "<img" not in html
+    assert "&lt;script&gt;document.title" in html
+
+
+def test_a_figure_follows_the_text_and_keeps_its_ids_to_itself():
+    html = render(page())
+    assert html.count("<svg ") == 2
+    drawn = html[html.index("<svg ") : html.rindex("</svg>")]
+    assert "#000000" not in drawn
+    assert "currentColor" in drawn
+    ids = [part.split('"')[0] for part in html.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))
+    used = {part.split(")")[0] for part in html.split("url(#")[1:]}
+    used |= {part.split('"')[0] for part in html.split('href="#')[1:]}
+    assert used <= set(ids)
+    for part in html.split("<svg ")[1:]:
+        svg = ET.fromstring(f"<svg {part.split('</svg>')[0]}</svg>")
+        assert svg.attrib["aria-label"].startswith("How a went")
+
+
+def test_the_files_beside_it(tmp_path):
+    path = write_page(page(EVIL), tmp_path)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"report.html", "scores.csv"} | {
+        f"{name}.{kind}" for name in ("curve", "second") for kind in ("png", "svg", "csv")
+    }
+    rows = list(csv.reader(io.StringIO((tmp_path / "scores.csv").read_text())))
+    assert rows[1:] == [[EVIL, "0.931", "3"], ["b10", "0.095", "12"], ["b9", "", ""]]
+    assert (tmp_path / "curve.csv").read_text() == "x,y\n0,1.5\n1,\n"
+    before = path.read_bytes()
+    write_page(page(EVIL), tmp_path)
+    assert path.read_bytes() == before  # the same report, the same file
+
+
+def test_parts_have_names_of_their_own(tmp_path):
+    same = Page("t", [], [Section("s", [chart("one"), chart("one")])])
+    with pytest.raises(ValueError, match="'one'; names are unique"):
+        write_page(same, tmp_path)
+    with pytest.raises(ValueError, match=r"'\.\./one'"):
+        write_page(Page("t", [], [Section("s", [chart("../one")])]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_in_a_browser(chromium, tmp_path):
+    opened(chromium, write_page(page(EVIL), tmp_path))
+    assert complaints(chromium) == []
+    assert requests(chromium) == [(tmp_path / "report.html").as_uri()]
+    assert chromium.title == f"Report on {EVIL}"  # nothing of it ran
+    assert chromium.find_element("css selector", "h1").text == f"Report on {EVIL}"
+    assert chromium.find_elements("css selector", "img") == []
+
+    def column(n):
+        return [each.text for each in chromium.find_elements("css selector", f"tbody td:nth-child({n})")]
+
+    class_, accuracy, seeds = chromium.find_elements("css selector", "th button")
+    accuracy.click()
+    assert column(2) == ["9.50 %", "93.10 %", "–"]
+    accuracy.click()
+    assert column(2) == ["93.10 %", "9.50 %", "–"]
+    assert accuracy.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
+    seeds.click()
+    assert column(3) == ["3", "12", "–"]
+    class_.click()
+    assert column(1) == [EVIL, "b9", "b10"]  # as people count
+    links = chromium.find_elements("css selector", "a[download]")
+    assert [link.get_attribute("download") for link in links] == ["scores.csv", "curve.csv", "second.csv"]
+    data = unquote(links[0].get_attribute("href").partition(",")[2])
+    assert data == (tmp_path / "scores.csv").read_text()
+    assert complaints(chromium) == []
+
+
+def test_light_dark_and_print(chromium, tmp_path):
+    opened(chromium, write_page(page(), tmp_path))
+    grounds = {}
+    for media, features in (
+        ("", [{"name": "prefers-color-scheme", "value": "light"}]),
+        ("", [{"name": "prefers-color-scheme", "value": "dark"}]),
+        ("print", [{"name": "prefers-color-scheme", "value": "dark"}]),
+    ):
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        colours = chromium.execute_script(
+            "const b = getComputedStyle(document.body), t = getComputedStyle(document.querySelector('svg text'));"
+            "return [b.backgroundColor, b.color, t.fill]"
+        )
+        grounds[media, features[0]["value"]] = colours
+        assert colours[1] == colours[2]  # a figure's text is the page's
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert grounds["", "light"][0] == grounds["print", "dark"][0] == "rgb(255, 255, 255)"
+    assert grounds["", "dark"][0] != "rgb(255, 255, 255)"
+
+
+def timings():
+    return [
+        Timing({"network": "se_resnet50", "engine": engine, "batch": 1}, variant, 0.02 * ratio, ratio, low, high)
+        for engine in ("eager", "onnxruntime")
+        for variant, ratio, low, high in (("senet", 1.02, 1.01, 1.03), ("timm", 1.09, None, None))
+    ]
+
+
+def test_the_page_of_a_benchmark(tmp_path):
+    plain = Timing({"network": "resnet50", "engine": "eager", "batch": 1}, "plain", 0.02, more={"kept (bytes)": 12})
+    found = bench_page([plain, *timings()], title="Bench", machine={"cores": 2}, command="senet bench")
+    write_page(found, tmp_path, "bench")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "bench.csv").read_text())))
+    assert [row["ratio to plain"] for row in rows] == ["", "1.02", "1.09", "1.02", "1.09"]
+    assert rows[0]["kept (bytes)"] == "12"
+    assert rows[1]["95 % interval"] == "1.01 to 1.03"
+    assert "1.020 ×" in (tmp_path / "bench.html").read_text()
+    with pytest.raises(ValueError, match="at least one timing"):
+        bench_page([], title="Bench", machine={})
+    with pytest.raises(ValueError, match="one says"):
+        bench_page([plain, Timing({"network": "x"}, "plain", 1.0)], title="Bench", machine={})
