@@ -2,7 +2,8 @@
 
 The key "senet" of the metadata is a JSON mapping with `format`, `senet` and `torch` (versions), `model` and
 `options` (which network; null for one of the caller's own), `sites` (each with its SESpec), `aliases` (tied
-tensors are stored once: other name -> stored name) and `metadata` (the caller's own). All of it is checked
+tensors are stored once: other name -> stored name) and `metadata` (the caller's own), and, in a network from which
+SE blocks were pruned, `pruned` (what stands in the place of each, by name). All of it is checked
 here as what it is, a stranger's text.
 """
 
@@ -40,6 +41,7 @@ _KINDS: Mapping[str, Any] = {
     "aliases": dict,
     "senet": str,
     "torch": str,
+    "pruned": dict,
 }
 
 
@@ -60,6 +62,7 @@ class Header:
         aliases: tied tensors, other name -> name of the stored one.
         senet: the version of this library that wrote the file.
         torch: the version of PyTorch.
+        pruned: what stands in place of pruned SE blocks, "folded" or "held", by name.
         format: of this header.
     """
 
@@ -70,11 +73,14 @@ class Header:
     aliases: dict[str, str]
     senet: str
     torch: str
+    pruned: dict[str, str] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     def as_json(self) -> str:
         """The text of the metadata's key "senet"."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not self.pruned:
+            del fields["pruned"]
         fields["sites"] = [{"site": site, "spec": spec} for site, spec in self.sites]
         return json.dumps(fields, allow_nan=False)
 
@@ -207,6 +213,7 @@ def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:
         )
     if version != FORMAT or isinstance(version, bool):
         raise damaged(f"its format is {_short(version)}")
+    found.setdefault("pruned", {})
     if found.keys() != _KINDS.keys():
         raise damaged(f"it has {_short(sorted(found))}, not {sorted(_KINDS)}")
     for name, kind in _KINDS.items():
@@ -222,6 +229,9 @@ def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:
             raise damaged(f"a site is {_short(entry)}")
         if not all(isinstance(part, dict) for part in entry.values()):
             raise damaged(f"a site is {_short(entry)}")
+    for name, kind in found["pruned"].items():
+        if not isinstance(kind, str):
+            raise damaged(f"{name!r} is pruned as {_short(kind)}")
     for name, stored in found["aliases"].items():
         if not isinstance(stored, str) or stored not in keys or name in keys:
             raise damaged(f"{name!r} is tied to {_short(stored)}")

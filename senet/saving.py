@@ -22,6 +22,7 @@ from senet.block import SESpec, hidden_width
 from senet.fileformat import Header, WeightsError, plain_json
 from senet.insertion import InsertionError, Site, attach, inserted
 from senet.insertion.attach import detach
+from senet.insertion.constant import pruned, replace
 from senet.zoo.fit import compare
 from senet.zoo.naming import SAVED, mark, origin, resolve
 from senet.zoo.sources import FileSource
@@ -83,6 +84,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     try:
         for site, spec in sites:
             attach(network, site, spec)
+        for name, kind in header.pruned.items():
+            replace(network, name, kind)
     except InsertionError as error:
         raise WeightsError(f"{file} has SE where this {type(network).__name__} has no place: {error}") from error
     difference = compare(network, tensors)
@@ -99,7 +102,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         `model` and `options` (None and {} for a network that `create` did not make), `sites` (a list of mappings
-        with `site` and `spec`), `metadata` (the caller's own), `senet`, `torch` (versions) and `format`.
+        with `site` and `spec`), `pruned` (what stands in place of SE blocks, by name), `metadata` (the
+        caller's own), `senet`, `torch` (versions) and `format`.
 
     Raises:
         WeightsError: where the file is missing, damaged, or not of `save`.
@@ -112,6 +116,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         "model": header.model,
         "options": header.options,
         "sites": [{"site": site, "spec": spec} for site, spec in header.sites],
+        "pruned": header.pruned,
         "metadata": header.metadata,
         "senet": header.senet,
         "torch": header.torch,
@@ -143,6 +148,7 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
         sites=tuple((dataclasses.asdict(site), dataclasses.asdict(spec)) for site, spec in inserted(model).values()),
         metadata=metadata,
         aliases={},
+        pruned=pruned(model),
         senet=senet.__version__,
         torch=torch.__version__,
     )

@@ -180,8 +180,8 @@ def network_of(arm: Arm, num_classes: int | None) -> nn.Module:
         try:
             header = read_metadata(arm.weights)
         except WeightsError:
-            header = {"sites": []}
-        if header["sites"]:
+            header = {"sites": [], "pruned": {}}
+        if header["sites"] or header["pruned"]:
             saved = header["options"].get("num_classes")
             return load(arm.weights, create(arm.model, **({} if saved is None else {"num_classes": saved}) | asked))
     return create(arm.model, weights=arm.weights, **asked)
