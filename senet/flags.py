@@ -103,6 +103,11 @@ _DATA: Mapping[str, Flag] = {
         "other than digits, in measuring 64",
         1,
     ),
+    "max_bad": Flag(
+        "N",
+        "images that may be unreadable, a number (40) or a share of all (0.05): so many are skipped and listed at "
+        "the end, and more stop the command",
+    ),
     "workers": Flag("N", "processes that load images; 0 is none; without it as many as help", 0),
 }
 _TRAINING: Mapping[str, Flag] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from senet.block import SESpec
 from senet.cost import cost
 from senet.insertion import inserted
+from senet.study.badfiles import MAX_BAD
 from senet.study.folder import METRICS, RESULT, StudyError, open_folder, write_csv, write_json
 from senet.study.machine import machine
 from senet.study.networks import Arm, Made, example_of, make
@@ -52,6 +53,7 @@ def compare(
     devices: str | int = "auto",
     workers: int | None = None,
     data_root: str | Path | None = None,
+    max_bad: float | str = MAX_BAD,
     resume: bool = True,
     progress: bool | Progress = True,
     callbacks: Sequence[Callback] = (),
@@ -81,6 +83,7 @@ def compare(
         devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
         workers: processes that load images; not given, none where the images fit into memory.
         data_root: where torchvision's data sets lie.
+        max_bad: how many images may be unreadable, as `train` takes it.
         resume: go on with what `out` holds; False makes it an error that it holds something.
         progress: whether to show how far it is, on standard error; or a Progress that is told.
         callbacks: more of Lightning's, for every run.
@@ -112,6 +115,8 @@ def compare(
         devices=devices,
         workers=workers,
         data_root=data_root,
+        max_bad=max_bad,
+        progress=shown,
     )
     first = {"plain": _checked_plain(plain, _made(plain, plan, seed=0)), "se": _made(with_se, plan, seed=0)}
     settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
@@ -214,6 +219,7 @@ def _judged(
         latency_ratio=costs["se"].latency_ratio,
         sites=with_se.sites,
         notes=with_se.notes,
+        skipped=plan.source.skipped,
         settings=settings,
         machine=machine(plan.device),
     )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from senet.study.cache import cache_folder
 from senet.study.folders import class_indices, read_folder, stratified_split
 from senet.study.images import ArrayImages, ChosenImages, DataError, Images, JoinedImages, TorchvisionImages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from senet.study.badfiles import BadFile
 
 __all__ = ["DataError", "DataSource", "open_data"]
 
@@ -39,6 +41,9 @@ class DataSource:
         test: held out too; where there is one, it is what gets reported.
         native_size: pixels a side, where every image looked at is a square of that size; else None.
         flip: whether a mirrored image still shows its class (a digit's does not).
+        bad: images that were found to be unreadable, and are in no split.
+        others: files beside the images that are none by their names.
+        checked: whether every image was decoded once, to see that it can be.
     """
 
     name: str
@@ -48,6 +53,14 @@ class DataSource:
     test: Images | None
     native_size: int | None
     flip: bool = True
+    bad: tuple[BadFile, ...] = ()
+    others: tuple[BadFile, ...] = ()
+    checked: bool = False
+
+    @property
+    def skipped(self) -> tuple[BadFile, ...]:
+        """What is left out, known so far: unreadable images first."""
+        return (*self.bad, *self.others)
 
     @property
     def small(self) -> bool:
@@ -131,11 +144,11 @@ def open_data(
 
 
 def _folder(root: Path, split_seed: int) -> DataSource:
-    classes, splits = read_folder(root)
+    classes, splits, others = read_folder(root)
     sizes = {_first_image(images, label, name) for images in splits.values() for label, name in enumerate(classes)}
     found: dict[str, Images] = dict(splits)
     found = _with_held_out(found, classes, split_seed)
-    return DataSource(str(root), classes, *_in_order(found), native_size=_common_side(sizes))
+    return DataSource(str(root), classes, *_in_order(found), native_size=_common_side(sizes), others=others)
 
 
 def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, Images | None]:
@@ -205,8 +218,7 @@ def _digits(split_seed: int) -> DataSource:
 def _data_root(given: str | Path | None) -> Path:
     if given is not None:
         return Path(given).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "senet" / "data"
+    return cache_folder() / "data"
 
 
 def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:

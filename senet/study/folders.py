@@ -6,22 +6,26 @@ import difflib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from senet.study.images import EXTENSIONS, DataError, FileImages
+from senet.study.badfiles import BadFile
+from senet.study.decoding import EXTENSIONS, DataError
+from senet.study.images import FileImages, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["class_indices", "read_folder", "stratified_split"]
+__all__ = ["Found", "class_indices", "files_below", "named_otherwise", "read_folder", "stratified_split"]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("val", "valid", "validation"),
     "test": ("test",),
 }
+
+_LITTER = frozenset({"desktop.ini", "thumbs.db"})
 
 
 def stratified_split(
@@ -82,8 +86,16 @@ def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> 
     return {name: table[name] + offset for name in folders}
 
 
-def read_folder(root: Path) -> tuple[tuple[str, ...], dict[str, FileImages]]:
-    """The class names, sorted, and the images of each split that the folder holds.
+class Found(NamedTuple):
+    """What a folder holds: the class names, sorted, the images of each split, and what is no image by its name."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, FileImages]
+    others: tuple[BadFile, ...]
+
+
+def read_folder(root: Path) -> Found:
+    """The images of a folder of class folders, by their names alone.
 
     A folder without train/, val/ or test/ comes back as the one split "all", in order of class and file name.
 
@@ -97,14 +109,17 @@ def read_folder(root: Path) -> tuple[tuple[str, ...], dict[str, FileImages]]:
     splits = {split: folder for split, folder in found.items() if folder is not None}
     if not splits:
         classes = _classes(root)
-        return classes, {"all": _images(root, root, classes)}
+        images, strange = _images(root, root, classes)
+        return Found(classes, {"all": images}, tuple(strange))
     _check_strangers(root, [folder.name for folder in splits.values()])
     named = {split: _classes(folder) for split, folder in splits.items()}
     first, *others = named
     for other in others:
         _check_same(root, (splits[first].name, named[first]), (splits[other].name, named[other]))
     classes = named[first]
-    return classes, {split: _images(folder, root, classes) for split, folder in splits.items()}
+    inside = {split: _images(folder, root, classes) for split, folder in splits.items()}
+    strangers = [other for _, others in inside.values() for other in others]
+    return Found(classes, {split: images for split, (images, _) in inside.items()}, tuple(strangers))
 
 
 def _missing(root: Path) -> str:
@@ -123,9 +138,12 @@ def _folders(root: Path) -> list[Path]:
     )
 
 
-def _files(root: Path) -> list[Path]:
-    """Image files anywhere below `root`, in the order of their paths; hidden ones are left out, links followed."""
-    files = []
+def files_below(root: Path) -> tuple[list[Path], list[Path]]:
+    """Files anywhere below `root` that are images by their names, and the others, both in the order of their paths.
+
+    Hidden files and those of a file browser are left out; links are followed, but not round and round.
+    """
+    files: list[Path] = []
     seen = {os.path.realpath(root)}
     for folder, inside, names in os.walk(root, followlinks=True):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
@@ -134,10 +152,10 @@ def _files(root: Path) -> list[Path]:
             if place in seen:
                 inside.remove(name)
             seen.add(place)
-        files += [
-            Path(folder, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
-        ]
-    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+        files += [Path(folder, name) for name in names if not name.startswith(".") and name.lower() not in _LITTER]
+    files.sort(key=lambda path: path.relative_to(root).as_posix())
+    images = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    return images, [path for path in files if path.suffix.lower() not in EXTENSIONS]
 
 
 def _split_folder(root: Path, names: Sequence[str]) -> Path | None:
@@ -149,7 +167,9 @@ def _split_folder(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def _check_strangers(root: Path, known: Sequence[str]) -> None:
-    others = [p.name for p in _folders(root) if p.name not in known and any(map(_files, _folders(p)))]
+    others = [
+        p.name for p in _folders(root) if p.name not in known and any(files_below(inside)[0] for inside in _folders(p))
+    ]
     if others:
         raise DataError(
             f"{root} has {_listed(known)} and beside it {_listed(others)}, which is no split: "
@@ -160,7 +180,7 @@ def _check_strangers(root: Path, known: Sequence[str]) -> None:
 def _classes(folder: Path) -> tuple[str, ...]:
     folders = _folders(folder)
     if not folders:
-        loose = len(_files(folder))
+        loose = len(files_below(folder)[0])
         held = f"holds {loose} images but no class folders" if loose else "is empty"
         raise DataError(f"{folder} {held}: images belong into one folder for each class")
     if len(folders) == 1:
@@ -178,15 +198,23 @@ def _check_same(root: Path, one: tuple[str, Sequence[str]], other: tuple[str, Se
         raise DataError(f"{one[0]}/ and {other[0]}/ of {root} have different classes; {'; '.join(differing)}")
 
 
-def _images(folder: Path, root: Path, classes: Sequence[str]) -> FileImages:
-    files = [_files(folder / name) for name in classes]
+def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImages, list[BadFile]]:
+    found = [files_below(folder / name) for name in classes]
+    files = [images for images, _ in found]
     if not any(files):
         raise DataError(f"the class folders of {folder} hold no images (of {', '.join(sorted(EXTENSIONS))})")
     empty = [name for name, inside in zip(classes, files, strict=True) if not inside]
     if empty:
         raise DataError(f"no images in these class folders of {folder}: {_listed(empty)}")
     labels = [label for label, inside in enumerate(files) for _ in inside]
-    return FileImages([path for inside in files for path in inside], labels, root)
+    others = [named_otherwise(path, root) for _, strangers in found for path in strangers]
+    return FileImages([path for inside in files for path in inside], labels, root), others
+
+
+def named_otherwise(path: Path, root: Path) -> BadFile:
+    """A file that is not looked into."""
+    kind = f"its name ends in {text_of(path.suffix)}" if path.suffix else "its name has no ending"
+    return BadFile(text_of(path.relative_to(root)), f"no image by its name: {kind}")
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from senet.study.decoding import EXTENSIONS, BadImageError, DataError, decode, reason_of, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,24 +20,16 @@ if TYPE_CHECKING:
 __all__ = [
     "EXTENSIONS",
     "ArrayImages",
+    "BadImageError",
     "ChosenImages",
     "DataError",
     "FileImages",
     "Images",
     "JoinedImages",
     "TorchvisionImages",
+    "text_of",
     "to_rgb",
 ]
-
-EXTENSIONS = frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
-)
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-class DataError(ValueError):
-    """Data that cannot be found, read or used; the message says what would be right."""
 
 
 class Images(Protocol):
@@ -58,19 +51,6 @@ class Images(Protocol):
         ...
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` as people see it: rotated as its EXIF data says, RGB, 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
-        values = np.asarray(image, dtype=np.float64) * (255 / 65535)
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def _digest(labels: Tensor, parts: Sequence[bytes]) -> str:
     state = hashlib.sha256(labels.numpy().tobytes())
     for part in parts:
@@ -79,9 +59,16 @@ def _digest(labels: Tensor, parts: Sequence[bytes]) -> str:
     return f"{len(labels)} images, {state.hexdigest()[:16]}"
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path | str) -> str:
     """A path as text that can be written anywhere, also where its bytes are no UTF-8."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+    return os.fsencode(path if isinstance(path, str) else path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link to nowhere
+        return -1
 
 
 class FileImages:
@@ -96,27 +83,31 @@ class FileImages:
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], root: Path) -> None:
         self.paths = tuple(paths)
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        self.names: Sequence[str] = [_text(path.relative_to(root)) for path in self.paths]
+        self.names: Sequence[str] = [text_of(path.relative_to(root)) for path in self.paths]
 
     def __len__(self) -> int:
         """How many images there are."""
         return len(self.paths)
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`; a file that cannot be decoded is a DataError that names it."""
-        path = self.paths[index]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PIL's remarks on broken EXIF data and large images
-                with Image.open(path) as image:
-                    return to_rgb(image)
-        except _UNREADABLE as error:
-            raise DataError(f"{path} cannot be read as an image ({error}): mend or remove it") from error
+        """Image `index`; a file that cannot be decoded is a BadImageError that names it."""
+        return decode(self.paths[index])
 
     def fingerprint(self) -> str:
         """Names, sizes in bytes and labels."""
-        parts = [f"{n}:{p.stat().st_size}".encode() for n, p in zip(self.names, self.paths, strict=True)]
+        parts = [f"{n}:{_size(p)}".encode() for n, p in zip(self.names, self.paths, strict=True)]
         return _digest(self.labels, parts)
+
+    def state(self) -> bytes:
+        """What changes where any of the files is written anew."""
+        parts = [os.path.realpath(self.paths[0].parent).encode(errors="backslashreplace")]
+        for name, path in zip(self.names, self.paths, strict=True):
+            try:
+                info = path.stat()
+                parts.append(f"{name}:{info.st_size}:{info.st_mtime_ns}".encode())
+            except OSError:
+                parts.append(f"{name}:?".encode())
+        return hashlib.sha256(b"\0".join(parts)).digest()
 
 
 class ArrayImages:
@@ -148,17 +139,23 @@ class TorchvisionImages:
         self.labels = torch.tensor(labels, dtype=torch.int64)
         self.names: Sequence[str] = [str(index) for index in range(len(labels))]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data set holds its images as an array, so that none has to be decoded."""
+        return isinstance(getattr(self.dataset, "data", None), np.ndarray | Tensor)
+
     def __len__(self) -> int:
         """How many images there are."""
         return len(self.names)
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`; one that cannot be decoded is a DataError that says which."""
+        """Image `index`; one that cannot be decoded is a BadImageError that says which."""
         try:
             return to_rgb(self.dataset[index][0])
-        except _UNREADABLE as error:
-            name = type(self.dataset).__name__
-            raise DataError(f"image {index} of torchvision's {name} cannot be read ({error})") from error
+        except Exception as error:  # a damaged file fails in any part of a decoder, with any error
+            name, why = type(self.dataset).__name__, reason_of(error)
+            message = f"image {index} of torchvision's {name} cannot be read ({why})"
+            raise BadImageError(message, why, lasting=not isinstance(error, OSError | MemoryError)) from error
 
     def fingerprint(self) -> str:
         """The data set's name and labels."""
@@ -169,9 +166,12 @@ class ChosenImages:
     """Some of a list of images: those at `indices`, in that order."""
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
-        self.images = images
-        self.indices = tuple(indices)
-        self.labels = images.labels[list(self.indices)]
+        self.labels = images.labels[list(indices)]
+        self.indices: tuple[int, ...] = tuple(indices)
+        if isinstance(images, ChosenImages):  # some of some are some
+            self.indices = tuple(images.indices[index] for index in indices)
+            images = images.images
+        self.images: Images = images
         self.names: Sequence[str] = [images.names[index] for index in self.indices]
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet import display
+from senet.study import badfiles
 from senet.study.progress import duration
 from senet.study.statistics import Bootstrap, Difference, points, to_json
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from senet.cost import Cost
     from senet.insertion import Site
+    from senet.study.badfiles import BadFile
 
 __all__ = ["Comparison", "Trained"]
 
@@ -77,6 +79,7 @@ class Comparison:
         latency_ratio: time of a forward pass of one image with SE over that without; None where not measured.
         sites: where SE was put.
         notes: what is worth saying of the networks.
+        skipped: files that are no readable images.
         settings: all that decided the result but the seeds.
         machine: what it ran on.
     """
@@ -95,6 +98,7 @@ class Comparison:
     latency_ratio: float | None
     sites: tuple[Site, ...]
     notes: tuple[str, ...]
+    skipped: tuple[BadFile, ...]
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
 
@@ -113,6 +117,7 @@ class Comparison:
             "images": self.images,
             "sites": [dataclasses.asdict(site) for site in self.sites],
             "notes": list(self.notes),
+            "bad_files": badfiles.to_json(self.skipped),
             "settings": dict(self.settings),
             "machine": dict(self.machine),
         }
@@ -152,6 +157,7 @@ class Comparison:
             "",
             self.verdict,
             f"Report: {self.folder}",
+            *badfiles.listed(self.skipped),
         ]
 
     def _accuracy(self) -> list[tuple[str, str, str, str]]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from senet.saving import save
+from senet.study import badfiles
+from senet.study.badfiles import MAX_BAD, checked
 from senet.study.data import DataSource, open_data
 from senet.study.folder import (
     CHECKPOINT,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from senet.block import SESpec
     from senet.insertion import Where
+    from senet.study.badfiles import BadFile
     from senet.study.prediction import Predictions
 
 __all__ = ["RunResult", "finished_run", "plan_of", "run", "settings_of", "train"]
@@ -58,6 +61,7 @@ class RunResult:
         seconds: that training took, without the measuring.
         history: one row of metrics for each epoch.
         notes: what is worth saying of it.
+        skipped: files that are no readable images.
     """
 
     folder: Path
@@ -67,6 +71,7 @@ class RunResult:
     seconds: float
     history: tuple[Mapping[str, float], ...]
     notes: tuple[str, ...]
+    skipped: tuple[BadFile, ...] = ()
 
     def __str__(self) -> str:
         right, count = sum(self.correct), len(self.correct)
@@ -75,6 +80,7 @@ class RunResult:
             f"{self.split} accuracy after {len(self.history)} epochs: {self.accuracy:.2%} ({right} of {count} images)",
             f"training time: {duration(self.seconds)}",
             f"network: {self.folder / MODEL}",
+            *badfiles.listed(self.skipped),
         )
         return "\n".join(lines)
 
@@ -98,6 +104,7 @@ def train(
     devices: str | int = "auto",
     workers: int | None = None,
     data_root: str | Path | None = None,
+    max_bad: float | str = MAX_BAD,
     resume: bool = True,
     progress: bool | Progress = True,
     callbacks: Sequence[Callback] = (),
@@ -125,6 +132,8 @@ def train(
         devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
         workers: processes that load images; not given, none where the images fit into memory.
         data_root: where torchvision's data sets lie.
+        max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"); they are found before the
+            training begins, skipped, and listed in the result.
         resume: go on with what `out` holds; False makes it an error that it holds something.
         progress: whether to show how far it is, on standard error; or a Progress that is told.
         callbacks: more of Lightning's.
@@ -150,6 +159,8 @@ def train(
         devices=devices,
         workers=workers,
         data_root=data_root,
+        max_bad=max_bad,
+        progress=shown,
     )
     made = make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
     settings = settings_of(arm, plan, made) | {"seed": seed}
@@ -178,10 +189,13 @@ def plan_of(
     devices: str | int,
     workers: int | None,
     data_root: str | Path | None,
+    max_bad: float | str,
+    progress: Progress,
 ) -> Plan:
     """Open the data and decide what was not given; arguments and errors are those of `train`."""
     device = device_of(devices)
     source = data if isinstance(data, DataSource) else open_data(data, data_root=data_root)
+    source = checked(source, max_bad=max_bad, progress=progress)
     recipe = recipe_for(
         source,
         pretrained=arm.pretrained,
@@ -259,6 +273,7 @@ def run(
         seconds=sum(row["seconds"] for row in history),
         history=tuple(history),
         notes=made.notes,
+        skipped=plan.source.skipped,
     )
     metadata = {
         "classes": list(plan.source.classes),
@@ -278,6 +293,7 @@ def run(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "sites": [dataclasses.asdict(site) for site in made.sites],
         "notes": list(made.notes),
+        "bad_files": badfiles.to_json(result.skipped),
         "settings": settings,
         "machine": machine(plan.device),
     }
@@ -300,6 +316,7 @@ def finished_run(folder: Path) -> RunResult | None:
         seconds=content["seconds"],
         history=tuple(history),
         notes=tuple(content["notes"]),
+        skipped=badfiles.from_json(content.get("bad_files", ())),
     )
 
 

@@ -25,6 +25,7 @@ class Training:
     lr: float | None = None
     devices: str = "auto"
     workers: int | None = None
+    max_bad: str = "0.2"
     resume: bool = True
 
 

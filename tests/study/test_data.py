@@ -72,7 +72,8 @@ def test_files_are_listed_in_the_order_of_their_names_whatever_lies_beside_them(
     (folder / "train/a/more").mkdir()
     Image.new("L", (8, 8)).save(folder / "train/a/more/Z.PNG")
     (folder / "README.md").write_text("no image")
-    classes, splits = read_folder(folder)
+    classes, splits, others = read_folder(folder)
+    assert [(other.name, "ends in .txt" in other.reason) for other in others] == [("train/a/notes.txt", True)]
     assert classes == ("a", "b")
     assert splits["train"].names == [
         *("train/a/000.png", "train/a/001.png", "train/a/more/Z.PNG", "train/b/000.png", "train/b/001.png"),
