@@ -2,6 +2,7 @@
 
 from senet.block import SEBlock, SESpec
 from senet.cost import Cost, cost
+from senet.fast.export import export
 from senet.insertion import (
     InsertionError,
     Site,
@@ -25,6 +26,7 @@ __all__ = [
     "blocks",
     "cost",
     "create",
+    "export",
     "fold_start",
     "gate",
     "insert",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "atomic_write_all"]
 
 
 @contextlib.contextmanager
@@ -41,6 +41,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     if os.name == "posix":
         _flush(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_write_all(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
+    """Yield temporary paths, as `atomic_write` does, for files that are one thing: after it all are new, or none.
+
+    The first is the one that readers open, such as OpenVINO's .xml with its .bin: the old one goes before the others
+    change, and the new one comes last, so that a process that is killed in between leaves no pair of two kinds.
+
+    Raises:
+        OSError: where a folder is missing or cannot be written, or a path is a folder.
+    """
+    with contextlib.ExitStack() as stack:
+        yield tuple([stack.enter_context(atomic_write(path)) for path in paths])
+        if len(paths) > 1:
+            Path(os.path.realpath(paths[0])).unlink(missing_ok=True)
+        # the stack is left from its top: the first path's file takes its place last
 
 
 def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> int:

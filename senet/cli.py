@@ -11,6 +11,7 @@ import torch
 
 from senet import __version__, flags
 from senet.verbs.network import cost, insert, models, sites
+from senet.verbs.ship import export
 from senet.verbs.study import compare, evaluate, train
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ Try:
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 
 VERBS: Mapping[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (sites, insert, cost, models, train, evaluate, compare)
+    verb.__name__: verb for verb in (sites, insert, cost, models, train, evaluate, compare, export)
 }
 
 

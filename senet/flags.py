@@ -128,10 +128,16 @@ _TRAINING: Mapping[str, Flag] = {
 }
 _OUTPUT: Mapping[str, Flag] = {
     "out": Flag(
-        "PATH", "where to write: a file for insert, a .png or .svg for cost --table, a folder for train and compare"
+        "PATH",
+        "where to write: a file for insert, one that ends in .onnx, .xml or .pt2 for export, a .png or .svg for cost "
+        "--table, a folder for train and compare",
     ),
     "table": Flag("", "count the networks of the paper's tables, and set the paper's figures beside them"),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
+    "dynamic_size": Flag("", "let the file take pictures of any height and width, not of --size alone"),
+    "int8": Flag(
+        "", "compute in INT8 (OpenVINO), calibrated on pictures of --data, the accuracy before and after shown"
+    ),
     "latency": Flag("", "also measure the time of a forward pass, in turn with and without SE"),
 }
 _POSITIONAL: Mapping[str, Flag] = {"pattern": Flag("PATTERN", "names to list, such as 'resnet*'")}

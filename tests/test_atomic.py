@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from senet.atomic import atomic_write
+from senet.atomic import atomic_write, atomic_write_all
 
 
 def names(folder):
@@ -108,3 +108,54 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch, number, error, 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(error, match=message), atomic_write(tmp_path / "a.json"):
         pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_files_that_are_one_thing(tmp_path, old):
+    paths = [tmp_path / "net.xml", tmp_path / "net.bin"]
+    if old is not None:
+        for path in paths:
+            path.write_text(old)
+    with atomic_write_all(*paths) as temporary:
+        assert [path.suffix for path in temporary] == [".xml", ".bin"]
+        for path in temporary:
+            path.write_text("new")
+        assert {path.read_text() for path in paths if path.exists()} == ({old} if old else set())
+    assert [path.read_text() for path in paths] == ["new", "new"]
+    assert names(tmp_path) == ["net.bin", "net.xml"]
+
+
+def test_files_that_are_one_thing_and_fail(tmp_path):
+    paths = [tmp_path / "net.xml", tmp_path / "net.bin"]
+    for path in paths:
+        path.write_text("old")
+
+    def write():
+        with atomic_write_all(*paths) as temporary:
+            temporary[0].write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [path.read_text() for path in paths] == ["old", "old"]
+    assert names(tmp_path) == ["net.bin", "net.xml"]
+
+
+def test_a_process_killed_between_two_files_leaves_no_pair_of_two_kinds(tmp_path, monkeypatch):
+    paths = [tmp_path / "net.xml", tmp_path / "net.bin"]
+    for path in paths:
+        path.write_text("old")
+    replaced = []
+
+    def replace(self, target):
+        replaced.append(target.name)
+        if target.name == "net.xml":
+            assert paths[1].read_text() == "new"
+            assert not paths[0].exists()
+        return self.rename(target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", replace)
+    with atomic_write_all(*paths) as temporary:
+        for path in temporary:
+            path.write_text("new")
+    assert replaced == ["net.bin", "net.xml"]

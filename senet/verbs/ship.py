@@ -1,0 +1,134 @@
+"""The verb that takes a network to where it is used: export."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet import display, flags
+from senet.verbs.network import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from senet.study import Evaluation, Preprocessing
+    from senet.study.data import DataSource
+
+__all__ = ["Pictures", "export"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The flags that say how a picture becomes the network's input."""
+
+    resize: int | None = None
+    crop: float | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: str | None = None
+    channels: str | None = None
+
+
+def export(
+    network: Network,
+    out: str,
+    pictures: Pictures | None = None,
+    classes: str | None = None,
+    class_offset: int = 0,
+    dynamic_size: bool = False,
+    int8: bool = False,
+) -> None:
+    """Write a network to a file that ONNX Runtime (.onnx), OpenVINO (.xml) or PyTorch (.pt2) runs.
+
+    It takes any batch. It is written in its inference form, with the names of its classes and the
+    preprocessing that it was trained with where these are known, and compared with PyTorch. With --int8
+    (OpenVINO) it is calibrated on 300 pictures of --data, and measured on others before and after.
+
+    Examples:
+      senet export --model runs/se-0 --out se.onnx
+      senet export --model torchvision:resnet50 --weights pretrained --dynamic-size --out resnet50.xml
+      senet export --model runs/se-0 --int8 --data photos --out se.xml
+    """
+    from senet.fast import export as exporting
+
+    exporting.format_of(out).needed()  # before anything that takes time
+    if int8 and network.data is None:
+        raise flags.UsageError("senet export --int8 needs --data: a folder of pictures to calibrate on and to measure")
+    if not int8 and class_offset:
+        raise flags.UsageError("senet export takes --class-offset with --int8 alone, for the classes of --data")
+    if int8 and Path(out).suffix != ".xml":
+        raise flags.UsageError(f"senet export --int8 writes for OpenVINO: give --out {Path(out).with_suffix('.xml')}")
+    source = _opened(network, classes, class_offset) if int8 else None
+    metadata, preprocessing = _known(network, pictures, classes, source)
+    if network.size is None and preprocessing is not None:
+        network = dataclasses.replace(network, size=preprocessing.size)
+    model, example = network.make()
+    model.eval()
+    if preprocessing is not None:
+        metadata["preprocessing"] = preprocessing.to_json()
+    if source is None or preprocessing is None:
+        found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata)
+        display.show(str(found))
+        return
+    from senet.fast.runtimes import OpenVino
+    from senet.study.calibration import calibration_batches
+
+    before = _measured(model, source, network, preprocessing, classes)
+    batches = calibration_batches(source, preprocessing)
+    found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata, calibration=batches)
+    after = _measured(OpenVino(out), source, network, preprocessing, classes)
+    display.show(str(found), f"Calibrated on {len(batches)} pictures of {source.name}.", _change(before, after))
+
+
+def _known(
+    network: Network, pictures: Pictures | None, classes: str | None, source: DataSource | None
+) -> tuple[dict[str, Any], Preprocessing | None]:
+    """What is known of a network beside its weights: the names of its classes, and how pictures become its input."""
+    from senet.study.evaluation import asked_preprocessing, trained_classes
+    from senet.study.networks import Arm, known_preprocessing
+
+    arm = Arm(network.model, network.weights)
+    names = trained_classes(arm) if classes is None else _names(classes)
+    known = known_preprocessing(arm)
+    if not (known is None and pictures is None and source is None):
+        asked = dataclasses.asdict(pictures or Pictures())
+        known = asked_preprocessing(known, source, size=network.size, **asked)
+    return {"classes": names} if names else {}, known
+
+
+def _names(file: str) -> list[str]:
+    """The names of a classes file that lists them in order; a mapping is for looking folders up alone."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the classes file {file} is not JSON: {error}") from error
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
+
+
+def _opened(network: Network, classes: str | None, class_offset: int) -> DataSource:
+    from senet.study.data import open_data
+
+    return open_data(str(network.data), classes=classes, class_offset=class_offset, data_root=network.data_root)
+
+
+def _measured(
+    model: nn.Module, source: DataSource, network: Network, preprocessing: Preprocessing, classes: str | None
+) -> Evaluation:
+    """The accuracy of a network, or of the file that it became, on the pictures of the data that are held out."""
+    from senet.study import evaluate
+    from senet.zoo.naming import is_saved
+
+    saved = next((name for name in (network.weights, network.model) if name and is_saved(name)), None)
+    values = preprocessing.to_json()
+    return evaluate(model, source, weights=saved, classes=classes, devices="cpu", **values)
+
+
+def _change(before: Evaluation, after: Evaluation) -> str:
+    points = 100 * (after.top1 - before.top1)
+    sign = "+" if points > 0 else "−" if points < 0 else "±"
+    return (
+        f"Top-1 accuracy on {before.count} other pictures (split {before.split}): {before.top1:.2%} before (float32, "
+        f"PyTorch), {after.top1:.2%} after (INT8, OpenVINO): {sign}{abs(points):.2f} points."
+    )
