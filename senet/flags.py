@@ -68,7 +68,7 @@ _DATA: Mapping[str, Flag] = {
     "data": Flag(
         "NAME",
         "the images: digits (built in), a folder of class folders (with train/ and val/ or test/ inside, or "
-        "split 80/20), or torchvision:NAME",
+        "split 80/20), torchvision:NAME, or shards of WebDataset (wds:path/{0000..0099}.tar)",
     ),
     "data_root": Flag(
         "FOLDER", "where torchvision's data sets lie, and are downloaded to; without it ~/.cache/senet/data"

@@ -16,6 +16,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory):
+    """What senet keeps of data it has looked at goes with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SENET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder ../shared with real data and weights; tests that need it skip where it is not."""

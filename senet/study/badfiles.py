@@ -11,11 +11,11 @@ import torch
 
 from senet.study.cache import remembered
 from senet.study.decoding import BadImageError, DataError
-from senet.study.images import ArrayImages, ChosenImages, FileImages, Images, JoinedImages, TorchvisionImages
+from senet.study.images import ArrayImages, ChosenImages, Images, JoinedImages, TorchvisionImages
 from senet.study.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from senet.study.data import DataSource
 
@@ -188,16 +188,17 @@ def _threads(images: Images) -> int:
     from senet.study.sampling import usual_workers
 
     base = images.images if isinstance(images, ChosenImages) else images
-    return usual_workers() if isinstance(base, FileImages) else 1
+    return usual_workers() if getattr(base, "concurrent", False) else 1
 
 
 def _state(images: Images) -> bytes | None:
     """What changes where the verdict on any image may change; None where that cannot be known."""
     base = images.images if isinstance(images, ChosenImages) else images
-    if not isinstance(base, FileImages):
+    state: Callable[[], bytes] | None = getattr(base, "state", None)
+    if state is None:
         return None
     chosen = torch.tensor(images.indices).numpy().tobytes() if isinstance(images, ChosenImages) else b""
-    return b"\0".join((f"{_VERSION} {PIL.__version__}".encode(), base.state(), chosen))
+    return b"\0".join((f"{_VERSION} {PIL.__version__}".encode(), state(), chosen))
 
 
 def listed(bad: Sequence[BadFile]) -> list[str]:

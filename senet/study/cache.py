@@ -18,7 +18,9 @@ __all__ = ["cache_folder", "remembered"]
 
 
 def cache_folder() -> Path:
-    """The folder that senet may fill and anyone may empty: $XDG_CACHE_HOME/senet, by default ~/.cache/senet."""
+    """The folder that senet may fill and anyone may empty: $SENET_CACHE, else $XDG_CACHE_HOME/senet or ~/.cache/senet."""
+    if own := os.environ.get("SENET_CACHE"):
+        return Path(own).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "senet"
 

@@ -66,7 +66,7 @@ def compare(
 
     Args:
         model: the plain network's name, as `senet.create` takes it.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or what `open_data` returned.
         out: the folder of the comparison.
         weights: to start from; a classifier of another size starts fresh.
         spec: the SE to insert.

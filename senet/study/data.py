@@ -1,4 +1,4 @@
-"""Data by name: the embedded digits, folders of class folders, and torchvision's data sets."""
+"""Data by name: the embedded digits, folders of class folders, WebDataset's shards, and torchvision's data sets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from senet.study.cache import cache_folder
 from senet.study.folders import class_indices, read_folder, stratified_split
 from senet.study.images import ArrayImages, ChosenImages, DataError, Images, JoinedImages, TorchvisionImages
+from senet.study.shards import read_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +121,7 @@ def open_data(
     Args:
         name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8 pixels, embedded in it), a folder of
             class folders (with train/ and val/ and/or test/ inside, or else split by us, 80/20 within each
-            class), or `torchvision:NAME`.
+            class), `torchvision:NAME`, or `wds:` with WebDataset's shards, such as `wds:path/{0000..0099}.tar`.
         classes: for evaluation: a JSON file that names the network's classes in order (or name -> index),
             by which folder names become class indices; without it, classes are numbered by sorted name.
         class_offset: added to each class index.
@@ -134,6 +135,8 @@ def open_data(
     """
     if str(name) == "digits":
         source = _digits(split_seed)
+    elif str(name).startswith("wds:"):
+        source = _shards(str(name), split_seed)
     elif str(name).startswith("torchvision:"):
         source = _torchvision(str(name), _data_root(data_root), split_seed)
     else:
@@ -149,6 +152,17 @@ def _folder(root: Path, split_seed: int) -> DataSource:
     found: dict[str, Images] = dict(splits)
     found = _with_held_out(found, classes, split_seed)
     return DataSource(str(root), classes, *_in_order(found), native_size=_common_side(sizes), others=others)
+
+
+def _shards(name: str, split_seed: int) -> DataSource:
+    classes, splits, bad = read_shards(name.removeprefix("wds:"))
+    sizes = {
+        _first_image(images, label, classes[label])
+        for images in splits.values()
+        for label in sorted(set(images.labels.tolist()))
+    }
+    found = _with_held_out({split: images for split, images in splits.items()}, classes, split_seed)  # noqa: C416
+    return DataSource(name, classes, *_in_order(found), native_size=_common_side(sizes), bad=bad)
 
 
 def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, Images | None]:

@@ -96,7 +96,7 @@ def evaluate(
 
     Args:
         model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or what `open_data` returned.
         weights: of the network; its number of classes is theirs.
         num_classes: of the network, where it is to be another.
         classes: a JSON file with the network's class names in order (or name -> index), by which the names of

@@ -129,7 +129,8 @@ def _missing(root: Path) -> str:
     beside = sorted(p.name for p in near.iterdir() if p.is_dir()) if near.is_dir() else []
     close = difflib.get_close_matches(root.name, beside, n=1)
     hint = f"; did you mean {near / close[0]}?" if close else ""
-    return f"there is no data folder {root}{hint} (data is 'digits', a folder of class folders, or 'torchvision:NAME')"
+    kinds = "data is 'digits', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
+    return f"there is no data folder {root}{hint} ({kinds})"
 
 
 def _folders(root: Path) -> list[Path]:

@@ -27,6 +27,7 @@ __all__ = [
     "Images",
     "JoinedImages",
     "TorchvisionImages",
+    "digest",
     "text_of",
     "to_rgb",
 ]
@@ -51,7 +52,8 @@ class Images(Protocol):
         ...
 
 
-def _digest(labels: Tensor, parts: Sequence[bytes]) -> str:
+def digest(labels: Tensor, parts: Sequence[bytes]) -> str:
+    """A short text of labels, and of whatever else decides what images are."""
     state = hashlib.sha256(labels.numpy().tobytes())
     for part in parts:
         state.update(part)
@@ -80,6 +82,8 @@ class FileImages:
         root: what `names` leaves out of the paths.
     """
 
+    concurrent = True  # threads may load several at once
+
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], root: Path) -> None:
         self.paths = tuple(paths)
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -96,7 +100,7 @@ class FileImages:
     def fingerprint(self) -> str:
         """Names, sizes in bytes and labels."""
         parts = [f"{n}:{_size(p)}".encode() for n, p in zip(self.names, self.paths, strict=True)]
-        return _digest(self.labels, parts)
+        return digest(self.labels, parts)
 
     def state(self) -> bytes:
         """What changes where any of the files is written anew."""
@@ -128,7 +132,7 @@ class ArrayImages:
 
     def fingerprint(self) -> str:
         """Pixels and labels."""
-        return _digest(self.labels, [self.pixels.tobytes()])
+        return digest(self.labels, [self.pixels.tobytes()])
 
 
 class TorchvisionImages:
@@ -159,7 +163,7 @@ class TorchvisionImages:
 
     def fingerprint(self) -> str:
         """The data set's name and labels."""
-        return _digest(self.labels, [type(self.dataset).__name__.encode()])
+        return digest(self.labels, [type(self.dataset).__name__.encode()])
 
 
 class ChosenImages:
@@ -184,7 +188,7 @@ class ChosenImages:
 
     def fingerprint(self) -> str:
         """The whole list's fingerprint, and which were chosen."""
-        return _digest(self.labels, [self.images.fingerprint().encode(), repr(self.indices).encode()])
+        return digest(self.labels, [self.images.fingerprint().encode(), repr(self.indices).encode()])
 
 
 class JoinedImages:

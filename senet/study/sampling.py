@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from senet.study.images import FileImages, Images
+from senet.study.images import Images
 from senet.study.transforms import Augmentation, Preprocessing
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Held(Dataset[Tensor]):
         parts: list[Tensor] = []
         total = 0
         with ThreadPoolExecutor(usual_workers()) as pool:
-            several = isinstance(getattr(self.images, "images", self.images), FileImages)
+            several = getattr(getattr(self.images, "images", self.images), "concurrent", False)
             decode = pool.map if several else map
             for pixels in decode(self.__getitem__, range(len(self))):
                 parts.append(pixels.reshape(-1))

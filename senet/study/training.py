@@ -115,7 +115,7 @@ def train(
 
     Args:
         model: a network's name, as `senet.create` takes it.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or what `open_data` returned.
         out: the folder of the run.
         weights: to start from; a classifier of another size starts fresh.
         spec: the SE to insert; None trains the network as it is.

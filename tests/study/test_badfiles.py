@@ -130,7 +130,7 @@ def test_the_list_on_the_screen_ends():
 
 
 def test_what_was_found_is_kept_until_a_file_changes(paint, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SENET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(badfiles, "FEW", 10)
     folder = paint({"train/a": 10, "train/b": 10, "val/a": 5, "val/b": 5})
     (folder / "train/a/003.png").write_bytes(b"")
@@ -171,7 +171,7 @@ def _ask(told):
 
 
 def test_several_processes_find_out_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SENET_CACHE", str(tmp_path))
     processes = multiprocessing.get_context("fork")
     told = processes.SimpleQueue()
     with forking():
@@ -187,7 +187,7 @@ def test_several_processes_find_out_once(tmp_path, monkeypatch):
 
 def test_a_home_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("SENET_CACHE", str(tmp_path / "file"))
     assert remembered("kind", b"key", lambda: (7, True)) == 7
 
 

@@ -252,6 +252,7 @@ def test_a_download_that_fails_is_a_clear_error(tmp_path, monkeypatch):
 
 
 def test_the_root_of_torchvision_data_sets_follows_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("SENET_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(DataError, match=str(tmp_path / "senet" / "data")):
