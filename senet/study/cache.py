@@ -18,7 +18,7 @@ __all__ = ["cache_folder", "remembered"]
 
 
 def cache_folder() -> Path:
-    """The folder that senet may fill and anyone may empty: $SENET_CACHE, else $XDG_CACHE_HOME/senet or ~/.cache/senet."""
+    """Where senet keeps what anyone may remove: $SENET_CACHE, else $XDG_CACHE_HOME/senet or ~/.cache/senet."""
     if own := os.environ.get("SENET_CACHE"):
         return Path(own).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")

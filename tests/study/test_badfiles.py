@@ -14,6 +14,7 @@ from senet.study.badfiles import BadFile, allowed, checked, listed
 from senet.study.cache import remembered
 from senet.study.compare import compare
 from senet.study.data import DataError, open_data
+from senet.study.images import FileImages
 from senet.study.sampling import forking, hold, train_loader
 from senet.study.training import train
 from senet.study.transforms import Augmentation
@@ -135,10 +136,8 @@ def test_what_was_found_is_kept_until_a_file_changes(paint, monkeypatch, tmp_pat
     folder = paint({"train/a": 10, "train/b": 10, "val/a": 5, "val/b": 5})
     (folder / "train/a/003.png").write_bytes(b"")
     looked = []
-    load = badfiles.FileImages.load
-    monkeypatch.setattr(
-        badfiles.FileImages, "load", lambda self, at: (looked.append(self.names[at]), load(self, at))[1]
-    )
+    load = FileImages.load
+    monkeypatch.setattr(FileImages, "load", lambda self, at: (looked.append(self.names[at]), load(self, at))[1])
 
     def found():
         source = open_data(folder)
