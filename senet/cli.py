@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from senet import __version__, flags
+from senet.verbs.excitation import explain, prune
 from senet.verbs.network import cost, insert, models, sites
 from senet.verbs.ship import export
 from senet.verbs.study import compare, evaluate, train
@@ -27,7 +28,13 @@ Try:
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 
 VERBS: Mapping[str, Callable[..., None]] = {
-    verb.__name__: verb for verb in (sites, insert, cost, models, train, evaluate, compare, export)
+    verb.__name__: verb
+    for verb in (
+        *(sites, insert, cost, models),
+        *(train, evaluate, compare),
+        *(explain, prune),
+        *(export,),
+    )
 }
 
 

@@ -126,11 +126,17 @@ _TRAINING: Mapping[str, Flag] = {
     "seeds": Flag("N", "train each network N times, with seeds 0 to N - 1", 1),
     "devices": Flag("DEVICE", "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps"),
 }
+_GATES: Mapping[str, Flag] = {
+    "blocks": Flag("PATTERN", "the SE blocks to prune: names, or patterns such as 'layer4*'"),
+    "advice": Flag("", "in place of --blocks: those that explain advises"),
+    "explanation": Flag("FOLDER", "what explain wrote of this network: its means and its advice are taken as they are"),
+    "tolerance": Flag("SHARE", "how much accuracy the advised blocks may cost together, as a fraction", 0),
+}
 _OUTPUT: Mapping[str, Flag] = {
     "out": Flag(
         "PATH",
-        "where to write: a file for insert, one that ends in .onnx, .xml or .pt2 for export, a .png or .svg for cost "
-        "--table, a folder for train and compare",
+        "where to write: a file for insert and prune, one that ends in .onnx, .xml or .pt2 for export, a .png or .svg "
+        "for cost --table, a folder for train, compare and explain",
     ),
     "table": Flag("", "count the networks of the paper's tables, and set the paper's figures beside them"),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
@@ -145,6 +151,7 @@ _GROUPS: Mapping[str, Mapping[str, Flag]] = {
     "the network": _NETWORK,
     "the images": _DATA,
     "the SE blocks": _SE,
+    "the gates": _GATES,
     "the training": _TRAINING,
     "the output": _OUTPUT,
 }

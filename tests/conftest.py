@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,27 @@ def imagenet100(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cifar10(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CIFAR-10 as train/<class>/ and test/<class>/: 60,000 files, half a minute to unpack."""
     return _lay(shared, tmp_path_factory.mktemp("cifar10"), "cifar10-train.tar.gz", "cifar10-test.tar.gz")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A headless Chromium that keeps its console's and its network's log; tests skip where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra 'dev')")
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (found and driver):
+        pytest.skip("needs Chromium and chromedriver, which are not on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found
+    for flag in (
+        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        "disable-component-update disable-sync disable-dev-shm-usage window-size=1200,900"
+    ).split():
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()

@@ -38,6 +38,7 @@ _STYLE: Any = {
     "legend.frameon": False,
 }
 _REFERENCES = re.compile(r'(\bid="|xlink:href="#|\bhref="#|url\(#)')
+_FINE = re.compile(r"(\d\.\d\d)\d+")
 _NO_METADATA: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -69,6 +70,7 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = _REFERENCES.sub(lambda found: f"{found[1]}{name}-", svg)
+    svg = _FINE.sub(r"\1", svg)  # a hundredth of a point is finer than any screen
     svg = svg.replace(INK, "currentColor")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Chart", "Column", "Facts", "Page", "Section", "Table", "Text", "cell", "render", "write_page"]
 
+_SAFE = "/,:;()@!*"  # in the data of a link; the rest is written as %XX
 _NOTHING = "–"
 Plain = str | int | float | bool | None
 
@@ -180,7 +181,7 @@ def render(page: Page) -> str:
     )
     environment.filters["kind"] = lambda part: type(part).__name__
     environment.filters["svg"] = lambda chart: inline_svg(chart.figure, chart.name, chart.title)
-    environment.filters["as_data"] = lambda part: f"data:text/csv;charset=utf-8,{quote(part.csv())}"
+    environment.filters["as_data"] = lambda part: f"data:text/csv;charset=utf-8,{quote(part.csv(), safe=_SAFE)}"
     environment.filters["anchor"] = _anchor
     script, style = _asset("script.js"), _asset("style.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -3,6 +3,7 @@
 from senet.study.compare import compare
 from senet.study.data import DataError, DataSource, open_data
 from senet.study.evaluation import Evaluation, evaluate
+from senet.study.excitation import Explanation, Pruned, explain, prune
 from senet.study.folder import StudyError
 from senet.study.recipe import Recipe
 from senet.study.report import Comparison
@@ -14,12 +15,16 @@ __all__ = [
     "DataError",
     "DataSource",
     "Evaluation",
+    "Explanation",
     "Preprocessing",
+    "Pruned",
     "Recipe",
     "RunResult",
     "StudyError",
     "compare",
     "evaluate",
+    "explain",
     "open_data",
+    "prune",
     "train",
 ]

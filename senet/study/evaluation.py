@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from senet.study.images import Images
 
-__all__ = ["Evaluation", "asked_preprocessing", "evaluate", "network_of", "trained_classes"]
+__all__ = ["Evaluation", "asked_preprocessing", "by_name", "evaluate", "network_of", "trained_classes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def evaluate(
     with heard() as notes:
         network = model if isinstance(model, nn.Module) else network_of(arm, num_classes)
     if classes is None and class_offset == 0:
-        images = _by_name(images, source, trained_classes(arm))
+        images = by_name(images, source, trained_classes(arm))
     known = known_preprocessing(arm)
     if known is None and (noted := noted_preprocessing(network)):
         known = Preprocessing.from_json(noted)
@@ -195,7 +195,7 @@ def trained_classes(arm: Arm) -> list[str] | None:
     return None
 
 
-def _by_name(images: Images, source: DataSource, trained: list[str] | None) -> Images:
+def by_name(images: Images, source: DataSource, trained: list[str] | None) -> Images:
     """The images with the network's own class indices, by the names of the classes."""
     if trained is None or list(source.classes) == trained:
         return images

@@ -24,7 +24,7 @@ from senet.report import (
     render,
     write_page,
 )
-from tests.report.conftest import complaints, opened, requests
+from tests.browser import complaints, opened, requests
 
 EVIL = "<script>document.title='taken'</script>\"'&$x^{$<img src=x onerror=alert(1)>"
 

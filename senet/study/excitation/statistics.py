@@ -1,0 +1,154 @@
+"""The gates of one SE block over many images: their means, their spread, and how much of it the class explains."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+__all__ = ["BINS", "ChannelStatistics", "GateStatistics"]
+
+BINS = 200
+OPEN = 4.0
+"""Where the histogram of gates without a largest value ends; what lies beyond is counted in its last part."""
+
+CLOSE = 0.02
+"""Of the range of a gate: how near to its end is at its end, and how small a spread is none."""
+
+_NO_SPREAD = 1e-7
+"""A standard deviation of gates below this is rounding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelStatistics:
+    """What is known of the gates of one block, channel by channel.
+
+    Attributes:
+        mean: (C,) over images.
+        sd: (C,) over images.
+        low: (C,) the smallest.
+        high: (C,) the largest.
+        class_means: (K, C) over the images of each class.
+        class_counts: (K,) how many images each class has.
+        histogram: how many of all gates lie in each of `BINS` equal parts of [0, top], or of [0, 4] without a top.
+        top: the largest value that the gate can have: 1 for a sigmoid, times the block's `scale`; None where there
+            is no largest (relu) or it is not known.
+        specificity: between-class over total variance of the gates, of all channels together: the sum over channels
+            of the between-class sum of squares, over that of the total; in [0, 1]. None where nothing varies, or no
+            class has two images.
+        specificity_by_chance: what the same comes to on average where the class explains nothing: (K − 1) / (n − 1).
+        channel_specificity: (C,) the same for each channel; NaN where it does not vary.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    low: Tensor
+    high: Tensor
+    class_means: Tensor
+    class_counts: Tensor
+    histogram: Tensor
+    top: float | None
+    specificity: float | None
+    specificity_by_chance: float | None
+    channel_specificity: Tensor
+
+    @property
+    def range(self) -> float:
+        """What "close" is measured by: the gate's largest value, or the largest that was seen."""
+        return self.top if self.top is not None else max(float(self.high.max()), 1e-12)
+
+    def quantile(self, share: float) -> float:
+        """The value that this share of all gates lies below, as finely as the histogram has it."""
+        rising = self.histogram.cumsum(0) / self.histogram.sum()
+        below = int((rising < share).sum())
+        start = float(rising[below - 1]) if below else 0.0
+        inside = (share - start) / max(float(rising[below]) - start, 1e-12)
+        return (below + min(1.0, inside)) / BINS * (self.top or OPEN)
+
+    @property
+    def dead(self) -> Tensor:
+        """(C,) whether a channel's gate is at most 2 % of the largest value on every image: nothing passes."""
+        return self.high <= CLOSE * self.range
+
+    @property
+    def saturated(self) -> Tensor:
+        """(C,) whether a channel's gate is within 2 % of the largest value on every image: all passes."""
+        if self.top is None:
+            return torch.zeros_like(self.dead)
+        return self.low >= (1 - CLOSE) * self.top
+
+    @property
+    def constant(self) -> Tensor:
+        """(C,) whether a channel's gate differs by less than 2 % of the largest value over all images."""
+        return self.high - self.low < CLOSE * self.range
+
+
+class GateStatistics:
+    """Counts gates batch by batch, in float64.
+
+    Args:
+        channels: C of the block.
+        classes: K, how many classes the images have.
+        top: the largest value of a gate, or None.
+    """
+
+    def __init__(self, channels: int, classes: int, top: float | None) -> None:
+        self.top = top
+        self.count = 0
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.squares = torch.zeros(channels, dtype=torch.float64)
+        self.low = torch.full((channels,), torch.inf, dtype=torch.float64)
+        self.high = torch.full((channels,), -torch.inf, dtype=torch.float64)
+        self.of_class = torch.zeros(classes, channels, dtype=torch.float64)
+        self.class_counts = torch.zeros(classes, dtype=torch.float64)
+        self.histogram = torch.zeros(BINS, dtype=torch.float64)
+        self._shift: Tensor | None = None
+
+    def add(self, gates: Tensor, classes: Tensor) -> None:
+        """One batch: gates (N, C), and classes (N,) counted from 0 to K − 1."""
+        gates = gates.to("cpu", torch.float64)
+        if self._shift is None:  # squares of what is near 0 lose no digits
+            self._shift = gates.mean(0)
+        shifted = gates - self._shift
+        self.count += len(gates)
+        self.total += shifted.sum(0)
+        self.squares += shifted.square().sum(0)
+        self.low = torch.minimum(self.low, gates.amin(0))
+        self.high = torch.maximum(self.high, gates.amax(0))
+        self.of_class.index_add_(0, classes, shifted)
+        self.class_counts.index_add_(0, classes, torch.ones(len(classes), dtype=torch.float64))
+        most = self.top or OPEN
+        self.histogram += torch.histc(gates.clamp(0, most), BINS, 0, most)
+
+    def take(self) -> ChannelStatistics:
+        """What was counted.
+
+        Raises:
+            ValueError: where nothing was.
+        """
+        if self._shift is None:
+            raise ValueError("no gates were counted")
+        n, counts = self.count, self.class_counts
+        mean = self.total / n
+        total = (self.squares - n * mean.square()).clamp(min=0)
+        class_means = self.of_class / counts.clamp(min=1)[:, None]
+        between = (counts[:, None] * (class_means - mean).square()).sum(0)
+        varies = total > n * _NO_SPREAD**2
+        present = int((counts > 0).sum())
+        known = bool((counts > 1).any())
+        share = torch.where(varies, (between / total.clamp(min=1e-300)).clamp(0, 1), torch.nan)
+        whole = float(between[varies].sum() / total[varies].sum()) if bool(varies.any()) and known else None
+        return ChannelStatistics(
+            mean=mean + self._shift,
+            sd=(total / n).sqrt(),
+            low=self.low,
+            high=self.high,
+            class_means=class_means + self._shift,
+            class_counts=counts.long(),
+            histogram=self.histogram,
+            top=self.top,
+            specificity=None if whole is None else min(1.0, whole),
+            specificity_by_chance=(present - 1) / (n - 1) if known else None,
+            channel_specificity=share if known else torch.full_like(share, torch.nan),
+        )
