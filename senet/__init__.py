@@ -2,7 +2,9 @@
 
 from senet.block import SEBlock, SESpec
 from senet.cost import Cost, cost
+from senet.fast.errors import OptimizeError
 from senet.fast.export import export
+from senet.fast.squeeze_through import optimize
 from senet.insertion import (
     InsertionError,
     Site,
@@ -20,6 +22,7 @@ from senet.zoo import create, list_models
 __all__ = [
     "Cost",
     "InsertionError",
+    "OptimizeError",
     "SEBlock",
     "SESpec",
     "Site",
@@ -32,6 +35,7 @@ __all__ = [
     "insert",
     "list_models",
     "load",
+    "optimize",
     "parameter_groups",
     "remove",
     "save",
