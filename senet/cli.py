@@ -11,6 +11,7 @@ import torch
 
 from senet import __version__, flags
 from senet.verbs.excitation import explain, prune
+from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites
 from senet.verbs.ship import export
 from senet.verbs.study import compare, evaluate, train
@@ -32,7 +33,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     for verb in (
         *(sites, insert, cost, models),
         *(train, evaluate, compare),
-        *(explain, prune),
+        *(explain, prune, explore),
         *(export,),
     )
 }

@@ -144,6 +144,7 @@ _OUTPUT: Mapping[str, Flag] = {
     "int8": Flag(
         "", "compute in INT8 (OpenVINO), calibrated on pictures of --data, the accuracy before and after shown"
     ),
+    "port": Flag("N", "the page is at http://127.0.0.1:N; without it 7860, or a free one where that is taken", 1),
     "latency": Flag("", "also measure the time of a forward pass, in turn with and without SE"),
 }
 _POSITIONAL: Mapping[str, Flag] = {"pattern": Flag("PATTERN", "names to list, such as 'resnet*'")}

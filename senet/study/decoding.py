@@ -16,7 +16,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["EXTENSIONS", "BadImageError", "DataError", "decode", "decode_bytes", "reason_of", "to_rgb"]
+__all__ = [
+    "EXTENSIONS",
+    "BadImageError",
+    "DataError",
+    "decode",
+    "decode_bytes",
+    "readable_formats",
+    "reason_of",
+    "to_rgb",
+]
 
 EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -134,7 +143,7 @@ def _decoded(file: IO[bytes], size: int, suffix: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's remarks on broken EXIF data and large images
-            with Image.open(file, formats=_formats(suffix.lower() == ".tga")) as image:
+            with Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
                 _bound(image)
                 image.load()
                 return to_rgb(image)
@@ -166,7 +175,7 @@ def _bound(image: Image.Image) -> None:
 
 
 @functools.cache
-def _formats(with_tga: bool) -> tuple[str, ...]:
+def readable_formats(with_tga: bool = False) -> tuple[str, ...]:
     """The formats that are read and that this PIL has; Targa has no mark of its own, so its name has to say it."""
     Image.init()
     return tuple(name for name in (*_FORMATS, *("TGA",) * with_tga) if name in Image.OPEN)

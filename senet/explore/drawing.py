@@ -1,0 +1,83 @@
+"""Gates and feature maps as small pictures: PNG files inside the page, a pixel for each number."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["GATE_COLOURS", "MAP_COLOURS", "difference_strip", "feature_map", "gradient", "photo", "strip"]
+
+GATE_COLOURS = ((0.0, "#0b3c6f"), (0.5, "#7fb2d9"), (1.0, "#f2f2f2"), (1.5, "#f0a35c"), (2.0, "#9c4a05"))
+"""Of a gate: blue closes, light grey (1) leaves as it is, orange amplifies; colour-blind people tell them apart."""
+
+MAP_COLOURS = ((-1.0, "#5e2b7c"), (-0.5, "#b398c6"), (0.0, "#f7f7f7"), (0.5, "#7fbf7f"), (1.0, "#14592a"))
+"""Of a map's value over the map's largest: purple below zero, green above."""
+
+DIFFERENCE_COLOURS = ((0.0, "#f2f2f2"), (1.0, "#1a1a1a"))
+_LEVELS = 256
+_LARGEST_MAP = 56  # pixels a side that a map is shown with
+
+Colours = tuple[tuple[float, str], ...]
+
+
+def strip(gates: Tensor) -> str:
+    """The gates (C,) of a block as a picture of C × 1 pixels, a data: address."""
+    return _png(gates[None].numpy(), GATE_COLOURS)
+
+
+def difference_strip(difference: Tensor, largest: float) -> str:
+    """How far two pictures' gates (C,) are apart, C × 1 pixels; black is `largest`."""
+    return _png((difference / max(largest, 1e-12))[None].numpy(), DIFFERENCE_COLOURS)
+
+
+def feature_map(values: Tensor, largest: float) -> str:
+    """A feature map (H, W), large ones averaged down; the darkest colours are `largest` and its negative."""
+    side = max(values.shape)
+    if side > _LARGEST_MAP:
+        height, width = (max(1, round(n * _LARGEST_MAP / side)) for n in values.shape)
+        values = F.interpolate(values[None, None], (height, width), mode="area")[0, 0]
+    return _png((values / max(largest, 1e-12)).numpy(), MAP_COLOURS)
+
+
+def photo(pixels: Tensor) -> str:
+    """An image (3, H, W) uint8, as a data: address."""
+    return _address(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
+
+
+def gradient(colours: Colours) -> str:
+    """The same colours as a CSS gradient, for a legend."""
+    low, high = colours[0][0], colours[-1][0]
+    stops = (f"{colour} {100 * (at - low) / (high - low):g}%" for at, colour in colours)
+    return f"linear-gradient(to right, {', '.join(stops)})"
+
+
+def _png(values: NDArray[np.floating], colours: Colours) -> str:
+    """An indexed picture: each value clipped to the range of the colours."""
+    low, high = colours[0][0], colours[-1][0]
+    finite = np.nan_to_num((values - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+    levels = np.rint(finite.clip(0, 1) * (_LEVELS - 1)).astype(np.uint8)
+    image = Image.fromarray(levels, "L")
+    image.putpalette(_palette(colours))
+    return _address(image)
+
+
+def _palette(colours: Colours) -> bytes:
+    at = np.linspace(colours[0][0], colours[-1][0], _LEVELS)
+    places = [place for place, _ in colours]
+    channels = zip(*(bytes.fromhex(colour[1:]) for _, colour in colours), strict=True)
+    return np.stack([np.interp(at, places, each) for each in channels], 1).round().astype(np.uint8).tobytes()
+
+
+def _address(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

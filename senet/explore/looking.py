@@ -1,0 +1,180 @@
+"""One picture through one network, its gates as they are or held: what it says, and what the gates were."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from senet.insertion import blocks, holding, recording
+from senet.insertion.foreign import channel_dim_of
+from senet.study.prediction import logits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from senet.study.transforms import Preprocessing
+
+__all__ = ["AS_COMPUTED", "KINDS", "Held", "Look", "Maps", "Means", "look"]
+
+KINDS = ("computed", "one", "mean", "scaled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a block's gates are held at: as computed, 1, their mean over pictures, or `factor` times themselves.
+
+    Raises:
+        ValueError: on another kind, or a factor outside [0, 2].
+    """
+
+    kind: str = "computed"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"gates are held as one of {', '.join(KINDS)}, not {self.kind!r}")
+        if not 0 <= self.factor <= 2:
+            raise ValueError(f"gates are scaled by 0 to 2, not {self.factor!r}")
+
+    @property
+    def changes(self) -> bool:
+        """Whether the network computes anything else for it."""
+        return self.kind != "computed"
+
+    def __str__(self) -> str:
+        words = {"computed": "as computed", "one": "held at 1", "mean": "held at the mean"}
+        return words.get(self.kind, f"scaled by {self.factor:g}")
+
+
+AS_COMPUTED = Held()
+
+
+class Means:
+    """The mean gates of every block over pictures, each counted once.
+
+    Attributes:
+        pictures: how many.
+    """
+
+    def __init__(self) -> None:
+        self.pictures = 0
+        self._sums: dict[str, Tensor] = {}
+        self._seen: set[str] = set()
+
+    def add(self, key: str, gates: Mapping[str, Tensor]) -> None:
+        """Count the gates (C,) of one picture; one whose `key` was counted before is not counted again."""
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.pictures += 1
+        for name, values in gates.items():
+            self._sums[name] = self._sums[name] + values if name in self._sums else values.double()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sums
+
+    def __getitem__(self, name: str) -> Tensor:
+        return (self._sums[name] / self.pictures).float()
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """A block's feature maps (C, H, W), before and after its gates."""
+
+    before: Tensor
+    after: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a network said of a picture.
+
+    Attributes:
+        probabilities: (classes,), the softmax of its scores.
+        gates: by block, (C,): what each channel was multiplied by, in the order in which the blocks ran.
+        maps: of the block that was asked for.
+    """
+
+    probabilities: Tensor
+    gates: Mapping[str, Tensor]
+    maps: Maps | None = None
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """The `count` likeliest classes with their probabilities, the likeliest first."""
+        values, classes = self.probabilities.topk(min(count, len(self.probabilities)))
+        return list(zip(classes.tolist(), values.tolist(), strict=True))
+
+
+@torch.no_grad()
+def look(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    pixels: Tensor,
+    *,
+    held: Mapping[str, Held] | None = None,
+    means: Means | None = None,
+    maps_of: str | None = None,
+) -> Look:
+    """Show one picture to a network in eval mode.
+
+    Args:
+        network: with SE blocks, ours or another library's.
+        preprocessing: of its input.
+        pixels: (3, size, size) uint8, as `preprocessing` makes them.
+        held: by block, what its gates are held at.
+        means: for blocks that are held at the mean; one that is not in it is left as it is computed.
+        maps_of: the block whose maps are wanted.
+
+    Raises:
+        StudyError: where the network does not return (N, classes) scores.
+    """
+    device = next(network.parameters()).device
+    at = {name: _value(name, each, means) for name, each in (held or {}).items() if each.changes}
+    taken: list[Maps] = []
+    hooks = []
+    if maps_of is not None:
+        block = blocks(network)[maps_of]
+        hooks.append(block.register_forward_hook(_keeper(channel_dim_of(block), taken.append)))
+    try:
+        with recording(network) as gates, holding(network, at):
+            scores = logits_of(network(preprocessing.normalise(pixels[None].to(device))))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen = {name: values[0].float().cpu() for name, values in gates.items()}
+    return Look(scores[0].float().softmax(0).cpu(), seen, taken[-1] if taken else None)
+
+
+def mean_gates(network: nn.Module, preprocessing: Preprocessing, pictures: Iterable[tuple[str, Tensor]]) -> Means:
+    """The mean gates over pictures, given as (key, pixels)."""
+    means = Means()
+    for key, pixels in pictures:
+        means.add(key, look(network, preprocessing, pixels).gates)
+    return means
+
+
+def _value(name: str, held: Held, means: Means | None) -> float | Tensor | Callable[[Tensor], Tensor]:
+    if held.kind == "one":
+        return 1.0
+    if held.kind == "mean" and means is not None and name in means:
+        return means[name]
+    factor = held.factor if held.kind == "scaled" else 1.0
+    return lambda gates: gates * factor
+
+
+def _keeper(channels_at: int, keep: Callable[[Maps], None]) -> Callable[..., None]:
+    def hook(_block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        keep(Maps(_maps(args[0], channels_at), _maps(output, channels_at)))
+
+    return hook
+
+
+def _maps(x: Tensor, channels_at: int) -> Tensor:
+    """(C, H, W) of the first sample; what has no space is 1 × 1, and of a volume the mean over its depth."""
+    x = (x.movedim(-1, 1) if channels_at == -1 else x)[0].detach().float().cpu()
+    while x.dim() < 3:
+        x = x.unsqueeze(-1)
+    return x.mean(1) if x.dim() == 4 else x

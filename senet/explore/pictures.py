@@ -1,0 +1,114 @@
+"""A picture that somebody drops: decoded within bounds, in memory, and by nothing but decoders of pixels."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import io
+import re
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+from senet.study.decoding import BadImageError, decode_bytes, readable_formats, reason_of
+
+__all__ = ["MOST_BYTES", "MOST_PIXELS", "PictureError", "from_base64", "read_picture", "too_many_bytes"]
+
+MOST_BYTES = 16 * 2**20
+MOST_PIXELS = 50_000_000
+_LONGEST = 40
+"""Times the shorter side: resized by its shorter side, a thread of pixels would fill the memory."""
+
+
+class PictureError(ValueError):
+    """A file that is not shown; the message says why, and what would be."""
+
+
+def too_many_bytes(count: int) -> PictureError:
+    """The error for a file of `count` bytes, more than are taken."""
+    return PictureError(
+        f"this file has {count / 2**20:.0f} MiB; the page takes pictures of at most {MOST_BYTES // 2**20} MiB"
+    )
+
+
+def from_base64(text: object) -> bytes:
+    """The bytes of a file as the page sends it.
+
+    Raises:
+        PictureError: where there are too many, or it is no base64.
+    """
+    if not isinstance(text, str):
+        raise PictureError("no file came: drop it again")
+    if len(text) > 4 * -(-MOST_BYTES // 3):
+        raise too_many_bytes(3 * len(text) // 4)
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise PictureError("the file came damaged: drop it again") from None
+
+
+def read_picture(content: bytes) -> Image.Image:
+    """A picture as people see it: upright, RGB, 8 bits a channel; of an animation, the first.
+
+    How many pixels it has is read from its header, before any of them is decoded.
+
+    Raises:
+        PictureError: where it has too many bytes or pixels, is much longer than wide, is damaged, or is no picture
+            of pixels (an SVG drawing, a document, a text).
+    """
+    if len(content) > MOST_BYTES:
+        raise too_many_bytes(len(content))
+    if not content:
+        raise PictureError("this file is empty")
+    width, height = _size(content)
+    if width * height > MOST_PIXELS:
+        raise PictureError(
+            f"this picture has {width} × {height} pixels, {width * height / 1e6:.0f} million; the page takes at "
+            f"most {MOST_PIXELS / 1e6:.0f} million: make it smaller first"
+        )
+    if max(width, height) > _LONGEST * min(width, height):
+        raise PictureError(
+            f"this picture has {width} × {height} pixels; the page takes none more than {_LONGEST} times as long "
+            f"as it is wide: cut a part out of it first"
+        )
+    try:
+        return decode_bytes(content, "")
+    except BadImageError as error:
+        raise PictureError(f"this picture cannot be decoded ({error.reason:.120}): mend it") from None
+
+
+def _size(content: bytes) -> tuple[int, int]:
+    """Width and height, from the header."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's own remark on large pictures
+            with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+                return image.size
+    except UnidentifiedImageError:
+        raise PictureError(f"{_what(content)}; drop a picture: JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP") from None
+    except Image.DecompressionBombError:
+        raise PictureError(
+            f"this picture has too many pixels; the page takes at most {MOST_PIXELS / 1e6:.0f} million"
+        ) from None
+    except Exception as error:  # whatever a decoder makes of a damaged or hostile header
+        raise PictureError(f"this picture cannot be decoded ({reason_of(error):.120}): mend it") from None
+
+
+def _what(content: bytes) -> str:
+    """What a file is that no decoder of pixels knows."""
+    start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if re.match(rb"<svg|<\?xml|<!doctype svg", start) and b"<svg" in content[:65536].lower():
+        return "this is an SVG drawing, not a picture of pixels"
+    if start.startswith(b"%pdf"):
+        return "this is a PDF document, not a picture"
+    return "this is a text, not a picture" if _is_text(content[:4096]) else "this is no picture that can be read here"
+
+
+def _is_text(start: bytes) -> bool:
+    if b"\0" in start:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)  # a character may be cut in two at the end
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""A session as HTML, a region of the page at a time; whatever comes from outside is escaped."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from senet.explore.drawing import GATE_COLOURS, difference_strip, feature_map, gradient, photo, strip
+from senet.explore.looking import AS_COMPUTED, Look, Maps
+from senet.explore.session import SLOTS, Seen, Session, chosen_block, differing, extremes, means_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from senet.explore.subject import Subject
+
+__all__ = ["REGIONS", "regions"]
+
+REGIONS = ("status", "networks", "picture_a", "picture_b", "strips", "controls", "detail")
+_CLASSES = 5  # that are named
+_CHANNELS = 4  # that are shown opened, closed, and differing
+_ACCEPT = ".jpg,.jpeg,.jfif,.png,.webp,.gif,.bmp,.tif,.tiff,.ppm,.pgm,.avif"  # what the browser's file dialog offers
+_WORDS = (("computed", "as computed"), ("one", "held at 1"), ("mean", "held at the mean"), ("scaled", "scaled"))
+
+
+def regions(session: Session, subjects: Mapping[str, Subject], seen: Seen) -> dict[str, str]:
+    """The HTML of every region, by the names in `REGIONS`."""
+    subject = subjects[session.network]
+    parts = _parts()
+    found = {
+        "status": parts.status(session),
+        "networks": parts.networks(list(subjects), subject.name, subject.notes),
+        "strips": _strips(session, subject, seen),
+        "controls": _controls(session, subject),
+        "detail": _detail(session, subject, seen),
+    }
+    for slot in SLOTS:
+        found[f"picture_{slot.lower()}"] = _picture(session, subject, seen, slot)
+    return {name: str(found[name]) for name in REGIONS}
+
+
+@functools.cache
+def _parts() -> Any:
+    environment = Environment(
+        loader=PackageLoader("senet.explore"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("parts.html").module
+
+
+def _picture(session: Session, subject: Subject, seen: Seen, slot: str) -> Any:
+    picture = session.pictures.get(slot)
+    if picture is None:
+        return _parts().picture(slot, "", "", [], False, _ACCEPT, "")
+    now, computed = seen.now[slot], seen.computed[slot]
+    rows = [
+        {
+            "name": subject.classes[index],
+            "share": f"{100 * probability:.3f}",
+            "probability": _percent(probability),
+            "computed": _percent(float(computed.probabilities[index])),
+        }
+        for index, probability in now.top(_CLASSES)
+    ]
+    size = subject.preprocessing.size
+    address = photo(picture.pixels[subject.name])
+    words = f"as the network sees it, {size} × {size} pixels"
+    return _parts().picture(slot, picture.name, address, rows, now is not computed, _ACCEPT, words)
+
+
+def _strips(session: Session, subject: Subject, seen: Seen) -> Any:
+    slots = sorted(seen.now)
+    held = session.held.get(subject.name, {})
+    apart = _apart(seen.now) if len(slots) == 2 else {}
+    largest = max((float(values.max()) for values in apart.values()), default=0.0)
+    rows = []
+    for name, channels in subject.channels.items():
+        strips = [_strip(slot, seen.now[slot].gates[name]) for slot in slots]
+        if name in apart:
+            words = f"difference between A and B: mean {float(apart[name].mean()):.2f}"
+            strips.append(
+                {"which": "|A−B|", "address": difference_strip(apart[name], largest), "words": words, "number": ""}
+            )
+        each = held.get(name, AS_COMPUTED)
+        rows.append(
+            {
+                "name": name,
+                "channels": channels,
+                "strips": strips,
+                "held": str(each) if each.changes else "",
+                "apart": f"{float(apart[name].mean()):.3f}" if name in apart else "",
+            }
+        )
+    block = chosen_block(session, subject)
+    return _parts().strips(rows, slots, gradient(GATE_COLOURS), f"{largest:.2f}", block)
+
+
+def _strip(slot: str, gates: Tensor) -> dict[str, str]:
+    mean, least, most = float(gates.mean()), float(gates.min()), float(gates.max())
+    words = f"gates of picture {slot}: mean {mean:.2f}, from {least:.2f} to {most:.2f}"
+    return {"which": slot, "address": strip(gates), "words": words, "number": f"{mean:.2f} ({least:.2f}–{most:.2f})"}
+
+
+def _apart(looks: Mapping[str, Look]) -> dict[str, Tensor]:
+    a, b = looks["A"].gates, looks["B"].gates
+    return {name: (a[name] - b[name]).abs() for name in a}
+
+
+def _controls(session: Session, subject: Subject) -> Any:
+    block = chosen_block(session, subject)
+    held = session.held.get(subject.name, {}).get(block, AS_COMPUTED)
+    means = means_of(session, subject)
+    count = f"{means.pictures} picture{'' if means.pictures == 1 else 's'}"
+    words = f"over {count} of the data" if subject.means else f"over {count} seen"
+    return _parts().controls(block, held, _WORDS, words, means.pictures > 0)
+
+
+def _detail(session: Session, subject: Subject, seen: Seen) -> Any:
+    block = chosen_block(session, subject)
+    looks = {slot: _Inside(slot, look, seen.computed[slot], block) for slot, look in seen.now.items()}
+    groups = []
+    if len(looks) == 2:
+        a, b = looks.values()
+        apart = differing(a.gates, b.gates, _CHANNELS)
+        title = "Where the gates of A and B differ most, each map after its gate"
+        if not apart:
+            title = "The gates of A and B are the same here"
+        groups.append({"title": title, "cards": [_pair(channel, a, b) for channel in apart]})
+    for slot, look in looks.items():
+        opened, closed = extremes(look.told_apart_by, look.maps.before.abs().mean((1, 2)), _CHANNELS)
+        of = f", picture {slot}" if len(looks) > 1 else ""
+        for title, channels in ((f"Strongest opened{of}", opened), (f"Strongest closed{of}", closed)):
+            words = title + ", were its gates not held" * (look.told_apart_by is not look.gates)
+            groups.append({"title": words, "cards": [_card(channel, look) for channel in channels]})
+    return _parts().detail(block, subject.channels[block], groups)
+
+
+class _Inside:
+    """A block on one picture: gates and maps as they are held, and the gates that nothing holds."""
+
+    def __init__(self, slot: str, now: Look, computed: Look, block: str) -> None:
+        if now.maps is None:
+            raise AssertionError("the maps of the chosen block are always asked for")
+        self.slot = slot
+        self.gates = now.gates[block]
+        self.computed = computed.gates[block]
+        self.maps: Maps = now.maps
+
+    @property
+    def told_apart_by(self) -> Tensor:
+        """The gates by which channels are opened or closed: where all are held at one number, those computed."""
+        return self.gates if float(self.gates.max() - self.gates.min()) > 0 else self.computed
+
+    def words(self, channel: int) -> str:
+        gate, computed = float(self.gates[channel]), float(self.computed[channel])
+        return f"gate {gate:.2f}" + (f", not held {computed:.2f}" if abs(gate - computed) >= 0.005 else "")
+
+    def drawn(self, channel: int, when: str, largest: float, *, arrow: bool = False) -> dict[str, Any]:
+        maps = self.maps.before if when == "before" else self.maps.after
+        words = f"channel {channel} of picture {self.slot} {when} its gate"
+        return {"address": feature_map(maps[channel], largest), "words": words, "arrow": arrow}
+
+
+def _card(channel: int, inside: _Inside) -> dict[str, Any]:
+    """A channel's gate, and its map before and after it."""
+    largest = max(float(maps[channel].abs().max()) for maps in (inside.maps.before, inside.maps.after))
+    maps = [inside.drawn(channel, "before", largest, arrow=True), inside.drawn(channel, "after", largest)]
+    return {"channel": channel, "words": inside.words(channel), "maps": maps}
+
+
+def _pair(channel: int, a: _Inside, b: _Inside) -> dict[str, Any]:
+    """A channel's gates on two pictures, and its maps after them."""
+    largest = max(float(inside.maps.after[channel].abs().max()) for inside in (a, b))
+    words = f"gate A {float(a.gates[channel]):.2f}, B {float(b.gates[channel]):.2f}"
+    return {"channel": channel, "words": words, "maps": [inside.drawn(channel, "after", largest) for inside in (a, b)]}
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.2f} %"

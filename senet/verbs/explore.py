@@ -1,0 +1,92 @@
+"""The verb that opens a page: explore."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+
+from senet import display, flags
+
+__all__ = ["explore"]
+
+
+def explore(
+    model: list[str],
+    *,
+    weights: list[str] | None = None,
+    classes: list[str] | None = None,
+    class_offset: int = 0,
+    data: str | None = None,
+    data_root: str | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    crop: float | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
+    devices: str = "auto",
+    port: int | None = None,
+) -> None:
+    """Open a page on this machine: drop a picture, see the gates of every SE block, hold them, see what changes.
+
+    Several networks can be named, each with its weights in the same order (or 'none'), and switched between on
+    the page. With --data, "held at the mean" is the mean over those images (at most 200 of them), else over the
+    pictures that were dropped. Nothing leaves the machine. Ctrl-C ends it.
+
+    Examples:
+      senet explore --model runs/se-0
+      senet explore --model torchvision:mobilenet_v3_small timm:seresnet50 --weights pretrained pretrained
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("gradio is not installed: pip install 'senet[explore]'", name="gradio")
+    from senet.explore import listen, open_subject, serve
+
+    preprocessing = {
+        "size": size,
+        "resize": resize,
+        "crop": crop,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "channels": channels,
+    }
+    each = zip(model, _each("weights", weights, model), _each("classes", classes, model), strict=True)
+    with listen(port) as server:  # before the networks are made, which takes time
+        subjects = {}
+        for name, its_weights, its_classes in each:
+            if name in subjects:
+                raise flags.UsageError(f"--model names {name} twice: a network is looked at with one set of weights")
+            subjects[name] = open_subject(
+                name,
+                its_weights,
+                classes=its_classes,
+                class_offset=class_offset,
+                data=data,
+                data_root=data_root,
+                preprocessing=preprocessing,
+                devices=devices,
+            )
+        host, at = server.getsockname()
+
+        def ready() -> None:
+            display.show(f"The page is at http://{host}:{at} on this machine. Ctrl-C ends it.")
+            sys.stdout.flush()
+
+        with contextlib.suppress(KeyboardInterrupt):  # which is how a person leaves
+            serve(subjects, server, ready=ready)
+
+
+def _each(flag: str, given: list[str] | None, models: list[str]) -> list[str | None]:
+    """One value for each network: as given, or the one that was given for all; 'none' is None."""
+    if given is None:
+        return [None] * len(models)
+    if len(given) not in (1, len(models)):
+        count = f"{len(models)} network{'' if len(models) == 1 else 's'}"
+        raise flags.UsageError(
+            f"--{flag} names {len(given)} for {count}: give one for each, in their order ('none' for one without), "
+            "or one for all"
+        )
+    values = given * len(models) if len(given) == 1 else given
+    return [None if value == "none" else value for value in values]
