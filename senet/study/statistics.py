@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-__all__ = ["Bootstrap", "Difference", "bootstrap_over_images", "paired_difference", "verdict"]
+__all__ = ["Bootstrap", "Corrected", "Difference", "bootstrap_over_images", "holm", "paired_difference", "verdict"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 _NO_SPREAD = 1e-12
 """Below this, a standard deviation of fractions is rounding and not spread."""
@@ -98,6 +101,70 @@ def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence
 
     half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
     return Difference(values, mean, sd, mean - half, mean + half, confidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrected:
+    """One of several comparisons, corrected for their number.
+
+    Attributes:
+        difference: over seeds, its interval at `difference.confidence`, which the correction chose.
+        p: of the paired t test of no difference; None for one seed, or without spread.
+        p_corrected: Holm's: the comparison stands at 5 % where it is at most 0.05.
+        comparisons: how many there were in all.
+    """
+
+    difference: Difference
+    p: float | None
+    p_corrected: float | None
+    comparisons: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: the corrected interval leaves zero out."""
+        return self.difference.contains_zero is False
+
+
+def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level: float = 0.05) -> dict[Key, Corrected]:
+    """Several paired comparisons, first and second accuracies seed by seed, corrected by Holm's step-down procedure.
+
+    The comparisons are taken by their p, the smallest first; the k-th of m is held against level / (m − k + 1), until
+    one fails: that and all after it are not shown. Each interval is the t interval at the confidence that its
+    comparison was held to (of those after the first failure, at that one's), so it leaves zero out exactly where
+    Holm's test finds a difference. What is kept is that test's promise: with probability 1 − level no comparison of
+    equals is called a difference. That all intervals hold at once is promised by those after the first failure alone.
+
+    Raises:
+        ValueError: as `paired_difference`.
+    """
+    tested = {key: _p_of(paired_difference(first, second)) for key, (first, second) in pairs.items()}
+    order = sorted((key for key in pairs if tested[key] is not None), key=lambda key: tested[key] or 0.0)
+    found: dict[Key, Corrected] = {}
+    share, corrected, failed = level / max(1, len(pairs)), 0.0, False
+    for rank, key in enumerate(order):
+        p = tested[key]
+        assert p is not None
+        if not failed:
+            share = level / (len(pairs) - rank)
+            failed = p > share
+        corrected = max(corrected, min(1.0, p * (len(pairs) - rank)))
+        difference = paired_difference(*pairs[key], confidence=1 - share)
+        found[key] = Corrected(difference, p, corrected, len(pairs))
+    for key in pairs:  # those without an interval count among the comparisons, and show nothing
+        if key not in found:
+            found[key] = Corrected(paired_difference(*pairs[key]), None, None, len(pairs))
+    return {key: found[key] for key in pairs}
+
+
+def _p_of(difference: Difference) -> float | None:
+    """Of the two-sided paired t test."""
+    if not difference.sd:
+        return None
+    from scipy.stats import t
+
+    count = len(difference.values)
+    statistic = abs(difference.mean) / (difference.sd / math.sqrt(count))
+    return float(2 * t.sf(statistic, count - 1))
 
 
 def bootstrap_over_images(

@@ -41,7 +41,7 @@ def explain(look: Look, out: str, tolerance: float = 0.001) -> None:
 
     Examples:
       senet explain --model runs/digits/se-0 --data digits --out runs/digits/explained
-      senet explain --model torchvision:mobilenet_v3_small --weights mine.pth --data photos --out explained
+      senet explain --model torchvision:mobilenet_v3_small --weights my.pth --data photos --out role
     """
     from senet.study import explain as look_into
 

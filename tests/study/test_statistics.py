@@ -12,6 +12,7 @@ from senet.study.statistics import (
     Bootstrap,
     Difference,
     bootstrap_over_images,
+    holm,
     paired_difference,
     points,
     to_json,
@@ -176,3 +177,40 @@ def test_plain_values_say_null_where_there_is_no_interval():
     assert (written["mean"], written["low"], written["high"], written["sd"]) == (0.25, None, None, None)
     assert written["per_seed"] == [0.25]
     assert written["images"] == dataclasses.asdict(_bootstrap(-0.1, 0.1))
+
+
+def test_holm_agrees_with_the_textbook():
+    """Corrected p against a direct computation, intervals against the tests that they belong to."""
+    from scipy.stats import ttest_rel
+
+    random = np.random.default_rng(0)
+    base = random.normal(0.9, 0.01, 6)
+    pairs = {
+        name: (base, base + random.normal(shift, 0.004, 6))
+        for name, shift in zip("abcde", (0.03, 0.012, 0.006, 0, 0), strict=True)
+    }
+    found = holm(pairs)
+    p = {name: ttest_rel(*each).pvalue for name, each in pairs.items()}
+    order = sorted(p, key=p.get)
+    running, standing = 0.0, True
+    for rank, name in enumerate(order):
+        running = max(running, min(1.0, p[name] * (5 - rank)))
+        assert found[name].p == pytest.approx(p[name])
+        assert found[name].p_corrected == pytest.approx(running)
+        standing = standing and p[name] <= 0.05 / (5 - rank)
+        assert found[name].shown == standing == (found[name].p_corrected <= 0.05)
+        assert found[name].difference.contains_zero is not standing
+    assert 0 < sum(each.shown for each in found.values()) < 5
+    assert list(found) == list(pairs)
+    assert found["a"].difference.confidence == pytest.approx(0.99)
+    assert {each.comparisons for each in found.values()} == {5}
+
+
+def test_holm_without_intervals():
+    found = holm({"one": ([0.9], [0.8]), "other": ([0.7], [0.7])})
+    assert not any(each.shown for each in found.values())
+    assert found["one"].p_corrected is None
+    still = holm({"same": ([0.5, 0.6], [0.6, 0.7]), "real": ([0.5, 0.6, 0.55], [0.61, 0.702, 0.653])})
+    assert still["same"].p is None
+    assert still["real"].p_corrected == pytest.approx(2 * still["real"].p)  # both are counted
+    assert holm({}) == {}

@@ -1,0 +1,215 @@
+"""The cells of an ablation: which variants of SE are trained, the paper's tables among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from senet.block import GATES, PLACEMENTS, SESpec
+from senet.insertion import Site
+from senet.insertion.site import select
+from senet.study.ablation.published import Published, published
+from senet.study.folder import StudyError
+
+__all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_of"]
+
+Stages = tuple[int, ...] | None
+"""Which stages hold SE; None for all."""
+
+AXES = ("reduction_ratio", "width", "squeeze", "gate", "bias", "placement", "stages")
+TABLES: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "reduction": {"reduction_ratio": (2, 4, 8, 16, 32)},
+    "squeeze": {"squeeze": ("avg", "max")},
+    "no-squeeze": {"squeeze": ("avg", "none")},
+    "gate": {"gate": tuple(GATES)},
+    "stages": {"stages": ("each", "but-each", "all")},
+    "placement": {"placement": PLACEMENTS},
+    "bias": {"bias": (False, True)},
+}
+"""The ready-made grids by name: the paper's tables 10 to 14 and 16, hard_sigmoid and the biases with them."""
+
+BASE = "se"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One variant that is trained.
+
+    Attributes:
+        key: its name, and that of its folders.
+        label: in words: what sets it apart from the standard one.
+        spec: its blocks; None for the plain network.
+        stages: that hold SE; None for all.
+        published: the paper's figures for it.
+    """
+
+    key: str
+    label: str
+    spec: SESpec | None
+    stages: Stages = None
+    published: Published | None = None
+
+
+def cells_of(
+    base: SESpec, tables: Sequence[str], grid: Mapping[str, Sequence[Any]] | None, stages: Sequence[int]
+) -> tuple[dict[str, Cell], dict[str, tuple[str, ...]]]:
+    """The cells of the tables and of a free grid, each once, the standard one first, and which table has which.
+
+    Args:
+        base: the standard block, which all but the table's own axis keep to.
+        tables: names of `TABLES`; "all" is every one.
+        grid: values by axis: every combination is a cell.
+        stages: those that the network has sites in.
+
+    Raises:
+        StudyError: on a table, an axis or a value that there is none of, and where there is nothing to vary.
+    """
+    names = list(TABLES) if "all" in tables else list(dict.fromkeys(tables))
+    for name in names:
+        if name not in TABLES:
+            close = difflib.get_close_matches(name, [*TABLES, "all"], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise StudyError(f"there is no table {name!r}{hint} The tables are {', '.join(TABLES)} and all")
+    if not names and not grid:
+        raise StudyError(f"say what to vary: a table ({', '.join(TABLES)} or all), or a grid such as gate=sigmoid,tanh")
+    cells = {BASE: Cell(BASE, "standard SE", base, None, published("squeeze", "avg") if names else None)}
+    table_of: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        table_of[name] = _add(cells, base, TABLES[name], stages, paper=True)
+    if grid:
+        table_of["grid"] = _add(cells, base, grid, stages, paper=False)
+    return cells, table_of
+
+
+def _add(
+    cells: dict[str, Cell], base: SESpec, grid: Mapping[str, Sequence[Any]], stages: Sequence[int], *, paper: bool
+) -> tuple[str, ...]:
+    """Add every combination of a grid that is not there yet; the keys of all of them, in order."""
+    for axis, values in grid.items():
+        if axis not in AXES:
+            close = difflib.get_close_matches(axis, AXES, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise StudyError(f"{axis!r} cannot be varied{hint} What can is {', '.join(AXES)}")
+        if not values:
+            raise StudyError(f"the grid gives {axis} no values")
+    expanded = {axis: _expanded(axis, values, stages) for axis, values in grid.items()}
+    like_paper = len(stages) > 0 and (min(stages), max(stages)) == (2, 5)
+    keys = []
+    for combination in itertools.product(*expanded.values()):
+        chosen = dict(zip(expanded, combination, strict=True))
+        where: Stages = chosen.pop("stages", None)
+        try:
+            spec = dataclasses.replace(base, **chosen)
+        except ValueError as error:
+            raise StudyError(f"the grid asks for what SE has not: {error}") from error
+        apart = {axis: value for axis, value in chosen.items() if getattr(base, axis) != value}
+        if where is not None:
+            apart["stages"] = where
+        key = "_".join(_slug(axis, value) for axis, value in apart.items()) or BASE
+        keys.append(key)
+        if key not in cells:
+            known = None
+            if paper and len(apart) == 1:
+                ((axis, value),) = apart.items()
+                known = published(axis, value) if axis != "stages" or like_paper else None
+            label = ", ".join(_words(axis, value, stages) for axis, value in apart.items())
+            cells[key] = Cell(key, label, spec, where, known)
+    return tuple(dict.fromkeys(keys))
+
+
+def _expanded(axis: str, values: Sequence[Any], stages: Sequence[int]) -> list[Any]:
+    """The values, the words for stages resolved: "all", "each", "but-each", "2+3", "-5"."""
+    if axis != "stages":
+        return list(values)
+    found: list[Stages] = []
+    for value in values:
+        text = str(value)
+        if text == "all":
+            found.append(None)
+        elif text == "each":
+            found += [(stage,) for stage in stages] if len(stages) > 1 else []
+        elif text == "but-each":
+            found += [tuple(s for s in stages if s != stage) for stage in stages] if len(stages) > 2 else []
+        else:
+            found.append(_named_stages(text, stages))
+    return found
+
+
+def _named_stages(text: str, stages: Sequence[int]) -> Stages:
+    without = text.startswith("-")
+    try:
+        named = {int(part) for part in text.removeprefix("-").split("+")}
+    except ValueError:
+        named = {-1}
+    if not named <= set(stages):
+        here = ", ".join(map(str, stages))
+        raise StudyError(
+            f"stages={text!r} names none of this network, whose SE is in stages {here}: say all, each, but-each, "
+            f"{stages[0]} (alone), -{stages[0]} (all but it) or {stages[0]}+{stages[-1]}"
+        )
+    kept = tuple(stage for stage in stages if (stage in named) is not without)
+    if not kept:
+        raise StudyError(f"stages={text!r} leaves no stage for SE")
+    return None if len(kept) == len(stages) else kept
+
+
+def _slug(axis: str, value: Any) -> str:
+    if axis == "reduction_ratio":
+        return f"r{value}"
+    if axis == "stages":
+        return "stages-" + "-".join(map(str, value))
+    if axis == "bias":
+        return "bias" if value else "no-bias"
+    return f"{axis}-{value}"
+
+
+def _words(axis: str, value: Any, stages: Sequence[int]) -> str:
+    if axis == "reduction_ratio":
+        return f"r = {value}"
+    if axis == "stages":
+        left = [stage for stage in stages if stage not in value]
+        if len(value) == 1:
+            return f"stage {value[0]} alone"
+        return f"all but stage {left[0]}" if len(left) == 1 else f"stages {', '.join(map(str, value))}"
+    if axis == "squeeze" and value == "none":
+        return "nothing squeezed"
+    if axis == "bias":
+        return "with biases" if value else "without biases"
+    return f"{axis} {value}"
+
+
+def sites_of(cell: Cell, found: Sequence[Site], where: Any) -> list[str]:
+    """The names of the sites of a cell, of those that its placement has."""
+    chosen = select(found, where)
+    return [site.name for site in chosen if cell.stages is None or site.stage in cell.stages]
+
+
+def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
+    """A grid as it is typed: `reduction-ratio=4,16 gate=sigmoid,tanh stages=all,-5 bias=no,yes`.
+
+    Raises:
+        StudyError: where a word is no axis with values.
+    """
+    grid: dict[str, list[Any]] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        axis = name.strip().removeprefix("--").replace("-", "_")
+        if not equals or not values.strip(", "):
+            raise StudyError(f"{word!r} is no axis with its values, such as gate=sigmoid,tanh")
+        grid[axis] = [_value(axis, value.strip()) for value in values.split(",") if value.strip()]
+    return grid
+
+
+def _value(axis: str, text: str) -> Any:
+    if axis in ("reduction_ratio", "width"):
+        if not text.isdecimal():
+            raise StudyError(f"{axis} takes whole numbers, not {text!r}")
+        return int(text)
+    if axis == "bias":
+        if text not in ("yes", "no", "true", "false"):
+            raise StudyError(f"bias is yes or no, not {text!r}")
+        return text in ("yes", "true")
+    return text
