@@ -184,9 +184,9 @@ def test_holm_agrees_with_the_textbook():
     from scipy.stats import ttest_rel
 
     random = np.random.default_rng(0)
-    base = random.normal(0.9, 0.01, 6)
+    base = random.normal(0.9, 0.01, 6).tolist()
     pairs = {
-        name: (base, base + random.normal(shift, 0.004, 6))
+        name: (base, (np.array(base) + random.normal(shift, 0.004, 6)).tolist())
         for name, shift in zip("abcde", (0.03, 0.012, 0.006, 0, 0), strict=True)
     }
     found = holm(pairs)
