@@ -12,7 +12,7 @@ from senet.study.badfiles import MAX_BAD
 from senet.study.folder import METRICS, RESULT, StudyError, open_folder, write_csv, write_json
 from senet.study.machine import machine
 from senet.study.networks import Arm, Made, example_of, make
-from senet.study.plots import write_plots
+from senet.study.pages import write_comparison
 from senet.study.preparation import Plan, Prepared
 from senet.study.progress import Progress
 from senet.study.report import Comparison, Trained
@@ -89,8 +89,8 @@ def compare(
         callbacks: more of Lightning's, for every run.
 
     Returns:
-        The comparison, which is also written to `out`: result.json, metrics.csv, learning_curves and difference
-        (.png, .svg), and the folders plain-0, se-0, plain-1, ... of the runs.
+        The comparison, which is also written to `out`: report.html, result.json, metrics.csv, learning_curves
+        and difference (.png, .svg, .csv), and the folders plain-0, se-0, plain-1, ... of the runs.
 
     Raises:
         StudyError: where the folder cannot be written or holds another study, the plain network has inserted SE,
@@ -128,7 +128,7 @@ def compare(
         runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
         comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
     write_csv(folder / METRICS, comparison.rows())
-    write_plots(comparison)
+    write_comparison(comparison)
     write_json(folder / RESULT, comparison.to_json())
     return comparison
 

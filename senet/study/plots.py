@@ -5,37 +5,18 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from senet.atomic import atomic_write
+from senet.report.figures import COLOURS, GREY, INK
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from senet.study.report import Comparison, Trained
 
-__all__ = ["difference_figure", "learning_curves", "write_plots"]
+__all__ = ["difference_figure", "learning_curves"]
 
-PLAIN, SE = "#0072B2", "#D55E00"  # of Okabe and Ito's colours, which colour-blind people tell apart
-IMAGES = "#595959"
+PLAIN, SE = COLOURS[:2]
 ARMS = (("plain", PLAIN), ("with SE", SE))
-
-
-def write_plots(comparison: Comparison) -> list[Path]:
-    """Write learning_curves and difference, each as .png and .svg, into the comparison's folder."""
-    written = []
-    for name, figure in (
-        ("learning_curves", learning_curves(comparison)),
-        ("difference", difference_figure(comparison)),
-    ):
-        for kind in ("png", "svg"):
-            path = comparison.folder / f"{name}.{kind}"
-            metadata = {"Date": None} if kind == "svg" else None  # the same result, the same file
-            with atomic_write(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
-            written.append(path)
-    return written
 
 
 def learning_curves(comparison: Comparison) -> Figure:
@@ -88,7 +69,7 @@ def difference_figure(comparison: Comparison) -> Figure:
     count = len(seeds.values)
     figure = Figure(figsize=(max(6.0, 4.0 + 0.45 * count), 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(0, color="black", linewidth=1)
+    axes.axhline(0, color=INK, linewidth=1)
     axes.plot(
         range(count),
         [100 * value for value in seeds.values],
@@ -99,9 +80,9 @@ def difference_figure(comparison: Comparison) -> Figure:
     )
     has_interval = seeds.low is not None and seeds.high is not None
     over_seeds = f"mean, {share} interval over seeds" if has_interval else "mean (no interval over seeds)"
-    _bar(axes, count + 0.4, seeds.mean, seeds.low, seeds.high, "black", over_seeds)
+    _bar(axes, count + 0.4, seeds.mean, seeds.low, seeds.high, INK, over_seeds)
     over_images = f"mean, {share} interval over {images.images} images"
-    _bar(axes, count + 1.4, images.mean, images.low, images.high, IMAGES, over_images)
+    _bar(axes, count + 1.4, images.mean, images.low, images.high, GREY, over_images)
     places = (*range(count), count + 0.4, count + 1.4)
     axes.set_xticks(places, [*map(str, range(count)), "mean,\nover seeds", "mean,\nover images"])
     axes.set_xlim(-0.6, count + 2.0)
