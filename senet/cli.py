@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from senet import __version__, flags
+from senet.stopping import Stopped
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `senet`; those of this process where not given.
 
     Returns:
-        The exit status: 0, 2 where the command cannot do what was asked, 130 after Ctrl-C.
+        The exit status: 0, 2 where the command cannot do what was asked, 130 after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("SENET_DEBUG", "0") not in ("", "0")
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = "; the same command goes on where it was" if verb in ("train", "compare") else ""
         print(f"\nsenet: interrupted{again}", file=sys.stderr)
         return INTERRUPTED
+    except Stopped as stop:
+        print(f"senet: {stop}; the same command goes on where it was", file=sys.stderr)
+        return 128 + stop.number
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD

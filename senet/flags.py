@@ -10,11 +10,14 @@ import inspect
 import re
 import shutil
 import sys
+import textwrap
 import types
 import typing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser
+
+from senet import recipeflags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +127,12 @@ _TRAINING: Mapping[str, Flag] = {
     ),
     "seed": Flag("N", "decides all that is random: weights, order of the images, augmentation", 0),
     "seeds": Flag("N", "train each network N times, with seeds 0 to N - 1", 1),
-    "devices": Flag("DEVICE", "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps"),
+    "devices": Flag(
+        "DEVICE",
+        "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps; in training also how many, "
+        "such as 8, or cpu*2",
+    ),
+    **{name: Flag(*texts) for name, texts in recipeflags.WHERE.items()},
 }
 _GATES: Mapping[str, Flag] = {
     "blocks": Flag("PATTERN", "the SE blocks to prune: names, or patterns such as 'layer4*'"),
@@ -132,6 +140,7 @@ _GATES: Mapping[str, Flag] = {
     "explanation": Flag("FOLDER", "what explain wrote of this network: its means and its advice are taken as they are"),
     "tolerance": Flag("SHARE", "how much accuracy the advised blocks may cost together, as a fraction", 0),
 }
+_RECIPE: Mapping[str, Flag] = {name: Flag(*texts) for name, texts in recipeflags.RECIPE.items()}
 _OUTPUT: Mapping[str, Flag] = {
     "out": Flag(
         "PATH",
@@ -154,6 +163,7 @@ _GROUPS: Mapping[str, Mapping[str, Flag]] = {
     "the SE blocks": _SE,
     "the gates": _GATES,
     "the training": _TRAINING,
+    "the recipe": _RECIPE,
     "the output": _OUTPUT,
 }
 
@@ -167,7 +177,8 @@ def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) ->
     Args:
         verbs: typed functions by name. The parameters of each are its flags, their types are checked, and its
             docstring is its help. A parameter that is a dataclass stands for one flag per field; one that is a
-            dataclass or None is None unless one of its flags was typed.
+            dataclass or None is None unless one of its flags was typed; `**options: Unpack[a TypedDict]` stands for
+            a flag per key, and holds those that were typed.
         description: of the whole command.
         version: what `--version` prints.
         given: the words that were typed.
@@ -212,7 +223,10 @@ def _parameters(function: Callable[..., None]) -> Iterator[_Parameter]:
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         kind = _without_none(hints[name])
-        if dataclasses.is_dataclass(kind):
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:  # **options: Unpack[Options]
+            for key, hint in typing.get_type_hints(typing.get_args(kind)[0]).items():
+                yield _Parameter(key, _without_none(hint), None, None, False)
+        elif dataclasses.is_dataclass(kind):
             hints_inside = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
                 required = field.default is dataclasses.MISSING
@@ -230,8 +244,12 @@ def _arguments(function: Callable[..., None], values: Mapping[str, Any]) -> dict
     """The arguments of a function from the values of its flags."""
     hints = typing.get_type_hints(function)
     arguments: dict[str, Any] = {}
-    for name in inspect.signature(function).parameters:
+    for name, parameter in inspect.signature(function).parameters.items():
         kind: Any = _without_none(hints[name])
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            keys = typing.get_type_hints(typing.get_args(kind)[0])
+            arguments.update({key: values[key] for key in keys if values[key] is not None})
+            continue
         if not dataclasses.is_dataclass(kind):
             arguments[name] = values[name]
             continue
@@ -256,6 +274,8 @@ def _made(make: Any, fields: Mapping[str, Any], function: Callable[..., None]) -
 
 def _without_none(hint: Any) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+    if str in kinds:
+        return str  # of the several kinds that Python may give, what is typed
     return kinds[0] if len(kinds) == 1 and types.NoneType in typing.get_args(hint) else hint
 
 
@@ -275,6 +295,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size((100, 24)).columns))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)  # names are to stay whole
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -305,7 +328,7 @@ def _verb_parser(name: str, function: Callable[..., None]) -> ArgumentParser:
 def _add(group: Any, parameter: _Parameter, flag: Flag) -> None:
     name, default = _typed(parameter.name), parameter.default
     if parameter.kind is bool:
-        on_or_off = argparse.BooleanOptionalAction if default else "store_true"
+        on_or_off = argparse.BooleanOptionalAction if default or parameter.usual is None else "store_true"
         group.add_argument(name, action=on_or_off, default=default, help=flag.help).usual = parameter.usual
         return
     options: dict[str, Any] = {"type": str}

@@ -14,6 +14,7 @@ import torch
 from senet import SESpec, __version__, cli, display, flags
 from senet.insertion import blocks
 from senet.saving import load
+from senet.stopping import Stopped
 
 
 @pytest.fixture
@@ -328,6 +329,45 @@ class _Said:
             },
         ),
         (
+            "train --model m --data d --out o --recipe cifar-wrn --optimiser adamw --se-lr 0.1 --lr-scaling sqrt "
+            "--momentum 0.8 --no-nesterov --weight-decay 0 --no-decay-norms-and-biases --schedule step "
+            "--milestones 0.3 0.6 --lr-factor 0.2 --warm-up 0 --label-smoothing 0.1 --mixup 0.2 --cutmix 1 "
+            "--crop-scale 0.08 --trivial-augment --random-erasing 0.5 --cutout 8 --ema 0.9 --freeze-statistics 0.9 "
+            "--accumulate 2 --clip 1 --precision bf16 --no-channels-last --compile",
+            {
+                "recipe": "cifar-wrn",
+                "optimiser": "adamw",
+                "se_lr": 0.1,
+                "lr_scaling": "sqrt",
+                "momentum": 0.8,
+                "nesterov": False,
+                "weight_decay": 0.0,
+                "decay_norms_and_biases": False,
+                "schedule": "step",
+                "milestones": [0.3, 0.6],
+                "lr_factor": 0.2,
+                "warm_up": 0.0,
+                "label_smoothing": 0.1,
+                "mixup": 0.2,
+                "cutmix": 1.0,
+                "crop_scale": 0.08,
+                "trivial_augment": True,
+                "random_erasing": 0.5,
+                "cutout": 8,
+                "ema": 0.9,
+                "freeze_statistics": 0.9,
+                "accumulate": 2,
+                "clip": 1.0,
+                "precision": "bf16",
+                "channels_last": False,
+                "compile": True,
+            },
+        ),
+        (
+            "train --model m --data d --out o --devices 2 --nodes 3 --strategy fsdp --checkpoint-minutes 0.5",
+            {"devices": "2", "nodes": 3, "strategy": "fsdp", "checkpoint_minutes": 0.5},
+        ),
+        (
             "compare --model m --data d --out o --reduction-ratio 8 --width 4 --squeeze max --gate tanh "
             "--placement pre --start paper",
             {"seeds": 3, "spec": SESpec(8, 4, "max", "tanh", False, "pre", "paper")},
@@ -350,7 +390,8 @@ def test_what_the_studies_are_given(senet, study, monkeypatch, words, given):
     calls = []
 
     def record(*arguments, **named):
-        calls.append(signature.bind(*arguments, **named).arguments)
+        bound = signature.bind(*arguments, **named).arguments
+        calls.append(bound | bound.pop("options", {}))
         return _Said()
 
     monkeypatch.setattr(study, verb, record)
@@ -377,6 +418,7 @@ def test_real_weights_with_what_they_expect_as_options(senet, shared, imagenet10
         ("compare", KeyboardInterrupt(), 130, "the same command goes on where it was"),
         ("train", KeyboardInterrupt(), 130, "the same command goes on where it was"),
         ("evaluate", KeyboardInterrupt(), 130, "senet: interrupted\n"),
+        ("train", Stopped(15, "stopped by SIGTERM"), 143, "stopped by SIGTERM; the same command goes on where"),
         ("compare", ModuleNotFoundError("No module", name="lightning.pytorch"), 2, "pip install 'senet[study]'"),
         ("compare", ModuleNotFoundError("No module", name="timm"), 2, "pip install 'senet[timm]'"),
         ("compare", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),

@@ -6,6 +6,7 @@ from senet.study.evaluation import Evaluation, evaluate
 from senet.study.excitation import Explanation, Pruned, explain, prune
 from senet.study.folder import StudyError
 from senet.study.recipe import Recipe
+from senet.study.recipefile import read_recipe, recipes
 from senet.study.report import Comparison
 from senet.study.training import RunResult, train
 from senet.study.transforms import Preprocessing
@@ -26,5 +27,7 @@ __all__ = [
     "explain",
     "open_data",
     "prune",
+    "read_recipe",
+    "recipes",
     "train",
 ]

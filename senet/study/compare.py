@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING
 
 from senet.block import SESpec
 from senet.cost import cost
 from senet.insertion import inserted
-from senet.study.badfiles import MAX_BAD
+from senet.options import known_options
 from senet.study.folder import METRICS, RESULT, StudyError, open_folder, write_csv, write_json
 from senet.study.machine import machine
 from senet.study.networks import Arm, Made, example_of, make
 from senet.study.pages import write_comparison
 from senet.study.preparation import Plan, Prepared
+from senet.study.processes import joined, placement_of
 from senet.study.progress import Progress
 from senet.study.report import Comparison, Trained
 from senet.study.statistics import bootstrap_over_images, paired_difference, verdict
@@ -22,11 +24,13 @@ from senet.study.training import RunResult, finished_run, plan_of, run, settings
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     from lightning.pytorch.callbacks import Callback
 
     from senet.cost import Cost
     from senet.insertion import Where
+    from senet.options import Options
     from senet.study.data import DataSource
 
 __all__ = ["compare"]
@@ -44,19 +48,10 @@ def compare(
     where: Where = None,
     start: str | None = None,
     seeds: int = 3,
-    size: int | None = None,
-    batch_size: int | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    se_lr: float | None = None,
-    weight_decay: float | None = None,
-    devices: str | int = "auto",
-    workers: int | None = None,
-    data_root: str | Path | None = None,
-    max_bad: float | str = MAX_BAD,
     resume: bool = True,
     progress: bool | Progress = True,
     callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
 ) -> Comparison:
     """Train the plain network and the one with SE in turn, for each seed, and say whether SE helped.
 
@@ -74,19 +69,11 @@ def compare(
         start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
             identity from weights and paper from scratch.
         seeds: how often each network is trained: with seeds 0 to seeds - 1.
-        size: pixels a side; not given, 224 for photos, their own size for images of at most 64 pixels.
-        batch_size: images a step. `recipe_for` has the table of what this and the next are where not given.
-        epochs: passes over the training images.
-        lr: the highest learning rate.
-        se_lr: that of the SE blocks; not given, the same.
-        weight_decay: of every parameter.
-        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
-        workers: processes that load images; not given, none where the images fit into memory.
-        data_root: where torchvision's data sets lie.
-        max_bad: how many images may be unreadable, as `train` takes it.
         resume: go on with what `out` holds; False makes it an error that it holds something.
         progress: whether to show how far it is, on standard error; or a Progress that is told.
         callbacks: more of Lightning's, for every run.
+        options: `recipe`, values in place of a recipe's such as `batch_size`, `epochs` and `lr`, and where it runs:
+            `senet.options.Options` has them all, `recipe_for` what they are where not given.
 
     Returns:
         The comparison, which is also written to `out`: report.html, result.json, metrics.csv, learning_curves
@@ -103,33 +90,23 @@ def compare(
     plain = Arm(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
-    plan = plan_of(
-        plain,
-        data,
-        size=size,
-        batch_size=batch_size,
-        epochs=epochs,
-        lr=lr,
-        se_lr=se_lr,
-        weight_decay=weight_decay,
-        devices=devices,
-        workers=workers,
-        data_root=data_root,
-        max_bad=max_bad,
-        progress=shown,
-    )
-    first = {"plain": _checked_plain(plain, _made(plain, plan, seed=0)), "se": _made(with_se, plan, seed=0)}
-    settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
-    folder = open_folder(out, settings["se"], resume=resume)
-    for note in first["se"].notes:
-        shown.note(note)
-    with plan.threads():
-        costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
-        runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
-        comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
-    write_csv(folder / METRICS, comparison.rows())
-    write_comparison(comparison)
-    write_json(folder / RESULT, comparison.to_json())
+    asked = known_options(options, "compare")
+    placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
+    with joined(placement) as processes:
+        plan = plan_of(plain, data, asked, placement, processes, shown)
+        first = {"plain": _checked_plain(plain, _made(plain, plan, seed=0)), "se": _made(with_se, plan, seed=0)}
+        settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
+        folder = processes.first(lambda: open_folder(out, settings["se"], resume=resume))
+        for note in first["se"].notes:
+            shown.note(note)
+        with plan.threads():
+            costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
+            runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
+            comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
+        if processes.rank == 0:
+            write_csv(folder / METRICS, comparison.rows())
+            write_comparison(comparison)
+            write_json(folder / RESULT, comparison.to_json())
     return comparison
 
 
@@ -169,8 +146,8 @@ def _train_all(
         for seed in range(seeds):
             for name, arm in arms.items():
                 own = {**settings[name], "seed": seed}
-                at = open_folder(folder / f"{name}-{seed}", own, resume=True)
-                result = finished_run(at)
+                at = plan.processes.first(partial(open_folder, folder / f"{name}-{seed}", own, resume=True))
+                result = plan.processes.first(partial(finished_run, at))
                 if result is not None:
                     shown.step(plan.steps, worked=False)
                     shown.note(f"{name}-{seed} is finished: {result.split} accuracy {result.accuracy:.2%}")

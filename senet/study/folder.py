@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyError", "digest_of", "named", "open_folder", "read_csv", "read_json", "write_csv", "write_json"]
 
-CHECKPOINT = "last.ckpt"
+BEST = "best.safetensors"
 METRICS = "metrics.csv"
 MODEL = "model.safetensors"
+NOT_FINITE = "not-finite.json"
 PREDICTIONS = "predictions.csv"
 RESULT = "result.json"
 SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
+CHECKPOINTS = "checkpoints"
 
 
 class StudyError(ValueError):
@@ -66,7 +68,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         if not resume:
             raise StudyError(f"{folder} holds a study already: choose another folder, or go on with it (resume)")
         return folder
-    strangers = [name for name in (RESULT, METRICS, MODEL, CHECKPOINT) if (folder / name).exists()]
+    strangers = [name for name in (RESULT, METRICS, MODEL, CHECKPOINTS) if (folder / name).exists()]
     if strangers:
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
     write_json(file, wanted)

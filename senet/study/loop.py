@@ -1,228 +1,145 @@
-"""The training loop, which is Lightning's, and what hangs on it: records, checkpoints, checks, progress."""
+"""The training loop, which is Lightning's: what it trains, and how it is set up."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
+import signal
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from senet.atomic import atomic_write
-from senet.insertion import blocks, parameter_groups
-from senet.study.folder import CHECKPOINT, METRICS, TENSORBOARD, StudyError, write_csv
+from senet.insertion import parameter_groups
+from senet.stopping import Stopped
+from senet.study.augmentation import mixing_of
+from senet.study.callbacks import Averaging, EveryBlockRuns, FrozenStatistics
+from senet.study.failures import in_plain_words
+from senet.study.folder import TENSORBOARD, StudyError
 from senet.study.prediction import logits_of
-from senet.study.recipe import learning_rate_factor
+from senet.study.recorder import Recorder
 from senet.study.sampling import forking, random_key
+from senet.study.schedules import learning_rate_factor
+from senet.study.strategies import ReadsWhole, strategy_for
+from senet.study.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch.utils.data import DataLoader
 
+    from senet.recipe import Recipe
+    from senet.study.preparation import Plan
     from senet.study.progress import Progress
-    from senet.study.recipe import Recipe
     from senet.study.sampling import Batch
     from senet.study.transforms import Preprocessing
 
 __all__ = ["Classifier", "fit"]
 
 _STEP = -1  # in place of an epoch, so that a step's randomness is no sample's
-
-
-class Metrics(nn.Module):
-    """Mean loss and accuracy of the images that were counted."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")  # a mean with NaN is NaN, not another
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
-
-    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """One batch: its mean loss, (N, classes) scores and (N,) labels."""
-        self.loss.update(loss, weight=len(labels))
-        self.accuracy.update(logits, labels)
-
-    def take(self, split: str) -> dict[str, float]:
-        """The figures, named after the split, and counting starts anew."""
-        figures = {
-            f"{split}_loss": float(self.loss.compute()),
-            f"{split}_accuracy": float(self.accuracy.compute()),
-        }
-        self.loss.reset()
-        self.accuracy.reset()
-        return figures
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 class Classifier(L.LightningModule):
-    """A network with its loss, metrics and optimiser.
+    """A network with its loss, tallies and optimiser.
 
-    Batches are (N, 3, H, W) uint8 with labels (N,); normalising them is done here, on the device.
+    Batches are (N, 3, H, W) uint8 with labels (N,); normalising and mixing them is done here, on the device.
 
     Args:
         network: (N, 3, H, W) -> (N, num_classes).
-        recipe: the optimiser's numbers.
-        preprocessing: its mean and std.
-        num_classes: how many there are.
-        steps: how many there will be in all.
-        seed: of what is random in a step (dropout).
-        split: the name of the images that each epoch is measured on.
+        plan: its recipe, preprocessing, and the processes that it is trained by.
+        seed: of what is random in a step (dropout, mixing).
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe,
-        preprocessing: Preprocessing,
-        *,
-        num_classes: int,
-        steps: int,
-        seed: int,
-        split: str,
-    ) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, *, seed: int) -> None:
         super().__init__()
         self.network = network
-        self.recipe = recipe
-        self.preprocessing = preprocessing
-        self.steps = steps
+        self.recipe: Recipe = plan.recipe
+        self.preprocessing: Preprocessing = plan.preprocessing
+        self.steps = plan.steps
         self.seed = seed
-        self.split = split
-        self.training_metrics = Metrics(num_classes)
-        self.held_metrics = Metrics(num_classes)
+        self.rank = plan.processes.rank
+        self.trained = Tally(plan.processes)
+        self.held = Tally(plan.processes)
+        self.averaged: AveragedModel | None = None
+        if self.recipe.ema:
+            average = get_ema_multi_avg_fn(self.recipe.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+            self.averaged.eval()
+        self._mix = mixing_of(self.recipe, plan.num_classes)
+        self._layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and saved: the moving average where there is one."""
+        if self.averaged is None:
+            return self.network
+        average: nn.Module = self.averaged.module
+        return average
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
         """Seed what is random in this step by (seed, step), so that a resumed run draws the same."""
-        key = random_key(self.seed, _STEP, self.global_step)
+        parts = self.recipe.accumulate
+        others = (self.rank,) if self.rank else ()
+        key = random_key(self.seed, _STEP, self.global_step * parts + batch_idx % parts, *others)
         torch.default_generator.manual_seed(key)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(key)
         elif self.device.type == "mps":
             torch.mps.manual_seed(key)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 Lightning's signature
         """The cross entropy of one batch."""
-        logits, loss = self._loss(batch)
-        if not torch.isfinite(loss):
-            raise StudyError(
-                f"the loss is {loss.item()} at step {self.global_step + 1} of {self.steps} (epoch "
-                f"{self.current_epoch + 1}, batch {batch_idx + 1}): the training diverged; a smaller learning rate "
-                f"than {self.recipe.lr:g} may help"
-            )
-        self.training_metrics.count(loss.detach(), logits.detach(), batch[1])
+        pixels, labels = batch
+        inputs, targets = self.inputs(pixels), labels
+        if self._mix is not None:
+            inputs, targets = self._mix(inputs, labels)
+        logits = logits_of(self.network(inputs))
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+        self.trained.count(loss.detach(), logits.detach(), labels)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
-        """Count one batch of held-out images."""
-        logits, loss = self._loss(batch)
-        self.held_metrics.count(loss, logits, batch[1])
-
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Count one batch of held-out images; those with a label below 0 fill a batch up and do not count."""
         pixels, labels = batch
-        logits = logits_of(self.network(self.preprocessing.normalise(pixels)))
-        return logits, F.cross_entropy(logits, labels)
+        logits = logits_of(self.measured(self.inputs(pixels)))
+        counted = labels >= 0
+        loss = F.cross_entropy(logits, labels, ignore_index=-1) if counted.any() else logits.new_zeros(())
+        self.held.count(loss, logits, labels)
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """The network's input of (N, 3, H, W) uint8 pixels, in the recipe's memory format."""
+        return self.preprocessing.normalise(pixels).contiguous(memory_format=self._layout)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with Nesterov's momentum, its learning rate set at every step."""
+        """SGD or AdamW, the learning rates set at every step."""
         recipe = self.recipe
-        groups = parameter_groups(self.network, recipe.lr, recipe.se_lr, weight_decay=recipe.weight_decay)
-        optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        groups = parameter_groups(
+            self.network,
+            recipe.lr,
+            recipe.se_lr,
+            weight_decay=recipe.weight_decay,
+            decay_norms_and_biases=recipe.decay_norms_and_biases,
+        )
+        optimiser: torch.optim.Optimizer
+        if recipe.optimiser == "adamw":
+            optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+        else:
+            nesterov = recipe.nesterov and recipe.momentum > 0
+            optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(step, self.steps, recipe.warm_up)
+            optimiser, lambda step: learning_rate_factor(step, self.steps, recipe)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def row(self) -> dict[str, float]:
-        """The metrics of the epoch that has ended; counting starts anew."""
-        return {**self.training_metrics.take("train"), **self.held_metrics.take(self.split)}
-
-
-class Recorder(Checkpoint):
-    """Keeps the metrics of each epoch, and a checkpoint from which training goes on as if never interrupted.
-
-    Lightning calls what keeps checkpoints after all other callbacks.
-    """
-
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self.folder = folder
-        self.progress = progress
-        self.history: list[dict[str, float]] = []
-        self._started = 0.0
-        self._seconds = 0.0
-        self._rate = 0.0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Start the clock."""
-        self._started = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Note the learning rate of this step."""
-        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """One step is done."""
-        self.progress.step()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Stop the clock: measuring is no training."""
-        self._seconds = time.perf_counter() - self._started
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the epoch's row and then the checkpoint, which holds all rows."""
-        assert isinstance(pl_module, Classifier)
-        row = {"epoch": trainer.current_epoch + 1, **pl_module.row(), "lr": self._rate, "seconds": self._seconds}
-        self.history.append(row)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
-        with atomic_write(self.folder / CHECKPOINT) as path:
-            trainer.save_checkpoint(path)
-        write_csv(self.folder / METRICS, self.history)
-        split = pl_module.split
-        self.progress.epoch(
-            int(row["epoch"]), f"training loss {row['train_loss']:.3f}, {split} accuracy {row[f'{split}_accuracy']:.2%}"
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"history": self.history}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The rows of the epochs before the interruption."""
-        self.history = list(state_dict["history"])
-
-
-class EveryBlockRuns(Callback):
-    """Stops a training whose first step passed an SE block by: it would learn nothing and report a plain network."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Watch every SE block."""
-        self._idle = blocks(pl_module.network)  # type: ignore[arg-type]
-        self._hooks = [
-            block.register_forward_hook(lambda *_, name=name: self._idle.pop(name, None) and None)
-            for name, block in self._idle.items()
-        ]
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Name those that did not run."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        if self._idle:
-            raise StudyError(
-                f"these SE blocks did not run in the first training step: {', '.join(self._idle)}; "
-                "the network passes them by"
-            )
 
 
 def fit(
@@ -231,32 +148,54 @@ def fit(
     held: DataLoader[Batch],
     folder: Path,
     *,
-    device: torch.device,
+    plan: Plan,
+    checkpoint: Path | None,
     progress: Progress,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, float]]:
-    """Train to the recipe's last epoch, from the folder's checkpoint where there is one.
+    """Train to the recipe's last epoch, from a checkpoint where there is one.
 
     Args:
         classifier: what to train, in place.
-        train: batches to train on; its sampler begins with the epoch that is next.
+        train: batches to train on; its sampler begins with the step that is next.
         held: batches to measure each epoch on.
-        folder: where metrics, checkpoint and TensorBoard's log go.
-        device: where to train.
+        folder: where metrics, checkpoints and TensorBoard's log go.
+        plan: where to train, and how often a checkpoint is written.
+        checkpoint: what to go on from.
         progress: is told of every step and epoch.
         callbacks: more of them.
 
     Returns:
         One row of metrics for each epoch.
+
+    Raises:
+        Stopped: where a signal asked to stop; a checkpoint is written.
+        StudyError: where the loss is not finite, an SE block did not run, the disk is full or memory exhausted.
     """
-    recorder = Recorder(folder, progress)
-    with quiet():
+    recipe, device = plan.recipe, plan.placement.device
+    if recipe.precision == "16" and device.type == "cpu":
+        raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
+    recorder = Recorder(folder, plan, train, classifier.trained, progress)
+    first = plan.processes.rank == 0
+    with quiet(), in_plain_words(folder, recipe):
         trainer = L.Trainer(
             accelerator=device.type,
-            devices=1 if device.index is None or device.type == "cpu" else [device.index],
-            max_epochs=classifier.recipe.epochs,
-            logger=TensorBoardLogger(folder, name="", version=TENSORBOARD),
-            callbacks=[EveryBlockRuns(), recorder, *callbacks],
+            devices=_devices(plan),
+            num_nodes=plan.placement.nodes,
+            strategy=strategy_for(plan),
+            precision=_PRECISIONS[recipe.precision],  # type: ignore[arg-type]
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.clip,
+            logger=TensorBoardLogger(folder, name="", version=TENSORBOARD) if first else False,
+            callbacks=[
+                EveryBlockRuns(compiling=recipe.compile),
+                FrozenStatistics(plan.steps, recipe),
+                Averaging(),
+                recorder,
+                *callbacks,
+            ],
+            plugins=[ReadsWhole()],
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             enable_progress_bar=False,
@@ -264,21 +203,28 @@ def fit(
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
-        checkpoint = folder / CHECKPOINT
         classifier.train()
-        try:
-            trainer.fit(
-                classifier,
-                train,
-                held,
-                ckpt_path=checkpoint if checkpoint.exists() else None,
-                weights_only=True,
-            )
-        except SystemExit as end:  # what Lightning makes of Ctrl-C
-            if isinstance(end.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from end
-            raise
+        if classifier.averaged is not None:
+            classifier.averaged.eval()
+        with recorder.request.listening():
+            try:
+                trainer.fit(classifier, train, held, ckpt_path=checkpoint, weights_only=True)
+            except SystemExit as end:  # what Lightning makes of Ctrl-C
+                if isinstance(end.__context__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from end
+                raise
+            except Stopped as end:
+                if end.number == signal.SIGINT:
+                    raise KeyboardInterrupt from end
+                raise
     return recorder.history
+
+
+def _devices(plan: Plan) -> int | list[int]:
+    placement = plan.placement
+    if placement.device.type == "cpu" or placement.launched:
+        return len(placement.devices)
+    return list(placement.devices)
 
 
 @contextlib.contextmanager

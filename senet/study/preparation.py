@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from senet.study.augmentation import augmentation_of
 from senet.study.data import DataError
+from senet.study.processes import Processes
 from senet.study.sampling import Held, eval_loader, hold, train_loader
-from senet.study.transforms import Augmentation, Preprocessing, augmentation_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch.utils.data import DataLoader
 
+    from senet.recipe import Recipe
     from senet.study.data import DataSource
-    from senet.study.recipe import Recipe
+    from senet.study.processes import Placement
     from senet.study.sampling import Batch
+    from senet.study.transforms import Augmentation, Preprocessing
 
 __all__ = ["Plan", "Prepared"]
 
@@ -36,14 +39,18 @@ class Plan:
         source: the images.
         preprocessing: of those that are measured on.
         recipe: the optimiser's numbers.
-        device: where networks are trained.
+        placement: where networks are trained.
+        processes: this process among those that train.
+        checkpoint_minutes: between two checkpoints within an epoch; 0 for one after each step.
         workers: processes that load images; None: as needed.
     """
 
     source: DataSource
     preprocessing: Preprocessing
     recipe: Recipe
-    device: torch.device
+    placement: Placement
+    processes: Processes = dataclasses.field(default_factory=Processes)
+    checkpoint_minutes: float = 10.0
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,9 +64,14 @@ class Plan:
                 )
 
     @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        return self.placement.device
+
+    @property
     def augmentation(self) -> Augmentation:
         """Of the images that are trained on."""
-        return augmentation_for(self.source, self.preprocessing)
+        return augmentation_of(self.source, self.preprocessing, self.recipe)
 
     @property
     def num_classes(self) -> int:
@@ -109,24 +121,37 @@ class Prepared:
         self._monitored = hold(monitored, plan.preprocessing)
         self._reported = self._monitored if self.reported == self.monitored else hold(reported, plan.preprocessing)
 
-    def train_batches(self, seed: int, epoch: int) -> DataLoader[Batch]:
-        """Batches to train on, beginning with `epoch` (from 0)."""
+    def train_batches(self, seed: int, step: int) -> DataLoader[Batch]:
+        """Batches to train on, beginning after `step` steps."""
+        epoch, begin = divmod(step, self.plan.steps_per_epoch)
         return train_loader(
             self._train,
             self.plan.augmentation,
             self.plan.recipe.batch_size,
             seed=seed,
             epoch=epoch,
+            begin=begin,
+            parts=self.plan.recipe.accumulate,
+            rank=self.plan.processes.rank,
+            processes=self.plan.processes.count,
             workers=self.plan.workers,
         )
 
     def monitored_batches(self) -> DataLoader[Batch]:
-        """Batches of what is measured after each epoch."""
-        return self._measured(self._monitored)
+        """Batches of what is measured after each epoch: as many in each process."""
+        return self._measured(self._monitored, even=True)
 
     def reported_batches(self) -> DataLoader[Batch]:
         """Batches of what is reported."""
-        return self._measured(self._reported)
+        return self._measured(self._reported, even=False)
 
-    def _measured(self, held: Held) -> DataLoader[Batch]:
-        return eval_loader(held, max(64, self.plan.recipe.batch_size), workers=self.plan.workers)
+    def _measured(self, held: Held, *, even: bool) -> DataLoader[Batch]:
+        processes = self.plan.processes
+        return eval_loader(
+            held,
+            max(64, self.plan.recipe.batch_size // processes.count),
+            rank=processes.rank,
+            processes=processes.count,
+            even=even,
+            workers=self.plan.workers,
+        )

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from senet.study.folder import StudyError
 from senet.study.images import Images
+from senet.study.signals import shield_worker
 from senet.study.transforms import Augmentation, Preprocessing
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Held",
     "KeyedSampler",
+    "ShareSampler",
     "eval_loader",
     "hold",
     "random_key",
@@ -131,34 +134,90 @@ def hold(images: Images, how: Augmentation | Preprocessing, *, budget: int = BUD
 class KeyedSampler(Sampler[Key]):
     """(epoch, index) for every image: in an order drawn from (seed, epoch), or as they lie.
 
+    An epoch's order is cut into batches, and each batch into equal slices, one a process, so that the processes
+    together see what one alone would. Images that are left over after the last whole batch are left out.
+
     Args:
         length: number of images.
         seed: of the order, or None for the order in which they lie.
         epoch: the one to begin with; `set_epoch`, which Lightning calls, sets the others.
+        batch_size: images in a batch of all processes together.
+        begin: the batch to begin with, in the first epoch.
+        rank: of this process.
+        processes: how many there are; they divide `batch_size`.
     """
 
-    def __init__(self, length: int, seed: int | None = None, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int | None = None,
+        epoch: int = 0,
+        *,
+        batch_size: int = 1,
+        begin: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.length = length
         self.seed = seed
         self.epoch = epoch
+        self.batch_size = batch_size
+        self.begin = begin
+        self.rank = rank
+        self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order the next iteration has."""
+        if epoch != self.epoch:
+            self.begin = 0
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """The number of images."""
-        return self.length
+        """The number of images that this process sees in an epoch."""
+        return self.length // self.batch_size * self.batch_size // self.processes
 
     def __iter__(self) -> Iterator[Key]:
         """The keys of one epoch."""
-        epoch = self.epoch
+        epoch, share = self.epoch, self.batch_size // self.processes
+        order = self._order(epoch)
+        starts = range(self.begin * self.batch_size, len(self) * self.processes, self.batch_size)
+        slices = (order[start + self.rank * share : start + (self.rank + 1) * share] for start in starts)
+        return ((epoch, index) for part in slices for index in part)
+
+    def batch(self, epoch: int, number: int) -> list[int]:
+        """The images of one batch of an epoch (both from 0), of all processes."""
+        return list(self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size])
+
+    def _order(self, epoch: int) -> Sequence[int]:
         if self.seed is None:
-            order: Sequence[int] = range(self.length)
-        else:
-            generator = torch.Generator().manual_seed(random_key(self.seed, epoch))
-            order = torch.randperm(self.length, generator=generator).tolist()
-        return ((epoch, index) for index in order)
+            return range(self.length)
+        generator = torch.Generator().manual_seed(random_key(self.seed, epoch))
+        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
+        return order
+
+
+class ShareSampler(Sampler[int]):
+    """Every image once, in order, dealt out over the processes: this one's share.
+
+    Args:
+        length: number of images.
+        rank: of this process.
+        processes: how many there are.
+        even: give each the same number, with -1 in place of the images that some lack.
+    """
+
+    def __init__(self, length: int, rank: int = 0, processes: int = 1, *, even: bool = False) -> None:
+        own = list(range(rank, length, processes))
+        missing = -(-length // processes) - len(own)
+        self.indices = own + [-1] * (missing if even else 0)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        """The share."""
+        return iter(self.indices)
 
 
 class _Views(Dataset[Batch]):
@@ -188,6 +247,8 @@ class _Fixed(Dataset[Batch]):
         return len(self.held)
 
     def __getitem__(self, index: int) -> Batch:
+        if index < 0:  # fills a batch up, and does not count
+            return self.held[0], torch.tensor(-1)
         return self.held[index], self.held.images.labels[index]
 
 
@@ -212,9 +273,13 @@ def train_loader(
     *,
     seed: int,
     epoch: int = 0,
+    begin: int = 0,
+    parts: int = 1,
+    rank: int = 0,
+    processes: int = 1,
     workers: int | None = None,
 ) -> DataLoader[Batch]:
-    """Batches (N, 3, size, size) uint8 with labels (N,), each of N = `batch_size` images.
+    """Batches (N, 3, size, size) uint8 with labels (N,), N being `batch_size` over processes and parts.
 
     Images that are left over in one epoch come in another, whose order differs: a last batch of one image would
     break batch normalisation.
@@ -222,30 +287,69 @@ def train_loader(
     Args:
         held: the images.
         augmentation: makes the views.
-        batch_size: N, or the number of images where that is less.
+        batch_size: of all processes and parts together, or the number of images where that is less.
         seed: of the order and the views.
         epoch: the one to begin with.
+        begin: the batch of it to begin with.
+        parts: in which a batch is worked off.
+        rank: of this process.
+        processes: how many there are.
         workers: processes that make them; without it, none where the images are in memory.
+
+    Raises:
+        StudyError: where a batch does not come in so many equal parts.
     """
     count = _workers(held, workers)
+    whole = min(batch_size, len(held))
+    share = share_of(whole, processes, parts)
     return DataLoader(
         _Views(held, augmentation, seed),
-        batch_size=min(batch_size, len(held)),
-        sampler=KeyedSampler(len(held), seed, epoch),
+        batch_size=share,
+        sampler=KeyedSampler(len(held), seed, epoch, batch_size=whole, begin=begin, rank=rank, processes=processes),
         drop_last=True,
         num_workers=count,
         persistent_workers=count > 0,
+        worker_init_fn=shield_worker,
         generator=torch.Generator(),
     )
 
 
-def eval_loader(held: Held, batch_size: int, *, workers: int | None = None) -> DataLoader[Batch]:
-    """Batches (N, 3, size, size) uint8 with labels (N,), every image once, in order."""
+def eval_loader(
+    held: Held,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    even: bool = False,
+    workers: int | None = None,
+) -> DataLoader[Batch]:
+    """Batches (N, 3, size, size) uint8 with labels (N,), every image once, in order, dealt out over the processes.
+
+    With `even`, processes that lack an image have one with the label -1 in its place, which is not to be counted.
+    """
     count = _workers(held, workers)
     return DataLoader(
         _Fixed(held),
         batch_size=batch_size,
+        sampler=ShareSampler(len(held), rank, processes, even=even),
         num_workers=count,
         persistent_workers=count > 0,
+        worker_init_fn=shield_worker,
         generator=torch.Generator(),
     )
+
+
+def share_of(batch_size: int, processes: int, parts: int) -> int:
+    """Images that a process works off at a time.
+
+    Raises:
+        StudyError: where a batch does not come in so many equal parts, with the nearest that does.
+    """
+    pieces = processes * parts
+    if batch_size % pieces:
+        near = max(1, round(batch_size / pieces)) * pieces
+        raise StudyError(
+            f"a batch of {batch_size} does not come in equal parts for {processes} devices"
+            f"{f' and accumulate={parts}' * (parts > 1)}: give a batch_size of {near}"
+        )
+    return batch_size // pieces

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from senet.options import changes_in, known_options
 from senet.saving import save
 from senet.study import badfiles
 from senet.study.badfiles import MAX_BAD, checked
+from senet.study.checkpointing import newest, step_of, sweep
 from senet.study.data import DataSource, open_data
 from senet.study.folder import (
-    CHECKPOINT,
     METRICS,
     MODEL,
     PREDICTIONS,
@@ -30,21 +31,27 @@ from senet.study.folder import (
 )
 from senet.study.machine import machine
 from senet.study.networks import Arm, Made, known_preprocessing, make
-from senet.study.prediction import device_of, predict_all
+from senet.study.prediction import predict_all
 from senet.study.preparation import Plan, Prepared
+from senet.study.processes import joined, joined_predictions, placement_of
 from senet.study.progress import Progress, duration
 from senet.study.recipe import recipe_for
 from senet.study.transforms import preprocessing_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Unpack
 
     from lightning.pytorch.callbacks import Callback
+    from torch import nn
 
     from senet.block import SESpec
     from senet.insertion import Where
+    from senet.options import Options
     from senet.study.badfiles import BadFile
+    from senet.study.checkpointing import Newest
     from senet.study.prediction import Predictions
+    from senet.study.processes import Placement, Processes
 
 __all__ = ["RunResult", "finished_run", "plan_of", "run", "settings_of", "train"]
 
@@ -94,20 +101,11 @@ def train(
     spec: SESpec | None = None,
     where: Where = None,
     start: str | None = None,
-    size: int | None = None,
-    batch_size: int | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    se_lr: float | None = None,
-    weight_decay: float | None = None,
     seed: int = 0,
-    devices: str | int = "auto",
-    workers: int | None = None,
-    data_root: str | Path | None = None,
-    max_bad: float | str = MAX_BAD,
     resume: bool = True,
     progress: bool | Progress = True,
     callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
 ) -> RunResult:
     """Train a network on images and measure it; called again after an interruption it goes on where it was.
 
@@ -122,21 +120,12 @@ def train(
         where: at which of its sites.
         start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
             identity from weights and paper from scratch.
-        size: pixels a side; not given, 224 for photos, their own size for images of at most 64 pixels.
-        batch_size: images a step. `recipe_for` has the table of what this and the next are where not given.
-        epochs: passes over the training images.
-        lr: the highest learning rate.
-        se_lr: that of the SE blocks; not given, the same.
-        weight_decay: of every parameter.
         seed: of the initial weights, the order of the images, their augmentation, and dropout.
-        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
-        workers: processes that load images; not given, none where the images fit into memory.
-        data_root: where torchvision's data sets lie.
-        max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"); they are found before the
-            training begins, skipped, and listed in the result.
         resume: go on with what `out` holds; False makes it an error that it holds something.
         progress: whether to show how far it is, on standard error; or a Progress that is told.
         callbacks: more of Lightning's.
+        options: `recipe`, values in place of a recipe's such as `batch_size`, `epochs` and `lr`, and where it runs:
+            `senet.options.Options` has them all, `recipe_for` what they are where not given.
 
     Raises:
         StudyError: where the folder cannot be written or holds another study, an SE block does not run, or the
@@ -145,68 +134,52 @@ def train(
     """
     if type(seed) is not int or seed < 0:
         raise ValueError(f"seed is a whole number of at least 0, not {seed!r}")
+    asked = known_options(options, "train")
     arm = Arm(model, None if weights is None else str(weights), spec, where).with_start(start)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
-    plan = plan_of(
-        arm,
-        data,
-        size=size,
-        batch_size=batch_size,
-        epochs=epochs,
-        lr=lr,
-        se_lr=se_lr,
-        weight_decay=weight_decay,
-        devices=devices,
-        workers=workers,
-        data_root=data_root,
-        max_bad=max_bad,
-        progress=shown,
-    )
-    made = make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
-    settings = settings_of(arm, plan, made) | {"seed": seed}
-    folder = open_folder(out, settings, resume=resume)
-    held = finished_run(folder)
-    if held is not None:
-        shown.note(f"{folder} holds this run, finished")
-        return held
-    for line in (*made.notes, f"reading {plan.source.name}"):
-        shown.note(line)
-    prepared = Prepared(plan)
-    with plan.threads(), shown.steps(plan.steps):
-        return run(made, prepared, folder, settings, seed=seed, progress=shown, callbacks=callbacks)
+    placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
+    with joined(placement) as processes:
+        plan = plan_of(arm, data, asked, placement, processes, shown)
+        made = make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
+        settings = settings_of(arm, plan, made) | {"seed": seed}
+        folder = processes.first(lambda: open_folder(out, settings, resume=resume))
+        held = processes.first(lambda: finished_run(folder))
+        if held is not None:
+            shown.note(f"{folder} holds this run, finished")
+            return held
+        for line in (*made.notes, f"reading {plan.source.name}"):
+            shown.note(line)
+        prepared = Prepared(plan)
+        with plan.threads(), shown.steps(plan.steps):
+            return run(made, prepared, folder, settings, seed=seed, progress=shown, callbacks=callbacks)
 
 
 def plan_of(
     arm: Arm,
     data: str | Path | DataSource,
-    *,
-    size: int | None,
-    batch_size: int | None,
-    epochs: int | None,
-    lr: float | None,
-    se_lr: float | None,
-    weight_decay: float | None,
-    devices: str | int,
-    workers: int | None,
-    data_root: str | Path | None,
-    max_bad: float | str,
+    options: Options,
+    placement: Placement,
+    processes: Processes,
     progress: Progress,
 ) -> Plan:
-    """Open the data and decide what was not given; arguments and errors are those of `train`."""
-    device = device_of(devices)
-    source = data if isinstance(data, DataSource) else open_data(data, data_root=data_root)
-    source = checked(source, max_bad=max_bad, progress=progress)
-    recipe = recipe_for(
+    """Open the data and decide what was not given; errors are those of `train`."""
+    source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
+    allowed = options.get("max_bad")
+    source = checked(source, max_bad=MAX_BAD if allowed is None else allowed, progress=progress)
+    recipe = recipe_for(source, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes_in(options))
+    preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
+    minutes = options.get("checkpoint_minutes")
+    if minutes is not None and not minutes >= 0:
+        raise ValueError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
+    return Plan(
         source,
-        pretrained=arm.pretrained,
-        batch_size=batch_size,
-        epochs=epochs,
-        lr=lr,
-        se_lr=se_lr,
-        weight_decay=weight_decay,
+        preprocessing,
+        recipe,
+        placement,
+        processes,
+        checkpoint_minutes=10.0 if minutes is None else float(minutes),
+        workers=options.get("workers"),
     )
-    preprocessing = preprocessing_for(source, size=size, known=known_preprocessing(arm))
-    return Plan(source, preprocessing, recipe, device, workers)
 
 
 def settings_of(arm: Arm, plan: Plan, made: Made) -> dict[str, Any]:
@@ -237,34 +210,36 @@ def run(
     """Train `made` in `folder`, from its checkpoint where it holds one, and write the result; result.json is last."""
     from senet.study.loop import Classifier, fit
 
-    plan = prepared.plan
-    epochs_done = _epochs_done(folder / CHECKPOINT)
+    plan, processes = prepared.plan, prepared.plan.processes
+    found = processes.first(lambda: _found(folder))
+    for path in found.broken:
+        progress.note(f"the checkpoint {path.name} is not whole and is skipped")
+    step = 0 if found.path is None else step_of(found.path)
+    if found.path is not None:
+        progress.note(f"{folder.name} goes on after step {step} of {plan.steps}, from {found.path.name}")
     progress.run(folder.name, plan.recipe.epochs)
-    progress.step(epochs_done * plan.steps_per_epoch, worked=False)
-    if plan.device.type == "cpu":  # as `normalise` lays the images out: a step takes 0.7 to 0.9 of the time
+    progress.step(step, worked=False)
+    if plan.recipe.channels_last:  # on the CPU a step takes 0.7 to 0.9 of the time
         made.network.to(memory_format=torch.channels_last)
+    if processes.count > 1:
+        raise StudyError("a training on several devices needs batch normalisation that they share")
     devices = [plan.device.index or 0] if plan.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        classifier = Classifier(
-            made.network,
-            plan.recipe,
-            plan.preprocessing,
-            num_classes=plan.num_classes,
-            steps=plan.steps,
-            seed=seed,
-            split=prepared.monitored,
-        )
+        classifier = Classifier(made.network, plan, seed=seed)
         history = fit(
             classifier,
-            prepared.train_batches(seed, epochs_done),
+            prepared.train_batches(seed, step),
             prepared.monitored_batches(),
             folder,
-            device=plan.device,
+            plan=plan,
+            checkpoint=found.path,
             progress=progress,
             callbacks=callbacks,
         )
-        said = predict_all(made.network, prepared.reported_batches(), plan.preprocessing, device=plan.device)
-    network = made.network.cpu()
+        network = classifier.measured
+        own = predict_all(network, prepared.reported_batches(), plan.preprocessing, device=plan.device)
+    said = joined_predictions(processes.gathered(own))
+    network = network.cpu()
     result = RunResult(
         folder=folder,
         accuracy=said.accuracy,
@@ -275,6 +250,17 @@ def run(
         notes=made.notes,
         skipped=plan.source.skipped,
     )
+    if processes.rank == 0:
+        _write(result, network, said, made, plan, settings)
+    processes.first(lambda: None)  # nobody goes on before the result is written
+    return result
+
+
+def _write(
+    result: RunResult, network: nn.Module, said: Predictions, made: Made, plan: Plan, settings: Mapping[str, Any]
+) -> None:
+    """Write what a run has found; result.json is last, and then the checkpoints are needed no more."""
+    folder = result.folder
     metadata = {
         "classes": list(plan.source.classes),
         "preprocessing": plan.preprocessing.to_json(),
@@ -288,18 +274,24 @@ def run(
         "split": result.split,
         "images": len(result.correct),
         "loss": said.loss if math.isfinite(said.loss) else None,
-        "epochs": len(history),
+        "epochs": len(result.history),
         "seconds": result.seconds,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "sites": [dataclasses.asdict(site) for site in made.sites],
         "notes": list(made.notes),
         "bad_files": badfiles.to_json(result.skipped),
         "settings": settings,
+        "processes": plan.processes.count,
         "machine": machine(plan.device),
     }
     write_json(folder / RESULT, content)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return result
+    sweep(folder, kept=0)
+
+
+def _found(folder: Path) -> Newest:
+    """The checkpoint to go on from; what interrupted writers left is removed."""
+    sweep(folder)
+    return newest(folder)
 
 
 def finished_run(folder: Path) -> RunResult | None:
@@ -318,19 +310,6 @@ def finished_run(folder: Path) -> RunResult | None:
         notes=tuple(content["notes"]),
         skipped=badfiles.from_json(content.get("bad_files", ())),
     )
-
-
-def _epochs_done(checkpoint: Path) -> int:
-    """How many epochs the checkpoint has behind it; 0 where there is none."""
-    if not checkpoint.is_file():
-        return 0
-    try:
-        held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return int(held["epoch"]) + 1
-    except Exception as error:  # a damaged file fails in any part of the unpickler
-        raise StudyError(
-            f"the checkpoint {checkpoint} cannot be read ({error}); remove it to train this run from its beginning"
-        ) from error
 
 
 def _write_predictions(path: Path, said: Predictions, source: DataSource) -> None:

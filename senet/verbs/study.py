@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Unpack
 
 from senet import display
 from senet.block import SESpec
+from senet.options import Options
 
-__all__ = ["Training", "compare", "evaluate", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """The flags of a training, and of a comparison of trainings."""
-
-    model: str
-    data: str
-    out: str
-    data_root: str | None = None
-    weights: str | None = None
-    size: int | None = None
-    batch_size: int | None = None
-    epochs: int | None = None
-    lr: float | None = None
-    devices: str = "auto"
-    workers: int | None = None
-    max_bad: str = "0.2"
-    resume: bool = True
+__all__ = ["compare", "evaluate", "train"]
 
 
-def train(training: Training, spec: SESpec | None = None, where: list[str] | None = None, seed: int = 0) -> None:
+def train(
+    model: str,
+    data: str,
+    out: str,
+    *,
+    weights: str | None = None,
+    spec: SESpec | None = None,
+    where: list[str] | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    **options: Unpack[Options],
+) -> None:
     """Train one network on labelled images and measure it.
 
     The network is trained as it is; with any flag of the SE blocks, SE of that kind is put into it first.
@@ -38,12 +31,13 @@ def train(training: Training, spec: SESpec | None = None, where: list[str] | Non
     Examples:
       senet train --model resnet20 --data digits --out runs/plain
       senet train --model resnet20 --reduction-ratio 16 --data digits --out runs/se
+      senet train --model se_resnet110 --data torchvision:CIFAR10 --recipe cifar-resnet --out runs/cifar
     """
     from senet.study import train as run
 
     if where and spec is None:
         spec = SESpec()
-    result = run(spec=spec, where=where, seed=seed, **dataclasses.asdict(training))
+    result = run(model, data, out=out, weights=weights, spec=spec, where=where, seed=seed, resume=resume, **options)
     display.show(str(result))
 
 
@@ -100,7 +94,18 @@ def evaluate(
     display.show(str(result))
 
 
-def compare(training: Training, spec: SESpec, where: list[str] | None = None, seeds: int = 3) -> None:
+def compare(
+    model: str,
+    data: str,
+    out: str,
+    spec: SESpec,
+    *,
+    weights: str | None = None,
+    where: list[str] | None = None,
+    seeds: int = 3,
+    resume: bool = True,
+    **options: Unpack[Options],
+) -> None:
     """Train a network without SE and with it, from the same seeds on the same images, and say whether SE helped.
 
     Called again with the same folder after an interruption, it goes on where it was.
@@ -111,5 +116,5 @@ def compare(training: Training, spec: SESpec, where: list[str] | None = None, se
     """
     from senet.study import compare as study
 
-    result = study(spec=spec, where=where, seeds=seeds, **dataclasses.asdict(training))
+    result = study(model, data, out=out, weights=weights, spec=spec, where=where, seeds=seeds, resume=resume, **options)
     display.show(*result.parts())

@@ -4,7 +4,6 @@ import math
 import lightning.pytorch as L
 import pytest
 import torch
-from torch import nn
 
 from senet.block import SEBlock, SESpec
 from senet.insertion import blocks
@@ -107,7 +106,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny, pictures,
     whole = train(tiny, pictures, out=tmp_path / "whole", **asked)
     with pytest.raises(RuntimeError, match="the power is gone"):
         train(tiny, pictures, out=tmp_path / "cut", callbacks=[Interrupt(epoch)], **asked)
-    assert (tmp_path / "cut/last.ckpt").exists() == (epoch > 0)
+    assert (tmp_path / "cut/checkpoints").exists() == (epoch > 0)
     assert not (tmp_path / "cut/result.json").exists()
     watch = Watch()
     resumed = train(tiny, pictures, out=tmp_path / "cut", callbacks=[watch], **asked)
@@ -116,7 +115,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny, pictures,
     assert resumed.correct == whole.correct
     metrics = [[{**row, "seconds": 0} for row in result.history] for result in (whole, resumed)]
     assert metrics[0] == metrics[1]
-    assert not (tmp_path / "cut/last.ckpt").exists()
+    assert not (tmp_path / "cut/checkpoints").exists()
 
 
 def test_a_run_killed_after_its_last_epoch_is_only_measured_again(tiny, pictures, tmp_path, monkeypatch):
@@ -196,26 +195,6 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tiny, pictures,
     with pytest.raises(StudyError, match=r"output folder .*file.* cannot be written"):
         train(tiny, pictures, out=tmp_path / "file/run", callbacks=[watch], **SHORT)
     assert watch.weights == {}
-
-
-def test_a_broken_checkpoint_is_named(tiny, pictures, tmp_path):
-    with pytest.raises(RuntimeError, match="power"):
-        train(tiny, pictures, out=tmp_path / "run", callbacks=[Interrupt(1)], **SHORT)
-    (tmp_path / "run/last.ckpt").write_bytes(b"broken")
-    with pytest.raises(StudyError, match=r"last\.ckpt cannot be read.*remove it"):
-        train(tiny, pictures, out=tmp_path / "run", **SHORT)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny, pictures, tmp_path):
-    class Spoil(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            if trainer.global_step == 4:
-                nn.init.constant_(pl_module.network.fc.bias, math.nan)
-
-    with pytest.raises(StudyError, match=r"the loss is nan at step 5 of 9 \(epoch 2, batch 2\).*smaller learning rate"):
-        train(tiny, pictures, out=tmp_path / "run", callbacks=[Spoil()], **SHORT)
-    resumed = train(tiny, pictures, out=tmp_path / "run", **SHORT)
-    assert len(resumed.history) == 3
 
 
 def test_an_se_block_that_does_not_run_stops_the_run(tiny, pictures, tmp_path):

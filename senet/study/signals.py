@@ -1,0 +1,71 @@
+"""Signals that ask a training to stop: it ends its step, writes a checkpoint, and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["StopRequest", "shield_worker"]
+
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the last two are what SLURM's --signal is mostly told to send
+
+
+class StopRequest:
+    """Whether a signal has come that asks to stop.
+
+    Attributes:
+        number: the signal's, or 0. A second Ctrl-C does not wait for the end of the step.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it signals are listened to; then whoever handled them before does again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python hands signals to the main thread alone
+            return
+        before = {number: signal.getsignal(number) for number in _numbers()}
+        self.listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def listen(self) -> None:
+        """Take the signals' handlers, which others may have taken since."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _numbers():
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _: Any) -> None:
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def _numbers() -> list[signal.Signals]:
+    return [number for name in _NAMES if (number := getattr(signal, name, None)) is not None]
+
+
+def shield_worker(_: int) -> None:
+    """Let a process that loads images outlive a signal that is sent to all processes of a job.
+
+    The training needs its images to end the step; the worker ends when the training tells it to, or is gone.
+    """
+    parent = os.getppid()
+
+    def ignore(number: int, _: Any) -> None:
+        if os.getppid() != parent:
+            os._exit(128 + number)
+
+    for number in _numbers():
+        signal.signal(number, ignore)
