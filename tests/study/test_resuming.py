@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import signal
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -180,11 +181,11 @@ def test_weights_that_are_not_finite_are_never_written(tiny, pictures, tmp_path)
 def test_a_full_disk_is_said_and_the_last_checkpoint_is_whole(tiny, pictures, tmp_path, monkeypatch):
     original, fail = torch.save, []
 
-    def save(content, path):
+    def save(content, file):
         if content["global_step"] == 4:
-            fail.append(path)
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        original(content, path)
+            fail.append(Path(file.name))
+            raise OSError(errno.ENOSPC, "No space left on device", file.name)
+        original(content, file)
 
     monkeypatch.setattr(torch, "save", save)
     words = r"the disk of .*run is full \(No space left on device\).*step-000000003\.ckpt, is whole"
