@@ -206,7 +206,7 @@ def fit(
         classifier.train()
         if classifier.averaged is not None:
             classifier.averaged.eval()
-        with recorder.request.listening():
+        with recorder.request.listening(), _shielded(train), _shielded(held):
             try:
                 trainer.fit(classifier, train, held, ckpt_path=checkpoint, weights_only=True)
             except SystemExit as end:  # what Lightning makes of Ctrl-C
@@ -218,6 +218,11 @@ def fit(
                     raise KeyboardInterrupt from end
                 raise
     return recorder.history
+
+
+def _shielded(loader: DataLoader[Batch]) -> contextlib.AbstractContextManager[None]:
+    shield: Any = loader.worker_init_fn
+    return shield.raised()  # type: ignore[no-any-return]
 
 
 def _devices(plan: Plan) -> int | list[int]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from senet.study.folder import StudyError
 from senet.study.images import Images
-from senet.study.signals import shield_worker
+from senet.study.signals import Shield
 from senet.study.transforms import Augmentation, Preprocessing
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def train_loader(
         drop_last=True,
         num_workers=count,
         persistent_workers=count > 0,
-        worker_init_fn=shield_worker,
+        worker_init_fn=Shield(),
         generator=torch.Generator(),
     )
 
@@ -334,7 +334,7 @@ def eval_loader(
         sampler=ShareSampler(len(held), rank, processes, even=even),
         num_workers=count,
         persistent_workers=count > 0,
-        worker_init_fn=shield_worker,
+        worker_init_fn=Shield(),
         generator=torch.Generator(),
     )
 

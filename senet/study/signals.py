@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["StopRequest", "shield_worker"]
+__all__ = ["Shield", "StopRequest"]
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the last two are what SLURM's --signal is mostly told to send
 
@@ -56,16 +57,30 @@ def _numbers() -> list[signal.Signals]:
     return [number for name in _NAMES if (number := getattr(signal, name, None)) is not None]
 
 
-def shield_worker(_: int) -> None:
-    """Let a process that loads images outlive a signal that is sent to all processes of a job.
+class Shield:
+    """Lets processes that load images outlive a signal that is sent to all processes of a job, while it is raised.
 
-    The training needs its images to end the step; the worker ends when the training tells it to, or is gone.
+    The training needs its images to end the step. While it is not raised, a worker ends when it is told to, as the
+    loader does that is done with it.
     """
-    parent = os.getppid()
 
-    def ignore(number: int, _: Any) -> None:
-        if os.getppid() != parent:
+    def __init__(self) -> None:
+        self._up = multiprocessing.RawValue("b", 0)
+
+    def __call__(self, _: int) -> None:
+        """Take the signals' handlers, in a worker."""
+        for number in _numbers():
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _: Any) -> None:
+        if not self._up.value:
             os._exit(128 + number)
 
-    for number in _numbers():
-        signal.signal(number, ignore)
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Within it, in the process that trains, the workers are shielded."""
+        self._up.value = 1
+        try:
+            yield
+        finally:
+            self._up.value = 0
