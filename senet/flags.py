@@ -274,7 +274,7 @@ def _made(make: Any, fields: Mapping[str, Any], function: Callable[..., None]) -
 
 def _without_none(hint: Any) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
-    if str in kinds:
+    if str in kinds and typing.get_origin(hint) in (typing.Union, types.UnionType):
         return str  # of the several kinds that Python may give, what is typed
     return kinds[0] if len(kinds) == 1 and types.NoneType in typing.get_args(hint) else hint
 
