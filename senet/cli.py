@@ -14,7 +14,7 @@ from senet.stopping import Stopped
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites
-from senet.verbs.ship import export
+from senet.verbs.ship import bench, export
 from senet.verbs.study import compare, evaluate, train
 
 __all__ = ["main"]
@@ -35,7 +35,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
         *(sites, insert, cost, models),
         *(train, evaluate, compare),
         *(explain, prune, explore),
-        *(export,),
+        *(bench, export),
     )
 }
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
         VERBS[verb](**values)
     except KeyboardInterrupt:
-        again = "; the same command goes on where it was" if verb in ("train", "compare") else ""
+        again = "; the same command goes on where it was" if verb in ("train", "compare", "bench") else ""
         print(f"\nsenet: interrupted{again}", file=sys.stderr)
         return INTERRUPTED
     except Stopped as stop:

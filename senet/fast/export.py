@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from senet.atomic import atomic_write_all
 from senet.fast.description import describe_network, to_strings
-from senet.fast.errors import ExportError
+from senet.fast.errors import ExportError, OptimizeError
 from senet.fast.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
 from senet.fast.runtimes import Runtime
+from senet.fast.squeeze_through import optimize
 from senet.fast.tracing import Traced, check_exportable, flat_outputs, trace, with_batch, with_size
 from senet.insertion.errors import InsertionError
 from senet.insertion.untouched import devices_of, run, untouched
@@ -42,6 +43,8 @@ class Exported:
             was tried, in words: {"batch 1": 3e-07}.
         tolerance: that these are below; None in INT8, where the accuracy tells.
         metadata: what the file says of its network.
+        moved: how many SE blocks there are, and in how many of them the squeeze reads the last linear layer's
+            input, as `optimize` has it.
     """
 
     paths: tuple[Path, ...]
@@ -51,6 +54,7 @@ class Exported:
     checks: Mapping[str, float]
     tolerance: float | None
     metadata: Mapping[str, Any]
+    moved: tuple[int, int]
 
     def __str__(self) -> str:
         from senet import display
@@ -58,6 +62,7 @@ class Exported:
         size = display.bytes_of(sum(path.stat().st_size for path in self.paths))
         ports = ", ".join(f"{name} {shape}" for name, shape in self.inputs.items())
         to = ", ".join(f"{name} {shape}" for name, shape in self.outputs.items())
+        found, moved = self.moved
         worst = max(self.checks.values())
         allowed = "" if self.tolerance is None else f" ({self.tolerance:g} is allowed)"
         return "\n".join(
@@ -65,6 +70,10 @@ class Exported:
                 f"Written: {' and '.join(map(str, self.paths))} ({self.format}, {size}): {ports} -> {to}",
                 f"Against PyTorch on {', '.join(self.checks)}: largest difference {worst:.2g} of the largest "
                 f"output{allowed}.",
+                *(
+                    [f"SE: {found} blocks, in {moved} the squeeze reads the smaller input of the last linear layer."]
+                    * (found > 0)
+                ),
                 f"In the file: {', '.join(self.metadata)}.",
             )
         )
@@ -122,7 +131,8 @@ def export(
             example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
         trials = _trials(example, dynamic_size)
         wanted = _wanted(model, trials)  # in the network's own words where it does not run
-        traced = trace(inference_form(model, example), example, dynamic_size=dynamic_size)
+        form = inference_form(model, example, dynamic_size=dynamic_size)
+        traced = trace(form, example, dynamic_size=dynamic_size)
         if batches is None:
             kind.write(traced, texts, temporary)
         else:
@@ -141,6 +151,7 @@ def export(
         checks=checks,
         tolerance=tolerance,
         metadata=description,
+        moved=_moved(form),
     )
 
 
@@ -159,9 +170,21 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     raise ExportError(f"{path}: the name of an exported file ends in {known}{hint}")
 
 
-def inference_form(model: nn.Module, example: Any) -> nn.Module:  # noqa: ARG001
-    """What is exported in place of `model`: the same function, for less."""
-    return model
+def inference_form(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
+    """What is exported in place of `model`: the same function, for less.
+
+    Raises:
+        ExportError: (a ValueError) where it cannot be taken as a graph.
+    """
+    try:
+        return optimize(model, example, dynamic_size=dynamic_size)
+    except OptimizeError as error:
+        raise ExportError(str(error)) from error
+
+
+def _moved(form: nn.Module) -> tuple[int, int]:
+    outcomes = form.meta.get("senet", ()) if isinstance(form, fx.GraphModule) else ()
+    return len(outcomes), sum(outcome.moved for outcome in outcomes)
 
 
 def _calibration(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:

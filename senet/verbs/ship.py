@@ -1,4 +1,4 @@
-"""The verb that takes a network to where it is used: export."""
+"""The verbs that take a network to where it is used: export, bench."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from senet.study import Evaluation, Preprocessing
     from senet.study.data import DataSource
 
-__all__ = ["Pictures", "export"]
+__all__ = ["Pictures", "bench", "export"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +80,41 @@ def export(
     found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata, calibration=batches)
     after = _measured(OpenVino(out), source, network, preprocessing, classes)
     display.show(str(found), f"Calibrated on {len(batches)} pictures of {source.name}.", _change(before, after))
+
+
+def bench(
+    model: str,
+    out: str,
+    size: int | None = None,
+    batch_size: int | None = None,
+    engines: list[str] | None = None,
+    quick: bool = False,
+    resume: bool = True,
+) -> None:
+    """Measure what SE costs here: the network without SE, with a peer's and with ours, in turn, engine by engine.
+
+    The peer is timm's network, where timm has the same, else the block as the equations stand. In inference ours
+    is what export writes. Beside the table, a figure and JSON are written. Called again with the same
+    folder after an interruption, it goes on where it was.
+
+    Examples:
+      senet bench --model resnet50_v1_5 --out runs/bench
+      senet bench --model se_resnet20 --engines eager onnxruntime --quick --out runs/quick
+    """
+    from senet.bench import bench as measure
+
+    plain, example = Network(model=with_se(model), size=size).make()
+    result = measure(
+        plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
+    )
+    display.show(*result.parts(), f"Written: {out} (table.txt, table.md, figure.svg, figure.png, bench.json)")
+
+
+def with_se(model: str) -> str:
+    """The zoo's name of a network with SE as the authors have it, where it has one; else the name as it is."""
+    from senet.zoo import list_models
+
+    return f"se_{model}" if f"se_{model}" in list_models() else model
 
 
 def _known(

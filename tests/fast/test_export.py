@@ -175,7 +175,7 @@ BAD = {
     "weights": (Network, {"path": "net.safetensors"}, r"ends in \.onnx"),
     "fixed batch": (FixedBatch, {}, "FixedBatch computes with its batch as a fixed number"),
     "fixed size": (FixedSize, {"dynamic_size": True}, "FixedSize runs on the example and not on a larger size"),
-    "control flow on values": (Deciding, {}, "Deciding cannot be exported: torch.export says"),
+    "control flow on values": (Deciding, {}, "Deciding cannot be exported on .*data-dependent"),
     "half precision": (half, {}, r"weight is bfloat16.*model\.float\(\)"),
     "another input": (Network, {"example": torch.zeros(1, 4, 8, 8)}, "does not run on the example"),
     "no input": (Network, {"example": {}}, "needs a tensor"),

@@ -1,0 +1,98 @@
+"""Which cases there are: what is measured, in which engine, at which batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["ENGINES", "INFERENCE", "KEPT", "LARGEST", "TRAINING", "Case", "Engine", "cases"]
+
+INFERENCE, TRAINING, KEPT, LARGEST = "inference", "training step", "kept for backward", "largest batch"
+
+SMALL = 64  # pixels a side, of pictures that networks are given in larger batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What runs a network.
+
+    Attributes:
+        words: its name to a reader.
+        device: "cpu" or "cuda".
+        modules: packages that it needs.
+        trains: whether it runs training steps too.
+        usual: whether it is measured unless it is left out.
+    """
+
+    words: str
+    device: str = "cpu"
+    modules: tuple[str, ...] = ()
+    trains: bool = False
+    usual: bool = True
+
+
+ENGINES: Mapping[str, Engine] = {
+    "eager": Engine("PyTorch eager, NCHW", trains=True),
+    "channels-last": Engine("PyTorch eager, channels last", trains=True),
+    "compile": Engine("torch.compile", trains=True),
+    "onnxruntime": Engine("ONNX Runtime", modules=("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Engine("OpenVINO f32", modules=("openvino",)),
+    "openvino-bf16": Engine("OpenVINO bf16", modules=("openvino",)),
+    "openvino-int8": Engine("OpenVINO INT8", modules=("openvino", "nncf"), usual=False),
+    "cuda": Engine("CUDA bf16 eager, channels last", device="cuda", trains=True),
+    "cuda-compile": Engine("CUDA bf16 torch.compile", device="cuda", trains=True),
+}
+"""By the name that `--engines` takes. In inference torch.compile freezes the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to measure; see `Row`."""
+
+    what: str
+    engine: str
+    batch: int
+
+    @property
+    def words(self) -> str:
+        """It to a reader."""
+        batch = f", batch {self.batch}" if self.batch else ""
+        return f"{self.what}, {ENGINES[self.engine].words}{batch}"
+
+
+def cases(size: int, engines: Sequence[str] | None = None, batch_size: int | None = None) -> list[Case]:
+    """The cases of a network on pictures of `size`: inference, training steps, and bytes kept for backward.
+
+    Args:
+        size: pixels a side.
+        engines: names of `ENGINES`; None: all but INT8.
+        batch_size: the one batch to measure at; None: on the CPU 1 and 16 (128 for small pictures) in inference and
+            the larger one in training, on a GPU 256.
+
+    Raises:
+        ValueError: on an engine that there is not, with the nearest.
+    """
+    for name in engines or ():
+        if name not in ENGINES:
+            close = difflib.get_close_matches(name, ENGINES, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"there is no engine {name!r}{hint} (there are {', '.join(ENGINES)})")
+    chosen = [name for name, engine in ENGINES.items() if (engine.usual if engines is None else name in engines)]
+    many = 128 if size <= SMALL else 16
+    found = []
+    for name in chosen:
+        usual = (1, many) if ENGINES[name].device == "cpu" else (256,)
+        found += [Case(INFERENCE, name, batch) for batch in (usual if batch_size is None else (batch_size,))]
+    for name in chosen:
+        if ENGINES[name].trains:
+            usual = (many if ENGINES[name].device == "cpu" else 256,)
+            found += [Case(TRAINING, name, batch) for batch in (usual if batch_size is None else (batch_size,))]
+    if "eager" in chosen:
+        found.append(Case(KEPT, "eager", batch_size or many))
+    if "cuda" in chosen:
+        found.append(Case(LARGEST, "cuda", 0))
+    return found

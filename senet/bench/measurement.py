@@ -1,0 +1,314 @@
+"""`bench`: the table of what SE costs, measured case by case, each kept in a file as soon as it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.atomic import atomic_write
+from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST, TRAINING, Case, cases
+from senet.bench.contestants import OURS, PEER, PLAIN, Contestants, contestants
+from senet.bench.engines import inference
+from senet.bench.rows import Ratio, Row
+from senet.bench.steps import kept, largest_batch, training_step
+from senet.bench.timing import FULL, QUICK, Effort, in_turn
+
+if TYPE_CHECKING:
+    import os
+
+    from rich.console import RenderableType
+
+__all__ = ["RESULT", "Bench", "BenchError", "bench"]
+
+RESULT = "bench.json"
+_PACKAGES = ("timm", "onnxruntime", "openvino", "nncf")
+
+
+class BenchError(ValueError):
+    """A measurement cannot be made or gone on with as asked; the message says why, and what would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What was measured; `str()` is the table.
+
+    Attributes:
+        model: the network's name.
+        example: shape of one input, (1, C, *space).
+        peer: whose SE stands beside ours, in words.
+        quick: whether it was measured in a hurry.
+        machine: what it ran on: processor, threads, versions.
+        rows: one for each case.
+    """
+
+    model: str
+    example: tuple[int, ...]
+    peer: str
+    quick: bool
+    machine: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    def parts(self) -> list[RenderableType]:
+        """The table, and below it the machine."""
+        from senet.bench.show import parts
+
+        return parts(self)
+
+    def __str__(self) -> str:
+        from senet import display
+
+        return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which `from_json` reads."""
+        return {**dataclasses.asdict(self), "example": list(self.example), "rows": [row.to_json() for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Bench:
+        """The measurement of which `to_json` made `values`.
+
+        Raises:
+            TypeError, KeyError: where they are of something else.
+        """
+        rows = tuple(map(Row.from_json, values["rows"]))
+        return cls(**{**values, "example": tuple(values["example"]), "rows": rows})
+
+
+def bench(
+    model: nn.Module,
+    example: Tensor,
+    out: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    engines: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    quick: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+) -> Bench:
+    """Measure a network without SE, with a peer's and with ours, in turn, and write table, figure and JSON.
+
+    Of times it is the median over rounds, in each of which all run one after the other, of the ratios to the network
+    without SE, with a 95 % interval. In inference all have their normalisations folded, and ours is what `optimize`
+    gives; in training each is as it is made.
+
+    Args:
+        model: the network, with SE or without; it stays as it is.
+        example: (1, C, *space), one input of it.
+        out: a folder: bench.json, table.txt, figure.svg and figure.png. Called again with it, what was measured
+            by the same code in the same way is kept.
+        name: of the network, to readers; its class by default.
+        engines: names of `cases.ENGINES`; None: all but INT8.
+        batch_size: one batch; None: the usual ones, see `cases.cases`.
+        quick: fewer rounds, and nothing compiled.
+        resume: False measures all anew.
+        progress: whether to show how far it is, on standard error.
+
+    Raises:
+        ValueError: on an engine that there is not, a network in which SE has no place, and a folder that holds
+            the measurement of something else.
+    """
+    from senet.study.progress import Progress, duration
+
+    if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
+        raise BenchError("bench takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
+    wanted = cases(int(example.shape[-1]), engines, batch_size)
+    if quick:
+        wanted = [case for case in wanted if "compile" not in case.engine]
+    folder = Path(out)
+    who = contestants(model, example)
+    result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, _machine(), ())
+    code = _code()
+    done = _kept_rows(folder, result, code) if resume else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    measuring = _Measuring(who, example, QUICK if quick else FULL)
+    shown = Progress(progress)
+    with shown.steps(len(wanted)):
+        for case in wanted:
+            shown.run(case.words)
+            worked = (row := done.get((case.what, case.engine, case.batch))) is None
+            if row is None:
+                row = measuring.row(case)
+            result = dataclasses.replace(result, rows=(*result.rows, row))
+            others = [row for row in done.values() if row.key not in {row.key for row in result.rows}]
+            _write(folder, dataclasses.replace(result, rows=(*result.rows, *others)), code)
+            shown.step(worked=worked)
+            if worked:
+                shown.note(f"{case.words}: {_in_words(row)} ({duration(row.seconds)})")
+    result = _in_order(dataclasses.replace(result, rows=(*result.rows, *others)))
+    _write(folder, result, code)
+    from senet.bench.show import write_figures, write_table
+
+    write_table(result, folder)
+    write_figures(result, folder)
+    return result
+
+
+def _in_order(result: Bench) -> Bench:
+    """The rows in the order of the whole table, whichever were measured first."""
+    whats, engines = (INFERENCE, TRAINING, KEPT, LARGEST), list(ENGINES)
+    rows = sorted(result.rows, key=lambda row: (whats.index(row.what), engines.index(row.engine), row.batch))
+    return dataclasses.replace(result, rows=tuple(rows))
+
+
+class _Measuring:
+    """Measures case after case; what the cases share is made once."""
+
+    def __init__(self, who: Contestants, example: Tensor, effort: Effort) -> None:
+        self.who = who
+        self.example = example
+        self.effort = effort
+        self._forms: dict[str, nn.Module] | None = None
+
+    def row(self, case: Case) -> Row:
+        """The row of a case: what went wrong is its note."""
+        begun = time.monotonic()
+        row = Row(case.what, case.engine, case.batch)
+        if why := _missing(case):
+            return dataclasses.replace(row, note=why)
+        try:
+            with _same_random_state():
+                row = self._measured(case, row)
+        except Exception as error:  # one engine that fails leaves the others
+            said = " ".join(str(error).split())[:160]
+            row = dataclasses.replace(row, note=f"failed: {type(error).__name__}: {said}")
+        return dataclasses.replace(row, seconds=round(time.monotonic() - begun, 1))
+
+    def _measured(self, case: Case, row: Row) -> Row:
+        networks = self.who.networks
+        if case.what == KEPT:
+            counts = {}
+            for name, network in networks.items():
+                with self.who.within(name):
+                    counts[name] = kept(network, self._pictures(case.batch))
+            return _counted(row, counts)
+        if case.what == LARGEST:
+            return _counted(row, {name: largest_batch(network, self.example) for name, network in networks.items()})
+        runs: dict[str, Callable[[], object]] = {}
+        x = self._pictures(case.batch)
+        if case.what == INFERENCE:
+            for name, form in self._inference_forms().items():
+                runs[name] = inference(case.engine, copy.deepcopy(form), x)
+        else:
+            for name, network in networks.items():
+                runs[name] = self._step(name, case.engine, network, x)
+        seconds = in_turn(runs, self.effort)
+        ratios = {
+            name: Ratio.of_rounds([own / plain for own, plain in zip(times, seconds[PLAIN], strict=True)])
+            for name, times in seconds.items()
+            if name != PLAIN
+        }
+        plain = statistics.median(seconds[PLAIN])
+        return dataclasses.replace(row, plain=plain, ratios=ratios, rounds=len(seconds[PLAIN]))
+
+    def _step(self, name: str, engine: str, network: nn.Module, x: Tensor) -> Callable[[], object]:
+        step = training_step(engine, network, x)
+
+        def within() -> None:
+            with self.who.within(name):
+                step()
+
+        return within
+
+    def _inference_forms(self) -> dict[str, nn.Module]:
+        if self._forms is None:
+            self._forms = self.who.inference_forms(self.example)
+        return self._forms
+
+    def _pictures(self, batch: int) -> Tensor:
+        return torch.randn((batch, *self.example.shape[1:]), generator=torch.Generator().manual_seed(0))
+
+
+def _counted(row: Row, counts: Mapping[str, int]) -> Row:
+    plain = counts[PLAIN]
+    ratios = {name: Ratio(count / max(1, plain)) for name, count in counts.items() if name != PLAIN}
+    return dataclasses.replace(row, plain=plain, ratios=ratios)
+
+
+def _missing(case: Case) -> str:
+    """Why a case cannot be measured here; "" where it can."""
+    engine = ENGINES[case.engine]
+    if engine.device == "cuda" and not torch.cuda.is_available():
+        return "not measured: no CUDA GPU here"
+    missing = [module for module in engine.modules if importlib.util.find_spec(module) is None]
+    return f"not installed: {', '.join(missing)} (pip install 'senet[ship]')" if missing else ""
+
+
+@contextlib.contextmanager
+def _same_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _in_words(row: Row) -> str:
+    if row.plain is None:
+        return row.note
+    return ", ".join(f"{name} {row.ratios[name]}" for name in (OURS, PEER) if name in row.ratios)
+
+
+def _machine() -> dict[str, Any]:
+    from senet.study.machine import machine
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {**machine(device), "instructions": torch.backends.cpu.get_cpu_capability(), **versions}
+
+
+def _code() -> str:
+    """A short text that changes with the code on which the figures hang."""
+    package = Path(__file__).parent.parent
+    files = [*package.glob("fast/*"), *package.glob("bench/*.py"), package / "block.py"]
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int], Row]:
+    """The rows that an earlier call measured by the same code, with figures.
+
+    Raises:
+        BenchError: where the folder holds a measurement of something else.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        then_code = values.pop("code")
+        then = Bench.from_json(values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BenchError(f"{path} is no measurement that senet bench wrote: give another folder") from error
+    for what in ("model", "example", "peer", "quick", "machine"):
+        before, here = getattr(then, what), getattr(now, what)
+        if before != here:
+            if what == "machine":
+                what = next(key for key in {**before, **here} if before.get(key) != here.get(key))
+                before, here = then.machine.get(what), now.machine.get(what)
+            raise BenchError(
+                f"{folder} holds a measurement whose {what} was {before} and is now {here}: give another folder, or "
+                f"--no-resume to measure all anew"
+            )
+    return {row.key: row for row in then.rows if row.plain is not None} if then_code == code else {}
+
+
+def _write(folder: Path, result: Bench, code: str) -> None:
+    with atomic_write(folder / RESULT) as temporary:
+        temporary.write_text(json.dumps({"code": code, **result.to_json()}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,223 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import senet
+from senet import cli
+from senet.bench import Bench, Case, Ratio, Row, bench, cases
+from senet.bench import measurement as benching
+from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
+from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED, PLAIN, contestants
+from senet.bench.show import figure, markdown
+from senet.bench.timing import Effort
+from senet.insertion import blocks
+
+pytest.importorskip("lightning", reason="the extra 'study' is not installed")
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(x + self.bn(self.conv(torch.relu(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    """Few rounds: nothing here looks at a time."""
+    effort = Effort(least=2, most=2, seconds=0, warm_up=0)
+    monkeypatch.setattr("senet.bench.measurement.QUICK", effort)
+    monkeypatch.setattr("senet.bench.measurement.FULL", effort)
+    monkeypatch.setattr("senet.bench.timing._LEAST_S", 0)
+
+
+def test_the_usual_cases():
+    found = cases(224)
+    assert {case.engine for case in found} == set(ENGINES) - {"openvino-int8"}
+    assert [case.batch for case in found if case.what == INFERENCE and case.engine == "onnxruntime"] == [1, 16]
+    assert [case.batch for case in found if case.what == TRAINING and case.engine == "compile"] == [16]
+    assert [case.batch for case in found if case.engine == "cuda"] == [256, 256, 0]
+    assert cases(32, ["eager"]) == [
+        Case(INFERENCE, "eager", 1),
+        Case(INFERENCE, "eager", 128),
+        Case(TRAINING, "eager", 128),
+        Case(KEPT, "eager", 128),
+    ]
+    assert [case.batch for case in cases(32, ["eager", "openvino-int8"], 5)] == [5, 5, 5, 5]
+    with pytest.raises(ValueError, match="no engine 'opnvino'; did you mean 'openvino'"):
+        cases(32, ["opnvino"])
+
+
+def test_the_contestants_are_of_one_architecture():
+    found = contestants(Network(), EXAMPLE)
+    assert found.peer == "the straightforward block"
+    assert [len(blocks(found.networks[name])) for name in (PLAIN, PEER, OURS)] == [0, 1, 1]
+    assert list(found.inference_forms(EXAMPLE)) == [PLAIN, PEER, OURS]
+    torch.testing.assert_close(*(found.networks[name].eval()(EXAMPLE) for name in (PEER, OURS)))
+
+
+@pytest.mark.parametrize("given", ["se_resnet18", "torchvision:resnet18", "timm:resnet18"])
+def test_timms_network_is_the_peer_where_it_is_the_same(given):
+    pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    found = contestants(senet.create(given, num_classes=5), torch.zeros(1, 3, 64, 64))
+    assert found.peer == "timm's SE"
+    assert type(found.networks[PEER]).__module__.startswith("timm")
+    peers, ours = (sum(p.numel() for p in found.networks[name].parameters()) for name in (PEER, OURS))
+    assert abs(peers / ours - 1) < 1e-3  # timm rounds the hidden width to a multiple of 8
+
+
+def test_the_papers_resnet_is_not_compared_with_todays():
+    pytest.importorskip("timm", reason="timm is not installed")
+    found = contestants(senet.create("se_resnet50"), torch.zeros(1, 3, 64, 64))
+    names = type(found.networks[PEER]).__module__
+    assert names == "timm.models.senet"
+
+
+def test_another_engine_than_installed_and_no_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = bench(Network(), EXAMPLE, tmp_path, engines=["openvino", "cuda", "onnxruntime"], progress=False)
+    notes = {row.engine: row.note for row in found.rows}
+    assert notes == {
+        "onnxruntime": "not installed: onnx, onnxscript, onnxruntime (pip install 'senet[ship]')",
+        "openvino": "not installed: openvino (pip install 'senet[ship]')",
+        "cuda": "not measured: no CUDA GPU here",
+    }
+    assert all(row.plain is None and not row.ratios for row in found.rows)
+    assert "not installed" in str(found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "table.md", "table.txt"]
+
+
+def test_every_engine_of_the_processor_and_the_files(tmp_path):
+    engines = ["eager", "channels-last", "onnxruntime", "openvino", "openvino-bf16"]
+    for name in ("onnxruntime", "openvino", "matplotlib"):
+        pytest.importorskip(name)
+    found = bench(Network(), EXAMPLE, tmp_path, name="net", engines=engines, batch_size=2, progress=False)
+    assert [(row.what, row.engine, row.note) for row in found.rows] == [
+        *((INFERENCE, engine, "") for engine in engines),
+        *((TRAINING, engine, "") for engine in engines[:2]),
+        (KEPT, "eager", ""),
+    ]
+    for row in found.rows:
+        assert set(row.ratios) == {OURS, PEER}
+        assert row.rounds == (0 if row.what == KEPT else 2)
+        assert row.plain > 0
+    values = json.loads((tmp_path / "bench.json").read_text())
+    assert len(values.pop("code")) == 16
+    assert Bench.from_json(values) == found
+    table = (tmp_path / "table.txt").read_text()
+    assert table == f"{found}\n"
+    for words in (
+        "What SE costs in net",
+        "OpenVINO bf16",
+        "kept for backward",
+        "threads",
+        f"torch {torch.__version__}",
+    ):
+        assert words in table
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(found.rows)
+    assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch):
+    measured = []
+    real = benching._Measuring._measured
+
+    def measure(self, case, row):
+        measured.append((case.what, case.engine))
+        if fails and case.what == TRAINING:
+            raise RuntimeError("no\nmemory")
+        return real(self, case, row)
+
+    monkeypatch.setattr(benching._Measuring, "_measured", measure)
+    given = {"name": "net", "batch_size": 2, "progress": False}
+    fails = True
+    first = bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
+    assert [row.note for row in first.rows] == ["", "failed: RuntimeError: no memory", ""]
+    fails = False
+    measured.clear()
+    second = bench(Network(), EXAMPLE, tmp_path, engines=["eager", "channels-last"], **given)
+    assert measured == [(INFERENCE, "channels-last"), (TRAINING, "eager"), (TRAINING, "channels-last")]
+    assert second.rows[0] == first.rows[0]
+    assert [(row.what, row.engine) for row in second.rows] == [
+        (INFERENCE, "eager"),
+        (INFERENCE, "channels-last"),
+        (TRAINING, "eager"),
+        (TRAINING, "channels-last"),
+        (KEPT, "eager"),
+    ]
+    measured.clear()
+    third = bench(Network(), EXAMPLE, tmp_path, engines=["channels-last"], **given)
+    assert (measured, third.rows) == ([], second.rows)  # rows that were not asked for again stay
+    monkeypatch.setattr("senet.bench.measurement._code", lambda: "another")
+    bench(Network(), EXAMPLE, tmp_path, engines=["channels-last"], **given)
+    assert len(measured) == 2
+    with pytest.raises(ValueError, match=r"model was net and is now other: give another folder, or --no-resume"):
+        bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **{**given, "name": "other"})
+    monkeypatch.setattr("senet.bench.measurement._machine", lambda: {**second.machine, "threads": 77})
+    with pytest.raises(ValueError, match=r"threads was \d+ and is now 77"):
+        bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
+    bench(Network(), EXAMPLE, tmp_path, engines=["eager"], resume=False, **given)
+    (tmp_path / "bench.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no measurement that senet bench wrote"):
+        bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
+
+
+def test_bad_examples(tmp_path):
+    for example in (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3), "picture"):
+        with pytest.raises(ValueError, match="one picture"):
+            bench(Network(), example, tmp_path)
+
+
+def test_table_and_figure_of_every_kind_of_row():
+    ratios = {OURS: Ratio(1.01, 1.0, 1.02), PEER: Ratio(1.15, 1.14, 1.16), PEER_OPTIMIZED: Ratio(1.02)}
+    rows = (
+        Row(INFERENCE, "eager", 1, 0.0431, ratios, 101),
+        Row(TRAINING, "compile", 16, 2.5, {OURS: Ratio(1.03)}, 21),
+        Row(KEPT, "eager", 16, 2**30, {OURS: Ratio(1.003), PEER: Ratio(1.26)}),
+        Row("largest batch", "cuda", 0, 512, {OURS: Ratio(1.0), PEER: Ratio(0.75)}),
+        Row(INFERENCE, "cuda", 256, note="not measured: no CUDA GPU here"),
+    )
+    machine = {"processor": "one", "cores": 2, "threads": 2, "instructions": "AVX512", "device": "cpu", "torch": "3"}
+    result = Bench("net", (1, 3, 224, 224), "timm's SE", False, machine, rows)
+    text = str(result)
+    for words in ("43.1 ms", "2.50 s", "1.00 GiB", "512 images", "1.010 [1.000, 1.020]", "timm's SE, optimized"):
+        assert words in text
+    assert "in a hurry" in str(dataclasses.replace(result, quick=True))
+    assert markdown(result).splitlines()[2].startswith("| inference | PyTorch eager, NCHW | 1 | 43.1 ms | 1.010 [")
+    pytest.importorskip("matplotlib")
+    axes = figure(result).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "PyTorch eager, NCHW, batch 1",
+        "training step, torch.compile, batch 16",
+        "bytes kept for backward, batch 16",
+        "largest batch that fits (more is better)",
+    ]
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "bench --model resnet20 --size 8 --batch-size 2 --engines eager --quick --out runs/bench"
+    assert cli.main(words.split()) == 0
+    out, err = capsys.readouterr()
+    assert "What SE costs in resnet20" in out
+    assert "Written: runs/bench (table.txt" in out
+    assert "training step, PyTorch eager, NCHW, batch 2: ours" in err
+    assert cli.main("bench --model resnet20 --engines opnvino --out x".split()) == 2
+    assert "did you mean 'openvino'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
