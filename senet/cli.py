@@ -15,7 +15,7 @@ from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites
 from senet.verbs.ship import bench, export
-from senet.verbs.study import compare, evaluate, train
+from senet.verbs.study import ablate, compare, evaluate, train
 
 __all__ = ["main"]
 
@@ -27,13 +27,14 @@ Try:
   senet sites --model torchvision:resnet50
   senet compare --model resnet20 --data digits --seeds 3 --out runs/digits"""
 
+RESUMABLE = ("train", "compare", "ablate", "bench")
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 
 VERBS: Mapping[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(sites, insert, cost, models),
-        *(train, evaluate, compare),
+        *(train, evaluate, compare, ablate),
         *(explain, prune, explore),
         *(bench, export),
     )
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
         VERBS[verb](**values)
     except KeyboardInterrupt:
-        again = "; the same command goes on where it was" if verb in ("train", "compare", "bench") else ""
+        again = "; the same command goes on where it was" if verb in RESUMABLE else ""
         print(f"\nsenet: interrupted{again}", file=sys.stderr)
         return INTERRUPTED
     except Stopped as stop:

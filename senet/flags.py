@@ -145,9 +145,18 @@ _OUTPUT: Mapping[str, Flag] = {
     "out": Flag(
         "PATH",
         "where to write: a file for insert and prune, one that ends in .onnx, .xml or .pt2 for export, a .png or .svg "
-        "for cost --table, a folder for train, compare, explain and bench",
+        "for cost --table, a folder for train, compare, ablate, explain and bench",
     ),
-    "table": Flag("", "count the networks of the paper's tables, and set the paper's figures beside them"),
+    "table": Flag(
+        "NAME",
+        "the paper's tables: cost counts their networks and sets the paper's figures beside them; ablate trains the "
+        "variants of reduction, squeeze, no-squeeze, gate, stages, placement, bias, or all",
+    ),
+    "grid": Flag(
+        "AXIS=VALUES",
+        "train every combination of these: reduction-ratio=4,16 width=8 squeeze=avg,max,none gate=sigmoid,tanh "
+        "bias=no,yes placement=standard,pre stages=all,each,but-each,2,-2,2+3 (2 alone, all but 2, both)",
+    ),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
     "engines": Flag(
         "NAME",

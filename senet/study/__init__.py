@@ -1,5 +1,6 @@
 """Train networks on images, measure them, and learn honestly whether SE helped."""
 
+from senet.study.ablation import Ablation, ablate
 from senet.study.compare import compare
 from senet.study.data import DataError, DataSource, open_data
 from senet.study.evaluation import Evaluation, evaluate
@@ -12,6 +13,7 @@ from senet.study.training import RunResult, train
 from senet.study.transforms import Preprocessing
 
 __all__ = [
+    "Ablation",
     "Comparison",
     "DataError",
     "DataSource",
@@ -22,6 +24,7 @@ __all__ = [
     "Recipe",
     "RunResult",
     "StudyError",
+    "ablate",
     "compare",
     "evaluate",
     "explain",

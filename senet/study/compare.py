@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from senet.options import Options
     from senet.study.data import DataSource
 
-__all__ = ["compare"]
+__all__ = ["checked_plain", "compare", "cost_of", "made_of", "train_all"]
 
 ARMS = ("plain", "se")
 
@@ -94,14 +94,14 @@ def compare(
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     with joined(placement) as processes:
         plan = plan_of(plain, data, asked, placement, processes, shown)
-        first = {"plain": _checked_plain(plain, _made(plain, plan, seed=0)), "se": _made(with_se, plan, seed=0)}
+        first = {"plain": checked_plain(plain, made_of(plain, plan, seed=0)), "se": made_of(with_se, plan, seed=0)}
         settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
         folder = processes.first(lambda: open_folder(out, settings["se"], resume=resume))
         for note in first["se"].notes:
             shown.note(note)
         with plan.threads():
-            costs = {name: _cost(first[name], plan, latency=name == "se") for name in ARMS}
-            runs = _train_all(arms, plan, settings, folder, seeds, shown, callbacks)
+            costs = {name: cost_of(first[name], plan, latency=name == "se") for name in ARMS}
+            runs = train_all(arms, plan, settings, folder, seeds, shown, callbacks)
             comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
         if processes.rank == 0:
             write_csv(folder / METRICS, comparison.rows())
@@ -110,11 +110,17 @@ def compare(
     return comparison
 
 
-def _made(arm: Arm, plan: Plan, seed: int) -> Made:
+def made_of(arm: Arm, plan: Plan, seed: int) -> Made:
+    """The network of an arm for a seed, of the plan's size and classes."""
     return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
 
 
-def _checked_plain(arm: Arm, made: Made) -> Made:
+def checked_plain(arm: Arm, made: Made) -> Made:
+    """The same, without inserted SE.
+
+    Raises:
+        StudyError: where it has some.
+    """
     if inserted(made.network):
         other = arm.model.removeprefix("se_")
         hint = f": give {other!r}" if other != arm.model else ""
@@ -122,7 +128,7 @@ def _checked_plain(arm: Arm, made: Made) -> Made:
     return made
 
 
-def _cost(made: Made, plan: Plan, *, latency: bool) -> Cost:
+def cost_of(made: Made, plan: Plan, *, latency: bool) -> Cost:
     """What one image costs, where the network is trained; the network stays on the CPU."""
     network = made.network.to(plan.device)
     found = cost(network, example_of(plan.preprocessing.size).to(plan.device), latency=latency)
@@ -130,7 +136,7 @@ def _cost(made: Made, plan: Plan, *, latency: bool) -> Cost:
     return found
 
 
-def _train_all(
+def train_all(
     arms: Mapping[str, Arm],
     plan: Plan,
     settings: Mapping[str, Mapping[str, object]],
@@ -155,7 +161,7 @@ def _train_all(
                     if prepared is None:
                         shown.note(f"reading {plan.source.name}")
                         prepared = Prepared(plan)
-                    made = _made(arm, plan, seed)
+                    made = made_of(arm, plan, seed)
                     result = run(made, prepared, at, own, seed=seed, progress=shown, callbacks=callbacks)
                 runs[name].append(result)
     return runs

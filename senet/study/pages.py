@@ -68,8 +68,6 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
     names = _names(comparisons)
     columns = [
         Column("comparison", number=False),
-        Column("network", number=False),
-        Column("images", number=False),
         Column("seeds"),
         Column("plain (%)", help="accuracy, the mean over seeds"),
         Column("with SE (%)"),
@@ -79,12 +77,12 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
         Column("parameters added"),
         Column("multiply-adds added"),
         Column("training time, SE / plain"),
+        Column("network", number=False),
+        Column("images", number=False),
     ]
     rows: list[list[Any]] = [
         [
             name,
-            each.model,
-            f"{each.data} ({each.split}: {each.images})",
             len(each.plain.accuracy),
             cell(each.plain.mean, percent(each.plain.mean)),
             cell(each.se.mean, percent(each.se.mean)),
@@ -94,6 +92,8 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
             _added(each.plain.cost.parameters, each.se.cost.parameters),
             _added(each.plain.cost.multiply_adds, each.se.cost.multiply_adds),
             _ratio(each),
+            each.model,
+            f"{each.data} ({each.split}: {each.images})",
         ]
         for name, each in zip(names, comparisons, strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from senet.report.figures import COLOURS, GREY, INK
+from senet.report.figures import COLOURS, GREY, INK, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def learning_curves(comparison: Comparison) -> Figure:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     accuracy.legend(loc="lower right", frameon=False)
-    figure.suptitle(f"{comparison.model} on {comparison.data}")
+    figure.suptitle(f"{short(comparison.model)} on {short(comparison.data)}")
     return figure
 
 

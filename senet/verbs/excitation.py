@@ -36,8 +36,9 @@ class Look:
 def explain(look: Look, out: str, tolerance: float = 0.001) -> None:
     """Show what the gates of a network's SE blocks do on labelled images, and what can go.
 
-    For every block: its gates by class, their spread, how class-specific they are, and the accuracy with the gates
-    held at their mean, taken from another image, and with the block removed. The folder gets report.html.
+    For every block: its gates by class, their spread, how class-specific they are, and the accuracy with
+    the gates held at their mean, taken from another image, and with the block removed. The folder gets
+    report.html.
 
     Examples:
       senet explain --model runs/digits/se-0 --data digits --out runs/digits/explained
@@ -57,7 +58,7 @@ def prune(
     tolerance: float = 0.001,
     out: str | None = None,
 ) -> None:
-    """Put constants in place of SE blocks' gates, fold them into the weights, and prove the accuracy after.
+    """Put constants in place of SE blocks' gates, folded into the weights, and prove the accuracy after.
 
     Examples:
       senet prune --model runs/digits/se-0 --data digits --advice --out pruned.safetensors

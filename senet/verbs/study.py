@@ -8,7 +8,7 @@ from senet import display
 from senet.block import SESpec
 from senet.options import Options
 
-__all__ = ["compare", "evaluate", "train"]
+__all__ = ["ablate", "compare", "evaluate", "train"]
 
 
 def train(
@@ -117,4 +117,47 @@ def compare(
     from senet.study import compare as study
 
     result = study(model, data, out=out, weights=weights, spec=spec, where=where, seeds=seeds, resume=resume, **options)
+    display.show(*result.parts())
+
+
+def ablate(
+    model: str,
+    data: str,
+    out: str,
+    spec: SESpec,
+    *,
+    table: list[str] | None = None,
+    grid: list[str] | None = None,
+    weights: str | None = None,
+    where: list[str] | None = None,
+    seeds: int = 3,
+    resume: bool = True,
+    **options: Unpack[Options],
+) -> None:
+    """Train many variants of SE from the same seeds on the same images, and say which differ from plain.
+
+    The flags of the SE blocks say what is standard, --table and --grid what varies. Called again with the
+    same folder it goes on where it was; more tables and more seeds may be asked for later. The folder gets
+    report.html.
+
+    Examples:
+      senet ablate --model resnet20 --data digits --table squeeze --out runs/squeeze
+      senet ablate --model resnet20 --data photos --grid reduction-ratio=4,16 gate=sigmoid,tanh --out runs/grid
+    """
+    from senet.study import ablate as study
+    from senet.study.ablation.grid import parse_grid
+
+    result = study(
+        model,
+        data,
+        out=out,
+        table=table,
+        grid=parse_grid(grid or ()),
+        weights=weights,
+        spec=spec,
+        where=where,
+        seeds=seeds,
+        resume=resume,
+        **options,
+    )
     display.show(*result.parts())

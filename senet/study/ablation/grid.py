@@ -75,7 +75,7 @@ def cells_of(
             raise StudyError(f"there is no table {name!r}{hint} The tables are {', '.join(TABLES)} and all")
     if not names and not grid:
         raise StudyError(f"say what to vary: a table ({', '.join(TABLES)} or all), or a grid such as gate=sigmoid,tanh")
-    cells = {BASE: Cell(BASE, "standard SE", base, None, published("squeeze", "avg") if names else None)}
+    cells = {BASE: Cell(BASE, "standard SE", base, None, _published_base(base) if names else None)}
     table_of: dict[str, tuple[str, ...]] = {}
     for name in names:
         table_of[name] = _add(cells, base, TABLES[name], stages, paper=True)
@@ -118,6 +118,12 @@ def _add(
             label = ", ".join(_words(axis, value, stages) for axis, value in apart.items())
             cells[key] = Cell(key, label, spec, where, known)
     return tuple(dict.fromkeys(keys))
+
+
+def _published_base(base: SESpec) -> Published | None:
+    """The paper's row for the standard block, where that is the paper's but for its reduction ratio."""
+    same = dataclasses.replace(base, reduction_ratio=16, start=None) == SESpec()
+    return published("reduction_ratio", base.reduction_ratio) if same else None
 
 
 def _expanded(axis: str, values: Sequence[Any], stages: Sequence[int]) -> list[Any]:

@@ -1,0 +1,6 @@
+"""The paper's ablations on one's own network and images."""
+
+from senet.study.ablation.ablate import ablate
+from senet.study.ablation.ablation import Ablation
+
+__all__ = ["Ablation", "ablate"]

@@ -1,0 +1,240 @@
+"""What an ablation found: as values, as tables for people, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet import display
+from senet.study.ablation.published import PLAIN, Published
+from senet.study.report import percent
+from senet.study.statistics import Bootstrap, Corrected, points
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from senet.cost import Cost
+    from senet.study.ablation.grid import Cell
+
+__all__ = ["Ablation", "TrainedCell", "counted", "errors_of", "interval"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedCell:
+    """One variant, trained once for each seed.
+
+    Attributes:
+        cell: which.
+        accuracy: of the last epoch's network, a fraction for each seed.
+        seconds: that training took, for each seed.
+        cost: of one image, with the latency over that of the same network without SE.
+        sites: how many SE blocks it has.
+        to_plain: its accuracy minus the plain network's, corrected; None for the plain network.
+        over_images: the same over images, at the corrected confidence; None for the plain network.
+        to_standard: its accuracy minus that of the standard SE, corrected; None for these two.
+    """
+
+    cell: Cell
+    accuracy: tuple[float, ...]
+    seconds: tuple[float, ...]
+    cost: Cost
+    sites: int
+    to_plain: Corrected | None = None
+    over_images: Bootstrap | None = None
+    to_standard: Corrected | None = None
+
+    @property
+    def mean(self) -> float:
+        """Of the accuracy over seeds."""
+        return statistics.fmean(self.accuracy)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation of the accuracy over seeds; None for one seed."""
+        return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference to the plain network is shown: neither interval contains zero."""
+        return bool(
+            self.to_plain is not None
+            and self.to_plain.shown
+            and self.over_images is not None
+            and not self.over_images.contains_zero
+        )
+
+    def verdict(self) -> str:
+        """In a sentence, whether it is better or worse than the plain network, or no difference is shown."""
+        if self.to_plain is None:
+            return f"{self.cell.label}: what the others are compared with."
+        of = self.to_plain.difference
+        if not self.shown:
+            return f"{self.cell.label}: no difference to the plain network is shown ({points(of.mean)} points)."
+        word = "better" if of.mean > 0 else "worse"
+        return f"{self.cell.label}: {word} than the plain network by {abs(100 * of.mean):.2f} points."
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """Variants of SE in one network, trained from the same seeds on the same batches; `str()` is a table.
+
+    Attributes:
+        folder: where everything is: report.html, result.json, and a folder for each run.
+        model: the network's name.
+        data: the images' name.
+        split: which of them the accuracies are of.
+        images: how many those are.
+        seeds: how often each variant was trained.
+        epochs: of a training.
+        cells: the plain network, the standard SE, and the others, by key.
+        tables: which cells each table has, by its name.
+        impossible: cells that cannot be made of this network, and why.
+        comparisons: how many the intervals are corrected for.
+        settings: all that decided the result but the seeds and the grid.
+        machine: what it ran on.
+        notes: what is worth saying of the network.
+    """
+
+    folder: Path
+    model: str
+    data: str
+    split: str
+    images: int
+    seeds: int
+    epochs: int
+    cells: Mapping[str, TrainedCell]
+    tables: Mapping[str, tuple[str, ...]]
+    impossible: Mapping[str, str]
+    comparisons: int
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    def table(self, name: str) -> list[TrainedCell]:
+        """The cells of a table, the plain network first, and the standard SE always in."""
+        keys = dict.fromkeys(("plain", *self.tables[name], "se"))
+        return [self.cells[key] for key in keys if key in self.cells]
+
+    def lead(self) -> list[str]:
+        """The outcome in sentences."""
+        return [
+            *(cell.verdict() for cell in self.cells.values() if cell.to_plain is not None and cell.shown),
+            f"{sum(cell.shown for cell in self.cells.values())} of {len(self.cells) - 1} variants of SE differ from "
+            f"the plain network, as far as {counted(self.seeds, 'seed')} and {self.images} images show.",
+            *(f"{name} cannot be had in this network: {why}" for name, why in self.impossible.items()),
+        ]
+
+    def __str__(self) -> str:
+        return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
+
+    def parts(self) -> list[RenderableType]:
+        """What `str()` shows, for a terminal."""
+        title = (
+            f"{self.model} on {self.data} ({self.split}: {self.images} images), last of {self.epochs} epochs, "
+            f"{counted(self.seeds, 'seed')}"
+        )
+        columns = (
+            *("variant", "accuracy", "− plain", "corrected interval", "− standard", "parameters", "multiply-adds"),
+            *("latency", "the paper's (ImageNet error)"),
+        )
+        shown: list[RenderableType] = [*self.notes, title]
+        for name in self.tables:
+            rows = [
+                (
+                    cell.cell.label,
+                    _spread(cell),
+                    "" if cell.to_plain is None else points(cell.to_plain.difference.mean),
+                    "" if cell.to_plain is None else interval(cell.to_plain),
+                    "" if cell.to_standard is None else points(cell.to_standard.difference.mean),
+                    display.count(cell.cost.parameters),
+                    display.count(cell.cost.multiply_adds),
+                    "" if cell.cost.latency_ratio is None else f"{cell.cost.latency_ratio:.3f} ×",
+                    errors_of(cell),
+                )
+                for cell in self.table(name)
+            ]
+            shown.append(display.table(name, columns, rows, numbers=range(1, 9)))
+        shown.append(
+            f"− plain, − standard: points of accuracy; intervals over seeds (paired t), corrected for all "
+            f"{self.comparisons} comparisons by Holm. The paper's: top-1 / top-5 error in %, SE-ResNet-50, ImageNet."
+        )
+        return [*shown, "", *self.lead(), f"Report: {self.folder}/report.html"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json: accuracies are fractions, differences in fractions."""
+        return {
+            "cells": {
+                key: {
+                    "label": cell.cell.label,
+                    "se": None if cell.cell.spec is None else dataclasses.asdict(cell.cell.spec),
+                    "stages": cell.cell.stages,
+                    "sites": cell.sites,
+                    "accuracy": list(cell.accuracy),
+                    "mean": cell.mean,
+                    "sd": cell.sd,
+                    "seconds": list(cell.seconds),
+                    "minus_plain": _to_json(cell.to_plain),
+                    "minus_plain_over_images": None
+                    if cell.over_images is None
+                    else dataclasses.asdict(cell.over_images),
+                    "minus_standard": _to_json(cell.to_standard),
+                    "difference_shown": cell.shown,
+                    "cost": dataclasses.asdict(cell.cost),
+                    "paper_imagenet_error": _published(cell),
+                }
+                for key, cell in self.cells.items()
+            },
+            "tables": {name: list(keys) for name, keys in self.tables.items()},
+            "impossible": dict(self.impossible),
+            "comparisons": self.comparisons,
+            "model": self.model,
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "seeds": self.seeds,
+            "epochs": self.epochs,
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+            "notes": list(self.notes),
+        }
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 seed, 3 seeds."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def interval(of: Corrected) -> str:
+    """A corrected interval in points."""
+    if of.difference.low is None or of.difference.high is None:
+        return "none"
+    return f"{points(of.difference.low)} to {points(of.difference.high)}"
+
+
+def published_of(cell: TrainedCell) -> Published | None:
+    """The paper's row for a cell; of the plain network too."""
+    return PLAIN if cell.cell.spec is None else cell.cell.published
+
+
+def errors_of(cell: TrainedCell) -> str:
+    """The paper's top-1 and top-5 error of a cell."""
+    row = published_of(cell)
+    return "" if row is None else f"{row.top1:.2f} / {row.top5:.2f}"
+
+
+def _published(cell: TrainedCell) -> dict[str, float] | None:
+    row = published_of(cell)
+    return None if row is None else dataclasses.asdict(row)
+
+
+def _to_json(of: Corrected | None) -> dict[str, Any] | None:
+    if of is None:
+        return None
+    return {**dataclasses.asdict(of.difference), "p": of.p, "p_corrected": of.p_corrected}
+
+
+def _spread(cell: TrainedCell) -> str:
+    return percent(cell.mean) if cell.sd is None else f"{100 * cell.mean:.2f} ± {100 * cell.sd:.2f} %"
