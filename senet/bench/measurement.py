@@ -108,8 +108,8 @@ def bench(
     Args:
         model: the network, with SE or without; it stays as it is.
         example: (1, C, *space), one input of it.
-        out: a folder: bench.json, table.txt, figure.svg and figure.png. Called again with it, what was measured
-            by the same code in the same way is kept.
+        out: a folder: report.html, bench.json, table.txt, figure.svg, figure.png. Called again with it, what was
+            measured by the same code in the same way is kept.
         name: of the network, to readers; its class by default.
         engines: names of `cases.ENGINES`; None: all but INT8.
         batch_size: one batch; None: the usual ones, see `cases.cases`.
@@ -154,6 +154,11 @@ def bench(
 
     write_table(result, folder)
     write_figures(result, folder)
+    if importlib.util.find_spec("jinja2") and importlib.util.find_spec("matplotlib"):  # of the extra "study"
+        from senet.bench.page import bench_page
+        from senet.report import write_page
+
+        write_page(bench_page(result), folder)
     return result
 
 

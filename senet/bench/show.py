@@ -8,6 +8,7 @@ from senet import display
 from senet.atomic import atomic_write
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
+from senet.report.figures import INK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from senet.bench.measurement import Bench
     from senet.bench.rows import Row
 
-__all__ = ["figure", "machine_line", "markdown", "parts", "write_figures", "write_table"]
+__all__ = ["figure", "machine_line", "markdown", "meaning", "parts", "write_figures", "write_table"]
 
 COLOURS = {OURS: "#D55E00", PEER_OPTIMIZED: "#CC79A7", PEER: "#0072B2"}  # of Okabe and Ito's
 MARKERS = {OURS: "o", PEER_OPTIMIZED: "D", PEER: "s"}
@@ -30,7 +31,7 @@ def parts(result: Bench) -> list[RenderableType]:
     title = f"What SE costs in {result.model}, over the network without it, on inputs of {_shape(result)}"
     return [
         display.table(title, columns, rows, numbers=range(2, len(columns) - 1)),
-        _meaning(result),
+        meaning(result),
         machine_line(result),
     ]
 
@@ -61,7 +62,8 @@ def machine_line(result: Bench) -> str:
     )
 
 
-def _meaning(result: Bench) -> str:
+def meaning(result: Bench) -> str:
+    """What the figures are, in a sentence or two."""
     rounds = [row.rounds for row in result.rows if row.rounds]
     how = f", {min(rounds)} to {max(rounds)} rounds of all in turn" if rounds else ""
     quick = " Measured in a hurry (--quick)." if result.quick else ""
@@ -111,7 +113,7 @@ def figure(result: Bench) -> Figure:
     rows = [row for row in result.rows if row.ratios]
     drawn = Figure(figsize=(8.5, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = drawn.subplots()
-    axes.axvline(1, color="black", linewidth=1)
+    axes.axvline(1, color=INK, linewidth=1)
     words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer} through senet.optimize"}
     names = [name for name in (PEER, PEER_OPTIMIZED, OURS) if any(name in row.ratios for row in rows)]
     for number, name in enumerate(names):

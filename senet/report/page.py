@@ -22,7 +22,20 @@ from senet.report.figures import inline_svg, save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Chart", "Column", "Facts", "Page", "Section", "Table", "Text", "cell", "render", "write_page"]
+__all__ = [
+    "Cell",
+    "Chart",
+    "Column",
+    "Facts",
+    "Page",
+    "Section",
+    "Table",
+    "Text",
+    "cell",
+    "machine_facts",
+    "render",
+    "write_page",
+]
 
 _SAFE = "/,:;()@!*"  # in the data of a link; the rest is written as %XX
 _NOTHING = "–"
@@ -166,6 +179,11 @@ def cell(value: Plain, text: str | None = None) -> Cell:
         else:
             text = str(value)
     return Cell(text, value if not isinstance(value, float) or math.isfinite(value) else None)
+
+
+def machine_facts(machine: Mapping[str, object]) -> Facts:
+    """What a study or a measurement ran on, as `senet.study.machine.machine` has it, for a page."""
+    return Facts([(name, str(value)) for name, value in machine.items()])
 
 
 def render(page: Page) -> str:

@@ -18,8 +18,6 @@ from senet.report import (
     Section,
     Table,
     Text,
-    Timing,
-    bench_page,
     drawing,
     render,
     write_page,
@@ -146,26 +144,3 @@ def test_light_dark_and_print(chromium, tmp_path):
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     assert grounds["", "light"][0] == grounds["print", "dark"][0] == "rgb(255, 255, 255)"
     assert grounds["", "dark"][0] != "rgb(255, 255, 255)"
-
-
-def timings():
-    return [
-        Timing({"network": "se_resnet50", "engine": engine, "batch": 1}, variant, 0.02 * ratio, ratio, low, high)
-        for engine in ("eager", "onnxruntime")
-        for variant, ratio, low, high in (("senet", 1.02, 1.01, 1.03), ("timm", 1.09, None, None))
-    ]
-
-
-def test_the_page_of_a_benchmark(tmp_path):
-    plain = Timing({"network": "resnet50", "engine": "eager", "batch": 1}, "plain", 0.02, more={"kept (bytes)": 12})
-    found = bench_page([plain, *timings()], title="Bench", machine={"cores": 2}, command="senet bench")
-    write_page(found, tmp_path, "bench")
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "bench.csv").read_text())))
-    assert [row["ratio to plain"] for row in rows] == ["", "1.02", "1.09", "1.02", "1.09"]
-    assert rows[0]["kept (bytes)"] == "12"
-    assert rows[1]["95 % interval"] == "1.01 to 1.03"
-    assert "1.020 ×" in (tmp_path / "bench.html").read_text()
-    with pytest.raises(ValueError, match="at least one timing"):
-        bench_page([], title="Bench", machine={})
-    with pytest.raises(ValueError, match="one says"):
-        bench_page([plain, Timing({"network": "x"}, "plain", 1.0)], title="Bench", machine={})
