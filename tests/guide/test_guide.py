@@ -1,0 +1,104 @@
+"""The guide for learners: the code of every page runs as it stands, and says what the page says it says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
+PAGES = sorted(GUIDE.glob("[1-9]-*.md"))
+BLOCK = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+pytest.importorskip("lightning", reason="the extra 'study' is not installed")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which somebody reads the guide, page after page."""
+    return tmp_path_factory.mktemp("desk")
+
+
+def test_the_index_names_every_page():
+    assert [f"{page.name}" for page in PAGES] == re.findall(r"^\d\. \[.*?\]\((.*?)\)", index(), re.MULTILINE)
+    assert len(PAGES) == 5
+
+
+def index() -> str:
+    return (GUIDE / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, desk, monkeypatch):
+    """The pages are read in order: what one leaves in the folder the next may use."""
+    if page.stem == "5-explain" and not (desk / "runs").exists():
+        run(PAGES[3], desk, monkeypatch)
+    for code, printed, expected in run(page, desk, monkeypatch):
+        if expected is not None:
+            assert printed.rstrip() == expected.rstrip(), code
+
+
+def run(page, desk, monkeypatch):
+    """Each block of code, what it printed, and the output that the page shows for it (not where it is measured)."""
+    monkeypatch.chdir(desk)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    blocks = [match.groups() for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    names: dict[str, object] = {"__name__": page.stem}
+    done = []
+    try:
+        for position, (language, _, code) in enumerate(blocks):
+            if language != "python":
+                continue
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page.name, "exec"), names)
+            following = blocks[position + 1] if position + 1 < len(blocks) else ("", "", "")
+            expected = following[2] if following[:2] == ("text", "") else None
+            done.append((code, printed.getvalue(), expected))
+    finally:
+        torch.set_num_threads(threads)
+    assert done
+    return done
+
+
+@pytest.mark.parametrize("page", [*PAGES, GUIDE / "README.md"], ids=lambda page: page.stem)
+def test_links_and_pictures_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for words, target in re.findall(r"!?\[([^\]]*)\]\(([^)]+)\)", text):
+        if not target.startswith("https://"):
+            assert (GUIDE / target).is_file(), target
+        assert words
+    for _, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
+        assert (GUIDE / target).stat().st_size < 400 * 1024
+    assert max(map(len, text.splitlines())) <= 220
+
+
+def test_every_picture_is_drawn_and_shown(tmp_path):
+    script = runpy.run_path(str(GUIDE / "pictures.py"))
+    script["draw"](tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    there = {path.name for path in (GUIDE / "pictures").iterdir()}
+    assert there == drawn | {f"{name}.svg" for name in script["MEASURED"]}
+    shown = {name for page in PAGES for name in re.findall(r"\(pictures/(.*?)\)", page.read_text(encoding="utf-8"))}
+    assert shown == there
+
+
+def test_commands_of_the_guide_can_be_typed():
+    from senet import cli, flags
+
+    commands = [
+        line.removeprefix("senet ").split()
+        for page in PAGES
+        for language, _, code in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if language == "sh"
+        for line in code.splitlines()
+    ]
+    assert len(commands) >= 4
+    for words in commands:
+        flags.parse(cli.VERBS, "", "", words)
