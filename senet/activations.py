@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from senet.fast.switch import unobtrusive, watching
 from senet.insertion.untouched import as_call, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["kept_for_backward", "watched"]
 
@@ -27,12 +28,21 @@ def watched(
     entered: Callable[[str, Tensor], None],
     left: Callable[[str, Tensor, Tensor], None],
 ) -> Iterator[None]:
-    """Within it `entered(name, x)` is called before each call of an SE block, `left(name, x, y)` after it."""
+    """Within it `entered(name, x)` is called before each call of an SE block, `left(name, x, y)` after it.
+
+    Not where a block runs in its normalisation's pass, which has no such moments: `senet.fast.switch.watching`.
+    """
     hooks = []
+
+    def before(name: str) -> Callable[..., None]:
+        return unobtrusive(lambda _, args: entered(name, args[0]))
+
+    def after(name: str) -> Callable[..., None]:
+        return unobtrusive(lambda _, args, y: left(name, args[0], y))
+
     try:
         for name, block in found.items():
-            hooks.append(block.register_forward_pre_hook(lambda _, args, name=name: entered(name, args[0])))
-            hooks.append(block.register_forward_hook(lambda _, args, y, name=name: left(name, args[0], y)))
+            hooks += [block.register_forward_pre_hook(before(name)), block.register_forward_hook(after(name))]
         yield
     finally:
         for hook in hooks:
@@ -82,6 +92,8 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
     within: list[str] = []
     references: list[weakref.ref[_Kept]] = []
     rescaled: list[tuple[str, torch.UntypedStorage, torch.UntypedStorage]] = []
+    names = {block: name for name, block in found.items()}
+    in_passing: dict[int, str] = {}  # storages that are kept because of a block that runs in its normalisation's pass
 
     def pack(tensor: Tensor) -> _Kept:
         item = _Kept(tensor.detach(), within[-1] if within else None)
@@ -95,9 +107,14 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
         within.pop()
         rescaled.append((name, x.untyped_storage(), y.untyped_storage()))  # held: no address is used twice
 
+    def ran(block: nn.Module, kept: Sequence[Tensor]) -> None:
+        if block in names:
+            in_passing.update((tensor.untyped_storage()._cdata, names[block]) for tensor in kept)
+
     args, kwargs = as_call(example)
     with (
         torch.enable_grad(),
+        watching(ran),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda item: item.tensor),
         watched(found, entered, left),
     ):
@@ -109,7 +126,7 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
         storage = item.tensor.untyped_storage()
         if (address := storage._cdata) not in constant:
             size[address] = storage.nbytes()
-            owners.setdefault(address, set()).add(item.owner)
+            owners.setdefault(address, set()).add(in_passing.get(address, item.owner))
     del output  # the graph lived until here, and with it what it keeps
     calls = [(name, x._cdata, y._cdata) for name, x, y in rescaled]
     return sum(size.values()), _because_of_se(size, owners, calls, found)

@@ -193,6 +193,7 @@ class Calls:
 
 def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, Calls], int]:
     """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model`, as it is."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, which `import senet` is spared
 
     calls = {name: Calls() for name in found}
@@ -208,7 +209,7 @@ def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) 
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know
         try:
-            with watched(found, entered, left):
+            with watched(found, entered, left), sdpa_kernel(SDPBackend.MATH):  # nor does it know every kernel
                 run(model, example)
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)

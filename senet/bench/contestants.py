@@ -20,6 +20,7 @@ from senet.fast.epilogue import fuse_epilogues
 from senet.fast.export import inference_form
 from senet.fast.folding import fold_affine, fold_constants
 from senet.fast.graph import capture
+from senet.fast.switch import straightforward
 from senet.insertion import blocks, insert, inserted, remove
 from senet.insertion.untouched import untouched
 from senet.zoo.naming import origin
@@ -126,11 +127,6 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
     fuse_epilogues(network, [])
     network.graph.eliminate_dead_code()
     return network.module(type(model).__name__)
-
-
-def straightforward() -> AbstractContextManager[None]:
-    """Within it SE runs after its normalisation, as the equations stand."""
-    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -14,10 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SEBlock, SESpec
+from senet.fast.statistics import normalises
+from senet.fast.units import known_unit, rescaled, runs, unit_of
 from senet.insertion.errors import InsertionError
 from senet.insertion.site import POSITIONS, Site
 
-__all__ = ["Attachment", "attach", "attached", "attachment", "check_detachable", "detach", "iterates_its_children"]
+__all__ = [
+    "Attachment",
+    "attach",
+    "attached",
+    "attachment",
+    "check_detachable",
+    "detach",
+    "exchange_base",
+    "iterates_its_children",
+]
 
 _KEY = "_senet_attachment"  # in the __dict__ of the module that holds the SE
 _SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
@@ -95,7 +106,10 @@ def attach(model: nn.Module, site: Site, spec: SESpec) -> SEBlock:
     if source is not None:
         host.__dict__[_SHORTCUT] = source.__dict__[_SHORTCUT] = _Shortcut()
         source.__class__ = _subclass(type(source), "source", child, site.channel_dim)
+    unit = unit_of(model, site.name) if site.position == "output" and normalises(type(host)) else None
     host.__class__ = _subclass(type(host), site.position, child, site.channel_dim)
+    if unit is not None:
+        unit.__class__ = _subclass(type(unit), "unit", child, site.channel_dim)
     return block
 
 
@@ -114,6 +128,18 @@ def detach(model: nn.Module, name: str) -> None:
         module.__dict__.pop(_SHORTCUT, None)
     del host.__dict__[_KEY]
     delattr(host, found.child)
+    _settle(model, name)
+
+
+def _settle(model: nn.Module, name: str) -> None:
+    """Give the units around `name` their own class back where the SE that they ran in their pass is gone."""
+    while True:
+        module = model.get_submodule(name)
+        while "_senet_norm" in (own := vars(type(module))) and attachment(own["_senet_norm"](module)) is None:
+            module.__class__ = own["_senet_base"]
+        if not name:
+            return
+        name = name.rpartition(".")[0]
 
 
 def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]:
@@ -131,6 +157,22 @@ def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]
                 f"perhaps): undo that first"
             )
     return [_module(model, each) for each in names]
+
+
+def exchange_base(module: nn.Module, kinds: tuple[type[nn.Module], ...], kind: type[nn.Module]) -> bool:
+    """Give a module that is exactly one of `kinds` the class `kind`, with the SE that is joined to it, if any.
+
+    Returns:
+        Whether it was one of them.
+    """
+    if type(module) in kinds:
+        module.__class__ = kind
+        return True
+    own = vars(type(module))
+    if own.get("_senet_base") not in kinds:
+        return False
+    module.__class__ = _subclass(kind, *own["_senet_use"])
+    return True
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
@@ -180,8 +222,20 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
         result: Tensor = block(x) if channel_dim == 1 else block(x.movedim(channel_dim, 1)).movedim(1, channel_dim)
         return result
 
+    shares_pass = position == "output" and channel_dim == 1 and normalises(base)
+    known = known_unit(base) if position == "unit" else None
+
     def output(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        if shares_pass and len(args) == 1 and not kwargs:
+            result = rescaled(self, base, getattr(self, child), args[0])
+            if result is not None:
+                return result
         return rescale(self, base.forward(self, *args, **kwargs))
+
+    def unit(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if known is not None and len(args) == 1 and not kwargs and runs(self, args[0]):
+            return known.unit(self, args[0])
+        return base.forward(self, *args, **kwargs)
 
     def given(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if args:
@@ -211,16 +265,20 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
         arguments = tuple(base if argument is type(self) else argument for argument in arguments)
         return _rebuild, (function, arguments, base, position, child, channel_dim), *rest
 
-    forward = {"output": output, "input": given, "source": source, "shortcut": onto_shortcut}[position]
+    forwards = {"output": output, "input": given, "source": source, "shortcut": onto_shortcut, "unit": unit}
+    forward = forwards[position]
     forward.__name__ = "forward"
     metaclass: Any = type(base)
     joined: type[nn.Module] = metaclass(
-        f"SE{base.__name__}" if position != "source" else base.__name__,
+        f"SE{base.__name__}" if position not in ("source", "unit") else base.__name__,
         (base,),
         {
+            **({"_senet_joined": (base, child)} if shares_pass else {}),
+            **({"_senet_norm": known.norm} if known is not None else {}),
             "__module__": base.__module__,  # torch.fx takes a module for a leaf by where its class lives
             "__doc__": base.__doc__,
             "_senet_base": base,
+            "_senet_use": (position, child, channel_dim),
             "forward": forward,
             "__reduce_ex__": reduce_ex,
         },

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from senet.fast.switch import unobtrusive, watching
 from senet.insertion import blocks
 from senet.study.folder import StudyError
 from senet.study.schedules import frozen_from
@@ -31,16 +33,20 @@ class EveryBlockRuns(Callback):
     def __init__(self, *, compiling: bool) -> None:
         self._compiling = compiling
         self._idle: dict[str, nn.Module] = {}
-        self._hooks: list[Any] = []
+        self._watch = contextlib.ExitStack()
         self._checked = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Watch every SE block."""
         self._idle = blocks(pl_module.network)  # type: ignore[arg-type]
-        self._hooks = [
-            block.register_forward_hook(lambda *_, name=name: self._idle.pop(name, None) and None)
-            for name, block in self._idle.items()
-        ]
+        names = {block: name for name, block in self._idle.items()}
+
+        def ran(block: nn.Module, *_: object) -> None:
+            self._idle.pop(names.get(block, ""), None)
+
+        self._watch.enter_context(watching(ran))
+        for block in names:
+            self._watch.callback(block.register_forward_hook(unobtrusive(ran)).remove)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Before compiling, run two images through, leaving the network as it was."""
@@ -63,8 +69,7 @@ class EveryBlockRuns(Callback):
 
     def _check(self) -> None:
         self._checked = True
-        for hook in self._hooks:
-            hook.remove()
+        self._watch.close()
         if self._idle:
             raise StudyError(
                 f"these SE blocks did not run in the first training step: {', '.join(self._idle)}; "

@@ -1,0 +1,64 @@
+/* Normalisation and Squeeze-and-Excitation in one pass, on the CPU: the loops of passes.h for each element type.
+
+   Compiled once on the user's machine by its C compiler (native.py); without one, PyTorch's operations do the same. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK = 4096, RUN = 256, WIDE = 64 };
+
+
+static inline float f32_of_bf16(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; memcpy(&f, &u, 4); return f; }
+static inline uint16_t bf16_of_f32(float f)
+{
+    uint32_t u; memcpy(&u, &f, 4);
+    uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16; /* to nearest, ties to even */
+    return f != f ? 0x7fc0 : (uint16_t)rounded;
+}
+static inline float relu_f32(float y) { return y < 0 ? 0 : y; } /* NaN stays NaN */
+static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
+
+#define ACC float
+#define RELU relu_f32
+
+#define T float
+#define F(name) name##_float32
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "passes.h"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+
+#define T uint16_t
+#define F(name) name##_bfloat16
+#define LOAD(x) f32_of_bf16(x)
+#define STORE(x) bf16_of_f32(x)
+#include "passes.h"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+
+#ifdef __FLT16_MAX__
+#define T _Float16
+#define F(name) name##_float16
+#define LOAD(x) ((float)(x))
+#define STORE(x) ((_Float16)(x))
+#include "passes.h"
+#undef T
+#undef F
+#undef LOAD
+#undef STORE
+#endif
+
+#undef ACC
+#undef RELU
+#define ACC double
+#define RELU relu_f64
+#define T double
+#define F(name) name##_float64
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "passes.h"

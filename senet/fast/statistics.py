@@ -1,0 +1,159 @@
+"""What a normalisation normalises with: which values share a mean and a variance, and what is remembered of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Statistics", "normalises", "statistics_of"]
+
+_INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Statistics(Protocol):
+    """Which values share their statistics. What is said of a map is (N, C); what is shared, as PyTorch keeps it."""
+
+    def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of all that share them, from each map's mean and sum of squared deviations."""
+
+    def spread(self, shared: Tensor) -> Tensor:
+        """To each map what it shares: (N, C), or (1, C)."""
+
+    def averages(self, first: Tensor, second: Tensor, space: int) -> tuple[Tensor, Tensor]:
+        """The means over all values that share statistics, spread, from two sums of each map."""
+
+    def normalised(self, v: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """The normalisation of v in PyTorch's own operations, for differentiating twice; nothing is remembered."""
+
+
+class OverGroups:
+    """Group and instance normalisation: the channels of a group, within a sample."""
+
+    def __init__(self, channels: int, groups: int, eps: float) -> None:
+        self.channels = channels
+        self.groups = groups
+        self.eps = eps
+
+    def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
+        """As `Statistics` says."""
+        center = self._mean(mean)
+        return center, self._mean(m2 / space + (mean - self.spread(center)).square())
+
+    def spread(self, shared: Tensor) -> Tensor:
+        """As `Statistics` says."""
+        return shared.repeat_interleave(self.channels // self.groups, 1)
+
+    def averages(self, first: Tensor, second: Tensor, space: int) -> tuple[Tensor, Tensor]:
+        """As `Statistics` says."""
+        return self.spread(self._mean(first / space)), self.spread(self._mean(second / space))
+
+    def normalised(self, v: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """As `Statistics` says."""
+        return F.group_norm(v, self.groups, weight, bias, self.eps)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return x.view(len(x), self.groups, -1).mean(2)
+
+
+class OverBatch:
+    """Batch normalisation: a channel over the samples of the batch, and of all processes where there is a group."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, group: dist.ProcessGroup | None) -> None:
+        self.norm = norm
+        self.group = group
+        self.count = 0.0  # values that share statistics
+
+    def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
+        """As `Statistics` says; the running statistics take their share."""
+        center = mean.mean(0, keepdim=True)
+        m2 = m2.sum(0, keepdim=True) + (mean - center).square().sum(0, keepdim=True) * space
+        count: float = len(mean) * space
+        if self.group is not None:
+            center, m2, count = _together(center, m2, len(mean), space, self.group)
+        if count <= 1:
+            raise ValueError(f"a batch normalisation needs more than 1 value per channel in training, not {count:g}")
+        self.count = count
+        self._remember(center[0], m2[0] / (count - 1))
+        return center, m2 / count
+
+    def spread(self, shared: Tensor) -> Tensor:
+        """As `Statistics` says."""
+        return shared
+
+    def averages(self, first: Tensor, second: Tensor, space: int) -> tuple[Tensor, Tensor]:
+        """As `Statistics` says."""
+        del space  # counted over all processes
+        both = torch.cat([first.sum(0, keepdim=True), second.sum(0, keepdim=True)], 1)
+        if self.group is not None:
+            dist.all_reduce(both, group=self.group)
+        one, two = (both / self.count).chunk(2, 1)
+        return one, two
+
+    def normalised(self, v: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """As `Statistics` says.
+
+        Raises:
+            NotImplementedError: where the statistics go over processes.
+        """
+        if self.group is not None:
+            raise NotImplementedError("statistics that go over processes cannot be differentiated twice")
+        return F.batch_norm(v, None, None, weight, bias, training=True, eps=self.norm.eps)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        norm = self.norm
+        if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+            return
+        share = norm.momentum
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            if share is None:  # the average of all batches so far
+                share = 1.0 / float(norm.num_batches_tracked)
+        share = 0.0 if share is None else share
+        for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
+            running.mul_(1 - share).add_(new.to(running.dtype), alpha=share)
+
+
+def _together(
+    mean: Tensor, m2: Tensor, samples: int, space: int, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, float]:
+    """One process's statistics and every other's; a process may have fewer samples, or another size of map."""
+    count = mean.new_full((1, 1), samples * space)
+    ours = torch.cat([mean, m2, count], 1)
+    all_of = [torch.empty_like(ours) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(all_of, ours, group=group)
+    means, m2s, counts = torch.split(torch.cat(all_of), [mean.shape[1], mean.shape[1], 1], 1)  # type: ignore[no-untyped-call]
+    total = counts.sum()
+    center = (means * counts).sum(0, keepdim=True) / total
+    m2 = m2s.sum(0, keepdim=True) + ((means - center).square() * counts).sum(0, keepdim=True)
+    return center, m2, float(total)
+
+
+def normalises(kind: type[nn.Module]) -> bool:
+    """Whether modules of exactly this class are normalisations whose pass SE can share."""
+    return kind in _BATCH or kind in _INSTANCE or kind is nn.GroupNorm or issubclass(kind, OverProcesses)
+
+
+class OverProcesses:
+    """What a batch normalisation inherits from whose statistics go over processes."""
+
+    def group(self) -> dist.ProcessGroup | None:
+        """The processes that take part now; None where there is only this one."""
+        raise NotImplementedError
+
+
+def statistics_of(norm: nn.Module, kind: type[nn.Module]) -> Statistics | None:
+    """How a normalisation of exactly the class `kind` comes to its statistics in training; None for any other."""
+    if kind in _BATCH:
+        return OverBatch(norm, None)  # type: ignore[arg-type]
+    if isinstance(norm, OverProcesses):
+        return OverBatch(norm, norm.group())  # type: ignore[arg-type]
+    if kind is nn.GroupNorm:
+        return OverGroups(norm.num_channels, norm.num_groups, norm.eps)  # type: ignore[arg-type]
+    if kind in _INSTANCE and not norm.track_running_stats:
+        return OverGroups(norm.num_features, norm.num_features, norm.eps)  # type: ignore[arg-type]
+    return None

@@ -1,0 +1,68 @@
+"""Whether normalisation and SE are computed in one pass, or one after the other as the equations stand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+__all__ = ["fusing", "obtrusive", "report", "straightforward", "unobtrusive", "watching"]
+
+Watcher = Callable[[nn.Module, Sequence[Tensor]], None]
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
+_UNOBTRUSIVE = "_senet_unobtrusive"
+
+_fusing: ContextVar[bool] = ContextVar("senet_fusing", default=True)
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("senet_watchers", default=())
+
+
+def fusing() -> bool:
+    """Whether passes may be fused here."""
+    return _fusing.get()
+
+
+@contextlib.contextmanager
+def straightforward() -> Iterator[None]:
+    """Within it SE runs after its normalisation, as equations 2 to 4 stand: to compare with, and to measure against.
+
+    The results are the same but for rounding. It holds for this thread (or task) only.
+    """
+    token = _fusing.set(False)
+    try:
+        yield
+    finally:
+        _fusing.reset(token)
+
+
+@contextlib.contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Within it `watcher(block, kept)` is called for each SE block that runs in its normalisation's pass.
+
+    Args:
+        watcher: it is given the block, and the tensors that are kept for the backward pass because of it alone.
+    """
+    token = _watchers.set((*_watchers.get(), watcher))
+    try:
+        yield
+    finally:
+        _watchers.reset(token)
+
+
+def report(block: nn.Module, kept: Sequence[Tensor]) -> None:
+    """Tell those who watch that `block` ran in its normalisation's pass."""
+    for watcher in _watchers.get():
+        watcher(block, kept)
+
+
+def unobtrusive(hook: _Hook) -> _Hook:
+    """Mark a module's hook as one that does not keep passes apart: whoever sets it watches both ways."""
+    setattr(hook, _UNOBTRUSIVE, True)
+    return hook
+
+
+def obtrusive(hook: object) -> bool:
+    """Whether a module's hook wants to see the module called."""
+    return not getattr(hook, _UNOBTRUSIVE, False)

@@ -1,0 +1,160 @@
+"""The four passes in Triton, a kernel each: one reading and at most one writing of each map.
+
+A program takes one map or several (contiguous), or one run of positions of some channels (channels last); the sums
+over a map are taken by one program, in a fixed order, so that results are the same each time. Half precision is read
+and written, float32 computed in. What the arguments are is said in passes.py.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _at(n, c, i, channels, space, LAST: tl.constexpr):
+    """Where element (n, c, i) lies; n, c and i broadcast."""
+    return (n * space + i) * channels + c if LAST else (n * channels + c) * space + i
+
+
+@triton.jit
+def stats(
+    v,
+    mean,
+    m2,
+    channels,
+    space,
+    LAST: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    C: tl.constexpr,
+    S: tl.constexpr,
+):
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    n = tl.program_id(1).to(tl.int64)
+    real = c < channels
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    total = tl.zeros([C, S], dtype)
+    for start in range(0, space, S):
+        i = start + tl.arange(0, S)
+        inside = real[:, None] & (i < space)[None, :]
+        x = tl.load(v + _at(n, c[:, None], i[None, :], channels, space, LAST), mask=inside, other=0.0)
+        total += x.to(dtype)
+    near = tl.sum(total, 1) / space
+    first = tl.zeros([C, S], dtype)
+    second = tl.zeros([C, S], dtype)
+    for start in range(0, space, S):
+        i = start + tl.arange(0, S)
+        inside = real[:, None] & (i < space)[None, :]
+        x = tl.load(v + _at(n, c[:, None], i[None, :], channels, space, LAST), mask=inside, other=0.0)
+        d = tl.where(inside, x.to(dtype) - near[:, None], 0.0)
+        first += d
+        second += d * d
+    rest = tl.sum(first, 1).to(tl.float64) / space
+    tl.store(mean + n * channels + c, near.to(tl.float64) + rest, mask=real)
+    tl.store(m2 + n * channels + c, tl.sum(second, 1).to(tl.float64) - rest * rest * space, mask=real)
+
+
+@triton.jit
+def affine(
+    v,
+    other,
+    out,
+    center,
+    scale,
+    shift,
+    channels,
+    space,
+    ADD: tl.constexpr,
+    RELU: tl.constexpr,
+    LAST: tl.constexpr,
+    C: tl.constexpr,
+    S: tl.constexpr,
+):
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    i = tl.program_id(1) * S + tl.arange(0, S)
+    n = tl.program_id(2).to(tl.int64)
+    real = c < channels
+    inside = real[:, None] & (i < space)[None, :]
+    at = _at(n, c[:, None], i[None, :], channels, space, LAST)
+    m = tl.load(center + n * channels + c, mask=real, other=0.0)[:, None]
+    a = tl.load(scale + n * channels + c, mask=real, other=0.0)[:, None]
+    b = tl.load(shift + n * channels + c, mask=real, other=0.0)[:, None]
+    y = (tl.load(v + at, mask=inside, other=0.0).to(a.dtype) - m) * a + b
+    if ADD:
+        y += tl.load(other + at, mask=inside, other=0.0).to(a.dtype)
+    if RELU:
+        y = tl.where(y < 0, 0.0, y)  # NaN stays NaN
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sums(
+    dy,
+    v,
+    out,
+    kept,
+    mean,
+    s0,
+    s1,
+    channels,
+    space,
+    RELU: tl.constexpr,
+    KEEP: tl.constexpr,
+    LAST: tl.constexpr,
+    C: tl.constexpr,
+    S: tl.constexpr,
+):
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    n = tl.program_id(1).to(tl.int64)
+    real = c < channels
+    m = tl.load(mean + n * channels + c, mask=real, other=0.0)[:, None]
+    first = tl.zeros([C, S], m.dtype)
+    second = tl.zeros([C, S], m.dtype)
+    for start in range(0, space, S):
+        i = start + tl.arange(0, S)
+        inside = real[:, None] & (i < space)[None, :]
+        at = _at(n, c[:, None], i[None, :], channels, space, LAST)
+        d = tl.load(dy + at, mask=inside, other=0.0)
+        if RELU:
+            y = tl.load(out + at, mask=inside, other=0.0).to(m.dtype)
+            d = tl.where(y <= 0, 0.0, d)
+        if KEEP:
+            tl.store(kept + at, d, mask=inside)
+        d = d.to(m.dtype)
+        first += d
+        second += d * (tl.load(v + at, mask=inside, other=0.0).to(m.dtype) - m)
+    tl.store(s0 + n * channels + c, tl.sum(first, 1), mask=real)
+    tl.store(s1 + n * channels + c, tl.sum(second, 1), mask=real)
+
+
+@triton.jit
+def input_gradient(
+    dy,
+    v,
+    out,
+    dv,
+    center,
+    scale,
+    c1,
+    c0,
+    channels,
+    space,
+    RELU: tl.constexpr,
+    LAST: tl.constexpr,
+    C: tl.constexpr,
+    S: tl.constexpr,
+):
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    i = tl.program_id(1) * S + tl.arange(0, S)
+    n = tl.program_id(2).to(tl.int64)
+    real = c < channels
+    inside = real[:, None] & (i < space)[None, :]
+    at = _at(n, c[:, None], i[None, :], channels, space, LAST)
+    m = tl.load(center + n * channels + c, mask=real, other=0.0)[:, None]
+    a = tl.load(scale + n * channels + c, mask=real, other=0.0)[:, None]
+    b = tl.load(c1 + n * channels + c, mask=real, other=0.0)[:, None]
+    e = tl.load(c0 + n * channels + c, mask=real, other=0.0)[:, None]
+    d = tl.load(dy + at, mask=inside, other=0.0).to(a.dtype)
+    if RELU:
+        y = tl.load(out + at, mask=inside, other=0.0).to(a.dtype)
+        d = tl.where(y <= 0, 0.0, d)
+    x = tl.load(v + at, mask=inside, other=0.0).to(a.dtype) - m
+    tl.store(dv + at, (a * d + (b * x + e)).to(dv.dtype.element_ty), mask=inside)
