@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from senet.bench.cases import ENGINES
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
-from senet.bench.show import figure, meaning
+from senet.bench.show import figure, meaning, plain_words
 from senet.report import Cell, Chart, Column, Page, Section, Table, Text, cell, drawing, machine_facts
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def bench_page(result: Bench) -> Page:
         Column("what", number=False),
         Column("engine", number=False),
         Column("batch"),
-        Column("plain", help="the network without SE: seconds, bytes or images"),
+        Column("plain", help="the network without SE: a time, bytes or images"),
         *(Column(f"{words[name]} / plain", help="with its 95 % interval, where there is one") for name in shown),
         Column("rounds", help="in each of which all run one after the other"),
         Column("note", number=False),
@@ -34,7 +34,7 @@ def bench_page(result: Bench) -> Page:
             row.what,
             ENGINES[row.engine].words,
             row.batch or None,
-            cell(row.plain),
+            cell(row.plain, plain_words(row)),
             *(_ratio(row.ratios.get(name)) for name in shown),
             row.rounds or None,
             row.note,

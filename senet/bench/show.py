@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from senet.bench.measurement import Bench
     from senet.bench.rows import Row
 
-__all__ = ["figure", "machine_line", "markdown", "meaning", "parts", "write_figures", "write_table"]
+__all__ = ["figure", "machine_line", "markdown", "meaning", "parts", "plain_words", "write_figures", "write_table"]
 
 COLOURS = {OURS: "#D55E00", PEER_OPTIMIZED: "#CC79A7", PEER: "#0072B2"}  # of Okabe and Ito's
 MARKERS = {OURS: "o", PEER_OPTIMIZED: "D", PEER: "s"}
@@ -78,11 +78,12 @@ def _cells(result: Bench) -> tuple[list[str], list[list[str]]]:
     for row in result.rows:
         ratios = [str(row.ratios[name]) if name in row.ratios else "–" for name in shown]
         batch = str(row.batch) if row.batch else "–"
-        rows.append([row.what, ENGINES[row.engine].words, batch, _plain(row), *ratios, row.note])
+        rows.append([row.what, ENGINES[row.engine].words, batch, plain_words(row), *ratios, row.note])
     return columns, rows
 
 
-def _plain(row: Row) -> str:
+def plain_words(row: Row) -> str:
+    """What was measured of the plain network, with its unit."""
     if row.plain is None:
         return "–"
     if row.what == KEPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +52,21 @@ def ablation_page(found: Ablation) -> Page:
         [*found.notes, *found.lead()],
         [
             Section("How to read this", [Text(how)]),
-            *(_section(found, name) for name in found.tables),
+            *(_section(found, name, first=number == 0) for number, name in enumerate(found.tables)),
             Section("Settings and machine", facts_of(found.settings, found.machine)),
         ],
     )
 
 
-def _section(found: Ablation, name: str) -> Section:
+def _section(found: Ablation, name: str, *, first: bool) -> Section:
     cells = found.table(name)
     parts: list[Chart | Table | Text] = []
     if len(cells) > 1:
         parts.append(_chart(cells, name))
-    return Section(TITLES[name], [*parts, _table(cells, name)])
+    return Section(TITLES[name], [*parts, _table(cells, name, explained=first)])
 
 
-def _table(cells: Sequence[TrainedCell], name: str) -> Table:
+def _table(cells: Sequence[TrainedCell], name: str, *, explained: bool) -> Table:
     columns = [
         Column("variant", number=False),
         Column("accuracy (%)", help="the mean over seeds ± their standard deviation"),
@@ -83,6 +84,8 @@ def _table(cells: Sequence[TrainedCell], name: str) -> Table:
             "with the accuracies here but in their order",
         ),
     ]
+    if not explained:  # once on a page
+        columns = [dataclasses.replace(column, help="") for column in columns]
     rows: list[list[Any]] = [
         [
             each.cell.label,
