@@ -145,7 +145,7 @@ _OUTPUT: Mapping[str, Flag] = {
     "out": Flag(
         "PATH",
         "where to write: a file for insert and prune, one that ends in .onnx, .xml or .pt2 for export, a .png or .svg "
-        "for cost --table, a folder for train, compare, ablate, explain and bench",
+        "for cost --table, a folder for train, compare, ablate, report, explain and bench",
     ),
     "table": Flag(
         "NAME",
@@ -157,6 +157,7 @@ _OUTPUT: Mapping[str, Flag] = {
         "train every combination of these: reduction-ratio=4,16 width=8 squeeze=avg,max,none gate=sigmoid,tanh "
         "bias=no,yes placement=standard,pre stages=all,each,but-each,2,-2,2+3 (2 alone, all but 2, both)",
     ),
+    "runs": Flag("FOLDER", "what compare wrote, finished"),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
     "engines": Flag(
         "NAME",

@@ -26,7 +26,7 @@ from senet.report import (
 )
 from senet.report.figures import short
 from senet.study import badfiles
-from senet.study.folder import METRICS, RESULT, StudyError, read_csv, read_json
+from senet.study.folder import METRICS, RESULT, SETTINGS, StudyError, read_csv, read_json
 from senet.study.plots import difference_figure, learning_curves
 from senet.study.progress import duration
 from senet.study.report import Comparison, Trained, percent
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-__all__ = ["comparison_page", "facts_of", "read_comparison", "several_page", "write_comparison"]
+__all__ = ["comparison_page", "facts_of", "read_comparison", "several_page", "write_comparison", "write_several"]
 
 
 def write_comparison(comparison: Comparison) -> Path:
@@ -125,6 +125,30 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
     return Page(
         title, [f"{len(comparisons)} comparisons."], [overview, *parts, Section("Settings and machines", machines)]
     )
+
+
+def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write report.html of several finished comparisons, and its pictures and numbers, into a folder of its own.
+
+    Args:
+        folders: of `compare`.
+        out: the folder; it is made where it is not there.
+
+    Returns:
+        The HTML file's path.
+
+    Raises:
+        StudyError: where a folder holds no finished comparison, or `out` is that of a study or cannot be made.
+    """
+    comparisons = [read_comparison(folder) for folder in folders]
+    target = Path(out).expanduser()
+    if (target / SETTINGS).exists():
+        raise StudyError(f"{target} is the folder of a study: choose another for the report")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"the output folder {target} cannot be made ({error.strerror}): choose another") from error
+    return write_page(several_page(comparisons), target)
 
 
 def read_comparison(folder: str | Path) -> Comparison:

@@ -8,7 +8,7 @@ from senet import display
 from senet.block import SESpec
 from senet.options import Options
 
-__all__ = ["ablate", "compare", "evaluate", "train"]
+__all__ = ["ablate", "compare", "evaluate", "report", "train"]
 
 
 def train(
@@ -161,3 +161,15 @@ def ablate(
         **options,
     )
     display.show(*result.parts())
+
+
+def report(runs: list[str], out: str) -> None:
+    """Set several finished comparisons side by side, on one page that needs nothing else.
+
+    Examples:
+      senet report --runs runs/digits runs/photos --out runs/report
+      senet report --runs runs/r4 runs/r16 --out runs/ratios
+    """
+    from senet.study.pages import write_several
+
+    display.show(f"Report: {write_several(runs, out)}")

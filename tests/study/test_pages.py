@@ -7,9 +7,8 @@ import shutil
 
 import pytest
 
-from senet.report import write_page
 from senet.study import StudyError, compare
-from senet.study.pages import read_comparison, several_page, write_comparison
+from senet.study.pages import read_comparison, several_page, write_comparison, write_several
 from tests.browser import complaints, opened, requests
 
 SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
@@ -44,9 +43,7 @@ def test_the_report_of_a_comparison(compared, chromium):
 def test_several_comparisons_on_one_page(compared, chromium, tmp_path):
     copy = tmp_path / "other" / "study"
     shutil.copytree(compared.folder, copy)
-    page = several_page([read_comparison(compared.folder), read_comparison(copy)])
-    (tmp_path / "page").mkdir()
-    path = write_page(page, tmp_path / "page", "comparisons")
+    path = write_several([compared.folder, copy], tmp_path / "a" / "page")
     opened(chromium, path)
     assert complaints(chromium) == []
     assert requests(chromium) == [path.as_uri()]
@@ -61,5 +58,7 @@ def test_what_is_no_comparison(compared, tmp_path):
         read_comparison(tmp_path)
     with pytest.raises(StudyError, match="holds no finished comparison"):
         read_comparison(compared.folder / "se-0")
+    with pytest.raises(StudyError, match="is the folder of a study"):
+        write_several([compared.folder], compared.folder)
     with pytest.raises(ValueError, match="at least one"):
         several_page([])

@@ -155,6 +155,15 @@ def test_the_report_in_a_browser(trained, chromium, tmp_path):
     axes = chromium.find_element("css selector", "main").text
     for label in ("gate", "channel", "points", "between-class / total variance"):
         assert label in axes
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    metrics = {"width": 1030, "height": 700, "deviceScaleFactor": 1, "mobile": False}  # A4 across, in CSS pixels
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    widths = chromium.execute_script(
+        "return [...document.querySelectorAll('table, svg')].map(e => e.getBoundingClientRect().right)"
+    )
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert max(widths) <= 1030  # nothing is cut off on paper
 
 
 @pytest.mark.parametrize(
