@@ -85,9 +85,12 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
     for name, block in chosen.items():
         block.__dict__[_HELD] = _held(name, block, at[name])
         block.__dict__["forward"] = _forward(block)
+    hooks = [block.register_forward_pre_hook(_seen) for block in chosen.values()]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for block in chosen.values():
             del block.__dict__[_HELD], block.__dict__["forward"]
 
@@ -148,6 +151,10 @@ def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Tensor], Tensor
         return found
 
     return to_use
+
+
+def _seen(_block: nn.Module, _args: Any) -> None:
+    """A hook that does nothing: a fused pass in training, which would not call the block, leaves hooked ones alone."""
 
 
 def _forward(block: nn.Module) -> Callable[[Tensor], Tensor]:

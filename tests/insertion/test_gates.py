@@ -86,15 +86,19 @@ def test_channels_last_and_residual_blocks():
         torch.testing.assert_close(residual(x), x + x * fixed[:, None, None])
 
 
+@pytest.mark.parametrize("training", [False, True])  # in training, SE runs in its normalisation's pass
 @pytest.mark.parametrize("placement", ["standard", "identity", "pre"])
-def test_held_at_one_is_the_plain_network(placement):
-    plain = senet.create("resnet20", num_classes=10).eval()
+def test_held_at_one_is_the_plain_network(placement, training):
+    plain = senet.create("resnet20", num_classes=10).train(training)
     x = torch.randn(2, 3, 16, 16)
     model = senet.insert(plain, x, senet.SESpec(placement=placement, start="paper"))
-    with torch.no_grad():
-        assert not torch.equal(model(x), plain(x))
-        with holding(model, dict.fromkeys(senet.blocks(model), 1)):
-            assert torch.equal(model(x), plain(x))
+    assert not torch.allclose(model(x), plain(x))
+    with holding(model, dict.fromkeys(senet.blocks(model), 1)):
+        torch.testing.assert_close(model(x), plain(x), rtol=0, atol=1e-5 if training else 0)
+    with recording(model) as gates:
+        model(x)
+    assert len(gates) == 9
+    assert all(not block._forward_pre_hooks for block in senet.blocks(model).values())
 
 
 def test_nothing_squeezed():
