@@ -38,10 +38,12 @@ class Picture:
     Attributes:
         name: of its file.
         pixels: what each network sees of it, (3, size, size) uint8, by the network's name.
+        computed: what each network that was asked says of it, its gates as they are computed; of none twice.
     """
 
     name: str
     pixels: Mapping[str, Tensor]
+    computed: dict[str, Look] = dataclasses.field(default_factory=dict, compare=False)
 
 
 @dataclasses.dataclass
@@ -83,8 +85,10 @@ def see(session: Session, subject: Subject) -> Seen:
     computed = {}
     for slot, picture in sorted(session.pictures.items()):
         pixels = picture.pixels[subject.name]
-        computed[slot] = subject.look(pixels, maps_of=None if held else block)
-        means.add(fingerprint(pixels), computed[slot].gates)
+        if not held or subject.name not in picture.computed:  # a slider asks again and again
+            picture.computed[subject.name] = subject.look(pixels, maps_of=None if held else block)
+            means.add(fingerprint(pixels), picture.computed[subject.name].gates)
+        computed[slot] = picture.computed[subject.name]
     if not held:
         return Seen(computed, computed)
     now = {

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,15 +65,13 @@ def subject(saved: str) -> Subject:
     return open_subject(saved)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Served:
-    """A page that is served: where, by which process, and what it left."""
+    """A page that is served: where, and the folder for its temporary files."""
 
     url: str
     port: int
-    process: subprocess.Popen[str]
     temporary: Path
-    outside: Path
 
 
 @pytest.fixture(scope="session")
@@ -105,25 +103,25 @@ def served(saved: str, tmp_path_factory: pytest.TempPathFactory) -> Served:
         "GRADIO_ANALYTICS_ENABLED": "True",
     }
     command = [sys.executable, "-m", "senet", "explore", *words]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said, url = [], None
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
+    said = folder / "said.txt"  # not a pipe, which would fill
+    with said.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        for line in process.stdout:
-            said.append(line)
-            if url := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+        url = None
+        for _ in range(3000):
+            if process.poll() is not None or (url := re.search(r"http://127\.0\.0\.1:(\d+)", said.read_text())):
                 break
+            time.sleep(0.1)
+        if url is None:
+            pytest.fail(f"the page did not start: {said.read_text()}")
+        yield Served(url[0], int(url[1]), temporary)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 0, said.read_text()
     finally:
-        watchdog.cancel()
-    if url is None:
+        process.kill()
         process.wait()
-        pytest.fail("the page did not start: " + "".join(said))
-    page = Served(url[0], int(url[1]), process, temporary, outside)
-    yield page
-    page.process.send_signal(signal.SIGTERM)
-    rest, _ = page.process.communicate(timeout=30)
-    assert page.process.returncode == 0, rest
-    assert "senet/explore" not in rest, rest  # Gradio says what it refuses; nothing of ours failed
+    assert "senet/explore" not in said.read_text(), (
+        said.read_text()
+    )  # Gradio says what it refuses; nothing of ours failed
     assert list(temporary.iterdir()) == []
     assert outside.read_text() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -153,6 +154,28 @@ def test_two_pictures_are_compared_and_one_taken_away(browser, subject, tmp_path
     browser.choose("#picture-a button[data-do=clear]", "taken away")
     assert browser.predictions("a") == []
     assert len(browser.all("#strips .strip img")) == len(subject.channels)
+
+
+DROP = """
+const [target, name, base64] = arguments;
+const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+const transfer = new DataTransfer();
+transfer.items.add(new File([bytes], name, {type: "image/png"}));
+const passed = ["dragover", "drop"].map((kind) => document.querySelector(target).dispatchEvent(
+    new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer})));
+return passed.some(Boolean);  // whether the browser would do with it what it always does: leave the page
+"""
+
+
+def test_a_file_is_dropped_on_its_place_and_beside_it(browser, subject, tmp_path):
+    file = picture(tmp_path, 3, "dropped.png")
+    content = base64.b64encode(file.read_bytes()).decode()
+    assert not browser.driver.execute_script(DROP, "#picture-b .drop-words", file.name, content)
+    browser.wait(lambda: "Picture B is dropped.png" in browser.text("#status"), "not dropped")
+    close(browser.predictions("b"), expected(subject, file))
+    assert not browser.driver.execute_script(DROP, "#strips", "beside.png", content)
+    assert not browser.driver.execute_script(DROP, "body", "beside.png", content)
+    assert "beside" not in browser.text("#status")
 
 
 def test_files_that_are_no_pictures_harm_nothing(browser, subject, tmp_path):
