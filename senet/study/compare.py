@@ -11,6 +11,7 @@ from senet.cost import cost
 from senet.insertion import inserted
 from senet.options import known_options
 from senet.study.folder import METRICS, RESULT, StudyError, open_folder, write_csv, write_json
+from senet.study.launching import launch
 from senet.study.machine import machine
 from senet.study.networks import Arm, Made, example_of, make
 from senet.study.pages import write_comparison
@@ -86,13 +87,17 @@ def compare(
     """
     if type(seeds) is not int or seeds < 1:
         raise ValueError(f"seeds is a whole number of at least 1, not {seeds!r}")
-    shown = progress if isinstance(progress, Progress) else Progress(progress)
     plain = Arm(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, "compare")
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
+    if placement.to_start:
+        same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seeds": seeds}
+        how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
+        return launch(placement, compare, {"model": model, "data": data, **same, **how, **options})
     with joined(placement) as processes:
+        shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         plan = plan_of(plain, data, asked, placement, processes, shown)
         first = {"plain": checked_plain(plain, made_of(plain, plan, seed=0)), "se": made_of(with_se, plan, seed=0)}
         settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
@@ -100,7 +105,7 @@ def compare(
         for note in first["se"].notes:
             shown.note(note)
         with plan.threads():
-            costs = {name: cost_of(first[name], plan, latency=name == "se") for name in ARMS}
+            costs = processes.first(lambda: {name: cost_of(first[name], plan, latency=name == "se") for name in ARMS})
             runs = train_all(arms, plan, settings, folder, seeds, shown, callbacks)
             comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
         if processes.rank == 0:

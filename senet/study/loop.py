@@ -227,7 +227,7 @@ def _shielded(loader: DataLoader[Batch]) -> contextlib.AbstractContextManager[No
 
 def _devices(plan: Plan) -> int | list[int]:
     placement = plan.placement
-    if placement.device.type == "cpu" or placement.launched:
+    if placement.device.type == "cpu":
         return len(placement.devices)
     return list(placement.devices)
 

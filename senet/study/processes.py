@@ -135,12 +135,19 @@ def _asked(asked: str) -> Placement:
         if here and int(asked) > here:
             raise StudyError(f"devices={asked} is more than this machine has: {here}")
         return Placement(torch.device("cuda", 0) if here else torch.device("cpu"), tuple(range(int(asked))))
-    if found := re.fullmatch(r"cuda:(\d+(?:,\d+)+)", asked):
-        indices = tuple(sorted({int(index) for index in found[1].split(",")}))
+    if found := _INDICES.fullmatch(asked):
+        indices = _sorted(found[1])
         there = [device_of(f"cuda:{index}") for index in indices]
         return Placement(there[0], indices)
     device = device_of(asked)
     return Placement(device, (device.index or 0,))
+
+
+_INDICES = re.compile(r"cuda:(\d+(?:,\d+)+)")
+
+
+def _sorted(indices: str) -> tuple[int, ...]:
+    return tuple(sorted({int(index) for index in indices.split(",")}))
 
 
 def _positive(asked: str, number: str) -> int:
@@ -193,7 +200,10 @@ def _launched() -> _Outside | None:
 def _within(asked: str, nodes: int | None, outside: _Outside) -> Placement:
     """One of the processes that torchrun or SLURM started; what else was asked for has to agree."""
     count = re.fullmatch(r"(?:cpu\*)?(\d+)", asked)
-    if (count and int(count[1]) != outside.per_node) or (nodes is not None and nodes != outside.nodes):
+    listed = _INDICES.fullmatch(asked)
+    indices = _sorted(listed[1]) if listed else tuple(range(outside.per_node))
+    wrong = count is not None and int(count[1]) != outside.per_node
+    if wrong or len(indices) != outside.per_node or (nodes is not None and nodes != outside.nodes):
         raise StudyError(
             f"devices={asked} and nodes={nodes or 'as started'} do not go with the {outside.per_node} processes on "
             f"each of {outside.nodes} machines that {outside.by} started"
@@ -201,16 +211,15 @@ def _within(asked: str, nodes: int | None, outside: _Outside) -> Placement:
     if asked.startswith("cpu") or not torch.cuda.is_available():
         device = torch.device("cpu")
     else:
-        device = device_of(f"cuda:{outside.local_rank}")
-    return Placement(device, tuple(range(outside.per_node)), outside.nodes, launched=outside.by)
+        device = device_of(f"cuda:{indices[outside.local_rank]}")
+    return Placement(device, indices, outside.nodes, launched=outside.by)
 
 
 @contextlib.contextmanager
 def joined(placement: Placement) -> Iterator[Processes]:
     """Within it this process is one of the placement's, and they can talk to each other."""
-    if placement.count == 1 or dist.is_initialized():
-        one = Processes()
-        yield Processes(dist.get_rank(), dist.get_world_size()) if placement.count > 1 else one
+    if placement.count == 1:
+        yield Processes()
         return
     outside = _launched()
     assert outside is not None
@@ -221,9 +230,13 @@ def joined(placement: Placement) -> Iterator[Processes]:
         os.environ.update(MASTER_ADDR=outside.address, MASTER_PORT=str(outside.port))
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, rank=outside.rank, world_size=outside.world)
+    threads = torch.get_num_threads()
+    if kind == "cpu":  # the processes share the machine's cores
+        torch.set_num_threads(max(1, threads // len(placement.devices)))
     try:
         yield Processes(outside.rank, outside.world)
     finally:
+        torch.set_num_threads(threads)
         dist.destroy_process_group()
 
 

@@ -7,12 +7,16 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["Shield", "StopRequest"]
+
+AT_ONCE = 1.0
+"""Seconds within which a second Ctrl-C is the first, once from the terminal and once from who started us."""
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the last two are what SLURM's --signal is mostly told to send
 
@@ -26,6 +30,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self._heard = 0.0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -48,9 +53,10 @@ class StopRequest:
                 signal.signal(number, self._hear)
 
     def _hear(self, number: int, _: Any) -> None:
-        if number == signal.SIGINT and self.number == signal.SIGINT:
+        now = time.monotonic()
+        if number == signal.SIGINT and self.number == signal.SIGINT and now - self._heard > AT_ONCE:
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self._heard = number, now
 
 
 def _numbers() -> list[signal.Signals]:

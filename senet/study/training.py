@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from senet.fast import synchronise
 from senet.options import changes_in, known_options
 from senet.saving import save
 from senet.study import badfiles
@@ -20,7 +21,6 @@ from senet.study.folder import (
     MODEL,
     PREDICTIONS,
     RESULT,
-    StudyError,
     digest_of,
     named,
     open_folder,
@@ -29,6 +29,7 @@ from senet.study.folder import (
     write_csv,
     write_json,
 )
+from senet.study.launching import launch
 from senet.study.machine import machine
 from senet.study.networks import Arm, Made, known_preprocessing, make
 from senet.study.prediction import predict_all
@@ -136,9 +137,13 @@ def train(
         raise ValueError(f"seed is a whole number of at least 0, not {seed!r}")
     asked = known_options(options, "train")
     arm = Arm(model, None if weights is None else str(weights), spec, where).with_start(start)
-    shown = progress if isinstance(progress, Progress) else Progress(progress)
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
+    if placement.to_start:
+        same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seed": seed}
+        how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
+        return launch(placement, train, {"model": model, "data": data, **same, **how, **options})
     with joined(placement) as processes:
+        shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         plan = plan_of(arm, data, asked, placement, processes, shown)
         made = make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
         settings = settings_of(arm, plan, made) | {"seed": seed}
@@ -222,7 +227,7 @@ def run(
     if plan.recipe.channels_last:  # on the CPU a step takes 0.7 to 0.9 of the time
         made.network.to(memory_format=torch.channels_last)
     if processes.count > 1:
-        raise StudyError("a training on several devices needs batch normalisation that they share")
+        synchronise(made.network)
     devices = [plan.device.index or 0] if plan.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         classifier = Classifier(made.network, plan, seed=seed)

@@ -14,7 +14,7 @@ from torch import nn
 from senet.block import SESpec
 from senet.saving import load
 from senet.stopping import Stopped
-from senet.study import recorder
+from senet.study import recorder, signals
 from senet.study.checkpointing import newest, place
 from senet.study.folder import StudyError, read_json
 from senet.study.training import train
@@ -143,7 +143,10 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_stops(tiny, pictures, tm
     assert session.batches[0][0] == step + 1
 
 
-def test_a_second_ctrl_c_does_not_wait(tiny, pictures, tmp_path):
+def test_a_second_ctrl_c_does_not_wait(tiny, pictures, tmp_path, monkeypatch):
+    clock = iter((0.0, 10.0))
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
+
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,74 @@
+"""Starting the processes of a training on this machine, where neither torchrun nor SLURM has."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from senet.stopping import Stopped
+from senet.study.folder import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from senet.study.processes import Placement
+
+__all__ = ["launch"]
+
+T = TypeVar("T")
+
+
+def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, Any]) -> T:
+    """Call `work` in as many processes as the placement has devices, and return what the first of them returns.
+
+    They are started as torchrun does it, which `work` then finds itself under; one that fails ends the others, and
+    nothing is started again. Functions and arguments go to them by pickle.
+
+    Raises:
+        StudyError: what the process that failed first has said, or that it was ended from outside.
+        Stopped, KeyboardInterrupt: where a signal asked to stop; the processes were told.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=len(placement.devices),
+        run_id=f"senet-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
+    except ChildFailedError as error:
+        raise _said(error) from error
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise Stopped(error.sigval, f"stopped by {signal.Signals(error.sigval).name}") from error
+    result: T = results[0]
+    return result
+
+
+def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    recorded: Any = record(work)
+    result: T = recorded(**arguments)
+    return result if os.environ["RANK"] == "0" else None
+
+
+def _said(error: Any) -> Exception:
+    rank, failure = error.get_first_failure()
+    text = str(failure.message)
+    kind, colon, rest = text.partition(": ")
+    if colon and kind.isidentifier() and kind.endswith("Error"):
+        return StudyError(rest) if kind != "TypeError" else TypeError(rest)
+    return StudyError(
+        f"process {rank} of the training ended from outside ({text.splitlines()[0] if text else failure.exitcode}); "
+        "the same command goes on from the last checkpoint"
+    )
