@@ -63,12 +63,22 @@ def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
 
 
 def _said(error: Any) -> Exception:
+    """What the process that failed first has said, by the record that it left."""
     rank, failure = error.get_first_failure()
-    text = str(failure.message)
+    said = failure.message
+    text = str(said.get("message", "") if isinstance(said, dict) else said)
     kind, colon, rest = text.partition(": ")
-    if colon and kind.isidentifier() and kind.endswith("Error"):
-        return StudyError(rest) if kind != "TypeError" else TypeError(rest)
+    if colon and kind in (
+        "StudyError",
+        "DataError",
+        "ValueError",
+        "TypeError",
+        "OSError",
+        "ModelError",
+        "WeightsError",
+    ):
+        return StudyError(rest)
+    why = text.splitlines()[0] if text else f"exit status {failure.exitcode}"
     return StudyError(
-        f"process {rank} of the training ended from outside ({text.splitlines()[0] if text else failure.exitcode}); "
-        "the same command goes on from the last checkpoint"
+        f"process {rank} of the training ended ({why}); the same command goes on from the last checkpoint"
     )

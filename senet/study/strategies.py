@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from senet.study.checkpointing import read_checkpoint, write_checkpoint
 from senet.study.folder import StudyError
@@ -47,4 +49,6 @@ def strategy_for(plan: Plan) -> str | Strategy:
             raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
         return FSDPStrategy(state_dict_type="full", use_orig_params=True)
     # Batch norm's statistics are those of all processes, so that its buffers need not be sent at every step.
-    return DDPStrategy(broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13
+    return DDPStrategy(**{name: False})
