@@ -18,6 +18,9 @@ __all__ = ["launch"]
 
 T = TypeVar("T")
 
+_PLAIN = ("StudyError", "DataError", "ModelError", "WeightsError", "InsertionError", "ValueError", "OSError")
+"""Errors whose text is written for the user."""
+
 
 def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, Any]) -> T:
     """Call `work` in as many processes as the placement has devices, and return what the first of them returns.

@@ -184,7 +184,10 @@ def _launched() -> _Outside | None:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     if SLURMEnvironment.detect():
-        slurm = SLURMEnvironment(auto_requeue=False)
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # --ntasks in place of --ntasks-per-node
+            raise StudyError(f"SLURM's job cannot be taken part in: {error}") from error
         return _Outside(
             "slurm",
             slurm.global_rank(),

@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, also while they write a checkpoint, end with the very weights of one that was not.
+"""Runs killed at any moment, also while they write a checkpoint, end with the very weights of one that was not.
 
 `make chaos`; each of these takes minutes.
 """

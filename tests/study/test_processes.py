@@ -1,6 +1,7 @@
 """Where a training runs, and that two processes do what one does."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ TORCHRUN = {
 }
 SLURM = {
     "SLURM_NTASKS": "4",
+    "SLURM_NTASKS_PER_NODE": "2",
     "SLURM_JOB_NAME": "train",
     "SLURM_JOB_ID": "7",
     "SLURM_PROCID": "3",
@@ -107,6 +109,9 @@ def test_under_slurm(monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     assert placement_of() == Placement(CPU, (0, 1), 2, launched="slurm")
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(StudyError, match="ntasks-per-node"):
+        placement_of()
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # salloc: one process, which nobody started for this
     assert placement_of() == Placement(CPU)
 
@@ -143,9 +148,7 @@ def test_the_next_epoch_begins_at_its_beginning():
 
 
 def test_a_batch_that_does_not_come_in_equal_parts():
-    with pytest.raises(
-        StudyError, match="a batch of 30 does not come in equal parts for 4 devices: give a batch_size of 32"
-    ):
+    with pytest.raises(StudyError, match="30 does not come in equal parts for 4 devices: give a batch_size of 32"):
         share_of(30, 4, 1)
     with pytest.raises(StudyError, match=r"for 2 devices and accumulate=4: give a batch_size of 8"):
         share_of(7, 2, 4)
@@ -154,7 +157,7 @@ def test_a_batch_that_does_not_come_in_equal_parts():
 @pytest.mark.parametrize(("length", "processes"), [(7, 1), (7, 2), (8, 3), (2, 4)])
 def test_every_image_is_measured_once(length, processes):
     shares = [list(ShareSampler(length, rank, processes)) for rank in range(processes)]
-    assert sorted(sum(shares, [])) == list(range(length))
+    assert sorted(index for share in shares for index in share) == list(range(length))
     even = [list(ShareSampler(length, rank, processes, even=True)) for rank in range(processes)]
     assert len({len(share) for share in even}) == 1
     assert sorted(index for share in even for index in share if index >= 0) == list(range(length))
@@ -187,7 +190,7 @@ def double(num_classes=10):
 def double(tiny):
     """The tiny network in float64 and without dropout, in which rounding does not grow to be seen."""
     file = tiny.removesuffix(":tiny")
-    with open(file, "a") as stream:
+    with Path(file).open("a") as stream:
         stream.write(DOUBLE)
     return f"{file}:double"
 
