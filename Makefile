@@ -3,13 +3,14 @@
 # make check  formatter, linter, type checker
 # make long   the tests marked long
 # make fuzz   40,000 mutated JPEG and PNG files through the decoder, its memory measured: a minute
+# make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long fuzz survey check clean
+.PHONY: demo test long chaos fuzz survey check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -34,6 +35,9 @@ long: $(VENV)/ready
 
 fuzz: $(VENV)/ready
 	$(BIN)/python -m pytest -s -m long tests/study/test_fuzz.py
+
+chaos: $(VENV)/ready
+	$(BIN)/python -m pytest -s -m long tests/study/test_chaos.py
 
 survey: $(VENV)/ready
 	$(BIN)/python benchmarks/survey.py

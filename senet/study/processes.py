@@ -225,7 +225,8 @@ def joined(placement: Placement) -> Iterator[Processes]:
         yield Processes()
         return
     outside = _launched()
-    assert outside is not None
+    if outside is None:
+        raise StudyError(f"{placement.count} processes are to be started with torchrun or SLURM's srun")
     kind = placement.device.type
     if kind == "cuda":
         torch.cuda.set_device(placement.device)

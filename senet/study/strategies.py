@@ -51,4 +51,5 @@ def strategy_for(plan: Plan) -> str | Strategy:
     # Batch norm's statistics are those of all processes, so that its buffers need not be sent at every step.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13
-    return DDPStrategy(**{name: False})
+    kept: dict[str, Any] = {name: False}
+    return DDPStrategy(**kept)
