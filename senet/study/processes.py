@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from senet.study.folder import StudyError
 from senet.study.prediction import device_of
@@ -218,6 +219,21 @@ def _within(asked: str, nodes: int | None, outside: _Outside) -> Placement:
     return Placement(device, indices, outside.nodes, launched=outside.by)
 
 
+def _store(outside: _Outside) -> Store | None:
+    """Where the processes of one machine find each other under torchrun; None for PyTorch's own choice.
+
+    After a restart torchrun hands on the store of the attempt before, with the addresses of processes that are gone.
+    Machines may count restarts differently, so that several of them cannot tell attempts apart by their number.
+    """
+    environment = os.environ
+    if outside.by != "torchrun" or outside.nodes > 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    shared = dist.TCPStore(  # type: ignore[attr-defined]
+        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False
+    )
+    return PrefixStore(f"senet-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+
+
 @contextlib.contextmanager
 def joined(placement: Placement) -> Iterator[Processes]:
     """Within it this process is one of the placement's, and they can talk to each other."""
@@ -233,7 +249,7 @@ def joined(placement: Placement) -> Iterator[Processes]:
     if outside.by == "slurm":  # torchrun has set these
         os.environ.update(MASTER_ADDR=outside.address, MASTER_PORT=str(outside.port))
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=outside.rank, world_size=outside.world)
+    dist.init_process_group(backend, rank=outside.rank, world_size=outside.world, store=_store(outside))
     threads = torch.get_num_threads()
     if kind == "cpu":  # the processes share the machine's cores
         torch.set_num_threads(max(1, threads // len(placement.devices)))

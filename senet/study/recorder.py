@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from senet.saving import save
 from senet.stopping import Stopped
 from senet.study.checkpointing import place, sweep
-from senet.study.folder import METRICS, NOT_FINITE, StudyError, write_csv, write_json
+from senet.study.folder import BEST, METRICS, NOT_FINITE, StudyError, write_csv, write_json
 from senet.study.signals import StopRequest
 from senet.study.tally import NotFinite, Sums
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import lightning.pytorch as L
+    from torch import nn
     from torch.utils.data import DataLoader
 
     from senet.study.preparation import Plan
@@ -119,6 +121,8 @@ class Recorder(Checkpoint):
         self.history.append(row)
         if trainer.logger is not None:
             trainer.logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
+        if self.plan.processes.rank == 0 and self.plan.placement.strategy != "fsdp":  # which has it in pieces
+            self._keep_best(pl_module.measured, row, split)
         self._write(trainer, pl_module)
         if self.plan.processes.rank == 0:
             write_csv(self.folder / METRICS, self.history)
@@ -128,6 +132,19 @@ class Recorder(Checkpoint):
         stop = torch.tensor([float(self.request.number > 0)])
         if self.plan.processes.summed(stop).item():
             self._stop(trainer)
+
+    def _keep_best(self, network: nn.Module, row: dict[str, float], split: str) -> None:
+        """Keep the network of the epoch with the highest accuracy so far, the first of equals, beside the last's."""
+        accuracies = [earlier[f"{split}_accuracy"] for earlier in self.history]
+        if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+            metadata = {
+                "classes": list(self.plan.source.classes),
+                "preprocessing": self.plan.preprocessing.to_json(),
+                "epoch": row["epoch"],
+                "accuracy": accuracies[-1],
+                "chosen_on": split,
+            }
+            save(network, self.folder / BEST, metadata=metadata)
 
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.network.parameters()):

@@ -62,7 +62,8 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        folder: where its files are: model.safetensors, metrics.csv, predictions.csv, tensorboard/, result.json.
+        folder: where its files are: model.safetensors, metrics.csv, predictions.csv, tensorboard/, result.json, and
+            best.safetensors, the network of the epoch that did best on the images watched. Results are the last's.
         accuracy: of the last epoch's network on the reported images, a fraction.
         split: which images those are: "test" or "val".
         correct: for each of them, whether the network was right.

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from senet.block import SESpec
-from senet.saving import load
+from senet.saving import load, read_metadata
 from senet.stopping import Stopped
 from senet.study import recorder, signals
 from senet.study.checkpointing import newest, place
@@ -93,6 +93,23 @@ def test_a_run_cut_after_any_step_goes_on_at_the_next(tiny, pictures, tmp_path, 
     assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
     assert _rows(resumed) == _rows(whole)
     assert resumed.correct == whole.correct
+
+
+def test_the_best_network_is_kept_beside_the_last(tiny, pictures, tmp_path):
+    networks = []
+
+    class Keep(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            networks.append({key: value.clone() for key, value in pl_module.network.state_dict().items()})
+
+    result = train(tiny, pictures, out=tmp_path / "run", callbacks=[Keep()], **SHORT)
+    accuracies = [row["val_accuracy"] for row in result.history]
+    best = accuracies.index(max(accuracies))
+    path = result.folder / "best.safetensors"
+    kept = load(path, create(tiny, num_classes=2)).state_dict()
+    assert _same(kept, networks[best])
+    said = read_metadata(path)["metadata"]
+    assert (said["epoch"], said["accuracy"], said["chosen_on"]) == (best + 1, max(accuracies), "val")
 
 
 def test_a_checkpoint_is_due_after_its_minutes(tiny, pictures, tmp_path, monkeypatch):

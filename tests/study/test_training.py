@@ -57,7 +57,15 @@ def test_a_run_folder_holds_everything(tiny, pictures, tmp_path):
     out = tmp_path / "run"
     result = train(tiny, pictures, out=out, spec=SESpec(), **SHORT)
     assert sorted(path.name for path in out.iterdir()) == [
-        *("metrics.csv", "model.safetensors", "predictions.csv", "result.json", "settings.json", "tensorboard"),
+        *(
+            "best.safetensors",
+            "metrics.csv",
+            "model.safetensors",
+            "predictions.csv",
+            "result.json",
+            "settings.json",
+            "tensorboard",
+        ),
     ]
     rows = read_csv(out / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
