@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +12,7 @@ from senet.stopping import Stopped
 from senet.study.folder import StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from senet.study.processes import Placement
 
@@ -46,7 +48,8 @@ def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, An
         max_restarts=0,
     )
     try:
-        results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
+        with _quiet():
+            results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
     except ChildFailedError as error:
         raise _said(error) from error
     except SignalException as error:
@@ -55,6 +58,21 @@ def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, An
         raise Stopped(error.sigval, f"stopped by {signal.Signals(error.sigval).name}") from error
     result: T = results[0]
     return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torchrun's own account of a failure, which is said once, in one line."""
+    names = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
@@ -71,15 +89,7 @@ def _said(error: Any) -> Exception:
     said = failure.message
     text = str(said.get("message", "") if isinstance(said, dict) else said)
     kind, colon, rest = text.partition(": ")
-    if colon and kind in (
-        "StudyError",
-        "DataError",
-        "ValueError",
-        "TypeError",
-        "OSError",
-        "ModelError",
-        "WeightsError",
-    ):
+    if colon and kind in _PLAIN:
         return StudyError(rest)
     why = text.splitlines()[0] if text else f"exit status {failure.exitcode}"
     return StudyError(
