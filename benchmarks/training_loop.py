@@ -3,8 +3,8 @@
     python benchmarks/training_loop.py FOLDER [--model timm:mobilenetv2_100] [--size 128] [--batch-size 32]
 
 All train one network on one folder of class folders, with the same batch size, optimiser and schedule. The bare loop
-has senet's own loader. timm's train.py is not in its package: its loop here is made of the parts that the script is made
-of (create_dataset, create_loader, create_optimizer_v2, its loss and scheduler), without its logging.
+has senet's own loader. timm's train.py is not in its package: its loop here is made of the parts that the script is
+made of (create_dataset, create_loader, create_optimizer_v2, its loss and scheduler), without its logging.
 """
 
 import argparse
