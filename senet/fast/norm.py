@@ -12,6 +12,10 @@ du = s·dy + dz/S the normalisation's own backward pass is again affine in dy an
     dv = s·γ·inv·dy − inv²·⟨γ·du·xhat⟩·(v − center) + γ·inv·dz/S − inv·⟨γ·du⟩
 
 where ⟨ ⟩ is the mean over whatever shares its statistics. The passes are passes.py's; all else here is of size (N, C).
+
+Where a ReLU stands between the two, and the gate is always positive, s·relu(u) = relu(s·u). The squeeze is then
+(γ·inv·Σ(v − center) + β·n)/S over the n positions that the ReLU passes, a reading of v; these two sums are what the
+backward pass needs besides, as du = s·dy + dz/S there and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.block import GATES, SEBlock, _se_gate
 from senet.fast.passes import Passes, compute_dtype, like, passes_for
@@ -51,6 +56,7 @@ def normalise_and_excite(
     other: Tensor | None = None,
     *,
     relu: bool = False,
+    rectified: bool = False,
 ) -> Tensor | None:
     """SE of the normalisation of v, plus `other`, rectified, where it can be had in one pass.
 
@@ -65,12 +71,15 @@ def normalise_and_excite(
         v: contiguous or channels last.
         other: like v, what is added (the shortcut).
         relu: whether the sum is rectified.
+        rectified: whether SE is given the rectified normalisation; nothing is added then.
 
     Returns:
         The output, or None where this machine or this normalisation has no such pass: nothing has been done then.
     """
     passes, statistics = passes_for(v), statistics_of(norm, kind)
     if passes is None or statistics is None:
+        return None
+    if rectified and (other is not None or block is None or not _always_positive(block)):
         return None
     to = compute_dtype(v)
     with torch.no_grad():
@@ -84,7 +93,7 @@ def normalise_and_excite(
             (mean - statistics.spread(center)).to(to),
         )
     gate, scale = (block.gate_function, block.scale) if block is not None else ("", None)
-    plan = _Plan(passes, statistics, gate, relu, block)
+    plan = _Plan(passes, statistics, gate, relu or rectified, rectified, block)
     affine = (getattr(norm, "weight", None), getattr(norm, "bias", None))
     result: Tensor = _NormaliseAndExcite.apply(v, *affine, *_layers(block), other, scale, plan, *moments)  # type: ignore[no-untyped-call]
     return result
@@ -108,6 +117,20 @@ class _Moments(NamedTuple):
     off: Tensor
 
 
+def _always_positive(block: SEBlock) -> bool:
+    """Whether the gate is greater than 0, whatever it is given; the scale is read once, not in every step."""
+    version, positive = _positive.get(block.scale, (-1, False))
+    if version != block.scale._version:
+        positive = float(block.scale) > 0
+        _positive[block.scale] = block.scale._version, positive
+    return positive and block.gate_function == "sigmoid"
+
+
+_positive: Any = (
+    WeakTensorKeyDictionary()
+)  # of each scale: its version when it was read, and whether it was greater than 0
+
+
 def _layers(block: SEBlock | None) -> tuple[Tensor | None, ...]:
     if block is None:
         return (None,) * 4
@@ -125,7 +148,8 @@ class _Plan:
     passes: Passes
     statistics: Statistics
     gate: str  # "" without SE
-    relu: bool
+    relu: bool  # of the output
+    rectified: bool  # what SE is given
     block: SEBlock | None
 
 
@@ -158,13 +182,16 @@ class _NormaliseAndExcite(torch.autograd.Function):
             to = moments.inv.dtype
             center, rest, inv = (plan.statistics.spread(x) for x in moments[:3])
             gain = inv if weight is None else inv * weight.to(to)
-            hidden = argument = None
+            hidden = argument = passed = None
             if fc1_weight is None or fc2_weight is None or scale is None:
                 a = gain.expand_as(moments.off)
                 b = rest * a if bias is None else rest * a + bias.to(to)
             else:
-                squeezed = moments.off * gain
-                squeezed = squeezed if bias is None else squeezed + bias.to(to)
+                if plan.rectified:
+                    shift = rest * gain if bias is None else rest * gain + bias.to(to)
+                    count, near = plan.passes.passed(v, center, gain, shift)
+                    passed = torch.stack([count, near + rest * count]) / _space(v)
+                squeezed = _squeezed(moments.off, passed, gain, bias)
                 hidden = F.relu(_linear(squeezed, fc1_weight, fc1_bias))
                 argument = _linear(hidden, fc2_weight, fc2_bias)
                 s = GATES[plan.gate](argument) * scale.to(to)
@@ -172,11 +199,12 @@ class _NormaliseAndExcite(torch.autograd.Function):
                 b = rest * a if bias is None else rest * a + s * bias.to(to)
             out = plan.passes.affine(v, center, a, b, other, plan.relu)
         if plan.block is not None and hidden is not None and argument is not None:
-            report(plan.block, (moments.rest, moments.mean, moments.off, hidden, argument))
+            kept = (moments.rest, moments.mean, moments.off, hidden, argument)
+            report(plan.block, kept if passed is None else (*kept, passed))
         ctx.plan = plan
         ctx.save_for_backward(
             v,
-            *(weight, bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, hidden, argument, *moments),
+            *(weight, bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, hidden, argument, passed, *moments),
             out if plan.relu else None,
         )
         return out
@@ -190,7 +218,7 @@ class _NormaliseAndExcite(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    v, weight, bias, w1, b1, w2, b2, scale, hidden, argument, *shared, mean, off, out = ctx.saved_tensors
+    v, weight, bias, w1, b1, w2, b2, scale, hidden, argument, passed, *shared, mean, off, out = ctx.saved_tensors
     plan: _Plan = ctx.plan
     need = ctx.needs_input_grad
     center, rest, inv = (plan.statistics.spread(x) for x in shared)
@@ -212,15 +240,15 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dh = (dt @ w2.to(to)) * (hidden > 0)
         dz = dh @ w1.to(to)
         if need[3]:
-            squeezed = off * gain
-            grads[3] = dh.T @ (squeezed if bias is None else squeezed + bias.to(to))
+            grads[3] = dh.T @ _squeezed(off, passed, gain, bias)
         if need[5]:
             grads[5] = dt.T @ hidden
         if need[4]:
             grads[4] = dh.sum(0)
         if need[6]:
             grads[6] = dt.sum(0)
-        ds0, ds1, a = s * s0 + dz, s * moment + dz * off * inv, s * gain
+        share, mean_off = (1.0, off) if passed is None else passed  # of the positions, and their mean deviation
+        ds0, ds1, a = s * s0 + dz * share, s * moment + dz * mean_off * inv, s * gain
     if need[1]:
         grads[1] = ds1.sum(0)
     if need[2]:
@@ -231,9 +259,12 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         m0, m1 = plan.statistics.averages(ds0, ds1, space)
         c1 = -inv * inv * m1
         c0 = rest * c1 - inv * m0
-        if dz is not None:
+        extra = None
+        if dz is not None and plan.rectified:
+            extra = gain * dz / space
+        elif dz is not None:
             c0 = c0 + gain * dz / space
-        grads[0] = plan.passes.input(dy, v, center, a, c1, c0, mask)
+        grads[0] = plan.passes.input(dy, v, center, a, c1, c0, mask, extra)
     if need[7]:
         grads[7] = dy
     given = (v, weight, bias, w1, b1, w2, b2)
@@ -250,12 +281,20 @@ def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     dy = dy if out is None else torch.where(out <= 0, 0, dy)
     with _exactly(v):
         y = plan.statistics.normalised(v, weight, bias)
+        y = F.relu(y) if plan.rectified else y
         if plan.gate:
             y = y * _se_gate(y, w1, b1, w2, b2, scale, "avg", plan.gate)
     found = torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True)
     grads = dict(zip(wanted, found, strict=True))
     other = dy if ctx.needs_input_grad[len(inputs)] else None
     return (*(grads.get(i) for i in range(len(inputs))), other, *_NO_GRADIENTS)
+
+
+def _squeezed(off: Tensor, passed: Tensor | None, gain: Tensor, bias: Tensor | None) -> Tensor:
+    """Equation 2 of the normalisation, or of its ReLU: from means over space."""
+    share, mean_off = (1.0, off) if passed is None else passed
+    squeezed: Tensor = mean_off * gain
+    return squeezed if bias is None else squeezed + share * bias.to(gain.dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-/* The four passes over an activation, for one element type: T is how it lies in memory, ACC what is computed in,
+/* The passes over an activation, for one element type: T is how it lies in memory, ACC what is computed in,
    LOAD and STORE go from one to the other, F(name) names the function. Included once for each type by passes.c.
 
    rows: the map of a sample's channel is contiguous ("NCHW"): `rows` = N*C maps of `space` elements.
@@ -113,23 +113,50 @@ void F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, lon
     }
 }
 
-/* dv = scale * dy + c1 * (v - center) + c0, dy counting where `out` (may be null) is not <= 0 */
+/* how many positions of every row a ReLU of (v - center) * scale + shift passes, and the sum of v - center over them */
+void F(passed_rows)(const T *v, long rows, long space, const ACC *center, const ACC *scale, const ACC *shift, ACC *n0,
+                    ACC *n1, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const T *x = v + r * space;
+        const ACC m = center[r], a = scale[r], b = shift[r];
+        double count = 0, total = 0;
+        for (long s = 0; s < space; s += BLOCK) {
+            long n = space - s < BLOCK ? space - s : BLOCK;
+            ACC p = 0, q = 0;
+            #pragma omp simd reduction(+ : p, q)
+            for (long i = s; i < s + n; i++) {
+                ACC d = LOAD(x[i]) - m;
+                ACC one = d * a + b <= 0 ? 0 : 1;
+                p += one;
+                q += one * d;
+            }
+            count += p;
+            total += q;
+        }
+        n0[r] = (ACC)count;
+        n1[r] = (ACC)total;
+    }
+}
+
+/* dv = scale * dy + c1 * (v - center) + c0, dy counting where `out` (may be null) is not <= 0, and `extra` added there */
 void F(input_rows)(const T *dy, const T *v, const T *out, T *dv, long rows, long space, const ACC *center,
-                   const ACC *scale, const ACC *c1, const ACC *c0, int threads)
+                   const ACC *scale, const ACC *c1, const ACC *c0, const ACC *extra, int threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long r = 0; r < rows; r++) {
         const T *g = dy + r * space, *x = v + r * space, *o = out + (out ? r * space : 0);
         T *y = dv + r * space;
-        const ACC m = center[r], a = scale[r], b = c1[r], c = c0[r];
+        const ACC m = center[r], a = scale[r], b = c1[r], c = c0[r], e = extra[r];
         if (!out) {
             #pragma omp simd
             for (long i = 0; i < space; i++) y[i] = STORE(a * LOAD(g[i]) + (b * (LOAD(x[i]) - m) + c));
         } else {
             #pragma omp simd
             for (long i = 0; i < space; i++) {
-                ACC d = LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]);
-                y[i] = STORE(a * d + (b * (LOAD(x[i]) - m) + c));
+                ACC d = LOAD(o[i]) <= 0 ? 0 : a * LOAD(g[i]) + e;
+                y[i] = STORE(d + (b * (LOAD(x[i]) - m) + c));
             }
         }
     }
@@ -232,6 +259,21 @@ static void F(affine_wide)(const T *v, const T *other, T *out, long samples, lon
     }
 }
 
+/* two sums of every map, from those of its pieces, in order */
+static void F(gathered)(long samples, long channels, long pieces, const ACC *scratch, ACC *s0, ACC *s1)
+{
+    for (long n = 0; n < samples; n++)
+        for (long c = 0; c < channels; c++) {
+            double a = 0, b = 0;
+            for (long p = n * pieces; p < (n + 1) * pieces; p++) {
+                a += scratch[p * 2 * channels + c];
+                b += scratch[p * 2 * channels + channels + c];
+            }
+            s0[n * channels + c] = (ACC)a;
+            s1[n * channels + c] = (ACC)b;
+        }
+}
+
 static void F(sums_wide)(const T *dy, const T *v, const T *out, T *kept, long samples, long space, long channels, long pieces,
                   const ACC *mean, ACC *scratch, ACC *s0, ACC *s1, int threads)
 {
@@ -282,25 +324,53 @@ static void F(sums_wide)(const T *dy, const T *v, const T *out, T *kept, long sa
             for (long c = 0; c < w; c++) s[c0 + c] = (ACC)ta[c], q[c0 + c] = (ACC)tb[c];
         }
     }
-    for (long n = 0; n < samples; n++)
-        for (long c = 0; c < channels; c++) {
-            double a = 0, b = 0;
-            for (long p = n * pieces; p < (n + 1) * pieces; p++) {
-                a += scratch[p * 2 * channels + c];
-                b += scratch[p * 2 * channels + channels + c];
-            }
-            s0[n * channels + c] = (ACC)a;
-            s1[n * channels + c] = (ACC)b;
-        }
+    F(gathered)(samples, channels, pieces, scratch, s0, s1);
 }
 
-static void F(input_wide)(const T *dy, const T *v, const T *out, T *dv, long samples, long space, long channels, long pieces,
-                   const ACC *center, const ACC *scale, const ACC *c1, const ACC *c0, int threads)
+static void F(passed_wide)(const T *v, long samples, long space, long channels, long pieces, const ACC *center,
+                           const ACC *scale, const ACC *shift, ACC *scratch, ACC *n0, ACC *n1, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long p = 0; p < samples * pieces; p++) {
+        PIECE(p);
+        ACC *s = scratch + p * 2 * channels, *q = s + channels;
+        const T *x = v + n * space * channels;
+        for (long c0 = 0; c0 < channels; c0 += WIDE) {
+            const long w = channels - c0 < WIDE ? channels - c0 : WIDE, at = n * channels + c0;
+            const ACC *m = center + at, *k = scale + at, *e = shift + at;
+            ACC a[WIDE], b[WIDE];
+            double ta[WIDE], tb[WIDE];
+            for (long c = 0; c < w; c++) ta[c] = 0, tb[c] = 0;
+            for (long f = from; f < to; f += RUN) {
+                const long t = to - f < RUN ? to : f + RUN;
+                for (long c = 0; c < w; c++) a[c] = 0, b[c] = 0;
+                for (long i = f; i < t; i++) {
+                    const T *row = x + i * channels + c0;
+                    #pragma omp simd
+                    for (long c = 0; c < w; c++) {
+                        ACC d = LOAD(row[c]) - m[c];
+                        ACC one = d * k[c] + e[c] <= 0 ? 0 : 1;
+                        a[c] += one;
+                        b[c] += one * d;
+                    }
+                }
+                for (long c = 0; c < w; c++) ta[c] += a[c], tb[c] += b[c];
+            }
+            for (long c = 0; c < w; c++) s[c0 + c] = (ACC)ta[c], q[c0 + c] = (ACC)tb[c];
+        }
+    }
+    F(gathered)(samples, channels, pieces, scratch, n0, n1);
+}
+
+static void F(input_wide)(const T *dy, const T *v, const T *out, T *dv, long samples, long space, long channels,
+                          long pieces, const ACC *center, const ACC *scale, const ACC *c1, const ACC *c0,
+                          const ACC *extra, int threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long p = 0; p < samples * pieces; p++) {
         PIECE(p);
         const ACC *m = center + n * channels, *a = scale + n * channels, *b = c1 + n * channels, *e = c0 + n * channels;
+        const ACC *h = extra + n * channels;
         for (long i = from; i < to; i++) {
             const long at = (n * space + i) * channels;
             const T *g = dy + at, *x = v + at, *o = out + (out ? at : 0);
@@ -311,8 +381,8 @@ static void F(input_wide)(const T *dy, const T *v, const T *out, T *dv, long sam
             } else {
                 #pragma omp simd
                 for (long c = 0; c < channels; c++) {
-                    ACC d = LOAD(o[c]) <= 0 ? 0 : LOAD(g[c]);
-                    y[c] = STORE(a[c] * d + (b[c] * (LOAD(x[c]) - m[c]) + e[c]));
+                    ACC d = LOAD(o[c]) <= 0 ? 0 : a[c] * LOAD(g[c]) + h[c];
+                    y[c] = STORE(d + (b[c] * (LOAD(x[c]) - m[c]) + e[c]));
                 }
             }
         }
@@ -337,6 +407,21 @@ static ACC *F(folded)(const ACC *x, long samples, long channels, long k)
     for (long n = 0; n < samples; n++)
         for (long j = 0; j < k; j++) memcpy(y + (n * k + j) * channels, x + n * channels, sizeof(ACC) * channels);
     return y;
+}
+
+/* two sums of every channel, from those of its copies */
+static void F(unfolded)(long samples, long channels, long k, const ACC *p, const ACC *q, ACC *s0, ACC *s1)
+{
+    for (long n = 0; n < samples; n++)
+        for (long c = 0; c < channels; c++) {
+            double a = 0, b = 0;
+            for (long j = 0; j < k; j++) {
+                a += p[(n * k + j) * channels + c];
+                b += q[(n * k + j) * channels + c];
+            }
+            s0[n * channels + c] = (ACC)a;
+            s1[n * channels + c] = (ACC)b;
+        }
 }
 
 void F(stats_last)(const T *v, long samples, long space, long channels, long pieces, double *mean, double *m2,
@@ -392,28 +477,40 @@ void F(sums_last)(const T *dy, const T *v, const T *out, T *kept, long samples, 
         ACC *m = F(folded)(mean, samples, channels, k), *p = malloc(sizeof(ACC) * samples * 2 * wide);
         ACC *q = p + samples * wide;
         F(sums_wide)(dy, v, out, kept, samples, space / k, wide, pieces, m, scratch, p, q, threads);
-        for (long n = 0; n < samples; n++)
-            for (long c = 0; c < channels; c++) {
-                double a = 0, b = 0;
-                for (long j = 0; j < k; j++) a += p[n * wide + j * channels + c], b += q[n * wide + j * channels + c];
-                s0[n * channels + c] = (ACC)a;
-                s1[n * channels + c] = (ACC)b;
-            }
+        F(unfolded)(samples, channels, k, p, q, s0, s1);
         free(m), free(p);
     }
     free(scratch);
 }
 
+void F(passed_last)(const T *v, long samples, long space, long channels, long pieces, const ACC *center,
+                    const ACC *scale, const ACC *shift, ACC *n0, ACC *n1, int threads)
+{
+    const long k = F(fold)(space, channels), wide = channels * k;
+    ACC *scratch = malloc(sizeof(ACC) * samples * pieces * 2 * wide);
+    if (k == 1) {
+        F(passed_wide)(v, samples, space, channels, pieces, center, scale, shift, scratch, n0, n1, threads);
+    } else {
+        ACC *m = F(folded)(center, samples, channels, k), *a = F(folded)(scale, samples, channels, k);
+        ACC *b = F(folded)(shift, samples, channels, k), *p = malloc(sizeof(ACC) * samples * 2 * wide);
+        F(passed_wide)(v, samples, space / k, wide, pieces, m, a, b, scratch, p, p + samples * wide, threads);
+        F(unfolded)(samples, channels, k, p, p + samples * wide, n0, n1);
+        free(m), free(a), free(b), free(p);
+    }
+    free(scratch);
+}
+
 void F(input_last)(const T *dy, const T *v, const T *out, T *dv, long samples, long space, long channels, long pieces,
-                   const ACC *center, const ACC *scale, const ACC *c1, const ACC *c0, int threads)
+                   const ACC *center, const ACC *scale, const ACC *c1, const ACC *c0, const ACC *extra, int threads)
 {
     const long k = F(fold)(space, channels);
     if (k == 1) {
-        F(input_wide)(dy, v, out, dv, samples, space, channels, pieces, center, scale, c1, c0, threads);
+        F(input_wide)(dy, v, out, dv, samples, space, channels, pieces, center, scale, c1, c0, extra, threads);
         return;
     }
     ACC *m = F(folded)(center, samples, channels, k), *a = F(folded)(scale, samples, channels, k);
     ACC *b = F(folded)(c1, samples, channels, k), *e = F(folded)(c0, samples, channels, k);
-    F(input_wide)(dy, v, out, dv, samples, space / k, channels * k, pieces, m, a, b, e, threads);
-    free(m), free(a), free(b), free(e);
+    ACC *h = F(folded)(extra, samples, channels, k);
+    F(input_wide)(dy, v, out, dv, samples, space / k, channels * k, pieces, m, a, b, e, h, threads);
+    free(m), free(a), free(b), free(e), free(h);
 }

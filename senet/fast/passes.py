@@ -1,4 +1,4 @@
-"""The four passes over an activation that normalisation and SE need together, on whatever machine.
+"""The passes over an activation that normalisation and SE need together, on whatever machine.
 
 An activation v is (N, C, *space), contiguous or channels last. What a pass is given or gives per sample and channel
 is (N, C), or broadcasts to it, in float32, or float64 for float64; `stats` gives float64 always, since where a mean is
@@ -8,6 +8,7 @@ many standard deviations its own rounding would be seen.
     affine  (v − center)·scale + shift [+ other] [ReLU]
     sums    dy, v                                -> Σ dy and Σ dy·(v − mean) over space
     input   scale·dy + c1·(v − center) + c0      -> the gradient of v
+    passed  where a ReLU of (v − center)·scale + shift passes: how many positions, and Σ (v − center) over them
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SMALL = 1 << 14  # elements, below which a second thread costs more than it doe
 
 
 class Passes(Protocol):
-    """One way of doing the four passes."""
+    """One way of doing the passes."""
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sum of squared deviations over space: v (N, C, *space) -> two of (N, C)."""
@@ -46,9 +47,20 @@ class Passes(Protocol):
         """
 
     def input(
-        self, dy: Tensor, v: Tensor, center: Tensor, scale: Tensor, c1: Tensor, c0: Tensor, out: Tensor | None = None
+        self,
+        dy: Tensor,
+        v: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        c1: Tensor,
+        c0: Tensor,
+        out: Tensor | None = None,
+        extra: Tensor | None = None,
     ) -> Tensor:
-        """scale·dy + c1·(v − center) + c0, like v; `out` as in `sums`."""
+        """scale·dy + c1·(v − center) + c0, like v; `out` as in `sums`, and `extra` is added where that passes."""
+
+    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The positions of each map that a ReLU of the affine pass lets through, and Σ (v − center) over them."""
 
 
 def compute_dtype(v: Tensor) -> torch.dtype:
@@ -119,13 +131,29 @@ class TorchPasses:
         return d.sum(space), (d * (v - _over_space(mean, v))).sum(space), kept if keep else dy
 
     def input(
-        self, dy: Tensor, v: Tensor, center: Tensor, scale: Tensor, c1: Tensor, c0: Tensor, out: Tensor | None = None
+        self,
+        dy: Tensor,
+        v: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        c1: Tensor,
+        c0: Tensor,
+        out: Tensor | None = None,
+        extra: Tensor | None = None,
     ) -> Tensor:
         """As `Passes` says."""
-        if out is not None:
-            dy = torch.where(out <= 0, 0, dy)
         center, scale, c1, c0 = (_over_space(x, v) for x in (center, scale, c1, c0))
-        return torch.addcmul(torch.addcmul(c0, v - center, c1), dy.to(scale.dtype), scale).to(v.dtype)
+        du = dy.to(scale.dtype) * scale
+        if out is not None:
+            du = torch.where(out <= 0, 0, du if extra is None else du + _over_space(extra, v))
+        return torch.addcmul(du + c0, v - center, c1).to(v.dtype)
+
+    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        deviations = v - _over_space(center, v)
+        through = torch.addcmul(_over_space(shift, v), deviations, _over_space(scale, v)) > 0
+        space = list(range(2, v.dim()))
+        return through.sum(space, dtype=scale.dtype), (deviations * through).sum(space)
 
 
 def _over_space(x: Tensor, v: Tensor) -> Tensor:
@@ -162,12 +190,27 @@ class NativePasses:
         return s0, s1, dy if kept is None else kept
 
     def input(
-        self, dy: Tensor, v: Tensor, center: Tensor, scale: Tensor, c1: Tensor, c0: Tensor, out: Tensor | None = None
+        self,
+        dy: Tensor,
+        v: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        c1: Tensor,
+        c0: Tensor,
+        out: Tensor | None = None,
+        extra: Tensor | None = None,
     ) -> Tensor:
         """As `Passes` says."""
         dv = torch.empty_like(v)
-        self._run("input", v, [dy, v, out, dv], [center, scale, c1, c0], [])
+        extra = torch.zeros((), dtype=scale.dtype) if extra is None else extra
+        self._run("input", v, [dy, v, out, dv], [center, scale, c1, c0, extra], [])
         return dv
+
+    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        n0, n1 = _per_map(v), _per_map(v)
+        self._run("passed", v, [v], [center, scale, shift], [n0, n1])
+        return n0, n1
 
     def _run(
         self, name: str, v: Tensor, maps: list[Tensor | None], given: list[Tensor], rest: list[Tensor | int]

@@ -1,4 +1,4 @@
-"""The four passes in Triton, a kernel each: one reading and at most one writing of each map.
+"""The passes in Triton, a kernel each: one reading and at most one writing of each map.
 
 A program takes one map or several (contiguous), or one run of positions of some channels (channels last); the sums
 over a map are taken by one program, in a fixed order, so that results are the same each time. Half precision is read
@@ -126,6 +126,39 @@ def sums(
 
 
 @triton.jit
+def passed(
+    v,
+    center,
+    scale,
+    shift,
+    n0,
+    n1,
+    channels,
+    space,
+    LAST: tl.constexpr,
+    C: tl.constexpr,
+    S: tl.constexpr,
+):
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    n = tl.program_id(1).to(tl.int64)
+    real = c < channels
+    m = tl.load(center + n * channels + c, mask=real, other=0.0)[:, None]
+    a = tl.load(scale + n * channels + c, mask=real, other=0.0)[:, None]
+    b = tl.load(shift + n * channels + c, mask=real, other=0.0)[:, None]
+    first = tl.zeros([C, S], m.dtype)
+    second = tl.zeros([C, S], m.dtype)
+    for start in range(0, space, S):
+        i = start + tl.arange(0, S)
+        inside = real[:, None] & (i < space)[None, :]
+        d = tl.load(v + _at(n, c[:, None], i[None, :], channels, space, LAST), mask=inside, other=0.0).to(m.dtype) - m
+        through = inside & (d * a + b > 0)
+        first += tl.where(through, 1.0, 0.0)
+        second += tl.where(through, d, 0.0)
+    tl.store(n0 + n * channels + c, tl.sum(first, 1), mask=real)
+    tl.store(n1 + n * channels + c, tl.sum(second, 1), mask=real)
+
+
+@triton.jit
 def input_gradient(
     dy,
     v,
@@ -135,6 +168,7 @@ def input_gradient(
     scale,
     c1,
     c0,
+    extra,
     channels,
     space,
     RELU: tl.constexpr,
@@ -152,9 +186,10 @@ def input_gradient(
     a = tl.load(scale + n * channels + c, mask=real, other=0.0)[:, None]
     b = tl.load(c1 + n * channels + c, mask=real, other=0.0)[:, None]
     e = tl.load(c0 + n * channels + c, mask=real, other=0.0)[:, None]
-    d = tl.load(dy + at, mask=inside, other=0.0).to(a.dtype)
+    d = tl.load(dy + at, mask=inside, other=0.0).to(a.dtype) * a
     if RELU:
         y = tl.load(out + at, mask=inside, other=0.0).to(a.dtype)
-        d = tl.where(y <= 0, 0.0, d)
+        h = tl.load(extra + n * channels + c, mask=real, other=0.0)[:, None]
+        d = tl.where(y <= 0, 0.0, d + h)
     x = tl.load(v + at, mask=inside, other=0.0).to(a.dtype) - m
-    tl.store(dv + at, (a * d + (b * x + e)).to(dv.dtype.element_ty), mask=inside)
+    tl.store(dv + at, (d + (b * x + e)).to(dv.dtype.element_ty), mask=inside)

@@ -1,4 +1,4 @@
-"""The four passes on CUDA, through Triton's kernels."""
+"""The passes on CUDA, through Triton's kernels."""
 
 from __future__ import annotations
 
@@ -78,13 +78,31 @@ class TritonPasses:
         _launch(kernels().sums, grid, v, *maps, *given, RELU=out is not None, KEEP=keep, LAST=last, C=c, S=s)
         return s0, s1, kept
 
+    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        n0, n1 = (torch.empty(v.shape[:2], dtype=compute_dtype(v), device=v.device) for _ in range(2))
+        last, (channels, space), (c, s) = _shape(v, reduces=True)
+        given = (x.expand(v.shape[:2]).contiguous() for x in (center, scale, shift))
+        grid = (_blocks(channels, c), len(v))
+        _launch(kernels().passed, grid, v, v, *given, n0, n1, channels, space, LAST=last, C=c, S=s)
+        return n0, n1
+
     def input(
-        self, dy: Tensor, v: Tensor, center: Tensor, scale: Tensor, c1: Tensor, c0: Tensor, out: Tensor | None = None
+        self,
+        dy: Tensor,
+        v: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        c1: Tensor,
+        c0: Tensor,
+        out: Tensor | None = None,
+        extra: Tensor | None = None,
     ) -> Tensor:
         """As `Passes` says."""
+        extra = scale.new_zeros(()) if extra is None else extra
         dv = torch.empty_like(v)
         last, (channels, space), (c, s) = _shape(v)
-        given = (x.expand(v.shape[:2]).contiguous() for x in (center, scale, c1, c0))
+        given = (x.expand(v.shape[:2]).contiguous() for x in (center, scale, c1, c0, extra))
         grid = (_blocks(channels, c), _blocks(space, s), len(v))
         maps = (dy, v, v if out is None else out, dv)
         _launch(

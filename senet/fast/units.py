@@ -1,7 +1,8 @@
-"""Residual units whose addition and ReLU join the pass that normalises and rescales their branch.
+"""Units whose addition and ReLU join the pass that normalises and rescales their branch.
 
-A unit is taken over only where the code of its class is known to the letter: the branch's layers, then the shortcut,
-the addition and the activation. What stands in a hook's way, or is not as it was known, runs as its class says.
+A residual unit is taken over only where the code of its class is known to the letter: the branch's layers, then the
+shortcut, the addition and the activation. What stands in a hook's way, or is not as it was known, runs as its class
+says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from senet.block import SEBlock
 from senet.fast.conditions import applies, hooked, looked_at
 from senet.fast.norm import normalise_and_excite
+from senet.fast.statistics import normalises
 from senet.fast.switch import fusing
 
 __all__ = ["KnownUnit", "code_digest", "known_unit", "rescaled", "runs", "unit_of"]
@@ -103,6 +106,35 @@ def _timm_finished(unit: Any, norm: nn.Module, v: Tensor, x: Tensor, act: nn.Mod
     return result
 
 
+def _sequence(unit: Any, x: Tensor) -> Tensor:
+    """The modules of an nn.Sequential in turn; a normalisation and the ReLU that SE was joined to, together."""
+    modules = list(unit)
+    at = 0
+    while at < len(modules):
+        module, after = modules[at], modules[at + 1] if at + 1 < len(modules) else None
+        rectified = _rectified(module, after, x) if after is not None else None
+        x = module(x) if rectified is None else rectified
+        at += 1 if rectified is None else 2
+    return x
+
+
+def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
+    """SE of the rectified normalisation of v, where SE was joined to the ReLU and that may be; else None."""
+    kind, child = vars(type(relu)).get("_senet_joined", (None, ""))
+    if kind is not nn.ReLU or not normalises(type(norm)) or type(v) is not Tensor or hooked(norm) or hooked(relu):
+        return None
+    block = getattr(relu, child)
+    if not applies(norm, block, v):
+        return None
+    return normalise_and_excite(norm, type(norm), block, v, rectified=True)
+
+
+def _joined_relus(unit: Any) -> nn.Module:
+    """One of the modules that SE was joined to, as long as there is one; the unit itself where there is none."""
+    found: nn.Module = next((m for m in unit if "_senet_joined" in vars(type(m))), unit)
+    return found
+
+
 class KnownUnit(NamedTuple):
     """A class of units: its branch's last normalisation, what to run in its place, and the code that does the same."""
 
@@ -125,9 +157,23 @@ _UNITS: Mapping[tuple[str, str], KnownUnit] = {
 }
 
 
+_SEQUENCE = KnownUnit(_joined_relus, _sequence, "")
+
+
 def unit_of(model: nn.Module, name: str) -> nn.Module | None:
-    """The residual unit whose branch ends with the module `name`, where it is one of those that are known."""
+    """The module that may run `name`, to which SE is joined, together with what stands around it; None for most.
+
+    A residual unit of a known class whose branch ends with the normalisation `name`, or an nn.Sequential in which the
+    ReLU `name` follows a normalisation.
+    """
     host = model.get_submodule(name)
+    if type(host) is nn.ReLU:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        modules = list(parent) if isinstance(parent, nn.Sequential) and known_unit(type(parent)) is _SEQUENCE else []
+        pairs = itertools.pairwise(modules)
+        return parent if any(after is host and normalises(type(module)) for module, after in pairs) else None
+    if not normalises(type(host)):
+        return None
     for _ in range(2):
         name = name.rpartition(".")[0]
         module = model.get_submodule(name)
@@ -140,6 +186,8 @@ def unit_of(model: nn.Module, name: str) -> nn.Module | None:
 def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
     """What is known of a class of units: nothing where its code is not what it was."""
     known = _UNITS.get((kind.__module__, kind.__qualname__))
+    if known is None and issubclass(kind, nn.Sequential) and kind.forward is nn.Sequential.forward:
+        return _SEQUENCE
     return known if known is not None and _is_as_known(kind.forward, known.digest) else None
 
 

@@ -106,9 +106,9 @@ def attach(model: nn.Module, site: Site, spec: SESpec) -> SEBlock:
     if source is not None:
         host.__dict__[_SHORTCUT] = source.__dict__[_SHORTCUT] = _Shortcut()
         source.__class__ = _subclass(type(source), "source", child, site.channel_dim)
-    unit = unit_of(model, site.name) if site.position == "output" and normalises(type(host)) else None
+    unit = unit_of(model, site.name) if site.position == "output" and site.channel_dim == 1 else None
     host.__class__ = _subclass(type(host), site.position, child, site.channel_dim)
-    if unit is not None:
+    if unit is not None and "_senet_norm" not in vars(type(unit)):
         unit.__class__ = _subclass(type(unit), "unit", child, site.channel_dim)
     return block
 
@@ -223,6 +223,7 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
         return result
 
     shares_pass = position == "output" and channel_dim == 1 and normalises(base)
+    joined_here = shares_pass or (position == "output" and channel_dim == 1 and base is nn.ReLU)
     known = known_unit(base) if position == "unit" else None
 
     def output(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -273,7 +274,7 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
         f"SE{base.__name__}" if position not in ("source", "unit") else base.__name__,
         (base,),
         {
-            **({"_senet_joined": (base, child)} if shares_pass else {}),
+            **({"_senet_joined": (base, child)} if joined_here else {}),
             **({"_senet_norm": known.norm} if known is not None else {}),
             "__module__": base.__module__,  # torch.fx takes a module for a leaf by where its class lives
             "__doc__": base.__doc__,

@@ -23,6 +23,8 @@ NETWORKS = {
     "inverted": lambda: torchvision.models.mobilenet_v2(num_classes=5),
     "timm basic": lambda: timm.create_model("resnet18", num_classes=5, zero_init_last=False),
     "timm bottleneck": lambda: timm.create_model("resnet26", num_classes=5, zero_init_last=False),
+    "mobilenet": lambda: senet.create("mobilenet_v1", num_classes=5),
+    "vgg": lambda: torchvision.models.vgg11_bn(num_classes=5, dropout=0.0),
     "timm drop path": lambda: timm.create_model("resnet18", num_classes=5, drop_path_rate=0.5, zero_init_last=False),
 }
 
@@ -32,9 +34,9 @@ def joined(monkeypatch):
     """How many passes had an addition in them, and how many a ReLU."""
     found = []
 
-    def counting(norm, kind, block, v, other=None, *, relu=False):
-        found.append((other is not None, relu))
-        return normalise_and_excite(norm, kind, block, v, other, relu=relu)
+    def counting(norm, kind, block, v, other=None, *, relu=False, rectified=False):
+        found.append((other is not None, "rectified" if rectified else relu))
+        return normalise_and_excite(norm, kind, block, v, other, relu=relu, rectified=rectified)
 
     monkeypatch.setattr(units, "normalise_and_excite", counting)
     return found
@@ -61,6 +63,7 @@ def test_a_step_of_training(name, joined):
     torch.testing.assert_close(results[0], results[1], rtol=1e-7, atol=1e-7)
     assert len(joined) == len(senet.blocks(se))
     expected = (name != "timm drop path", name not in ("inverted", "timm drop path"))
+    expected = (False, "rectified") if name in ("mobilenet", "vgg") else expected
     # where timm drops paths, the first unit drops with probability 0 and has none
     assert joined.count(expected) >= len(joined) - 1
 
@@ -94,6 +97,37 @@ def test_hooks_and_other_activations_keep_things_apart(joined):
     joined.clear()
     network.eval()(x)
     assert not joined
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "relu", "tanh"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_relu_between_the_two(gate, last, joined):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 2, 1))
+    x = torch.randn(4, 3, 7, 5, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    spec = senet.SESpec(4, gate=gate, bias=True, start="paper")
+    se = senet.insert(model, x.float(), spec, where="2").double().train()
+    with torch.no_grad():
+        for parameter in se.parameters():
+            parameter.copy_(torch.randn_like(parameter) + 0.2)
+    apart, plain = copy.deepcopy(se), copy.deepcopy(model)
+    se(x).square().sum().backward()
+    with straightforward():
+        apart(x).square().sum().backward()
+    assert joined == [(False, "rectified")] * len(joined)  # others are asked for, and refused
+    for a, b in zip(se.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-9)
+    assert [type(m) for m in senet.remove(se).modules()] == [type(m) for m in plain.modules()]
+    norm, block, v = se[1], se[2].se, torch.randn(3, 8, 3, 2, dtype=torch.float64, requires_grad=True)
+    if gate == "sigmoid":
+
+        def function(v, *_):
+            return normalise_and_excite(norm, nn.BatchNorm2d, block, v, rectified=True)
+
+        inputs = (v, *norm.parameters(), *block.parameters())
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
 
 
 def test_a_unit_whose_code_is_another_is_left_alone(monkeypatch):
