@@ -15,7 +15,7 @@ from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites
 from senet.verbs.ship import bench, export
-from senet.verbs.study import ablate, compare, evaluate, report, train
+from senet.verbs.study import ablate, compare, evaluate, predict, report, train
 
 __all__ = ["main"]
 
@@ -34,7 +34,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(sites, insert, cost, models),
-        *(train, evaluate, compare, ablate, report),
+        *(train, evaluate, predict, compare, ablate, report),
         *(explain, prune, explore),
         *(bench, export),
     )

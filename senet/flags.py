@@ -71,15 +71,16 @@ _DATA: Mapping[str, Flag] = {
     "data": Flag(
         "NAME",
         "the images: digits (built in), a folder of class folders (with train/ and val/ or test/ inside, or "
-        "split 80/20), torchvision:NAME, or shards of WebDataset (wds:path/{0000..0099}.tar)",
+        "split 80/20), torchvision:NAME, or shards of WebDataset (wds:path/{0000..0099}.tar); for predict, pictures "
+        "and folders of pictures",
     ),
     "data_root": Flag(
         "FOLDER", "where torchvision's data sets lie, and are downloaded to; without it ~/.cache/senet/data"
     ),
     "size": Flag(
         "PIXELS",
-        "height and width of what the network sees; without it 224 (or what the network was made for), and "
-        "the images' own size where that is at most 64",
+        "height and width of what the network sees (for evaluate, one or several); without it 224 (or what the "
+        "network was made for), and the images' own size where that is at most 64",
         1,
     ),
     "resize": Flag(
@@ -99,6 +100,7 @@ _DATA: Mapping[str, Flag] = {
         "the names that were saved with the network, else the folders in the order of their names",
     ),
     "class_offset": Flag("N", "added to the number of each class, where the network's first class is another", 0),
+    "top": Flag("K", "the K likeliest classes of each picture", 1),
     "split": Flag("NAME", "which images: train, val, test or all; without it test, or val where there is no test"),
     "batch_size": Flag(
         "N",
@@ -145,8 +147,10 @@ _OUTPUT: Mapping[str, Flag] = {
     "out": Flag(
         "PATH",
         "where to write: a file for insert and prune, one that ends in .onnx, .xml or .pt2 for export, a .png or .svg "
-        "for cost --table, a folder for train, compare, ablate, report, explain and bench",
+        "for cost --table, a .csv or .parquet for predict, a folder for train, evaluate, compare, ablate, report, "
+        "explain and bench",
     ),
+    "predictions": Flag("KIND", "how what was said of each image is written to --out: csv or parquet"),
     "table": Flag(
         "NAME",
         "the paper's tables: cost counts their networks and sets the paper's figures beside them; ablate trains the "

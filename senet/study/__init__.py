@@ -6,6 +6,7 @@ from senet.study.data import DataError, DataSource, open_data
 from senet.study.evaluation import Evaluation, evaluate
 from senet.study.excitation import Explanation, Pruned, explain, prune
 from senet.study.folder import StudyError
+from senet.study.predicting import Predicted, predict
 from senet.study.recipe import Recipe
 from senet.study.recipefile import read_recipe, recipes
 from senet.study.report import Comparison
@@ -19,6 +20,7 @@ __all__ = [
     "DataSource",
     "Evaluation",
     "Explanation",
+    "Predicted",
     "Preprocessing",
     "Pruned",
     "Recipe",
@@ -29,6 +31,7 @@ __all__ = [
     "evaluate",
     "explain",
     "open_data",
+    "predict",
     "prune",
     "read_recipe",
     "recipes",

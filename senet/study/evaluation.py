@@ -11,63 +11,28 @@ import torch
 from torch import nn
 
 from senet.fileformat import WeightsError
+from senet.study.badfiles import MAX_BAD
+from senet.study.classnames import names_in, published_classes, trained_classes
 from senet.study.data import DataSource, open_data
 from senet.study.folder import StudyError
-from senet.study.networks import Arm, heard, known_preprocessing, metadata_of
+from senet.study.measured import Evaluation, evaluation_folder, write_evaluation
+from senet.study.networks import Arm, heard, known_preprocessing
 from senet.study.prediction import device_of, predict_all
 from senet.study.progress import Progress
-from senet.study.sampling import eval_loader, hold
+from senet.study.readable import Readable
+from senet.study.reliability import CalibrationError
 from senet.study.transforms import Preprocessing
 from senet.zoo import create
 from senet.zoo.naming import is_saved
 from senet.zoo.weights import noted_preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from senet.study.images import Images
 
 __all__ = ["Evaluation", "asked_preprocessing", "by_name", "evaluate", "network_of", "trained_classes"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How a network did on images.
-
-    Attributes:
-        top1: the share of images whose class had the highest score.
-        top5: the share of images whose class was among the five highest scores (all, with fewer classes).
-        loss: the mean cross entropy.
-        count: number of images.
-        split: which images of the data: "test", "val", "train" or "all".
-        classes: how many classes the network has.
-        preprocessing: how images became its input.
-        correct: for each image, whether it was right.
-        notes: what is worth saying of the network.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    count: int
-    split: str
-    classes: int
-    preprocessing: Preprocessing
-    correct: tuple[bool, ...]
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        how = self.preprocessing
-        lines = (
-            *self.notes,
-            f"top-1 accuracy: {self.top1:.2%} ({sum(self.correct)} of {self.count} images)",
-            f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})",
-            f"loss: {self.loss:.4f}",
-            f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
-            f"{how.interpolation}{', BGR' * (how.channels == 'BGR')}; the network has {self.classes} classes",
-        )
-        return "\n".join(lines)
 
 
 def evaluate(
@@ -90,9 +55,12 @@ def evaluate(
     devices: str | int = "auto",
     workers: int | None = None,
     data_root: str | Path | None = None,
+    max_bad: float | str = MAX_BAD,
+    out: str | Path | None = None,
+    predictions: str = "csv",
     progress: bool = True,
 ) -> Evaluation:
-    """Measure a network's accuracy on labelled images, each once.
+    """Measure a network on labelled images, each once: accuracy, which classes it mistakes, and its calibration.
 
     Args:
         model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
@@ -116,15 +84,20 @@ def evaluate(
         devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
         workers: processes that load images; not given, one a core, at most 8.
         data_root: where torchvision's data sets lie.
+        max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"); they are left out and listed.
+        out: a folder to write to: predictions, confusion.csv, per_class.csv, calibration.csv, the figures confusion and
+            reliability (.png, .svg), and result.json.
+        predictions: how the first of these is written, as "csv" or "parquet".
         progress: whether to show how far it is, on standard error.
 
     Raises:
-        StudyError: where classes of images and network do not go together.
-        ValueError: where data, network, weights or numbers are not as asked.
+        StudyError: where classes of images and network do not go together, or `out` cannot be written or holds a run.
+        ValueError: where more images are unreadable than may be, or data, network, weights or numbers are not as asked.
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is a whole number of at least 1, not {batch_size!r}")
     device = device_of(devices)
+    folder = None if out is None else evaluation_folder(out, data, predictions)
     if isinstance(data, DataSource):
         source = data
     else:
@@ -149,26 +122,55 @@ def evaluate(
         interpolation=interpolation,
         channels=channels,
     )
-    held = hold(images, preprocessing, budget=0)
-    batches = eval_loader(held, batch_size or 64, workers=workers)
+    batches = Readable(
+        images,
+        preprocessing,
+        batch_size or 64,
+        workers=workers,
+        max_bad=max_bad,
+        name=source.name,
+        before=source.bad,
+    )
     shown = Progress(progress)
+    calibration = CalibrationError()
     modes = [(module, module.training) for module in network.modules()]
     with shown.steps(len(batches)), torch.random.fork_rng(devices=[]):
         shown.run(f"measuring {len(images)} images")
-        said = predict_all(network, batches, preprocessing, device=device, step=shown.step)
+        said = predict_all(network, batches, preprocessing, device=device, step=shown.step, each=calibration.count)
     for module, mode in modes:
         module.training = mode
-    return Evaluation(
+    result = Evaluation(
         top1=said.accuracy,
         top5=said.accuracy_of_five,
         loss=said.loss,
-        count=len(images),
+        count=len(said.labels),
         split=name,
         classes=said.classes,
         preprocessing=preprocessing,
         correct=tuple(said.correct.tolist()),
+        calibration_error=calibration.take(),
+        model=model if isinstance(model, str) else type(network).__name__,
+        weights=arm.weights,
+        data=source.name,
+        images=tuple(images.names[index] for index in batches.indices),
+        names=_names(arm, said.classes, source, classes, class_offset),
+        said=said,
+        skipped=(*source.bad, *batches.bad, *source.others),
         notes=tuple(notes),
     )
+    if folder is not None:
+        write_evaluation(result, folder, predictions=predictions, device=device)
+    return result
+
+
+def _names(arm: Arm, count: int, source: DataSource, classes: str | Path | None, offset: int) -> Mapping[int, str]:
+    """What the classes are called: by the file that was given, by the run, else as the folders are."""
+    if classes is not None:
+        return names_in(classes, offset)
+    trained = trained_classes(arm) if offset == 0 else None
+    if trained is None and len(source.classes) < count and (published := published_classes(arm, count)):
+        trained = published
+    return dict(enumerate(trained)) if trained else dict(enumerate(source.classes, offset))
 
 
 def network_of(arm: Arm, num_classes: int | None) -> nn.Module:
@@ -185,14 +187,6 @@ def network_of(arm: Arm, num_classes: int | None) -> nn.Module:
             saved = header["options"].get("num_classes")
             return load(arm.weights, create(arm.model, **({} if saved is None else {"num_classes": saved}) | asked))
     return create(arm.model, weights=arm.weights, **asked)
-
-
-def trained_classes(arm: Arm) -> list[str] | None:
-    """The class names that a run saved with the network."""
-    for name in (arm.weights, arm.model):
-        if name and is_saved(name) and (found := metadata_of(name).get("classes")):
-            return list(found)
-    return None
 
 
 def by_name(images: Images, source: DataSource, trained: list[str] | None) -> Images:

@@ -14,7 +14,17 @@ from senet.atomic import atomic_write
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["StudyError", "digest_of", "named", "open_folder", "read_csv", "read_json", "write_csv", "write_json"]
+__all__ = [
+    "StudyError",
+    "digest_of",
+    "named",
+    "open_folder",
+    "read_csv",
+    "read_json",
+    "writable_folder",
+    "write_csv",
+    "write_json",
+]
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
@@ -44,17 +54,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
             study wrote, a study of other settings (all that differ are named), or one and `resume` is False.
     """
     folder = Path(path).expanduser()
-    data = settings.get("data", {}).get("name")
-    if data is not None and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
-        raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise StudyError(
-            f"the output folder {folder} cannot be written ({error.strerror or error}): choose another"
-        ) from error
+    writable_folder(folder, settings.get("data", {}).get("name"))
     wanted = json.loads(json.dumps(settings))
     file = folder / SETTINGS
     if file.exists():
@@ -73,6 +73,24 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
     write_json(file, wanted)
     return folder
+
+
+def writable_folder(folder: Path, data: str | None = None) -> None:
+    """Make the folder.
+
+    Raises:
+        StudyError: where it cannot be made or written, or lies inside the data.
+    """
+    if data is not None and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StudyError(
+            f"the output folder {folder} cannot be written ({error.strerror or error}): choose another"
+        ) from error
 
 
 def named(name: str | Path | None, content: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from senet.study.images import FileImages, text_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Found", "class_indices", "files_below", "named_otherwise", "read_folder", "stratified_split"]
+__all__ = ["Found", "class_indices", "class_table", "files_below", "named_otherwise", "read_folder", "stratified_split"]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -55,16 +55,11 @@ def stratified_split(
     return [i for i in range(len(labels)) if i not in chosen], sorted(held)
 
 
-def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> dict[str, int]:
-    """The network's class index of each folder name, by a JSON file.
-
-    Args:
-        path: a list of names in the order of the network's classes, or an object name -> index.
-        folders: the names to look up.
-        offset: added to each index, for networks whose classes do not start at 0.
+def class_table(path: str | Path) -> dict[str, int]:
+    """The network's class index of each name in a JSON file: a list of names in order, or an object name -> index.
 
     Raises:
-        DataError: where the file is neither, or lacks a name.
+        DataError: where the file is neither.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -73,11 +68,24 @@ def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> 
     except ValueError as error:
         raise DataError(f"the classes file {path} is not JSON: {error}") from error
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        table = {name: index for index, name in enumerate(content)}
-    elif isinstance(content, dict) and all(type(index) is int and index >= 0 for index in content.values()):
-        table = content
-    else:
-        raise DataError(f"the classes file {path} holds neither a list of names nor an object name -> index")
+        return {name: index for index, name in enumerate(content)}
+    if isinstance(content, dict) and all(type(index) is int and index >= 0 for index in content.values()):
+        return content
+    raise DataError(f"the classes file {path} holds neither a list of names nor an object name -> index")
+
+
+def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> dict[str, int]:
+    """The network's class index of each folder name, by a JSON file.
+
+    Args:
+        path: what `class_table` reads.
+        folders: the names to look up.
+        offset: added to each index, for networks whose classes do not start at 0.
+
+    Raises:
+        DataError: where the file is no such file, or lacks a name.
+    """
+    table = class_table(path)
     missing = [name for name in folders if name not in table]
     if missing:
         close = difflib.get_close_matches(missing[0], table, n=1)

@@ -80,14 +80,17 @@ class FileImages:
         paths: the files.
         labels: the class of each.
         root: what `names` leaves out of the paths.
+        names: other names than these.
     """
 
     concurrent = True  # threads may load several at once
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], root: Path) -> None:
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], root: Path, *, names: Sequence[str] | None = None
+    ) -> None:
         self.paths = tuple(paths)
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        self.names: Sequence[str] = [text_of(path.relative_to(root)) for path in self.paths]
+        self.names: Sequence[str] = names or [text_of(path.relative_to(root)) for path in self.paths]
 
     def __len__(self) -> int:
         """How many images there are."""

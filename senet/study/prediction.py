@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,12 @@ from senet.study.folder import StudyError
 from senet.study.sampling import forking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch.utils.data import DataLoader
+    from collections.abc import Callable, Iterable, Iterator
 
     from senet.study.sampling import Batch
     from senet.study.transforms import Preprocessing
 
-__all__ = ["Predictions", "device_of", "logits_of", "predict_all"]
+__all__ = ["Predictions", "answers", "device_of", "logits_of", "predict_all"]
 
 
 def device_of(devices: str | int) -> torch.device:
@@ -71,16 +69,21 @@ class Predictions:
     Attributes:
         labels: (n,) the right classes.
         top: (n, k) the classes of the k highest scores, best first; k is 5, or the number of classes.
-        probability: (n,) of the first of them.
+        probabilities: (n, k) theirs.
         loss: the mean cross entropy.
         classes: how many classes the network has.
     """
 
     labels: Tensor
     top: Tensor
-    probability: Tensor
+    probabilities: Tensor
     loss: float
     classes: int
+
+    @property
+    def probability(self) -> Tensor:
+        """(n,) of the first."""
+        return self.probabilities[:, 0]
 
     @property
     def correct(self) -> Tensor:
@@ -98,28 +101,61 @@ class Predictions:
         return int((self.top == self.labels[:, None]).any(1).sum()) / len(self.labels)
 
 
+class Answer(NamedTuple):
+    """What a network said of one batch: (N, classes) scores, and the N right classes."""
+
+    logits: Tensor
+    labels: Tensor
+
+
 @torch.inference_mode()
-def predict_all(
+def answers(
     network: nn.Module,
-    batches: DataLoader[Batch],
+    batches: Iterable[Batch],
     preprocessing: Preprocessing,
     *,
     device: torch.device,
     step: Callable[[], None] = lambda: None,
+) -> Iterator[Answer]:
+    """Ask `network`, in eval mode and on `device`, about every batch; what it says is float32, on the CPU.
+
+    Raises:
+        StudyError: where it does not return scores.
+    """
+    network.to(device).eval()
+    with forking():
+        loaded = iter(batches)
+    for pixels, labels in loaded:
+        yield Answer(logits_of(network(preprocessing.normalise(pixels.to(device)))).float().cpu(), labels)
+        step()
+
+
+def predict_all(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    step: Callable[[], None] = lambda: None,
+    each: Callable[[Tensor, Tensor], None] = lambda probabilities, labels: None,  # noqa: ARG005
 ) -> Predictions:
     """Ask `network`, in eval mode and on `device`, about every image of `batches`.
+
+    Args:
+        network: (N, 3, H, W) -> (N, classes).
+        batches: (N, 3, H, W) uint8 pixels with (N,) labels.
+        preprocessing: whose mean and std are taken.
+        device: where the network is asked.
+        step: is called after every batch.
+        each: is given the (N, classes) probabilities and the (N,) labels of every batch.
 
     Raises:
         StudyError: where it does not return scores, or a label is beyond its classes.
     """
     labels, tops, probabilities = [], [], []
     loss = torch.zeros((), dtype=torch.float64)
-    network.to(device).eval()
     classes = 0
-    with forking():
-        loaded = iter(batches)
-    for pixels, right in loaded:
-        logits = logits_of(network(preprocessing.normalise(pixels.to(device)))).float().cpu()
+    for logits, right in answers(network, batches, preprocessing, device=device, step=step):
         classes = logits.shape[1]
         if int(right.max()) >= classes:
             raise StudyError(
@@ -127,10 +163,11 @@ def predict_all(
                 "say with `classes` which folder is which class, or give the network's own data"
             )
         loss += F.cross_entropy(logits, right, reduction="sum")
-        probability, top = logits.softmax(1).topk(min(5, classes))
+        said = logits.softmax(1)
+        probability, top = said.topk(min(5, classes))
         labels.append(right)
         tops.append(top)
-        probabilities.append(probability[:, 0])
-        step()
+        probabilities.append(probability)
+        each(said, right)
     joined = torch.cat(labels)
     return Predictions(joined, torch.cat(tops), torch.cat(probabilities), float(loss) / len(joined), classes)

@@ -1,14 +1,15 @@
-"""The verbs that need pictures: train, evaluate, compare."""
+"""The verbs that need pictures: train, evaluate, predict, compare."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Unpack
 
 from senet import display
 from senet.block import SESpec
 from senet.options import Options
 
-__all__ = ["ablate", "compare", "evaluate", "report", "train"]
+__all__ = ["ablate", "compare", "evaluate", "predict", "report", "train"]
 
 
 def train(
@@ -48,7 +49,7 @@ def evaluate(
     data_root: str | None = None,
     weights: str | None = None,
     num_classes: int | None = None,
-    size: int | None = None,
+    size: list[int] | None = None,
     resize: int | None = None,
     crop: float | None = None,
     mean: list[float] | None = None,
@@ -61,20 +62,85 @@ def evaluate(
     batch_size: int | None = None,
     devices: str = "auto",
     workers: int | None = None,
+    max_bad: str = "0.2",
+    out: str | None = None,
+    predictions: str = "csv",
 ) -> None:
-    """Measure the accuracy of a network on labelled images.
+    """Measure a network on labelled images: accuracy, which classes it mistakes, calibration.
+
+    With several sizes it is measured at each, and written to size-224, size-320, ... of the folder.
 
     Examples:
-      senet evaluate --model runs/se --data digits
+      senet evaluate --model runs/se --data digits --out runs/se-measured
+      senet evaluate --model runs/photos --data photos --size 224 320
       senet evaluate --model torchvision:mobilenet_v2 --weights pretrained --data photos --classes names.json
       senet evaluate --model se_resnet50 --weights SE-ResNet-50.caffemodel --data photos --classes names.json
     """
     from senet.study import evaluate as measure
 
-    result = measure(
+    sizes: list[int | None] = list(size) if size else [None]
+    for each in sizes:
+        folder = out if out is None or len(sizes) == 1 else str(Path(out) / f"size-{each}")
+        result = measure(
+            model,
+            data,
+            data_root=data_root,
+            weights=weights,
+            num_classes=num_classes,
+            size=each,
+            resize=resize,
+            crop=crop,
+            mean=mean,
+            std=std,
+            interpolation=interpolation,
+            channels=channels,
+            classes=classes,
+            class_offset=class_offset,
+            split=split,
+            batch_size=batch_size,
+            devices=devices,
+            workers=workers,
+            max_bad=max_bad,
+            out=folder,
+            predictions=predictions,
+        )
+        written = [] if folder is None else [f"written to {folder}"]
+        display.show(*result.parts(), *written, *[""] * (each != sizes[-1]))
+
+
+def predict(
+    model: str,
+    data: list[str],
+    *,
+    weights: str | None = None,
+    num_classes: int | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    crop: float | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
+    classes: str | None = None,
+    class_offset: int = 0,
+    top: int = 5,
+    batch_size: int | None = None,
+    devices: str = "auto",
+    workers: int | None = None,
+    out: str | None = None,
+) -> None:
+    """Say what a network sees in pictures: the likeliest classes of each, with their probabilities.
+
+    Examples:
+      senet predict --model runs/se --data photo.jpg
+      senet predict --model runs/se --data holiday/ --out holiday.csv
+      senet predict --model torchvision:mobilenet_v2 --weights pretrained --data *.jpg --top 3
+    """
+    from senet.study import predict as ask
+
+    result = ask(
         model,
         data,
-        data_root=data_root,
         weights=weights,
         num_classes=num_classes,
         size=size,
@@ -86,12 +152,13 @@ def evaluate(
         channels=channels,
         classes=classes,
         class_offset=class_offset,
-        split=split,
+        top=top,
         batch_size=batch_size,
         devices=devices,
         workers=workers,
+        out=out,
     )
-    display.show(str(result))
+    display.show(*result.parts(), *([] if out is None else [f"written to {out}"]))
 
 
 def compare(

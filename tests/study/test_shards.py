@@ -253,6 +253,7 @@ def test_the_index_of_a_large_shard_is_kept(paint, tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
 def test_cifar10_in_shards_gives_the_accuracy_that_folders_give(cifar10, tmp_path):
     name = shards_of(cifar10, tmp_path / "wds", each=5000)
     assert len(list((tmp_path / "wds").glob("*.tar"))) == 12
