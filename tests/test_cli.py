@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from senet import SESpec, __version__, cli, display, flags
 from senet.insertion import blocks
@@ -382,6 +383,15 @@ class _Said:
             {"size": 96, "crop": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3], "channels": "BGR"},
         ),
         ("evaluate --model m --data d --resize 100", {"resize": 100, "mean": None, "crop": None}),
+        (
+            "evaluate --model m --data d --max-bad 5% --out o --predictions parquet",
+            {"max_bad": "5%", "out": "o", "predictions": "parquet", "size": None},
+        ),
+        ("train --model m --data d --out o --max-bad 40", {"max_bad": "40"}),
+        (
+            "predict --model m --data a.jpg b/ --weights w --classes c --class-offset 1 --top 3 --out o.csv",
+            {"data": ["a.jpg", "b/"], "weights": "w", "classes": "c", "class_offset": 1, "top": 3, "out": "o.csv"},
+        ),
     ],
 )
 def test_what_the_studies_are_given(senet, study, monkeypatch, words, given):
@@ -395,8 +405,33 @@ def test_what_the_studies_are_given(senet, study, monkeypatch, words, given):
         return _Said()
 
     monkeypatch.setattr(study, verb, record)
-    assert senet(*words.split()) == (0, "what was found\n", "")
+    status, out, err = senet(*words.split())
+    assert (status, out.splitlines()[0], err) == (0, "what was found", "")
     assert calls[0] | given == calls[0]
+
+
+def test_several_sizes_are_measured_in_turn_and_pictures_are_named(senet, study, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    for at, count in (("train", 8), ("val", 4)):
+        for shade, name in ((40, "a"), (200, "b")):
+            (data / at / name).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (shade + index,) * 3).save(data / at / name / f"{index:03}.png")
+    (data / "val/a/002.png").write_bytes(b"")
+    options = ("--epochs", 1, "--batch-size", 8, "--devices", "cpu")
+    status, out, _ = senet("train", "--model", "resnet20", "--data", data, "--out", run, *options)
+    assert (status, out.splitlines()[-2:]) == (0, ["1 files were skipped:", "  val/a/002.png: the file is empty"])
+    status, out, _ = senet("evaluate", "--model", run, "--data", data, "--size", 8, 16, "--out", tmp_path / "measured")
+    assert status == 0
+    assert [f"middle {size} × {size}" in out for size in (8, 16)] == [True, True]
+    assert out.count("of 7 images") == 2
+    assert sorted(p.name for p in (tmp_path / "measured").iterdir()) == ["size-16", "size-8"]
+    status, out, _ = senet("predict", "--model", run, "--data", data / "val", "--out", tmp_path / "said.csv")
+    assert status == 0
+    assert "7 pictures" in out
+    assert out.endswith(f"a/002.png: the file is empty\nwritten to {tmp_path}/said.csv\n")
+    status, _, err = senet("evaluate", "--model", run, "--data", data, "--max-bad", 0)
+    assert (status, "max_bad (0) allows 0" in err) == (2, True)
 
 
 def test_real_weights_with_what_they_expect_as_options(senet, shared, imagenet100):

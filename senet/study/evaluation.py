@@ -97,7 +97,8 @@ def evaluate(
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is a whole number of at least 1, not {batch_size!r}")
     device = device_of(devices)
-    folder = None if out is None else evaluation_folder(out, data, predictions)
+    where = data.name if isinstance(data, DataSource) else str(data)
+    folder = None if out is None else evaluation_folder(out, where, predictions)
     if isinstance(data, DataSource):
         source = data
     else:

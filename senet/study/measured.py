@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from senet.study.badfiles import BadFile
-    from senet.study.data import DataSource
     from senet.study.prediction import Predictions
     from senet.study.transforms import Preprocessing
 
@@ -167,7 +166,7 @@ def prediction_columns(names: list[str], probabilities: list[float]) -> dict[str
     return columns
 
 
-def evaluation_folder(out: str | Path, data: str | Path | DataSource, predictions: str) -> Path:
+def evaluation_folder(out: str | Path, data: str, predictions: str) -> Path:
     """Make the folder that an evaluation is written to; an earlier evaluation in it is written over.
 
     Raises:
@@ -178,7 +177,7 @@ def evaluation_folder(out: str | Path, data: str | Path | DataSource, prediction
     folder = Path(out).expanduser()
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} holds a run or a comparison, whose result.json is its own: choose another folder")
-    writable_folder(folder, str(getattr(data, "name", data)))
+    writable_folder(folder, data)
     check_table(folder / f"predictions.{predictions}")
     return folder
 
