@@ -28,7 +28,7 @@ demo: $(VENV)/ready
 	$(BIN)/senet compare --model resnet20 --data digits --seeds 3 --out runs/demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 long: $(VENV)/ready
 	$(BIN)/python -m pytest -m long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ import pytest
 import torch
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+os.environ.pop("COLUMNS", None)  # xdist sets it: what is printed would be as wide as the terminal outside
+if _WORKERS > 1:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // _WORKERS))
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from senet.fast.description import FIRST
 from senet.fast.errors import ExportError
-from senet.fast.runtimes import OnnxRuntime, OpenVino, Runtime
+from senet.fast.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
 from senet.insertion.untouched import as_call
 from senet.zoo.sources import extra
 
@@ -154,7 +154,7 @@ def write_openvino_model(model: Any, paths: Sequence[Path]) -> None:
 
 def read_openvino_model(paths: Sequence[Path]) -> Any:
     """The `openvino.Model` of an .xml and a .bin, whatever their names."""
-    return extra("openvino", "ship").Core().read_model(str(paths[0]), str(paths[1]))
+    return openvino_core().read_model(str(paths[0]), str(paths[1]))
 
 
 def _write_pt2(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from senet.fast.description import FIRST
 from senet.insertion.untouched import as_call
 from senet.zoo.sources import extra
 
-__all__ = ["OnnxRuntime", "OpenVino", "Runtime"]
+__all__ = ["OnnxRuntime", "OpenVino", "Runtime", "openvino_core"]
 
 
 class Runtime(nn.Module):
@@ -79,14 +80,13 @@ class OpenVino(Runtime):
 
     def __init__(self, network: Any, *, precision: str = "f32", threads: int | None = None) -> None:
         super().__init__()
-        openvino = extra("openvino", "ship")
+        core = openvino_core()
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        core = openvino.Core()
         model = core.read_model(os.fspath(network)) if isinstance(network, str | Path) else network
         self.metadata = _rt_info(model)
         self._compiled = core.compile_model(model, "CPU", settings)
@@ -97,6 +97,20 @@ class OpenVino(Runtime):
         given = [tensor.detach().contiguous().numpy() for tensor in inputs]
         found = self._request.infer(given, share_inputs=True, share_outputs=False)
         return _tensors([found[output] for output in self._compiled.outputs])
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the whole process.
+
+    Each Core gives the main thread a stack for signals of its own and, when it goes, puts back the one that it found:
+    of two that go in the order in which they came, the second puts back what the first has freed, and the next signal
+    ends the process. One that never goes does neither.
+
+    Raises:
+        ImportError: where openvino is not installed, with the command that installs it.
+    """
+    return extra("openvino", "ship").Core()
 
 
 def _rt_info(model: Any) -> Mapping[str, str]:

@@ -17,10 +17,10 @@ from senet.fast.agreement import TOLERANCE, relative_difference
 from tests.insertion.networks import PreActivation, randomise, small_resnet
 
 
-def _equal(model, optimized, *inputs):
+def _equal(model, optimized, *inputs, tolerance=TOLERANCE):
     with torch.no_grad():
         for x in inputs:
-            assert relative_difference(model(x), optimized(x)) <= TOLERANCE
+            assert relative_difference(model(x), optimized(x)) <= tolerance
 
 
 def _outcomes(optimized):
@@ -49,13 +49,13 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks_give_the_same(name):
     build, moved = NETWORKS[name]
-    model = _trained(build())
-    x = torch.randn(2, 3, 64, 64)
+    model = _trained(build()).double()  # random weights at this depth make float32's own rounding large
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     optimized = optimize(model, x)
     outcomes = _outcomes(optimized)
     assert len(outcomes) == len(senet.blocks(model))  # found by what they compute, every one
     assert sum(outcomes) == moved
-    _equal(model, optimized, x, x[:1], torch.randn(3, 3, 64, 64))
+    _equal(model, optimized, x, x[:1], torch.randn(3, 3, 64, 64, dtype=torch.float64), tolerance=1e-10)
 
 
 def test_the_original_is_untouched():

@@ -164,11 +164,12 @@ def test_every_image_is_measured_once(length, processes):
 
 
 def test_predictions_of_shares_are_put_in_order():
-    whole = Predictions(torch.arange(7), torch.arange(14).view(7, 2), torch.arange(7.0), 3.0, 9)
-    parts = [Predictions(whole.labels[r::3], whole.top[r::3], whole.probability[r::3], float(r), 9) for r in range(3)]
+    whole = Predictions(torch.arange(7), torch.arange(14).view(7, 2), torch.arange(14.0).view(7, 2), 3.0, 9)
+    parts = [Predictions(whole.labels[r::3], whole.top[r::3], whole.probabilities[r::3], float(r), 9) for r in range(3)]
     found = joined_predictions(parts)
     assert torch.equal(found.labels, whole.labels)
     assert torch.equal(found.top, whole.top)
+    assert torch.equal(found.probabilities, whole.probabilities)
     assert found.loss == pytest.approx((0 * 3 + 1 * 2 + 2 * 2) / 7)
     assert joined_predictions([whole]) is whole
 
