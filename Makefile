@@ -5,12 +5,13 @@
 # make fuzz   40,000 mutated JPEG and PNG files through the decoder, its memory measured: a minute
 # make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
+# make bench  what SE costs in time and memory, by engine: docs/speed.md; hours, on an idle machine
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long chaos fuzz survey check clean
+.PHONY: demo test long chaos fuzz survey bench check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -41,6 +42,9 @@ chaos: $(VENV)/ready
 
 survey: $(VENV)/ready
 	$(BIN)/python benchmarks/survey.py
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/speed.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

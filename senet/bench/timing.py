@@ -32,7 +32,7 @@ class Effort:
     warm_up: float
 
 
-FULL = Effort(least=21, most=101, seconds=60, warm_up=1.0)
+FULL = Effort(least=15, most=101, seconds=40, warm_up=1.0)
 QUICK = Effort(least=7, most=21, seconds=5, warm_up=0.2)
 
 _LEAST_S = 0.02  # a shorter run is repeated, and the time of all is taken

@@ -79,6 +79,14 @@ def test_int8_says_what_it_does_to_the_accuracy(run):
     assert sorted(path.name for path in Path().iterdir()) == ["names.json", "nets.py", "tiny.bin", "tiny.xml"]
 
 
+def test_int8_says_when_there_were_no_other_pictures():
+    class Found:
+        count, split, top1 = 100, "val", 0.5
+
+    assert "on 100 of these pictures (split val): 50.00% before" in ship._change(Found, Found, same=True)
+    assert "on 100 other pictures (split val)" in ship._change(Found, Found, same=False)
+
+
 BAD = {
     "suffix": ("--model nets.py:tiny --out net.pt", "did you mean net.pt2?"),
     "INT8 without data": ("--model nets.py:tiny --out net.xml --int8", "--int8 needs --data"),

@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from senet.study.folder import RESULT
 from senet.study.networks import Arm
 
@@ -56,7 +58,8 @@ def train_beside(
     free: Any = context.Queue()
     for device in devices:
         free.put(device)
-    with ProcessPoolExecutor(len(devices), mp_context=context, initializer=_take, initargs=(free,)) as pool:
+    threads = max(1, torch.get_num_threads() // len(devices))
+    with ProcessPoolExecutor(len(devices), mp_context=context, initializer=_take, initargs=(free, threads)) as pool:
         futures = {
             pool.submit(_train, arms[key], data, folder / f"{key}-{seed}", seed, options): f"{key}-{seed}"
             for key, seed in waiting
@@ -73,9 +76,10 @@ def train_beside(
 _device = "cpu"
 
 
-def _take(free: Any) -> None:
-    """In a process of the pool: take one of the devices, for all that it trains."""
+def _take(free: Any, threads: int) -> None:
+    """In a process of the pool: take one of the devices, and its share of the cores, for all that it trains."""
     global _device
+    torch.set_num_threads(threads)
     try:
         _device = free.get(timeout=60)
     except queue.Empty:
