@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from senet.activations import kept_for_backward, watched
+from senet.fast.switch import of_any_size
 from senet.insertion import blocks, remove
 from senet.insertion.untouched import as_call, describe, devices_of, run, untouched
 
@@ -115,7 +116,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
 
     The network runs where it is, in eval mode for the multiply-adds and in training mode for the activations
     kept, and is left as it was: training modes, buffers, gradients and the random state. What is frozen
-    counts as frozen: less is kept for a layer whose parameters need no gradient.
+    counts as frozen: less is kept for a layer whose parameters need no gradient. The example stands for batches of it:
+    activations are counted as where normalisation and SE share a pass, though in a small tensor they would not.
 
     A batch of one whose maps shrink to 1×1 is refused by batch norm in training mode; the activations are
     then measured at batches 2 and 3 and reckoned for batch 1, as they grow linearly with the batch.
@@ -139,7 +141,7 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         example = tree_map_only(Tensor, _outside_inference_mode, example)
         with untouched(model):
             calls, multiply_adds = count_calls(model, found, example)
-        with untouched(model, training=True):
+        with untouched(model, training=True), of_any_size():  # one image stands for a batch of them
             activation_bytes, bytes_for = kept_for_backward(model, found, example)
         ratio: float | None = None
         if latency:

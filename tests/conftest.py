@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from senet.fast.switch import of_any_size
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
@@ -22,6 +24,13 @@ if _WORKERS > 1:
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_too():
+    """SE runs in its normalisation's pass in the small tensors of tests, as it does in large ones."""
+    with of_any_size():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

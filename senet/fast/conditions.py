@@ -21,7 +21,8 @@ def applies(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
 
     Not in eval mode, where the straightforward path is equal bit for bit to the plain network's; not while something
     looks at the operations (a compiler, a tracer, a dispatch mode, a function transform), which is given the
-    equations as they stand; not where someone's hook wants to see the tensor between the two.
+    equations as they stand; not where someone's hook wants to see the tensor between the two; not over small tensors,
+    where it would take longer.
 
     Args:
         norm: a normalisation, or one that SE was joined to.
@@ -38,7 +39,7 @@ def applies(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
         and bool(layout(v))
         and (block is None or _takes_part(block, v.shape[1]))
         and _parameters_fit([norm] if block is None else [norm, *block.children()], v)
-        and fusing()
+        and fusing(v)
         and not looked_at()
     )
 

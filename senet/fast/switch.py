@@ -9,19 +9,23 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["fusing", "obtrusive", "report", "straightforward", "unobtrusive", "watching"]
+__all__ = ["fusing", "obtrusive", "of_any_size", "report", "straightforward", "unobtrusive", "watching"]
 
 Watcher = Callable[[nn.Module, Sequence[Tensor]], None]
 _Hook = TypeVar("_Hook", bound=Callable[..., Any])
 _UNOBTRUSIVE = "_senet_unobtrusive"
 
+_WORTH = 1 << 17  # elements on a CPU, below which calling a joint pass takes longer than it saves
+
 _fusing: ContextVar[bool] = ContextVar("senet_fusing", default=True)
+_any_size: ContextVar[bool] = ContextVar("senet_any_size", default=False)
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("senet_watchers", default=())
 
 
-def fusing() -> bool:
-    """Whether passes may be fused here."""
-    return _fusing.get()
+def fusing(v: Tensor | None = None) -> bool:
+    """Whether passes may be fused here; over `v`, where it is given: in small ones that would take longer."""
+    pays = v is None or v.device.type != "cpu" or v.numel() >= _WORTH or _any_size.get()
+    return pays and _fusing.get()
 
 
 @contextlib.contextmanager
@@ -35,6 +39,16 @@ def straightforward() -> Iterator[None]:
         yield
     finally:
         _fusing.reset(token)
+
+
+@contextlib.contextmanager
+def of_any_size() -> Iterator[None]:
+    """Within it passes are fused over small tensors too: to test, and to count what a small example stands for."""
+    token = _any_size.set(True)
+    try:
+        yield
+    finally:
+        _any_size.reset(token)
 
 
 @contextlib.contextmanager

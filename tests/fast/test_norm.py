@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from contextlib import nullcontext
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import senet
 from senet import SEBlock, SESpec
-from senet.fast import native, passes, straightforward
+from senet.fast import native, passes, straightforward, switch
 from senet.fast.norm import normalise_and_excite
 from senet.fast.passes import NativePasses, TorchPasses
 from senet.fast.switch import watching
@@ -363,3 +364,10 @@ def test_a_rectified_nan_stays_one():
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     for ways in filter(None, (TorchPasses(), native.library() and NativePasses(native.library()))):
         assert ways.affine(v, zero, one, zero, relu=True).isnan().tolist() == [[[True, False, False]]]
+
+
+def test_small_tensors_take_the_straightforward_path(monkeypatch):
+    monkeypatch.setattr(switch, "_any_size", ContextVar("nothing asks for small ones", default=False))
+    model = joined(nn.BatchNorm2d(16), SESpec(), 16).train()
+    assert watched(model, torch.randn(7, 16, 32, 32))[1] == 0
+    assert watched(model, torch.randn(8, 16, 32, 32))[1] == 1

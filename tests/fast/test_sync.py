@@ -15,6 +15,7 @@ from torch import nn
 
 import senet
 from senet.fast import straightforward, synchronise
+from senet.fast.switch import of_any_size
 from senet.fast.sync import SynchronisedBatchNorm
 
 
@@ -49,7 +50,8 @@ def worker(rank: int, rendezvous: str, folder: str, apart: bool) -> None:
         with straightforward():
             loss = step(model, x[part], y[part], 2.0)  # DDP takes the mean over processes
     else:
-        loss = step(model, x[part], y[part], 2.0)
+        with of_any_size():
+            loss = step(model, x[part], y[part], 2.0)
     gradients = {name: p.grad for name, p in model.module.named_parameters()}
     torch.save((loss, gradients, dict(model.module.named_buffers())), Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
