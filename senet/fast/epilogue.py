@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, fx
 
 from senet.fast.graph import Network, value_of
+from senet.fast.passes import NativePasses, compute_dtype, layout, passes_for
 
 __all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu"]
 
 _aten = torch.ops.aten
+_LARGE = 1 << 22  # elements, above which a joint pass saves more than calling it takes
 
 
 def rescale(u: Tensor, gate: Tensor) -> Tensor:
@@ -33,8 +35,23 @@ def rescale_add(u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
 def rescale_add_relu(u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
     """max(u * gate + x, 0). `u` may be overwritten. Shapes: as `rescale_add`."""
     if _may_overwrite(u, gate, x):
+        passes = _native(u, gate, x)
+        if passes is not None:
+            zero = gate.new_zeros((), dtype=compute_dtype(u))
+            return passes.affine(u, zero, gate.flatten(1).to(zero.dtype), zero, x, relu=True, out=u)
         return torch.addcmul(x, u, gate, out=u).relu_()
     return torch.relu(u * gate + x)
+
+
+def _native(u: Tensor, gate: Tensor, x: Tensor) -> NativePasses | None:
+    """The compiled passes, which scale, add and rectify in one, where the tensors lie as they take them."""
+    if type(u) is not Tensor or u.numel() < _LARGE or u.device.type != "cpu" or u.dim() < 3:
+        return None
+    lies = layout(u) if u.dtype in (torch.float32, torch.bfloat16) else ""
+    if not lies or layout(x) != lies or gate.shape[:2] != u.shape[:2] or gate.numel() != u.shape[0] * u.shape[1]:
+        return None
+    passes = passes_for(u)
+    return passes if isinstance(passes, NativePasses) else None
 
 
 def _may_overwrite(u: Tensor, *others: Tensor) -> bool:
