@@ -37,6 +37,7 @@ def check(entry: Entry) -> dict:
     import torch
 
     import senet
+    from senet.fast import straightforward
     from senet.insertion import largest_difference, untouched
 
     torch.manual_seed(0)
@@ -60,7 +61,9 @@ def check(entry: Entry) -> dict:
     result["difference_eval"] = largest_difference(expected, given)
     old, new = plain.state_dict(), se.state_dict()
     result["keys_kept"] = all(k in new and torch.equal(old[k], new[k]) for k in old)
-    result |= learn(plain, se, entry)
+    with straightforward():
+        result |= learn(plain, se, entry)
+    result |= joint(plain, se, entry)
     removed = senet.remove(se)
     again = forward(removed, example, training=False)
     result["removed"] = (
@@ -148,6 +151,30 @@ def learn(plain, se, entry: Entry) -> dict:
             result["second_layers"] = sum(not torch.equal(m.fc2.weight, before[n]) for n, m in ours.items())
     result["first_layers"] = sum(bool(m.fc1.weight.grad.any()) for m in ours.values())  # whatever the rate
     return result
+
+
+def joint(plain, se, entry: Entry) -> dict:
+    """The output in training where SE runs in its normalisation's pass, in float64, in which rounding does not grow."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    from senet.fast.switch import of_any_size, watching
+    from senet.insertion import as_call, largest_difference
+
+    def double(x):
+        return x.double() if x.is_floating_point() else x
+
+    args, kwargs = tree_map_only(torch.Tensor, double, as_call(entry.training_example()))
+    blocks, outputs = set(), []
+    try:
+        for model in (plain, se):
+            model = copy.deepcopy(model).double().train()
+            torch.manual_seed(0)
+            with torch.no_grad(), of_any_size(), watching(lambda block, _: blocks.add(block)):
+                outputs.append(model(*args, **kwargs))
+    except Exception as error:
+        return {"joint_failed": f"{type(error).__name__}: {error}"[:300]}
+    return {"joint": len(blocks), "difference_joint": largest_difference(*outputs)}
 
 
 def detach(tree):
@@ -254,6 +281,8 @@ def verdict(entry: Entry, result: dict) -> str:
         wrong.append(f"eval output differs by {result['difference_eval']:.2g}")
     if not result["difference_train"] <= 1e-5:
         wrong.append(f"train output differs by {result['difference_train']:.2g}")
+    if not result.get("difference_joint", 0) <= 1e-6:
+        wrong.append(f"train output of the joint pass differs by {result['difference_joint']:.2g}")
     if not result["keys_kept"]:
         wrong.append("keys or values changed")
     if not result["step_difference"] <= 1e-5:
@@ -284,10 +313,12 @@ def page() -> str:
         f"{os.cpu_count()} CPU cores. Random weights; every network checked for everything that insertion promises.",
         "",
         "Columns: *identity*: the output in eval mode, and in training mode with the same seed, against the plain "
-        "network's. *keys*: every old key and value kept. *step*: largest relative difference of a plain parameter "
-        "after one step of SGD. *learns*: SE blocks whose second layer the first step changes and whose first layer "
-        "the second step moves. *removed*: the plain network back, bit for bit. *copy, export, compile*: as before "
-        "insertion (a dash: the plain network does not either; nothing: not tried). *s*: seconds that `insert` took.",
+        "network's, SE computed as its equations stand. *joint*: blocks that in training run in their normalisation's "
+        "pass instead, and what that changes in the output, in float64. *keys*: every old key and value kept. "
+        "*step*: largest relative difference of a plain parameter after one step of SGD. *learns*: SE blocks whose "
+        "second layer the first step changes and whose first layer the second step moves. *removed*: the plain "
+        "network back, bit for bit. *copy, export, compile*: as before insertion (a dash: the plain network does not "
+        "either; nothing: not tried). *s*: seconds that `insert` took.",
         "",
     ]
     for kind, title in KINDS.items():
@@ -309,17 +340,16 @@ KINDS = {
     "other": "segmentation-models-pytorch and MONAI",
     "transformer": "Pure transformers, MLPs and state-space networks: the clean error",
 }
-HEAD = (
-    "| network | rule | sites | identity: eval | train | keys | step | learns | removed | copy | export | compile | s |"
-)
-RULE = "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+COLUMNS = "network, rule, sites, identity: eval, train, joint, keys, step, learns, removed, copy, export, compile, s"
+HEAD = f"| {COLUMNS.replace(', ', ' | ')} |"
+RULE = "|---" * 14 + "|"
 
 
 def row(entry: Entry, result: dict) -> str:
     seconds = f"{result['seconds']:.1f}" if "seconds" in result else ""
     if "failed" in result or "error" in result:
         said = (result.get("failed") or result["error"]).splitlines()[0].replace("|", "/")
-        return f"| {entry.name} | | | {said[:110]}{'...' * (len(said) > 110)} |" + " |" * 8 + f" {seconds} |"
+        return f"| {entry.name} | | | {said[:110]}{'...' * (len(said) > 110)} |" + " |" * 9 + f" {seconds} |"
     equal = {0.0: "exact"}
     cells = [
         entry.name,
@@ -327,6 +357,7 @@ def row(entry: Entry, result: dict) -> str:
         f"{result['sites']}" + (f" (+{result['held_before']} there)" if result["held_before"] else ""),
         equal.get(result["difference_eval"], f"{result['difference_eval']:.1e}"),
         equal.get(result["difference_train"], f"{result['difference_train']:.1e}"),
+        joined(result),
         "yes" if result["keys_kept"] else "NO",
         equal.get(result["step_difference"], f"{result['step_difference']:.1e}"),
         f"{min(result['first_layers'], result['second_layers'])}/{result['sites']}",
@@ -336,6 +367,13 @@ def row(entry: Entry, result: dict) -> str:
         seconds,
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def joined(result: dict) -> str:
+    """How many blocks ran in their normalisation's pass, and what that changed."""
+    if not result.get("joint"):
+        return "not tried" if "joint_failed" in result else "none"
+    return f"{result['joint']}: {result['difference_joint']:.0e}"
 
 
 def tried(ways: dict | None) -> str:
