@@ -18,6 +18,7 @@ from torch import Tensor
 
 from senet.fast.description import FIRST
 from senet.fast.errors import ExportError
+from senet.fast.onnx_squeeze import pool_squeezes
 from senet.fast.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
 from senet.insertion.untouched import as_call
 from senet.zoo.sources import extra
@@ -80,6 +81,7 @@ def _write_onnx(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path])
         written = torch.onnx.export(traced.program, dynamo=True, verbose=False)
     assert written is not None  # for mypy: with a graph and no file torch returns what it made
     model = written.model_proto
+    pool_squeezes(model.graph)
     _clean(model.graph, traced.symbols)
     _name_ports(model.graph, traced)
     for name, text in texts.items():
