@@ -342,14 +342,15 @@ KINDS = {
 }
 COLUMNS = "network, rule, sites, identity: eval, train, joint, keys, step, learns, removed, copy, export, compile, s"
 HEAD = f"| {COLUMNS.replace(', ', ' | ')} |"
-RULE = "|---" * 14 + "|"
+RULE = "|---" * HEAD.count(" | ") + "|---|"
 
 
 def row(entry: Entry, result: dict) -> str:
     seconds = f"{result['seconds']:.1f}" if "seconds" in result else ""
     if "failed" in result or "error" in result:
         said = (result.get("failed") or result["error"]).splitlines()[0].replace("|", "/")
-        return f"| {entry.name} | | | {said[:110]}{'...' * (len(said) > 110)} |" + " |" * 9 + f" {seconds} |"
+        empty = " |" * (HEAD.count(" | ") - 4)
+        return f"| {entry.name} | | | {said[:110]}{'...' * (len(said) > 110)} |{empty} {seconds} |"
     equal = {0.0: "exact"}
     cells = [
         entry.name,

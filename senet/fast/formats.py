@@ -18,7 +18,7 @@ from torch import Tensor
 
 from senet.fast.description import FIRST
 from senet.fast.errors import ExportError
-from senet.fast.onnx_squeeze import pool_squeezes
+from senet.fast.onnx_squeeze import branches, pool_squeezes
 from senet.fast.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
 from senet.insertion.untouched import as_call
 from senet.zoo.sources import extra
@@ -117,9 +117,8 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
     for node in graph.node:
         for ends in (node.input, node.output):
             ends[:] = [names.get(name, name) for name in ends]
-        for attribute in node.attribute:  # the branches of a condition see what is outside
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _rename(inner, names)
+        for branch in branches(node):
+            _rename(branch, names)
     for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         entry.name = names.get(entry.name, entry.name)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from senet.zoo.sources import extra
 
-__all__ = ["pool_squeezes"]
+__all__ = ["branches", "pool_squeezes"]
 
 _ELEMENTWISE = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "LeakyRelu", "Elu", "Gelu", "Mish")
 _LINEAR = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}  # x Wᵀ + b
@@ -85,10 +85,16 @@ def _values(graph: Any) -> _Values:
 def _taken(node: Any) -> Iterator[str]:
     """Names that a node takes, and the nodes in its branches."""
     yield from node.input
+    for branch in branches(node):
+        for other in branch.node:
+            yield from _taken(other)
+
+
+def branches(node: Any) -> Iterator[Any]:
+    """The graphs within a node, such as those of a condition; they see what is outside."""
     for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for other in inner.node:
-                yield from _taken(other)
+        yield from [attribute.g] if attribute.HasField("g") else []
+        yield from attribute.graphs
 
 
 def _attributes(node: Any) -> dict[str, Any]:
