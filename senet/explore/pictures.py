@@ -6,11 +6,11 @@ import base64
 import codecs
 import io
 import re
-import warnings
 
 from PIL import Image, UnidentifiedImageError
 
 from senet.study.decoding import BadImageError, decode_bytes, readable_formats, reason_of
+from senet.study.quiet import without_warnings
 
 __all__ = ["MOST_BYTES", "MOST_PIXELS", "PictureError", "from_base64", "read_picture", "too_many_bytes"]
 
@@ -80,10 +80,9 @@ def read_picture(content: bytes) -> Image.Image:
 def _size(content: bytes) -> tuple[int, int]:
     """Width and height, from the header."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's own remark on large pictures
-            with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
-                return image.size
+        # PIL remarks on large pictures
+        with without_warnings(), Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+            return image.size
     except UnidentifiedImageError:
         raise PictureError(f"{_what(content)}; drop a picture: JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP") from None
     except Image.DecompressionBombError:

@@ -7,11 +7,12 @@ import functools
 import io
 import stat
 import time
-import warnings
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from senet.study.quiet import without_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,12 +142,11 @@ def _decoded(file: IO[bytes], size: int, suffix: str) -> Image.Image:
     if size == 0:
         raise BadImageError("empty", "the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's remarks on broken EXIF data and large images
-            with Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
-                _bound(image)
-                image.load()
-                return to_rgb(image)
+        # PIL remarks on broken EXIF data and large images
+        with without_warnings(), Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
+            _bound(image)
+            image.load()
+            return to_rgb(image)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
