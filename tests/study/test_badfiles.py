@@ -46,7 +46,6 @@ def test_a_real_folder_trains_through_and_the_list_of_bad_files_is_exact(real, t
     assert sorted([*source.train.names, *source.val.names]) == good
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_batches_of_a_real_folder_are_the_same_for_any_number_of_workers(real):
     how = Augmentation(16)
 
