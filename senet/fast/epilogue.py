@@ -11,13 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from senet.fast.algebra import window_means
+from senet.fast.eager import computed_now
+from senet.fast.gating import gates
 from senet.fast.graph import Network, value_of
-from senet.fast.passes import NativePasses, compute_dtype, layout, passes_for
+from senet.fast.native import library
 
 __all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu"]
 
 _aten = torch.ops.aten
-_LARGE = 1 << 22  # elements, above which a joint pass saves more than calling it takes
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_COMPILED = {
+    torch.float32: ("rescale_rows_float32", "rescale_last_float32"),
+    torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
+}
 
 
 def rescale(u: Tensor, gate: Tensor) -> Tensor:
@@ -25,41 +32,47 @@ def rescale(u: Tensor, gate: Tensor) -> Tensor:
     return u.mul_(gate) if _may_overwrite(u, gate) else u * gate
 
 
-def rescale_add(u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
-    """U * gate + x. `u` may be overwritten. Shapes: as `rescale`; `x` that of `u`."""
-    if _may_overwrite(u, gate, x):
-        return torch.addcmul(x, u, gate, out=u)
-    return u * gate + x
+def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """U * gate + x. `u` may be overwritten. Shapes: as `rescale`; `x` that of `u`.
+
+    With `threads` compiled functions may use so many; 0 leaves the work to PyTorch's operations.
+    """
+    if threads and _in_one_pass(threads, u, gate, x, 0):
+        return u
+    return torch.addcmul(x, u, gate, out=u) if _may_overwrite(u, gate, x) else u * gate + x
 
 
-def rescale_add_relu(u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
-    """max(u * gate + x, 0). `u` may be overwritten. Shapes: as `rescale_add`."""
-    if _may_overwrite(u, gate, x):
-        passes = _native(u, gate, x)
-        if passes is not None:
-            zero = gate.new_zeros((), dtype=compute_dtype(u))
-            return passes.affine(u, zero, gate.flatten(1).to(zero.dtype), zero, x, relu=True, out=u)
-        return torch.addcmul(x, u, gate, out=u).relu_()
-    return torch.relu(u * gate + x)
+def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """max(u * gate + x, 0). `u` may be overwritten. As `rescale_add`."""
+    if threads and _in_one_pass(threads, u, gate, x, 1):
+        return u
+    return torch.addcmul(x, u, gate, out=u).relu_() if _may_overwrite(u, gate, x) else torch.relu(u * gate + x)
 
 
-def _native(u: Tensor, gate: Tensor, x: Tensor) -> NativePasses | None:
-    """The compiled passes, which scale, add and rectify in one, where the tensors lie as they take them."""
-    if type(u) is not Tensor or u.numel() < _LARGE or u.device.type != "cpu" or u.dim() < 3:
-        return None
-    lies = layout(u) if u.dtype in (torch.float32, torch.bfloat16) else ""
-    if not lies or layout(x) != lies or gate.shape[:2] != u.shape[:2] or gate.numel() != u.shape[0] * u.shape[1]:
-        return None
-    passes = passes_for(u)
-    return passes if isinstance(passes, NativePasses) else None
+def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor, relu: int) -> bool:
+    """Do it over u by the compiled functions, where the tensors lie as they take them; whether it is done."""
+    shape, dtype = u.shape, u.dtype
+    if dtype not in _COMPILED or x.shape != shape or x.dtype is not dtype or gate.dtype is not dtype or not u.is_cpu:
+        return False
+    if u.requires_grad or x.requires_grad or gate.requires_grad or len(shape) < 3 or gate.shape[:2] != shape[:2]:
+        return False
+    size, maps, channels = u.numel(), gate.numel(), shape[1]
+    if not size or maps != shape[0] * channels or not gate.is_contiguous():
+        return False
+    rows, last = _COMPILED[dtype]
+    at = (u.data_ptr(), x.data_ptr())
+    if u.is_contiguous() and x.is_contiguous():
+        getattr(library(), rows)(*at, maps, size // maps, gate.data_ptr(), relu, threads)
+        return True
+    lies = _LAST.get(len(shape))
+    if lies and u.is_contiguous(memory_format=lies) and x.is_contiguous(memory_format=lies):
+        getattr(library(), last)(*at, shape[0], size // maps, channels, gate.data_ptr(), relu, threads)
+        return True
+    return False
 
 
 def _may_overwrite(u: Tensor, *others: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-        return False
-    if torch.is_grad_enabled() and (u.requires_grad or any(other.requires_grad for other in others)):
-        return False
-    return all(other.dtype == u.dtype for other in others)
+    return computed_now(u, *others) and all(other.dtype == u.dtype for other in others)
 
 
 _FRESH = (
@@ -76,6 +89,7 @@ _FRESH = (
     rescale_add,
     rescale_add_relu,
 )
+_READERS = (gates, window_means, _aten.mean.dim)  # what they give is their own
 _IN_PLACE = {
     _aten.relu.default: _aten.relu_.default,
     _aten.silu.default: _aten.silu_.default,
@@ -86,27 +100,31 @@ _IN_PLACE = {
 }
 
 
-def fuse_epilogues(network: Network, products: list[fx.Node]) -> None:
-    """Join each product of SE with the addition and ReLU behind it; write element-wise results over their operands."""
-    for product in products:
-        _fuse(network, product)
+def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
+    """Join each product of SE with the addition and ReLU behind it; write element-wise results over their operands.
+
+    Returns:
+        The nodes that want to know how many threads they may use.
+    """
+    fused = [node for node in (_fuse(network, product) for product in products) if node is not None]
     for node in list(network.graph.nodes):
         if node.op == "call_function" and node.target in _IN_PLACE:
             _overwrite(node)
+    return [node for node in fused if node.target is not rescale]
 
 
-def _fuse(network: Network, product: fx.Node) -> None:
+def _fuse(network: Network, product: fx.Node) -> fx.Node | None:
     a, b = product.args
     u, gate = (a, b) if _is_fresh(a, product) else (b, a)
     if not _is_fresh(u, product) or not isinstance(gate, fx.Node):
-        return
+        return None
     function: Any = rescale
     last, given = product, [u, gate]
     addition = _only_user(product)
     if addition is not None and addition.target is _aten.add.Tensor and not addition.kwargs:
         x = addition.args[1] if addition.args[0] is product else addition.args[0]
         if isinstance(x, fx.Node) and x is not product and _like(x, addition) and _like(product, addition):
-            function, last, given = rescale_add, addition, [u, gate, x]
+            function, last, given = rescale_add, addition, [0, u, gate, x]
             activation = _only_user(addition)
             if activation is not None and activation.target is _aten.relu.default:
                 function, last = rescale_add_relu, activation
@@ -115,6 +133,7 @@ def _fuse(network: Network, product: fx.Node) -> None:
     fused.meta["val"] = value_of(last)
     last.replace_all_uses_with(fused)
     network.drop(last)
+    return fused
 
 
 def _overwrite(node: fx.Node) -> None:
@@ -133,8 +152,10 @@ def _overwrite(node: fx.Node) -> None:
 
 
 def _is_fresh(given: Any, user: fx.Node) -> bool:
-    """Whether a new tensor was made for `user` alone."""
-    if not isinstance(given, fx.Node) or given.op != "call_function" or set(given.users) != {user}:
+    """Whether a new tensor was made for `user`, which nobody wants any more but who has read it before."""
+    if not isinstance(given, fx.Node) or given.op != "call_function" or user not in given.users:
+        return False
+    if not all(other is user or (other.target in _READERS and other < user) for other in given.users):
         return False
     return given.target in _FRESH or (given.target in _IN_PLACE.values() or given.target in _IN_PLACE)
 

@@ -91,6 +91,9 @@ class Network:
             for node in nodes:
                 if node.target == key:
                     node.target = name
+        for node in self.graph.nodes:
+            if getattr(node.target, "__module__", "").startswith("senet."):
+                node.meta["is_wrapped"] = True  # to be called, not looked into, where the graph is read from a pickle
         module = fx.GraphModule(tensors, self.graph, name_of_class)
         module.graph.lint()
         return module.eval()

@@ -20,7 +20,8 @@ __all__ = ["OFF", "library"]
 
 OFF = "SENET_NATIVE"  # set to 0: PyTorch's operations are used
 _CACHE = "SENET_CACHE"  # the folder for what was compiled; else senet under the user's cache folder
-_SOURCES = ("passes.c", "passes.h")
+_SOURCES = ("passes.c", "excitation.c")
+_READ_BY_THEM = ("passes.h",)
 _COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _OWN_MACHINE = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 _LIMIT_S = 120
@@ -42,11 +43,26 @@ def library() -> ctypes.CDLL | None:
         log.info("no C compiler here: normalisation and SE share a pass in PyTorch's operations, which is slower")
         return None
     try:
-        return ctypes.CDLL(str(_compiled(compiler)))
+        return _declared(ctypes.CDLL(str(_compiled(compiler))))
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
         log.info("the passes did not compile (%s): PyTorch's operations are used, which is slower", said.strip()[-300:])
         return None
+
+
+def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
+    """The functions, with the types of what those take that are called for small maps too."""
+    pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    functions.gates.argtypes = [
+        *(pointer, size, size, size, number),
+        *(pointer, pointer, size, number, pointer, pointer, size, number),
+        *(pointer, number),
+    ]
+    for dtype in ("float32", "bfloat16"):
+        rows, last = (getattr(functions, f"rescale_{kind}_{dtype}") for kind in ("rows", "last"))
+        rows.argtypes = [pointer, pointer, size, size, pointer, number, number]
+        last.argtypes = [pointer, pointer, size, size, size, pointer, number, number]
+    return functions
 
 
 def _compiled(compiler: str) -> Path:
@@ -55,11 +71,11 @@ def _compiled(compiler: str) -> Path:
     path = folder / f"passes-{_fingerprint(compiler)}.so"
     if _ours(path):
         return path
-    source = Path(__file__).with_name(_SOURCES[0])
+    sources = [str(Path(__file__).with_name(name)) for name in _SOURCES]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
         for i, machine in enumerate(_OWN_MACHINE):
-            words = [compiler, *_COMMON, *machine, str(source), "-o", str(made)]
+            words = [compiler, *_COMMON, *machine, *sources, "-o", str(made), "-lm"]
             try:
                 subprocess.run(words, check=True, capture_output=True, text=True, timeout=_LIMIT_S)
             except subprocess.CalledProcessError:
@@ -75,7 +91,7 @@ def _compiled(compiler: str) -> Path:
 def _fingerprint(compiler: str) -> str:
     """What the library depends on: the source, the flags, the compiler and the processor."""
     digest = hashlib.sha256()
-    for name in _SOURCES:
+    for name in (*_SOURCES, *_READ_BY_THEM):
         digest.update(Path(__file__).with_name(name).read_bytes())
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_LIMIT_S)
     digest.update(repr((_COMMON, _OWN_MACHINE, version.stdout, platform.machine(), _processor())).encode())

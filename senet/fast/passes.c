@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 512, RUN = 256, WIDE = 64 };
+enum { BLOCK = 512, RUN = 256, WIDE = 64, SMALL = 1 << 14 };
 
 
 static inline float f32_of_bf16(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; memcpy(&f, &u, 4); return f; }

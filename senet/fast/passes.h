@@ -68,6 +68,24 @@ void F(affine_rows)(const T *v, const T *other, T *out, long rows, long space, c
     }
 }
 
+/* u = u * gate + other, rectified where asked: what is left to do with a map when its gate is known */
+void F(rescale_rows)(T *u, const T *other, long rows, long space, const T *gate, int relu, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * space >= SMALL)
+    for (long r = 0; r < rows; r++) {
+        T *y = u + r * space;
+        const T *o = other + r * space;
+        const ACC a = LOAD(gate[r]);
+        if (relu) {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE(RELU(LOAD(y[i]) * a + LOAD(o[i])));
+        } else {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE(LOAD(y[i]) * a + LOAD(o[i]));
+        }
+    }
+}
+
 /* sum of dy, and of dy * (v - mean), of every row. Where `out` is given, dy counts where out is not <= 0 (the ReLU's
    backward pass); where `kept` is given as well, that dy is written there */
 void F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long space, const ACC *mean, ACC *s0,
@@ -255,6 +273,22 @@ static void F(affine_wide)(const T *v, const T *other, T *out, long samples, lon
                 #pragma omp simd
                 for (long c = 0; c < channels; c++) y[c] = STORE(RELU((LOAD(x[c]) - m[c]) * a[c] + b[c] + LOAD(o[c])));
             }
+        }
+    }
+}
+
+void F(rescale_last)(T *u, const T *other, long samples, long space, long channels, const T *gate, int relu, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && samples * space * channels >= SMALL)
+    for (long p = 0; p < samples * space; p++) {
+        T *y = u + p * channels;
+        const T *o = other + p * channels, *a = gate + p / space * channels;
+        if (relu) {
+            #pragma omp simd
+            for (long c = 0; c < channels; c++) y[c] = STORE(RELU(LOAD(y[c]) * LOAD(a[c]) + LOAD(o[c])));
+        } else {
+            #pragma omp simd
+            for (long c = 0; c < channels; c++) y[c] = STORE(LOAD(y[c]) * LOAD(a[c]) + LOAD(o[c]));
         }
     }
 }

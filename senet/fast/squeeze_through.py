@@ -13,11 +13,13 @@ from torch import fx, nn
 
 from senet.fast.agreement import another_batch, another_size, check
 from senet.fast.algebra import folded_fc, window_means
+from senet.fast.eager import share_threads
 from senet.fast.epilogue import fuse_epilogues
 from senet.fast.errors import OptimizeError
 from senet.fast.excitation import read_excitation, write_excitation
 from senet.fast.folding import applied, fold_affine, fold_constants, fold_into
 from senet.fast.gates import Gate, find_gates, source_of
+from senet.fast.gating import fuse_gates
 from senet.fast.graph import Network, capture, value_of
 from senet.fast.layers import Layer
 from senet.insertion import InsertionError, run, untouched
@@ -114,18 +116,27 @@ def _move_squeezes(network: Network) -> list[Outcome]:
     gates, maxima = find_gates(network)
     outcomes = [Outcome(each.squeeze.name, False, "the maximum is not linear, so its squeeze stays") for each in maxima]
     products = [product for each in maxima for product in each.products]
+    results = []
     for gate in gates:
-        outcomes.append(_move(network, gate))
+        outcome, result = _move(network, gate)
+        outcomes.append(outcome)
+        results += [] if result is None else [result]
         products += gate.products
     network.graph.eliminate_dead_code()
-    fuse_epilogues(network, products)
+    joined = [node for node in (fuse_gates(network, result) for result in results) if node is not None]
+    joined += fuse_epilogues(network, products)
+    share_threads(network, joined)
     network.graph.eliminate_dead_code()
     return outcomes
 
 
-def _move(network: Network, gate: Gate) -> Outcome:
-    """Rewrite one SE block: squeeze before the layer where that is less to read, excitation on vectors."""
-    source, reason = source_of(network, gate), ""
+def _move(network: Network, gate: Gate) -> tuple[Outcome, fx.Node | None]:
+    """Rewrite one SE block: squeeze before the layer where that is less to read, excitation on vectors.
+
+    Returns:
+        What became of it, and the node that gives its gates where the excitation was written anew.
+    """
+    source, reason, result = source_of(network, gate), "", None
     layer = source.layer
     for step in source.steps:
         layer = None if layer is None else applied(layer, step.scale, step.shift)
@@ -153,7 +164,7 @@ def _move(network: Network, gate: Gate) -> Outcome:
                 fold_into(network, source.layer, factor, None)
         elif layer is not None:
             gate.average.replace_all_uses_with(_mean_of_layer(network, layer, gate))
-    return Outcome(gate.average.name, layer is not None, reason)
+    return Outcome(gate.average.name, layer is not None, reason), result
 
 
 def _worth(layer: Layer, gate: Gate) -> bool:

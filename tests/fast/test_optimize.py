@@ -13,7 +13,6 @@ from torch import nn
 
 import senet
 from senet import OptimizeError, SEBlock, SESpec, optimize
-from senet.fast import epilogue
 from senet.fast.agreement import TOLERANCE, relative_difference
 from tests.insertion.networks import PreActivation, randomise, small_resnet
 
@@ -300,30 +299,3 @@ def test_a_copy_of_the_result_is_its_own():
     assert torch.equal(again(x), optimized(x))
     assert again.meta["senet"] == optimized.meta["senet"]
     assert not {p.data_ptr() for p in again.parameters()} & {p.data_ptr() for p in optimized.parameters()}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (1, 64, 3, 3), (2, 1, 1, 1)])
-def test_large_maps_are_rescaled_in_one_pass(dtype, memory_format, shape, monkeypatch):
-    monkeypatch.setattr(epilogue, "_LARGE", 1)
-    u, x = (torch.randn(shape).to(dtype).contiguous(memory_format=memory_format) for _ in range(2))
-    gate = torch.rand(*shape[:2], 1, 1).to(dtype)
-    wanted = torch.relu(u.float() * gate.float() + x.float()).to(dtype)
-    with torch.no_grad():
-        found = epilogue.rescale_add_relu(u, gate, x)
-    assert found.data_ptr() == u.data_ptr()  # no new tensor
-    assert found.stride() == u.stride()
-    torch.testing.assert_close(found, wanted)
-
-
-def test_maps_that_lie_otherwise_are_rescaled_all_the_same(monkeypatch):
-    monkeypatch.setattr(epilogue, "_LARGE", 1)
-    u, gate = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 1, 1)
-    for x in (torch.randn(2, 4, 4, 3).permute(0, 3, 1, 2), torch.randn(2, 3, 4, 8)[..., ::2]):
-        with torch.no_grad():
-            found = epilogue.rescale_add_relu(u.clone(), gate, x)
-        torch.testing.assert_close(found, torch.relu(u * gate + x))
-    with torch.no_grad():  # one gate for all samples
-        found = epilogue.rescale_add_relu(u.clone(), gate[:1], u)
-    torch.testing.assert_close(found, torch.relu(u * gate[:1] + u))

@@ -1,0 +1,116 @@
+/* Squeeze and excitation of a few samples in one call, in float32. Done as operations of a library they are eight, and
+   their calls take longer than their arithmetic: 5 % of SE-ResNet-50's time for one picture. */
+#include <math.h>
+#include <stdlib.h>
+
+enum { NONE, RELU, SIGMOID, HARD_SIGMOID, SILU, HARD_SWISH, TANH };
+enum { BLOCK = 512, RUN = 256, LINE = 16, WIDE = 64, SMALL = 1 << 14 }; /* SMALL: below it a second thread costs more than it does */
+
+static float activated(float x, int kind)
+{
+    const float inner = x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3; /* NaN stays NaN */
+    switch (kind) {
+    case RELU: return x < 0 ? 0 : x;
+    case SIGMOID: return 1 / (1 + expf(-x));
+    case HARD_SIGMOID: return inner / 6;
+    case SILU: return x / (1 + expf(-x));
+    case HARD_SWISH: return x * inner / 6;
+    case TANH: return tanhf(x);
+    default: return x;
+    }
+}
+
+static float mean_of_row(const float *x, long space)
+{
+    double total = 0;
+    for (long b = 0; b < space; b += BLOCK) {
+        const long n = space - b < BLOCK ? space - b : BLOCK;
+        float s = 0;
+        #pragma omp simd reduction(+ : s)
+        for (long i = 0; i < n; i++) s += x[b + i];
+        total += s;
+    }
+    return (float)(total / space);
+}
+
+/* the means of `width` channels that lie side by side, `channels` from one position to the next */
+static inline __attribute__((always_inline)) void means_of_columns(const float *x, long space, long channels, long width,
+                                                                   float *mean)
+{
+    double total[WIDE] = {0};
+    for (long f = 0; f < space; f += RUN) {
+        const long t = space - f < RUN ? space : f + RUN;
+        float s[WIDE] = {0};
+        for (long i = f; i < t; i++) {
+            #pragma omp simd
+            for (long c = 0; c < width; c++) s[c] += x[i * channels + c];
+        }
+        for (long c = 0; c < width; c++) total[c] += s[c];
+    }
+    for (long c = 0; c < width; c++) mean[c] = (float)(total[c] / space);
+}
+
+/* out[n, r] = activation(weight[r] · x[n] + bias[r]) for rows from..to, four at a time; bias may be null */
+static void linear(const float *x, long samples, long inputs, const float *weight, const float *bias, long outputs,
+                   int kind, float *out, long from, long to)
+{
+    for (long r = from; r < to; r += 4) {
+        const long rows = to - r < 4 ? to - r : 4;
+        const float *w0 = weight + r * inputs, *w1 = w0 + (rows > 1 ? inputs : 0), *w2 = w0 + (rows > 2 ? 2 * inputs : 0);
+        const float *w3 = w0 + (rows > 3 ? 3 * inputs : 0);
+        for (long n = 0; n < samples; n++) {
+            const float *v = x + n * inputs;
+            float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+            #pragma omp simd reduction(+ : s0, s1, s2, s3)
+            for (long i = 0; i < inputs; i++) {
+                s0 += w0[i] * v[i];
+                s1 += w1[i] * v[i];
+                s2 += w2[i] * v[i];
+                s3 += w3[i] * v[i];
+            }
+            const float s[4] = {s0, s1, s2, s3};
+            for (long k = 0; k < rows; k++)
+                out[n * outputs + r + k] = activated(s[k] + (bias ? bias[r + k] : 0), kind);
+        }
+    }
+}
+
+/* gates (samples, outputs) of h: (samples, channels, space), or with `last` (samples, space, channels). Weights are
+   (width, channels) and (outputs, width); biases may be null. 1 where it is done, 0 where there is no memory for it. */
+int gates(const float *h, long samples, long channels, long space, int last, const float *w1, const float *b1, long width,
+          int inner, const float *w2, const float *b2, long outputs, int outer, float *gate, int threads)
+{
+    float *mean = malloc(sizeof(float) * samples * (channels + width)), *hidden = mean + samples * channels;
+    if (!mean) return 0;
+    if (samples * (channels * space + width * (channels + outputs)) < SMALL) threads = 1;
+    long piece = (samples * channels + threads - 1) / threads;
+    piece = piece < LINE ? LINE : piece > WIDE ? WIDE : (piece + LINE - 1) / LINE * LINE;
+    const long pieces = (channels + piece - 1) / piece;
+    const float *pooled = space == 1 ? h : mean;
+    #pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        if (space > 1 && !last) {
+            #pragma omp for schedule(static)
+            for (long r = 0; r < samples * channels; r++) mean[r] = mean_of_row(h + r * space, space);
+        } else if (space > 1) {
+            #pragma omp for schedule(static)
+            for (long p = 0; p < samples * pieces; p++) {
+                const long n = p / pieces, c = p % pieces * piece, w = channels - c < piece ? channels - c : piece;
+                const float *x = h + n * space * channels + c;
+                float *m = mean + n * channels + c;
+                if (w == WIDE) means_of_columns(x, space, channels, WIDE, m);
+                else if (w == WIDE / 2) means_of_columns(x, space, channels, WIDE / 2, m);
+                else if (w == LINE) means_of_columns(x, space, channels, LINE, m);
+                else means_of_columns(x, space, channels, w, m);
+            }
+        }
+        #pragma omp for schedule(static)
+        for (long r = 0; r < (width + 3) / 4; r++)
+            linear(pooled, samples, channels, w1, b1, width, inner, hidden, 4 * r, 4 * r + 4 < width ? 4 * r + 4 : width);
+        #pragma omp for schedule(static)
+        for (long r = 0; r < (outputs + 15) / 16; r++)
+            linear(hidden, samples, width, w2, b2, outputs, outer, gate, 16 * r, 16 * r + 16 < outputs ? 16 * r + 16 : outputs);
+    }
+    free(mean);
+    return 1;
+}
