@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_write", "atomic_write_all"]
+__all__ = ["atomic_write", "atomic_write_all", "check_writable"]
 
 
 @contextlib.contextmanager
@@ -26,10 +26,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: where the folder is missing or cannot be written, or `path` is a folder.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
-    temporary = target.with_name(f".senet-{secrets.token_hex(8)}{target.suffix[:32]}")
+    target, temporary = _places(path)
     mode = _created(temporary, target, path)
     try:
         yield temporary
@@ -41,6 +38,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     if os.name == "posix":
         _flush(target.parent)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise what writing `path` would end in, before work is done that would be for nothing.
+
+    Raises:
+        OSError: as `atomic_write`.
+    """
+    target, temporary = _places(path)
+    _created(temporary, target, path)
+    temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -58,6 +66,14 @@ def atomic_write_all(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...
         if len(paths) > 1:
             Path(os.path.realpath(paths[0])).unlink(missing_ok=True)
         # the stack is left from its top: the first path's file takes its place last
+
+
+def _places(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Where the file is to be, and a free name beside it."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    return target, target.with_name(f".senet-{secrets.token_hex(8)}{target.suffix[:32]}")
 
 
 def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> int:

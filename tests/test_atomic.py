@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from senet.atomic import atomic_write, atomic_write_all
+from senet.atomic import atomic_write, atomic_write_all, check_writable
 
 
 def names(folder):
@@ -159,3 +159,16 @@ def test_a_process_killed_between_two_files_leaves_no_pair_of_two_kinds(tmp_path
         for path in temporary:
             path.write_text("new")
     assert replaced == ["net.bin", "net.xml"]
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "old").write_text("old")
+    check_writable(tmp_path / "old")
+    check_writable(tmp_path / "new")
+    for path, error in ((tmp_path, IsADirectoryError), (tmp_path / "no/new", FileNotFoundError)):
+        with pytest.raises(error):
+            check_writable(path)
+    with pytest.raises(NotADirectoryError):
+        check_writable(tmp_path / "old/new")
+    assert names(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_text() == "old"

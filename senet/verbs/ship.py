@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet import display, flags
+from senet.atomic import check_writable
 from senet.verbs.network import Network
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def export(
         raise flags.UsageError("senet export takes --class-offset with --int8 alone, for the classes of --data")
     if int8 and Path(out).suffix != ".xml":
         raise flags.UsageError(f"senet export --int8 writes for OpenVINO: give --out {Path(out).with_suffix('.xml')}")
+    check_writable(out)
     source = _opened(network, classes, class_offset) if int8 else None
     metadata, preprocessing = _known(network, pictures, classes, source)
     if network.size is None and preprocessing is not None:
@@ -80,7 +82,7 @@ def export(
     found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata, calibration=batches)
     after = _measured(OpenVino(out), source, network, preprocessing, classes)
     calibrated = f"Calibrated on {len(batches)} pictures of {source.name}."
-    display.show(str(found), calibrated, _change(before, after, same=source.train is None))
+    display.show(str(found), calibrated, _change(before, after, len(batches) if source.train is None else 0))
 
 
 def bench(
@@ -161,11 +163,14 @@ def _measured(
     return evaluate(model, source, weights=saved, classes=classes, devices="cpu", **values)
 
 
-def _change(before: Evaluation, after: Evaluation, *, same: bool) -> str:
-    """What INT8 did to the accuracy, on other pictures than it was calibrated on or, where there are none, the same."""
+def _change(before: Evaluation, after: Evaluation, among: int) -> str:
+    """What INT8 did to the accuracy, on pictures `among` which are those that it was calibrated on."""
     points = 100 * (after.top1 - before.top1)
     sign = "+" if points > 0 else "−" if points < 0 else "±"
-    pictures = f"{before.count} {'of these' if same else 'other'} pictures (split {before.split})"
+    if among:
+        pictures = f"{before.count} pictures (split {before.split}), {among} of them those that it was calibrated on"
+    else:
+        pictures = f"{before.count} other pictures (split {before.split})"
     return (
         f"Top-1 accuracy on {pictures}: {before.top1:.2%} before (float32, PyTorch), {after.top1:.2%} after (INT8, "
         f"OpenVINO): {sign}{abs(points):.2f} points."

@@ -83,8 +83,10 @@ def test_int8_says_when_there_were_no_other_pictures():
     class Found:
         count, split, top1 = 100, "val", 0.5
 
-    assert "on 100 of these pictures (split val): 50.00% before" in ship._change(Found, Found, same=True)
-    assert "on 100 other pictures (split val)" in ship._change(Found, Found, same=False)
+    assert "on 100 pictures (split val), 60 of them those that it was calibrated on: 50.00% before" in ship._change(
+        Found, Found, 60
+    )
+    assert "on 100 other pictures (split val)" in ship._change(Found, Found, 0)
 
 
 BAD = {
@@ -92,6 +94,7 @@ BAD = {
     "INT8 without data": ("--model nets.py:tiny --out net.xml --int8", "--int8 needs --data"),
     "INT8 for another": ("--model nets.py:tiny --out net.onnx --int8 --data digits", "give --out net.xml"),
     "offset alone": ("--model nets.py:tiny --out net.pt2 --class-offset 1", "--class-offset with --int8 alone"),
+    "no folder for INT8": ("--model nets.py:tiny --out no/net.xml --int8 --data nowhere", "does not exist"),
     "no folder": ("--model nets.py:tiny --out no/net.pt2", "does not exist"),
     "no model": ("--model resnet2O --out net.pt2", "'resnet20'"),
     "no out": ("--model nets.py:tiny", "senet export needs --out"),
