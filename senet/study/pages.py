@@ -311,7 +311,7 @@ def _differences(names: Sequence[str], comparisons: Sequence[Comparison]) -> Fig
                     [100 * of.mean], [place + shift], xerr=ends, color=colour, marker="o", capsize=4, label=label
                 )
         axes.set_yticks(range(len(names)), [short(name) for name in names])
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("accuracy with SE − plain (points)")
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper right", ncols=2)

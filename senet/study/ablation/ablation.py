@@ -138,7 +138,7 @@ class Ablation:
         )
         columns = (
             *("variant", "accuracy", "− plain", "corrected interval", "− standard", "parameters", "multiply-adds"),
-            *("latency", "the paper's (ImageNet error)"),
+            *("latency", "the paper's error"),
         )
         shown: list[RenderableType] = [*self.notes, title]
         for name in self.tables:

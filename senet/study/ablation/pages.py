@@ -154,7 +154,7 @@ def _figure(cells: Sequence[TrainedCell]) -> Figure:
                 [100 * of.mean], [place], xerr=ends, color=COLOURS[1], marker="D", capsize=4, linestyle="none"
             )
         axes.set_yticks(range(len(cells)), [short(each.cell.label) for each in cells])
-        axes.invert_yaxis()
+        axes.set_ylim(len(cells) - 0.5, -0.5)
         axes.set_xlabel("accuracy − plain network's (points)")
         axes.grid(axis="x", alpha=0.3)
         return figure
