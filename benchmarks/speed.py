@@ -20,6 +20,7 @@ import torch
 import senet
 from senet.atomic import atomic_write
 from senet.bench import Bench, bench
+from senet.bench.cases import ENGINES
 from senet.bench.measurement import RESULT
 from senet.bench.show import machine_line, markdown, meaning
 
@@ -72,10 +73,14 @@ def page(results: dict[str, Bench]) -> str:
     sections = [HEAD]
     for name, result in results.items():
         size = " × ".join(map(str, result.example[1:]))
+        usual = [key for key, engine in ENGINES.items() if engine.usual and engine.device == "cpu"]
+        done = {row.engine for row in result.rows}
+        missing = ", ".join(ENGINES[key].words for key in NETWORKS[name][1] or usual if key not in done)
         sections += [
             f"## {name}, inputs of {size}",
             markdown(result),
-            f"{meaning(result)} {machine_line(result)} [JSON](speed/{name}.json)",
+            f"{meaning(result)} {machine_line(result)} [JSON](speed/{name}.json)"
+            f"{f' Not measured here: {missing}.' * bool(missing)}",
             f"![Time of {name} with SE over without, by engine](speed/{name}.svg)",
         ]
     return "\n\n".join(sections) + "\n"
