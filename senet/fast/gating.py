@@ -29,7 +29,7 @@ _ACTIVATIONS = {  # by operation: its number in excitation.c
 _FLOAT = torch.float32
 _FEW = 8  # samples, beyond which a library's matrix product is faster than a product for each
 _ONES = tuple((1,) * n for n in range(8))
-_FUNCTIONS = dict(enumerate((None, torch.relu, torch.sigmoid, F.hardsigmoid, F.silu, F.hardswish, torch.tanh)))
+_FUNCTIONS = {number: function for function, number in _ACTIVATIONS.items()}
 
 
 def gates(
@@ -90,8 +90,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _activated(x: Tensor, number: int) -> Tensor:
-    function = _FUNCTIONS[number]
-    return x if function is None else function(x)
+    return _FUNCTIONS[number](x) if number else x  # type: ignore[no-any-return]
 
 
 def fuse_gates(network: Network, result: fx.Node) -> fx.Node | None:

@@ -173,17 +173,10 @@ class NativePasses:
         return mean, m2
 
     def affine(
-        self,
-        v: Tensor,
-        center: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        other: Tensor | None = None,
-        relu: bool = False,
-        out: Tensor | None = None,
+        self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, relu: bool = False
     ) -> Tensor:
-        """As `Passes` says; into `out` where it is given, which may be v."""
-        out = torch.empty_like(v) if out is None else out
+        """As `Passes` says."""
+        out = torch.empty_like(v)
         self._run("affine", v, [v, other, out], [center, scale, shift], [int(relu)])
         return out
 
