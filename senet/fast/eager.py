@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.autograd import forward_ad
 
+from senet.fast.conditions import looked_at
 from senet.fast.graph import Network, expect, value_of
 from senet.fast.native import library
 
@@ -34,9 +35,7 @@ def threads(*tensors: Tensor) -> int:
     for x in tensors[1:]:
         if type(x) not in _KINDS or not x.is_cpu or x.dtype is not tensors[1].dtype or not x.is_contiguous():
             return 0
-    if not computed_now(*tensors) or torch._C._len_torch_dispatch_stack() or torch._C._functorch.maybe_current_level():
-        return 0
-    if type(tensors[0]) not in _KINDS or library() is None:
+    if looked_at() or not computed_now(*tensors) or type(tensors[0]) not in _KINDS or library() is None:
         return 0
     return torch.get_num_threads()
 
