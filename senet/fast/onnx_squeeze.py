@@ -2,7 +2,8 @@
 
 ONNX Runtime keeps maps in blocks of channels from one convolution or pooling to the next, and writes them anew, in
 rows, for what knows rows alone. ReduceMean is such an operation, and GlobalAveragePool is not: with it the squeeze
-reads what the next convolution reads too. The layers behind it are then 1×1 convolutions on maps of one position.
+reads what the next convolution reads too. The layers behind it are then 1×1 convolutions on maps of one position. A map
+that SE squeezes and rescales is needed in rows anyway, and there the block stays as it stands.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = ["branches", "pool_squeezes"]
 _ELEMENTWISE = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "LeakyRelu", "Elu", "Gelu", "Mish")
 _LINEAR = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}  # x Wᵀ + b
 _SCALAR = ("Mul", "Add", "Div")
+_IN_BLOCKS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def pool_squeezes(graph: Any) -> int:
 
     ReduceMean over space, Gemm layers with their activations and the Reshape to (N, C, 1, 1) become GlobalAveragePool,
     1×1 Conv layers and the same activations: for any batch and size, the same sums in another order at most. What is
-    not just that stays: signals of one and three dimensions, layers that share a weight, other operations between.
+    not just that stays: signals of one and three dimensions, layers that share a weight, other operations between;
+    and so does the squeeze of a map that others than convolutions and pools take too.
 
     Args:
         graph: an `onnx.GraphProto`.
@@ -103,11 +106,14 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _is_squeeze(node: Any, values: _Values) -> bool:
-    """Whether it is ReduceMean (N, C, H, W) -> (N, C); that it has four dimensions the layers behind it say."""
+    """Whether it is ReduceMean (N, C, H, W) -> (N, C) of a map in blocks; the layers behind it say that it is a map."""
     if node.op_type != "ReduceMean" or len(node.input) != 2 or _attributes(node).get("keepdims", 1) != 0:
         return False
     axes = values.array(node.input[1])
-    return axes is not None and sorted(axes.tolist()) in ([2, 3], [-2, -1])
+    if axes is None or sorted(axes.tolist()) not in ([2, 3], [-2, -1]):
+        return False
+    others = [other for other in values.users[node.input[0]] if other is not node]
+    return all(other.op_type in _IN_BLOCKS for other in others)
 
 
 def _block(squeeze: Any, values: _Values) -> _Block | None:

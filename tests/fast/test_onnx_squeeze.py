@@ -93,6 +93,16 @@ def test_the_optimized_graph_writes_no_map_anew_for_a_squeeze(tmp_path):
     assert all(makers[node.input[0]].op_type != "ReorderOutput" for node in squeezes)
 
 
+def test_a_map_that_is_rescaled_too_keeps_the_graph_of_the_straightforward_block(tmp_path):
+    torch.manual_seed(0)
+    network = senet.create("se_resnet20", num_classes=5)  # basic blocks: SE squeezes the map that it rescales
+    kinds = written(network, torch.randn(1, 3, 32, 32), tmp_path / "net.onnx")
+    assert kinds["GlobalAveragePool"] == 0
+    assert kinds["ReduceMean"] == 9 + 1
+    assert kinds["Gemm"] == 2 * 9 + 1
+    assert kinds["Conv"] == 19
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 def test_signals_of_other_dimensions_stay(tmp_path, dims):
     torch.manual_seed(0)
