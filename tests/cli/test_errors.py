@@ -1,0 +1,139 @@
+import argparse
+import re
+
+import pytest
+
+from senet import cli, flags
+from senet.stopping import Stopped
+
+BAD = {
+    "no verb": ((), "say which verb"),
+    "unknown verb": (("inser",), "did you mean 'insert'?"),
+    "unknown flag": (("cost", "--model", "resnet20", "--widht", "3"), "did you mean --width?"),
+    "flag of another verb": (("sites", "--model", "resnet20", "--epochs", "3"), "does not take '--epochs'"),
+    "abbreviated flag": (("sites", "--mod", "resnet20"), "did you mean --model?"),
+    "no model": (("sites",), "senet sites needs --model; see senet sites --help"),
+    "no out": (("insert", "--model", "resnet20"), "senet insert needs --out"),
+    "nothing": (("compare",), "needs --model and --data and --out"),
+    "unknown model": (("sites", "--model", "resnet2O"), "or 'resnet20'"),
+    "unknown in torchvision": (("cost", "--model", "torchvision:resnet51"), "'resnet50'"),
+    "unknown in timm": (("cost", "--model", "timm:convnext_tini"), "'convnext_tiny'"),
+    "file without function": (("sites", "--model", "nets.py"), "which function"),
+    "no such file": (("sites", "--model", "nowhere/nets.py:build"), "does not exist"),
+    "unknown gate": (("cost", "--model", "resnet20", "--gate", "sigmoyd"), "did you mean 'sigmoid'?"),
+    "unknown squeeze": (("cost", "--model", "resnet20", "--squeeze", "mean"), "'avg', 'max', 'none', not 'mean'"),
+    "unknown placement": (("sites", "--model", "resnet20", "--placement", "iner"), "did you mean 'inner'?"),
+    "unknown start": (("insert", "--model", "resnet20", "--out", "x", "--start", "zero"), "not 'zero'"),
+    "tanh at the identity": (
+        ("insert", "--model", "resnet20", "--out", "x", "--gate", "tanh", "--start", "identity"),
+        "start='paper'",
+    ),
+    "tanh": (("insert", "--model", "resnet20", "--out", "x", "--gate", "tanh"), "start='paper'"),
+    "ratio 0": (("cost", "--model", "resnet20", "--reduction-ratio", "0"), "at least 1, not 0"),
+    "ratio -1": (("cost", "--model", "resnet20", "--reduction-ratio", "-1"), "at least 1, not -1"),
+    "ratio 1.5": (("cost", "--model", "resnet20", "--reduction-ratio", "1.5"), "a whole number, not '1.5'"),
+    "width 0": (("cost", "--model", "resnet20", "--width", "0"), "at least 1, not 0"),
+    "size 0": (("cost", "--model", "resnet20", "--size", "0"), "--size: it takes a whole number of at least 1"),
+    "lr": (("train", "--model", "resnet20", "--data", "digits", "--out", "x", "--lr", "fast"), "a number, not"),
+    "seeds 0": (
+        ("compare", "--model", "resnet20", "--data", "digits", "--out", "x", "--seeds", "0"),
+        "at least 1, not '0'",
+    ),
+    "seed -1": (
+        ("train", "--model", "resnet20", "--data", "digits", "--out", "x", "--seed", "-1"),
+        "at least 0, not '-1'",
+    ),
+    "where without match": (
+        ("insert", "--model", "resnet20", "--out", "x", "--where", "layer4*"),
+        "layer1.0.bn2, layer1.1.bn2",
+    ),
+    "cost of nothing": (("cost",), "senet cost needs --model, or --table"),
+    "cost of a size": (("cost", "--size", "8"), "senet cost --size needs --model"),
+    "table of a network": (("cost", "--table", "--model", "resnet20"), "beside it there is --out alone"),
+    "table of a spec": (("cost", "--table", "--gate", "tanh"), "beside it there is --out alone"),
+    "table in a strange file": (("cost", "--table", "--out", "x.gif"), "x.gif: a figure's name ends in .png or .svg"),
+    "figure of a network": (("cost", "--model", "resnet20", "--out", "x.png"), "writes a figure with --table alone"),
+    "one where of two": (("sites", "--model", "resnet20", "--where", "layer3*", "fc"), "where='fc'"),
+    "inserting twice": (("insert", "--model", "se_resnet20", "--out", "x"), "holds SE already"),
+    "no such weights": (("cost", "--model", "resnet20", "--weights", "nowhere.pth"), "nowhere.pth"),
+    "weights of no one": (("cost", "--model", "resnet20", "--weights", "pretrained"), "no published weights"),
+    "out in no folder": (("insert", "--model", "resnet20", "--out", "no/folder/x.safetensors"), "no/folder"),
+    "out is a folder": (("insert", "--model", "resnet20", "--out", "."), "is a folder"),
+    "too small": (("sites", "--model", "torchvision:resnet18", "--in-channels", "1"), "in_channels"),
+    "no data": (("sites", "--model", "resnet20", "--data", "nowhere"), "nowhere"),
+    "no data to evaluate": (("evaluate", "--model", "resnet20", "--data", "nowhere"), "nowhere"),
+    "no data to compare": (("compare", "--model", "resnet20", "--data", "nowhere", "--out", "x"), "nowhere"),
+    "no such device": (
+        ("train", "--model", "resnet20", "--data", "digits", "--out", "x", "--devices", "tpu"),
+        "'tpu' is not on this machine",
+    ),
+    "no such zoo pattern": (("models", "vit*"), "no network of the zoo is named like 'vit*'"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_line(senet, tmp_path, monkeypatch, words, message):
+    if words[:1] in (("train",), ("compare",), ("evaluate",)) or "--data" in words:
+        pytest.importorskip("senet.study", reason="the extra 'study' is not installed")
+    for library in ("torchvision", "timm"):
+        if any(word.startswith(library) for word in words):
+            pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    status, out, err = senet(*words)
+    assert status == 2
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("senet: error: ")
+    assert message in last
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_below_a_file(senet, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, err = senet("insert", "--model", "resnet20", "--out", tmp_path / "file" / "x.safetensors")
+    assert status == 2
+    assert re.search(r"senet: error: .*file", err)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_the_traceback_on_request(monkeypatch, how):
+    words = ["cost", "--model", "resnet2O"]
+    if how == "variable":
+        monkeypatch.setenv("SENET_DEBUG", "1")
+    else:
+        words.append("--debug")
+    with pytest.raises(ValueError, match="resnet20"):
+        cli.main(words)
+
+
+@pytest.mark.parametrize(
+    ("verb", "error", "status", "message"),
+    [
+        ("compare", KeyboardInterrupt(), 130, "the same command goes on where it was"),
+        ("train", KeyboardInterrupt(), 130, "the same command goes on where it was"),
+        ("evaluate", KeyboardInterrupt(), 130, "senet: interrupted\n"),
+        ("train", Stopped(15, "stopped by SIGTERM"), 143, "stopped by SIGTERM; the same command goes on where"),
+        ("compare", ModuleNotFoundError("No module", name="lightning.pytorch"), 2, "pip install 'senet[study]'"),
+        ("compare", ModuleNotFoundError("No module", name="timm"), 2, "pip install 'senet[timm]'"),
+        ("compare", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),
+        ("train", OSError(28, "No space left on device", "runs/x"), 2, "runs/x: No space left on device"),
+    ],
+)
+def test_interruptions_and_missing_extras(senet, study, monkeypatch, verb, error, status, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(study, verb, fail)
+    out = () if verb == "evaluate" else ("--out", "x")
+    found, _, err = senet(verb, "--model", "resnet20", "--data", "digits", *out)
+    assert found == status
+    assert message in err
+
+
+def test_numbers_are_checked_where_they_are_typed():
+    assert flags._number("3", kind=int, least=1) == 3
+    assert flags._number("0.5", kind=float, least=None) == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match="a whole number of at least 1, not '0'"):
+        flags._number("0", kind=int, least=1)

@@ -1,0 +1,68 @@
+import dataclasses
+import re
+import shlex
+
+import pytest
+
+from senet import SESpec, __version__, cli, flags
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_explains_every_flag_and_has_examples_that_work(capsys, verb):
+    with pytest.raises(SystemExit) as left:
+        cli.main([verb, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 110
+    for parameter in flags._parameters(cli.VERBS[verb]):
+        name = flags._typed(parameter.name) if parameter.name != "pattern" else "PATTERN"
+        assert re.search(rf"^  {name}\b", text, re.MULTILINE)
+        assert " ".join(flags.FLAGS[parameter.name].help.split()) in " ".join(text.split())
+        usual = parameter.usual
+        if usual is not None and usual is not False and usual is not True and name != "PATTERN":
+            assert f"(default: {usual})" in " ".join(text.split())
+    examples = re.findall(r"^  senet (.*)$", text, re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        words = shlex.split(example)
+        assert words[0] == verb
+        flags.parse(cli.VERBS, "", "", words)
+
+
+def test_flags_have_one_name_and_a_help_text():
+    used = {p.name for function in cli.VERBS.values() for p in flags._parameters(function)}
+    assert used == set(flags.FLAGS)
+    assert {field.name for field in dataclasses.fields(SESpec)} <= used
+
+
+def test_the_help_of_a_training_says_what_the_recipe_does(study):
+    from senet.study.recipe import recipe_for
+
+    digits = study.open_data("digits")
+    kinds = {
+        "weights": recipe_for(digits, pretrained=True),
+        "digits": recipe_for(digits, pretrained=False),
+        "small": recipe_for(dataclasses.replace(digits, name="other"), pretrained=False),
+        "photos": recipe_for(dataclasses.replace(digits, name="other", native_size=None), pretrained=False),
+    }
+    assert (
+        f"{kinds['weights'].epochs} from weights, and from scratch {kinds['digits'].epochs} for digits, "
+        f"{kinds['small'].epochs} for other small images, {kinds['photos'].epochs} for photos"
+    ) in flags.FLAGS["epochs"].help
+    assert kinds["digits"].lr == kinds["photos"].lr
+    assert (
+        f"{kinds['weights'].lr} from weights, {kinds['digits'].lr} from scratch, {kinds['small'].lr} for small images"
+    ) in flags.FLAGS["lr"].help
+    assert kinds["digits"].batch_size == kinds["photos"].batch_size
+    assert (
+        f"{kinds['weights'].batch_size} from weights, {kinds['digits'].batch_size} from scratch, "
+        f"{kinds['small'].batch_size} for small images"
+    ) in flags.FLAGS["batch_size"].help
+
+
+def test_help_and_version(capsys):
+    for words, part in ((["--help"], "senet sites --model"), (["--version"], f"senet {__version__} (PyTorch")):
+        with pytest.raises(SystemExit) as left:
+            cli.main(words)
+        assert left.value.code == 0
+        assert part in capsys.readouterr().out

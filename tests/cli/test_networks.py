@@ -1,0 +1,106 @@
+import re
+
+import pytest
+import torch
+
+from senet.insertion import blocks
+from senet.saving import load
+
+
+def test_sites(senet):
+    status, out, err = senet("sites", "--model", "resnet20")
+    assert (status, err) == (0, "")
+    assert out.startswith("SE can go into resnet20 in 9 places\n")
+    rows = re.findall(r"^ (layer\S+) +(\d+) +(\d) +residual +(.*)$", out, re.MULTILINE)
+    assert [(name, int(channels)) for name, channels, _, _ in rows] == [
+        (f"layer{stage}.{block}.bn2", 8 * 2**stage) for stage in (1, 2, 3) for block in range(3)
+    ]
+    assert all("shortcut" in why or "input" in why for *_, why in rows)
+
+
+def test_sites_where_and_placement(senet):
+    status, out, _ = senet("sites", "--model", "resnet20", "--where", "layer3*", "*1.0.*", "--placement", "pre")
+    assert status == 0
+    assert "in 4 places" in out
+    assert "layer2" not in out
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"), [("grey", "(1, 1, 8, 8)"), ("signal", "(1, 2, 8)"), ("volume", "(1, 1, 8, 8, 8)")]
+)
+def test_a_network_of_ones_own(senet, nets, function, shape):
+    status, out, err = senet("cost", "--model", f"{nets}:{function}", "--size", 8, "--reduction-ratio", 4)
+    assert (status, err) == (0, "")
+    assert f"on a float32 tensor of shape {shape}" in out
+    assert re.search(r"^ bn\.se +8 +2 +32 +32 ", out, re.MULTILINE)
+
+
+def test_a_network_with_no_place(senet, nets):
+    status, out, err = senet("sites", "--model", f"{nets}:linear", "--size", 8)
+    assert (status, out) == (2, "")
+    assert err.startswith("senet: error: Sequential has no place for SE")
+    assert len(err.splitlines()) == 1
+
+
+def test_insert_proves_and_writes_what_load_reads(senet, tmp_path):
+    file = tmp_path / "se.safetensors"
+    words = ("--reduction-ratio", 4, "--bias", "--where", "layer3*", "--num-classes", 7, "--in-channels", 1)
+    status, out, err = senet("insert", "--model", "resnet20", "--size", 8, *words, "--out", file)
+    assert (status, err) == (0, "")
+    assert "SE is in resnet20, in 3 places" in out
+    assert "shape (1, 1, 8, 8): the same as before, bit for bit (largest difference 0)" in out
+    assert "116 of 116 tensors are as they were; 15 are new" in out
+    assert str(file) in out
+    network = load(file)
+    assert list(blocks(network)) == [f"layer3.{block}.bn2.se" for block in range(3)]
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["se.safetensors"]
+
+
+def test_insert_with_random_gates_says_that_the_output_is_another(senet, tmp_path):
+    file = tmp_path / "se.safetensors"
+    status, out, _ = senet("insert", "--model", "resnet20", "--gate", "tanh", "--start", "paper", "--out", file)
+    assert status == 0
+    assert re.search(r"not the same as before \(largest difference (?!0\))", out)
+
+
+def test_cost(senet, tmp_path):
+    status, out, err = senet("cost", "--model", "resnet20", "--num-classes", 10)
+    assert (status, err) == (0, "")
+    added = 3 * 2 * (16 + 2 * 32 + 4 * 64)
+    for words in (
+        "on a float32 tensor of shape (1, 3, 32, 32)",
+        "269.7 k",  # 269,722: the CIFAR ResNet-20 of He et al. with batch norm and option A
+        f"{(269_722 + added) / 1000:.1f} k",
+        "+0.75 %",
+        "The 9 SE blocks",
+    ):
+        assert words in out
+    assert "forward pass" not in out
+    file = tmp_path / "se.safetensors"
+    senet("insert", "--model", "resnet20", "--num-classes", 10, "--out", file)
+    again = senet("cost", "--model", file)[1]
+    assert again.partition("\n")[2] == out.partition("\n")[2]
+
+
+def test_cost_with_latency_and_a_gate_without_identity_start(senet):
+    status, out, _ = senet("cost", "--model", "resnet20", "--size", 8, "--gate", "relu", "--latency")
+    assert status == 0
+    assert re.search(r"forward pass, measured in turn +1 +\d+\.\d\d\d ", out)
+
+
+def test_the_papers_tables(senet, tmp_path):
+    pytest.importorskip("torchvision", reason="torchvision is not there")
+    pytest.importorskip("matplotlib", reason="matplotlib is not there")
+    status, out, err = senet("cost", "--table")
+    assert (status, err) == (0, "")
+    assert "Multiply-adds of the plain networks for one image of 224²" in out
+    status, out, err = senet("cost", "--table", "--out", tmp_path / "paper.svg")
+    assert (status, err) == (0, "")
+    assert f"Written: {tmp_path / 'paper.svg'}" in out
+    assert (tmp_path / "paper.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_models(senet):
+    assert senet("models", "se_resnet[24]*") == (0, "se_resnet20\nse_resnet44\n", "")
+    assert "resnet20" in senet("models")[1].splitlines()
