@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet import display
+from senet.insertion.findings import counted
 from senet.study import badfiles
 from senet.study.progress import duration
 from senet.study.statistics import Bootstrap, Difference, points, to_json
@@ -138,7 +139,7 @@ class Comparison:
         """What `str()` shows, for a terminal."""
         title = (
             f"Accuracy of {self.model} on {self.data} ({self.split}: {self.images} images), last of "
-            f"{len(self.plain.histories[0])} epochs"
+            f"{counted(len(self.plain.histories[0]), 'epoch')}"
         )
         columns = ("seed", "plain", "with SE", "SE − plain")
         times = statistics.median(self.plain.seconds), statistics.median(self.se.seconds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet import display
+from senet.insertion.findings import counted
 from senet.study.ablation.published import PLAIN, Published
 from senet.study.report import percent
 from senet.study.statistics import Bootstrap, Corrected, points
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from senet.cost import Cost
     from senet.study.ablation.grid import Cell
 
-__all__ = ["Ablation", "TrainedCell", "counted", "errors_of", "interval"]
+__all__ = ["Ablation", "TrainedCell", "errors_of", "interval"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +121,19 @@ class Ablation:
 
     def lead(self) -> list[str]:
         """The outcome in sentences."""
+        if self.seeds == 1:
+            outcome = (
+                "With one seed no difference can be shown, as another training may come out otherwise: "
+                "--seeds 3 or more goes on in this folder."
+            )
+        else:
+            outcome = (
+                f"{sum(cell.shown for cell in self.cells.values())} of {len(self.cells) - 1} variants of SE differ "
+                f"from the plain network, as far as {self.seeds} seeds and {self.images} images show."
+            )
         return [
             *(cell.verdict() for cell in self.cells.values() if cell.to_plain is not None and cell.shown),
-            f"{sum(cell.shown for cell in self.cells.values())} of {len(self.cells) - 1} variants of SE differ from "
-            f"the plain network, as far as {counted(self.seeds, 'seed')} and {self.images} images show.",
+            outcome,
             *(f"{name} cannot be had in this network: {why}" for name, why in self.impossible.items()),
         ]
 
@@ -133,8 +143,8 @@ class Ablation:
     def parts(self) -> list[RenderableType]:
         """What `str()` shows, for a terminal."""
         title = (
-            f"{self.model} on {self.data} ({self.split}: {self.images} images), last of {self.epochs} epochs, "
-            f"{counted(self.seeds, 'seed')}"
+            f"{self.model} on {self.data} ({self.split}: {self.images} images), last of "
+            f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
         )
         columns = (
             *("variant", "accuracy", "− plain", "corrected interval", "− standard", "parameters", "multiply-adds"),
@@ -200,11 +210,6 @@ class Ablation:
             "machine": dict(self.machine),
             "notes": list(self.notes),
         }
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things: 1 seed, 3 seeds."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def interval(of: Corrected) -> str:
