@@ -25,6 +25,7 @@ from senet.bench.engines import inference
 from senet.bench.rows import Ratio, Row
 from senet.bench.steps import kept, largest_batch, training_step
 from senet.bench.timing import FULL, QUICK, Effort, in_turn
+from senet.fast.runtimes import computes_in_bf16
 
 if TYPE_CHECKING:
     import os
@@ -249,7 +250,11 @@ def _missing(case: Case) -> str:
     if engine.device == "cuda" and not torch.cuda.is_available():
         return "not measured: no CUDA GPU here"
     missing = [module for module in engine.modules if importlib.util.find_spec(module) is None]
-    return f"not installed: {', '.join(missing)} (pip install 'senet[ship]')" if missing else ""
+    if missing:
+        return f"not installed: {', '.join(missing)} (pip install 'senet[ship]')"
+    if case.engine == "openvino-bf16" and not computes_in_bf16():
+        return "not measured: this processor has no bf16, so OpenVINO would compute in float32"
+    return ""
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from senet.fast.description import FIRST
 from senet.insertion.untouched import as_call
 from senet.zoo.sources import extra
 
-__all__ = ["OnnxRuntime", "OpenVino", "Runtime", "openvino_core"]
+__all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
 
 
 class Runtime(nn.Module):
@@ -71,7 +71,7 @@ class OpenVino(Runtime):
 
     Args:
         network: a path, or an `openvino.Model`.
-        precision: what it computes in, "f32" or "bf16" (where the processor is slower in bf16, OpenVINO emulates it).
+        precision: what it computes in, "f32" or "bf16" (which is f32 again where not `computes_in_bf16`).
         threads: that work on one layer; None: as many as PyTorch has.
 
     Raises:
@@ -111,6 +111,16 @@ def openvino_core() -> Any:
         ImportError: where openvino is not installed, with the command that installs it.
     """
     return extra("openvino", "ship").Core()
+
+
+def computes_in_bf16() -> bool:
+    """Whether this processor has instructions for bf16; where it has none, OpenVINO takes float32 and does not say so.
+
+    Raises:
+        ImportError: where openvino is not installed, with the command that installs it.
+    """
+    capabilities: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
 
 
 def _rt_info(model: Any) -> Mapping[str, str]:

@@ -13,6 +13,9 @@ from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED, PLAIN, contestants
 from senet.bench.show import figure, markdown
 from senet.bench.timing import Effort
+from senet.fast.formats import openvino_model
+from senet.fast.runtimes import OpenVino, computes_in_bf16
+from senet.fast.tracing import trace
 from senet.insertion import blocks
 
 pytest.importorskip("lightning", reason="the extra 'study' is not installed")
@@ -102,7 +105,25 @@ def test_another_engine_than_installed_and_no_gpu(monkeypatch, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "table.md", "table.txt"]
 
 
-def test_every_engine_of_the_processor_and_the_files(tmp_path):
+def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch, tmp_path):
+    pytest.importorskip("openvino")
+    for has_it, note in ((True, ""), (False, "not measured: this processor has no bf16")):
+        monkeypatch.setattr("senet.bench.measurement.computes_in_bf16", lambda has_it=has_it: has_it)
+        out, engines = tmp_path / str(has_it), ["openvino-bf16"]
+        found = bench(Network(), EXAMPLE, out, engines=engines, batch_size=1, quick=True, progress=False)
+        assert [row.note.split(",")[0] for row in found.rows] == [note]
+        assert (found.rows[0].plain is not None) is has_it
+
+
+def test_openvino_says_what_it_computes_in():
+    openvino = pytest.importorskip("openvino")
+    network = OpenVino(openvino_model(trace(nn.Linear(4, 4), torch.zeros(1, 4)), {}), precision="bf16")
+    computed = network._compiled.get_property("INFERENCE_PRECISION_HINT")
+    assert (computed == openvino.Type.bf16) is computes_in_bf16()
+
+
+def test_every_engine_of_the_processor_and_the_files(monkeypatch, tmp_path):
+    monkeypatch.setattr("senet.bench.measurement.computes_in_bf16", lambda: True)
     engines = ["eager", "channels-last", "onnxruntime", "openvino", "openvino-bf16"]
     for name in ("onnxruntime", "openvino", "matplotlib"):
         pytest.importorskip(name)
