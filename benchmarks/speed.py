@@ -48,7 +48,7 @@ HEAD = """# What SE costs, measured
 SE, in the same engine and the same run. *Inference* of ours is what `senet.optimize` and `senet.export` give; the
 others are treated the same way but for that, normalisations folded. A *training step* is forward, cross entropy,
 backward and SGD with momentum. *Kept for backward* is what autograd holds between the passes, in bytes, parameters
-left out. Nothing was measured on a GPU. Where the squeeze stays in place (networks of basic blocks, MobileNet), ONNX Runtime
+left out. Nothing was measured on a GPU. Where the squeeze stays in place (networks of basic blocks), ONNX Runtime
 and OpenVINO run the same operations for ours as for the straightforward block: what differs there is noise."""
 
 
