@@ -19,10 +19,10 @@ import torch
 
 import senet
 from senet.atomic import atomic_write
-from senet.bench import Bench, bench
+from senet.bench import Bench, bench, cases
 from senet.bench.cases import ENGINES
 from senet.bench.measurement import RESULT
-from senet.bench.show import machine_line, markdown, meaning
+from senet.bench.show import machine_line, markdown, meaning, write_figures
 
 RESULTS = Path("runs/speed")
 PAGE = Path("docs/speed.md")
@@ -74,9 +74,9 @@ def page(results: dict[str, Bench]) -> str:
     sections = [HEAD]
     for name, result in results.items():
         size = " × ".join(map(str, result.example[1:]))
-        usual = [key for key, engine in ENGINES.items() if engine.usual and engine.device == "cpu"]
-        done = {row.engine for row in result.rows}
-        missing = ", ".join(ENGINES[key].words for key in NETWORKS[name][1] or usual if key not in done)
+        done = {row.key for row in result.rows}
+        wanted = [case for case in cases(*NETWORKS[name]) if ENGINES[case.engine].device == "cpu"]
+        missing = "; ".join(case.words for case in wanted if (case.what, case.engine, case.batch) not in done)
         sections += [
             f"## {name}, inputs of {size}",
             markdown(result),
@@ -94,6 +94,7 @@ def write_page() -> None:
     FILES.mkdir(parents=True, exist_ok=True)
     for name in results:
         shutil.copyfile(RESULTS / name / RESULT, FILES / f"{name}.json")
+        write_figures(results[name], RESULTS / name)  # of what is measured so far
         shutil.copyfile(RESULTS / name / "figure.svg", FILES / f"{name}.svg")
     with atomic_write(PAGE) as temporary:
         temporary.write_text(page(results), encoding="utf-8")
