@@ -22,7 +22,8 @@ from senet.atomic import atomic_write
 from senet.bench import Bench, bench, cases
 from senet.bench.cases import ENGINES
 from senet.bench.measurement import RESULT
-from senet.bench.show import machine_line, markdown, meaning, write_figures
+from senet.bench.show import figure, machine_line, markdown, meaning
+from senet.report.figures import save_figure
 
 RESULTS = Path("runs/speed")
 PAGE = Path("docs/speed.md")
@@ -76,7 +77,7 @@ def page(results: dict[str, Bench]) -> str:
         size = " × ".join(map(str, result.example[1:]))
         done = {row.key for row in result.rows}
         wanted = [case for case in cases(*NETWORKS[name]) if ENGINES[case.engine].device == "cpu"]
-        missing = "; ".join(case.words for case in wanted if (case.what, case.engine, case.batch) not in done)
+        missing = "; ".join(case.words for case in wanted if case.key not in done)
         sections += [
             f"## {name}, inputs of {size}",
             markdown(result),
@@ -94,8 +95,7 @@ def write_page() -> None:
     FILES.mkdir(parents=True, exist_ok=True)
     for name in results:
         shutil.copyfile(RESULTS / name / RESULT, FILES / f"{name}.json")
-        write_figures(results[name], RESULTS / name)  # of what is measured so far
-        shutil.copyfile(RESULTS / name / "figure.svg", FILES / f"{name}.svg")
+        save_figure(figure(results[name]), FILES / f"{name}.svg")  # of what is measured so far
     with atomic_write(PAGE) as temporary:
         temporary.write_text(page(results), encoding="utf-8")
     print(f"{PAGE}: {', '.join(results)}")

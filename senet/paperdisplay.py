@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from senet.atomic import atomic_write
 from senet.display import count, share, table
+from senet.report.figures import save_figure
 from senet.zoo.sources import extra
 
 if TYPE_CHECKING:
@@ -212,11 +212,8 @@ def write_figure(tables: PaperTables, path: Path) -> None:
         ValueError: where the file's name ends in neither.
         OSError: where it cannot be written.
     """
-    kind = figure_format(path)
-    figure = accuracy_figure(tables)
-    with atomic_write(path) as temporary:
-        metadata = {"Date": None} if kind == "svg" else None  # the same tables, the same file
-        figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+    figure_format(path)
+    save_figure(accuracy_figure(tables), path)
 
 
 def accuracy_figure(tables: PaperTables) -> Figure:

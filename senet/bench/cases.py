@@ -58,6 +58,11 @@ class Case:
     batch: int
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """Which it is, as `Row.key` says it."""
+        return self.what, self.engine, self.batch
+
+    @property
     def words(self) -> str:
         """It to a reader."""
         batch = f", batch {self.batch}" if self.batch else ""

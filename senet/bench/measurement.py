@@ -140,7 +140,7 @@ def bench(
     with shown.steps(len(wanted)):
         for case in wanted:
             shown.run(case.words)
-            worked = (row := done.get((case.what, case.engine, case.batch))) is None
+            worked = (row := done.get(case.key)) is None
             if row is None:
                 row = measuring.row(case)
             result = dataclasses.replace(result, rows=(*result.rows, row))

@@ -8,7 +8,7 @@ from senet import display
 from senet.atomic import atomic_write
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
-from senet.report.figures import INK
+from senet.report.figures import INK, save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,9 +102,7 @@ def write_figures(result: Bench, folder: Path) -> None:
     if not any(row.ratios for row in result.rows):
         return
     for kind in ("svg", "png"):
-        with atomic_write(folder / f"figure.{kind}") as temporary:
-            metadata = {"Date": None} if kind == "svg" else None  # the same result, the same file
-            figure(result).savefig(temporary, format=kind, dpi=150, metadata=metadata)
+        save_figure(figure(result), folder / f"figure.{kind}")
 
 
 def figure(result: Bench) -> Figure:

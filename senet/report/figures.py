@@ -55,7 +55,7 @@ def drawing() -> Iterator[None]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as .png or .svg, whole or not at all; the same figure gives the same file."""
-    kind = path.suffix.removeprefix(".")
+    kind = path.suffix.lower().removeprefix(".")
     with drawing(), atomic_write(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
