@@ -35,10 +35,10 @@ long: $(VENV)/ready
 	$(BIN)/python -m pytest -m long
 
 fuzz: $(VENV)/ready
-	$(BIN)/python -m pytest -s -m long tests/study/test_fuzz.py
+	$(BIN)/python -m pytest -s -m long tests/data/test_fuzz.py
 
 chaos: $(VENV)/ready
-	$(BIN)/python -m pytest -s -m long tests/study/test_chaos.py
+	$(BIN)/python -m pytest -s -m long tests/training/test_chaos.py
 
 survey: $(VENV)/ready
 	$(BIN)/python benchmarks/survey.py

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 import senet
-from senet.atomic import atomic_write
 from senet.bench import Bench, bench, cases
 from senet.bench.cases import ENGINES
 from senet.bench.measurement import RESULT
 from senet.bench.show import figure, machine_line, markdown, meaning
+from senet.files.atomic import atomic_write
 from senet.report.figures import save_figure
 
 RESULTS = Path("runs/speed")

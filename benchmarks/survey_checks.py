@@ -139,7 +139,7 @@ def joint(plain, se, entry: Entry) -> dict:
     import torch
     from torch.utils._pytree import tree_map_only
 
-    from senet.fast.switch import of_any_size, watching
+    from senet.fused.switch import of_any_size, watching
     from senet.insertion import as_call, largest_difference
 
     def double(x):

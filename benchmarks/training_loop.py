@@ -18,15 +18,15 @@ import lightning.pytorch as L
 import torch
 from torch.nn import functional as F
 
+from senet.console.progress import Progress
+from senet.evaluation.networks import Arm, make
 from senet.insertion import parameter_groups
 from senet.study import open_data
-from senet.study.loop import quiet
-from senet.study.networks import Arm, make
-from senet.study.preparation import Prepared
-from senet.study.processes import Processes, placement_of
-from senet.study.progress import Progress
-from senet.study.schedules import learning_rate_factor
-from senet.study.training import plan_of, train
+from senet.training.loop import quiet
+from senet.training.processes.processes import Processes, placement_of
+from senet.training.schedules import learning_rate_factor
+from senet.training.setup import Prepared
+from senet.training.train import plan_of, train
 
 WARM = 3  # steps that are not timed
 

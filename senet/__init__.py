@@ -1,10 +1,12 @@
 """Squeeze-and-Excitation for any PyTorch network, at the cost the paper promised (arXiv 1709.01507)."""
 
+from senet._moved import redirect
+from senet._version import __version__
 from senet.block import SEBlock, SESpec
-from senet.cost import Cost, cost
-from senet.fast.errors import OptimizeError
-from senet.fast.export import export
-from senet.fast.squeeze_through import optimize
+from senet.cost.cost import Cost, cost
+from senet.errors import OptimizeError
+from senet.export.export import export
+from senet.inference.optimize import optimize
 from senet.insertion import (
     InsertionError,
     Site,
@@ -16,8 +18,10 @@ from senet.insertion import (
     remove,
     sites,
 )
-from senet.saving import load, save
+from senet.saving.saving import load, save
 from senet.zoo import create, list_models
+
+redirect()
 
 __all__ = [
     "Cost",
@@ -26,6 +30,7 @@ __all__ = [
     "SEBlock",
     "SESpec",
     "Site",
+    "__version__",
     "blocks",
     "cost",
     "create",
@@ -41,4 +46,3 @@ __all__ = [
     "save",
     "sites",
 ]
-__version__ = "0.1.0"

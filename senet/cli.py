@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from senet import __version__, flags
-from senet.stopping import Stopped
+from senet.console.stopping import Stopped
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites

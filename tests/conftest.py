@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet.fast.switch import of_any_size
+from senet.fused.switch import of_any_size
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+_TRAINS = {"data", "training", "evaluation", "study", "recipe"}  # rooms whose tests train small networks as they are
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+pytest_plugins = ["tests.painting"]
 
 os.environ.pop("COLUMNS", None)  # xdist sets it: what is printed would be as wide as the terminal outside
 if _WORKERS > 1:
@@ -33,8 +36,18 @@ def _small_tensors_too(request: pytest.FixtureRequest):
 
     Not where whole trainings are compared, some of them in processes of their own.
     """
-    with nullcontext() if "study" in request.path.parts else of_any_size():
+    with nullcontext() if _TRAINS & set(request.path.parts) else of_any_size():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest):
+    """Small networks are trained in one thread: two, on a busy machine, wait for each other at every step."""
+    threads = torch.get_num_threads()
+    if _TRAINS & set(request.path.parts):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="session")

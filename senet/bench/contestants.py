@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec
-from senet.cost import count_calls
-from senet.fast.epilogue import fuse_epilogues
-from senet.fast.export import inference_form
-from senet.fast.folding import fold_affine, fold_constants
-from senet.fast.graph import capture
-from senet.fast.switch import straightforward
+from senet.cost.cost import count_calls
+from senet.export.export import inference_form
+from senet.fused.switch import straightforward
+from senet.inference.eager.epilogue import fuse_epilogues
+from senet.inference.folding import fold_affine, fold_constants
+from senet.inference.graph import capture
 from senet.insertion import blocks, insert, inserted, remove
-from senet.insertion.untouched import untouched
-from senet.zoo.naming import origin
+from senet.running import untouched
+from senet.zoo.names.naming import origin
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

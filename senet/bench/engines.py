@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.fast.formats import FORMATS, openvino_model, quantized
-from senet.fast.runtimes import OnnxRuntime, OpenVino
-from senet.fast.tracing import trace
+from senet.export.formats import FORMATS, openvino_model, quantized
+from senet.export.runtimes import OnnxRuntime, OpenVino
+from senet.export.tracing import trace
 
 __all__ = ["inference"]
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from senet.atomic import atomic_write
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST, TRAINING, Case, cases
 from senet.bench.contestants import OURS, PEER, PLAIN, Contestants, contestants
 from senet.bench.engines import inference
 from senet.bench.rows import Ratio, Row
 from senet.bench.steps import kept, largest_batch, training_step
 from senet.bench.timing import FULL, QUICK, Effort, in_turn
-from senet.fast.runtimes import computes_in_bf16
+from senet.export.runtimes import computes_in_bf16
+from senet.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,7 @@ class Bench:
         return parts(self)
 
     def __str__(self) -> str:
-        from senet import display
+        from senet.console import display
 
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
@@ -122,7 +122,7 @@ def bench(
         ValueError: on an engine that there is not, a network in which SE has no place, and a folder that holds
             the measurement of something else.
     """
-    from senet.study.progress import Progress, duration
+    from senet.console.progress import Progress, duration
 
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise BenchError("bench takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
@@ -271,7 +271,7 @@ def _in_words(row: Row) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    from senet.study.machine import machine
+    from senet.console.machine import machine
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = {}
@@ -284,7 +284,9 @@ def _machine() -> dict[str, Any]:
 def _code() -> str:
     """A short text that changes with the code on which the figures hang."""
     package = Path(__file__).parent.parent
-    files = [*package.glob("fast/*"), *package.glob("bench/*.py"), package / "block.py"]
+    rooms = ("fused", "inference", "export", "bench")
+    files = [package / "block.py", *(file for room in rooms for file in (package / room).rglob("*.[pch]*"))]
+    files = [file for file in files if file.suffix != ".pyc"]
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.is_file()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from senet import display
-from senet.atomic import atomic_write
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
+from senet.console import display
+from senet.files.atomic import atomic_write
 from senet.report.figures import INK, save_figure
 
 if TYPE_CHECKING:

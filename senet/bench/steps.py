@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.activations import kept_for_backward
+from senet.cost.activations import kept_for_backward
 
 __all__ = ["kept", "largest_batch", "training_step"]
 

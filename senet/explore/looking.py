@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from senet.evaluation.logits import logits_of
 from senet.insertion import blocks, holding, recording
-from senet.insertion.foreign import channel_dim_of
-from senet.study.prediction import logits_of
+from senet.insertion.recognise import channel_dim_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from senet.study.transforms import Preprocessing
+    from senet.data.transforms import Preprocessing
 
 __all__ = ["AS_COMPUTED", "KINDS", "Held", "Look", "Maps", "Means", "look"]
 

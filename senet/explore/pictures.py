@@ -9,8 +9,8 @@ import re
 
 from PIL import Image, UnidentifiedImageError
 
-from senet.study.decoding import BadImageError, decode_bytes, readable_formats, reason_of
-from senet.study.quiet import without_warnings
+from senet.data.decoding import BadImageError, decode_bytes, readable_formats, reason_of
+from senet.data.quiet import without_warnings
 
 __all__ = ["MOST_BYTES", "MOST_PIXELS", "PictureError", "from_base64", "read_picture", "too_many_bytes"]
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from senet.explore.pictures import MOST_BYTES
-from senet.study.folder import StudyError
+from senet.files.run_folder import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from senet.data.image_folders import class_indices
+from senet.data.sources import DataError, open_data
+from senet.data.transforms import Preprocessing
+from senet.evaluation.evaluate import asked_preprocessing, network_of, trained_classes
+from senet.evaluation.logits import device_of
+from senet.evaluation.networks import Arm, heard, known_preprocessing
 from senet.explore.looking import Held, Look, Means, look, mean_gates
+from senet.files.run_folder import StudyError
 from senet.insertion import blocks, channels_of
-from senet.study.data import DataError, open_data
-from senet.study.evaluation import asked_preprocessing, network_of, trained_classes
-from senet.study.folder import StudyError
-from senet.study.folders import class_indices
-from senet.study.networks import Arm, heard, known_preprocessing
-from senet.study.prediction import device_of
-from senet.study.transforms import Preprocessing
-from senet.zoo.weights import noted_preprocessing
+from senet.zoo.weights.load import noted_preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from senet.study.data import DataSource
+    from senet.data.sources import DataSource
 
 __all__ = ["MOST_FOR_MEANS", "Subject", "open_subject"]
 
@@ -136,8 +136,8 @@ def open_subject(
 
 def _native(network: nn.Module) -> Preprocessing | None:
     """Of a network whose library tells the size of the pictures it was made for, that size."""
-    from senet.zoo.naming import origin, resolve
-    from senet.zoo.sources import Built
+    from senet.zoo.names.naming import origin, resolve
+    from senet.zoo.names.sources import Built
 
     name, options = origin(network)
     shape = resolve(name)[0].input_shape(Built(network, options)) if name else None

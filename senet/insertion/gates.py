@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.insertion.errors import InsertionError
-from senet.insertion.foreign import adds_input, blocks, channel_dim_of, channels_of, gate
+from senet.errors import InsertionError
+from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of, gate
 
 __all__ = ["Hold", "holding", "recording"]
 

@@ -8,7 +8,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from senet.atomic import atomic_write
+from senet.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import senet
-from senet.atomic import atomic_write
+from senet.files.atomic import atomic_write
 from senet.report.figures import inline_svg, save_figure
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def cell(value: Plain, text: str | None = None) -> Cell:
 
 
 def machine_facts(machine: Mapping[str, object]) -> Facts:
-    """What a study or a measurement ran on, as `senet.study.machine.machine` has it, for a page."""
+    """What a study or a measurement ran on, as `senet.console.machine.machine` has it, for a page."""
     return Facts([(name, str(value)) for name, value in machine.items()])
 
 

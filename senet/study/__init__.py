@@ -1,17 +1,17 @@
 """Train networks on images, measure them, and learn honestly whether SE helped."""
 
+from senet.data.sources import DataError, DataSource, open_data
+from senet.data.transforms import Preprocessing
+from senet.evaluation.evaluate import Evaluation, evaluate
+from senet.evaluation.predict import Predicted, predict
+from senet.files.run_folder import StudyError
+from senet.recipe.choose import Recipe
+from senet.recipe.file import read_recipe, recipes
 from senet.study.ablation import Ablation, ablate
-from senet.study.compare import compare
-from senet.study.data import DataError, DataSource, open_data
-from senet.study.evaluation import Evaluation, evaluate
-from senet.study.excitation import Explanation, Pruned, explain, prune
-from senet.study.folder import StudyError
-from senet.study.predicting import Predicted, predict
-from senet.study.recipe import Recipe
-from senet.study.recipefile import read_recipe, recipes
-from senet.study.report import Comparison
-from senet.study.training import RunResult, train
-from senet.study.transforms import Preprocessing
+from senet.study.comparison.compare import compare
+from senet.study.comparison.report import Comparison
+from senet.study.explanation import Explanation, Pruned, explain, prune
+from senet.training.train import RunResult, train
 
 __all__ = [
     "Ablation",

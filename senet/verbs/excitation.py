@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from senet import display
+from senet.console import display
 
 __all__ = ["Look", "explain", "prune"]
 

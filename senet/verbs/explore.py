@@ -6,7 +6,8 @@ import contextlib
 import importlib.util
 import sys
 
-from senet import display, flags
+from senet import flags
+from senet.console import display
 
 __all__ = ["explore"]
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet import display, flags
+from senet import flags
 from senet.block import SESpec
+from senet.console import display
 
 __all__ = ["Network", "cost", "insert", "models", "sites"]
 
@@ -50,7 +51,7 @@ class Network:
         channels, *space = _input_shape(network)
         size = self.size
         if size is None and self.data is not None:
-            from senet.study.data import open_data
+            from senet.data.sources import open_data
 
             source = open_data(self.data, data_root=self.data_root)
             size = source.native_size if source.small else None
@@ -67,7 +68,7 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
       senet sites --model timm:regnetx_004 --where 's4*'
     """
     from senet.insertion import sites as find
-    from senet.insertion.site import select
+    from senet.insertion.rules.site import select
 
     found = select(find(*network.make(), placement=placement), where)
     title = f"SE can go into {network.model} in {_counted(len(found), 'place')}"
@@ -83,7 +84,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     """
     from senet.insertion import blocks, describe, largest_difference, run, untouched
     from senet.insertion import insert as put
-    from senet.saving import save
+    from senet.saving.saving import save
 
     plain, example = network.make()
     with_se = put(plain, example, spec, where=where)
@@ -133,7 +134,7 @@ def cost(
     if out is not None:
         raise flags.UsageError("senet cost writes a figure with --table alone: leave --out out, or add --table")
     spec = SESpec() if spec is None else spec
-    from senet.cost import cost as count
+    from senet.cost.cost import cost as count
     from senet.insertion import blocks, remove
     from senet.insertion import insert as put
 
@@ -148,8 +149,8 @@ def cost(
 
 def _paper_tables(out: str | None) -> None:
     """Show the paper's tables as computed, and write their figure where asked."""
-    from senet import paperdisplay
-    from senet.papertables import paper_tables
+    from senet.paper import display as paperdisplay
+    from senet.paper.tables import paper_tables
 
     if out is not None:
         paperdisplay.figure_format(Path(out))  # before it takes time
@@ -177,8 +178,8 @@ def models(pattern: str = "*") -> None:
 
 def _input_shape(network: nn.Module) -> tuple[int, ...]:
     """Channels and space of what the network takes: as its library says, else as its first convolution shows."""
-    from senet.zoo.naming import origin, resolve
-    from senet.zoo.sources import Built
+    from senet.zoo.names.naming import origin, resolve
+    from senet.zoo.names.sources import Built
 
     name, options = origin(network)
     known = resolve(name)[0].input_shape(Built(network, options)) if name else None

@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet import display, flags
-from senet.atomic import check_writable
+from senet import flags
+from senet.console import display
+from senet.files.atomic import check_writable
 from senet.verbs.network import Network
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from senet.data.sources import DataSource
     from senet.study import Evaluation, Preprocessing
-    from senet.study.data import DataSource
 
 __all__ = ["Pictures", "bench", "export"]
 
@@ -52,7 +53,7 @@ def export(
       senet export --model torchvision:resnet50 --weights pretrained --dynamic-size --out resnet50.xml
       senet export --model runs/se-0 --int8 --data photos --out se.xml
     """
-    from senet.fast import export as exporting
+    from senet.export import export as exporting
 
     exporting.format_of(out).needed()  # before anything that takes time
     if int8 and network.data is None:
@@ -74,8 +75,8 @@ def export(
         found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata)
         display.show(str(found))
         return
-    from senet.fast.runtimes import OpenVino
-    from senet.study.calibration import calibration_batches
+    from senet.data.calibration import calibration_batches
+    from senet.export.runtimes import OpenVino
 
     before = _measured(model, source, network, preprocessing, classes)
     batches = calibration_batches(source, preprocessing)
@@ -124,8 +125,8 @@ def _known(
     network: Network, pictures: Pictures | None, classes: str | None, source: DataSource | None
 ) -> tuple[dict[str, Any], Preprocessing | None]:
     """What is known of a network beside its weights: the names of its classes, and how pictures become its input."""
-    from senet.study.evaluation import asked_preprocessing, trained_classes
-    from senet.study.networks import Arm, known_preprocessing
+    from senet.evaluation.evaluate import asked_preprocessing, trained_classes
+    from senet.evaluation.networks import Arm, known_preprocessing
 
     arm = Arm(network.model, network.weights)
     names = trained_classes(arm) if classes is None else _names(classes)
@@ -146,7 +147,7 @@ def _names(file: str) -> list[str]:
 
 
 def _opened(network: Network, classes: str | None, class_offset: int) -> DataSource:
-    from senet.study.data import open_data
+    from senet.data.sources import open_data
 
     return open_data(str(network.data), classes=classes, class_offset=class_offset, data_root=network.data_root)
 
@@ -156,7 +157,7 @@ def _measured(
 ) -> Evaluation:
     """The accuracy of a network, or of the file that it became, on the pictures of the data that are held out."""
     from senet.study import evaluate
-    from senet.zoo.naming import is_saved
+    from senet.zoo.names.naming import is_saved
 
     saved = next((name for name in (network.weights, network.model) if name and is_saved(name)), None)
     values = preprocessing.to_json()

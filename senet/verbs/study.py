@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
-from senet import display
 from senet.block import SESpec
-from senet.options import Options
+from senet.console import display
+from senet.recipe.options import Options
 
 __all__ = ["ablate", "compare", "evaluate", "predict", "report", "train"]
 
@@ -237,6 +237,6 @@ def report(runs: list[str], out: str) -> None:
       senet report --runs runs/digits runs/photos --out runs/report
       senet report --runs runs/r4 runs/r16 --out runs/ratios
     """
-    from senet.study.pages import write_several
+    from senet.study.comparison.pages import write_several
 
     display.show(f"Report: {write_several(runs, out)}")

@@ -13,9 +13,9 @@ from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED, PLAIN, contestants
 from senet.bench.show import figure, markdown
 from senet.bench.timing import Effort
-from senet.fast.formats import openvino_model
-from senet.fast.runtimes import OpenVino, computes_in_bf16
-from senet.fast.tracing import trace
+from senet.export.formats import openvino_model
+from senet.export.runtimes import OpenVino, computes_in_bf16
+from senet.export.tracing import trace
 from senet.insertion import blocks
 
 pytest.importorskip("lightning", reason="the extra 'study' is not installed")

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from senet import cli, flags
-from senet.stopping import Stopped
+from senet.console.stopping import Stopped
 
 BAD = {
     "no verb": ((), "say which verb"),

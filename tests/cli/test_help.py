@@ -36,7 +36,7 @@ def test_flags_have_one_name_and_a_help_text():
 
 
 def test_the_help_of_a_training_says_what_the_recipe_does(study):
-    from senet.study.recipe import recipe_for
+    from senet.recipe.choose import recipe_for
 
     digits = study.open_data("digits")
     kinds = {

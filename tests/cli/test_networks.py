@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from senet.insertion import blocks
-from senet.saving import load
+from senet.saving.saving import load
 
 
 def test_sites(senet):

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from senet import cli, display
+from senet import cli
+from senet.console import display
 
 
 @pytest.mark.parametrize("words", [("sites", "--model", "resnet20"), ("cost", "--model", "resnet20")])

@@ -224,7 +224,7 @@ def test_a_pruned_network_is_saved_and_loaded(name, tmp_path):
 
 
 def test_a_file_that_prunes_what_is_no_block_is_refused(tmp_path):
-    from senet import fileformat
+    from senet.files import fileformat
 
     model = senet.create("resnet20", num_classes=10)
     for name, kind, words in (

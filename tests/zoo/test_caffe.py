@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from senet.block import SESpec
+from senet.data.transforms import Preprocessing
+from senet.evaluation.networks import Arm, known_preprocessing
 from senet.insertion import blocks, insert, inserted
-from senet.saving import load, read_metadata, save
-from senet.study.networks import Arm, known_preprocessing
-from senet.study.transforms import Preprocessing
+from senet.saving.saving import load, read_metadata, save
 from senet.zoo import WeightsError, create, load_weights, read_weights
-from senet.zoo.reading import read_file, read_preprocessing
-from senet.zoo.weights import noted_preprocessing
+from senet.zoo.weights.load import noted_preprocessing
+from senet.zoo.weights.reading import read_file, read_preprocessing
 from tests.zoo.published import close, legacy, outputs, randomised, same
 
 pytest.importorskip("google.protobuf", reason="protobuf is not there: pip install 'senet[caffe]'")
@@ -317,7 +317,7 @@ class TestDamage:
 
 
 def test_without_protobuf(tmp_path, small_state, monkeypatch):
-    from senet.zoo import caffe_format
+    from senet.zoo.weights import caffe_format
 
     path = caffe_files.residual(small_state).write(tmp_path / "net.caffemodel")
     caffe_format._messages.cache_clear()

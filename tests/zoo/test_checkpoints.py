@@ -7,13 +7,13 @@ from torch import nn
 
 from senet.block import SEBlock, SESpec
 from senet.insertion import blocks, insert, inserted
-from senet.insertion.foreign import gate
-from senet.saving import load, save
+from senet.insertion.recognise import gate
+from senet.saving.saving import load, save
 from senet.zoo import WeightsError, create, load_weights
-from senet.zoo.checkpoints import DIALECTS, detect
-from senet.zoo.fit import MismatchError, compare
-from senet.zoo.matching import for_model, take_se
-from senet.zoo.reading import WeightsFile
+from senet.zoo.weights.adapt import for_model, take_se
+from senet.zoo.weights.compatibility import MismatchError, compare
+from senet.zoo.weights.dialects import DIALECTS, detect
+from senet.zoo.weights.reading import WeightsFile
 from tests.zoo.published import close, legacy, outputs, randomised, same
 
 LEGACY = "the authors' release as ported (timm's legacy_*, pretrained-models.pytorch)"

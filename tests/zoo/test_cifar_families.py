@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from senet.zoo import create
-from senet.zoo.preact_resnet import PreActBottleneck, PreActResNet
-from senet.zoo.wide_resnet import WideBlock, WideResNet
+from senet.zoo.networks.preact_resnet import PreActBottleneck, PreActResNet
+from senet.zoo.networks.wide_resnet import WideBlock, WideResNet
 
 
 def parameters(name, classes):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from senet.zoo import create
-from senet.zoo.cifar_resnet import NETWORKS, CifarResNet, Shortcut
+from senet.zoo.networks.cifar_resnet import NETWORKS, CifarResNet, Shortcut
 
 
 def parameters_of(n: int, classes: int, in_channels: int = 3) -> int:

@@ -8,9 +8,9 @@ from torch import nn
 
 from senet.block import SEBlock, SESpec
 from senet.insertion import blocks, insert, inserted, remove
-from senet.saving import save
+from senet.saving.saving import save
 from senet.zoo import ModelError, WeightsError, create, list_models
-from senet.zoo.naming import origin
+from senet.zoo.names.naming import origin
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from senet.zoo import create
-from senet.zoo.mobilenet import MobileNetV1
-from senet.zoo.shufflenet import ChannelShuffle, ShuffleUnit
+from senet.zoo.networks.mobilenet import MobileNetV1
+from senet.zoo.networks.shufflenet import ChannelShuffle, ShuffleUnit
 
 
 def parameters(name, **options):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from senet.zoo import create
-from senet.zoo.layers import ConvUnit
+from senet.zoo.networks.layers import ConvUnit
 
 RESNET_STEM = "1 3>64 7/2"
 BOTTLENECK = """

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from senet.zoo import create
-from senet.zoo.shake_shake import Shake, ShakeBlock, ShakeShake, ShiftedShortcut
+from senet.zoo.networks.shake_shake import Shake, ShakeBlock, ShakeShake, ShiftedShortcut
 
 
 def test_mixture_is_the_mean_in_eval_mode():

@@ -7,7 +7,7 @@ from torch import nn
 from senet.block import SESpec
 from senet.insertion import blocks, inserted
 from senet.zoo import ModelError, create
-from senet.zoo.naming import origin
+from senet.zoo.names.naming import origin
 
 
 class TestTorchvision:

@@ -9,7 +9,7 @@ from torch import nn
 
 from senet.block import SEBlock, SESpec
 from senet.insertion import insert
-from senet.saving import save
+from senet.saving.saving import save
 from senet.zoo import WeightsError, classes_in, create, load_weights, read_weights
 
 

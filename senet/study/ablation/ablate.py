@@ -8,33 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.block import SESpec
+from senet.console.machine import machine
+from senet.console.progress import Progress
+from senet.evaluation.networks import Arm, Made, example_of
+from senet.files.run_folder import METRICS, RESULT, open_folder, write_csv, write_json
 from senet.insertion import InsertionError, sites
-from senet.insertion.site import select
-from senet.options import known_options
+from senet.insertion.rules.site import select
+from senet.recipe.options import known_options
 from senet.report import write_page
 from senet.study.ablation.ablation import Ablation, TrainedCell
 from senet.study.ablation.grid import BASE, Cell, cells_of, sites_of
 from senet.study.ablation.pages import ablation_page
 from senet.study.ablation.parallel import apart, train_beside
-from senet.study.compare import checked_plain, cost_of, made_of, train_all
-from senet.study.folder import METRICS, RESULT, open_folder, write_csv, write_json
-from senet.study.machine import machine
-from senet.study.networks import Arm, Made, example_of
-from senet.study.processes import joined, placement_of
-from senet.study.progress import Progress
+from senet.study.comparison.compare import checked_plain, cost_of, made_of, train_all
 from senet.study.statistics import bootstrap_over_images, holm
-from senet.study.training import RunResult, plan_of, settings_of
+from senet.training.processes.processes import joined, placement_of
+from senet.training.train import RunResult, plan_of, settings_of
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from lightning.pytorch.callbacks import Callback
 
-    from senet.cost import Cost
+    from senet.cost.cost import Cost
+    from senet.data.sources import DataSource
     from senet.insertion import Where
-    from senet.options import Options
-    from senet.study.data import DataSource
-    from senet.study.preparation import Plan
+    from senet.recipe.options import Options
+    from senet.training.setup import Plan
 
 __all__ = ["ablate"]
 

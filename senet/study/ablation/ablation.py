@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet import display
-from senet.insertion.findings import counted
+from senet.console import display
+from senet.insertion.rules.findings import counted
 from senet.study.ablation.published import PLAIN, Published
-from senet.study.report import percent
+from senet.study.comparison.report import percent
 from senet.study.statistics import Bootstrap, Corrected, points
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from senet.cost import Cost
+    from senet.cost.cost import Cost
     from senet.study.ablation.grid import Cell
 
 __all__ = ["Ablation", "TrainedCell", "errors_of", "interval"]

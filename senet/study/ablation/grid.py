@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from senet.block import GATES, PLACEMENTS, SESpec
+from senet.files.run_folder import StudyError
 from senet.insertion import Site
-from senet.insertion.site import select
+from senet.insertion.rules.site import select
 from senet.study.ablation.published import Published, published
-from senet.study.folder import StudyError
 
 __all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_of"]
 

@@ -6,14 +6,14 @@ import dataclasses
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from senet import display
-from senet.insertion.findings import counted
+from senet.console import display
+from senet.console.progress import duration
+from senet.insertion.rules.findings import counted
 from senet.report import COLOURS, INK, Cell, Chart, Column, Page, Section, Table, Text, cell, drawing
 from senet.report.figures import GREY, short
 from senet.study.ablation.ablation import Ablation, TrainedCell, errors_of, interval
-from senet.study.pages import facts_of
-from senet.study.progress import duration
-from senet.study.report import percent
+from senet.study.comparison.pages import facts_of
+from senet.study.comparison.report import percent
 from senet.study.statistics import Corrected, points
 
 if TYPE_CHECKING:

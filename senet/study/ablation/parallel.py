@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from senet.study.folder import RESULT
-from senet.study.networks import Arm
+from senet.evaluation.networks import Arm
+from senet.files.run_folder import RESULT
 
 if TYPE_CHECKING:
-    from senet.options import Options
-    from senet.study.data import DataSource
-    from senet.study.processes import Placement
-    from senet.study.progress import Progress
+    from senet.console.progress import Progress
+    from senet.data.sources import DataSource
+    from senet.recipe.options import Options
+    from senet.training.processes.processes import Placement
 
 __all__ = ["apart", "train_beside"]
 
@@ -87,7 +87,7 @@ def _take(free: Any, threads: int) -> None:
 
 
 def _train(arm: Arm, data: str | Path | DataSource, out: Path, seed: int, options: Options) -> None:
-    from senet.study.training import train
+    from senet.training.train import train
 
     own = options.copy()
     own["devices"] = _device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from senet.zoo import paper
+from senet.paper import figures as paper
 
 __all__ = ["PLAIN", "Published", "published"]
 

@@ -12,11 +12,11 @@ import pytest
 from scipy.stats import ttest_rel
 
 from senet.block import SESpec
+from senet.files.run_folder import read_csv, read_json
 from senet.study import StudyError, ablate, open_data
 from senet.study import compare as compare_once
-from senet.study.folder import read_csv, read_json
 from tests.browser import complaints, opened, requests
-from tests.study.conftest import NETWORK
+from tests.painting import NETWORK
 
 STAGED = (
     NETWORK
@@ -37,9 +37,9 @@ SHORT = {"epochs": 1, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress":
 
 @pytest.fixture(autouse=True)
 def _no_time_for_timing(monkeypatch):
-    monkeypatch.setattr(sys.modules["senet.cost"], "MEASURING_S", 0.0)
-    monkeypatch.setattr(sys.modules["senet.cost"], "WARM_UP_S", 0.0)
-    monkeypatch.setattr(sys.modules["senet.cost"], "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(sys.modules["senet.cost.cost"], "MEASURING_S", 0.0)
+    monkeypatch.setattr(sys.modules["senet.cost.cost"], "WARM_UP_S", 0.0)
+    monkeypatch.setattr(sys.modules["senet.cost.cost"], "LEAST_ROUNDS", 1)
 
 
 class Count(L.Callback):

@@ -1,0 +1,74 @@
+"""Module names of earlier versions, which pickled networks still hold, lead to where their contents are now.
+
+A pickle finds a class by the name of its module. Each old name is imported as the new module itself, so that a class
+has one identity, whichever way it was found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_NOW = {
+    "fast": {
+        "fused": "conditions norm switch units",
+        "fused.passes": "native",
+        "inference": "agreement algebra folding graph layers",
+        "inference.eager": "epilogue",
+        "export": "description export formats onnx_squeeze runtimes tracing",
+    },
+    "insertion": {
+        "insertion.joining": "attach constant fold foldgates insert start",
+        "insertion.reading": "dataflow layout operations walk",
+        "insertion.rules": "concatenating findings placements plain residual site",
+    },
+    "zoo": {
+        "zoo.names": "naming sources",
+        "zoo.networks": "bn_inception cifar_resnet entry inception_resnet layers mobilenet preact_resnet resnet "
+        "senet154 shake_shake shufflenet vgg wide_resnet",
+        "zoo.weights": "caffe caffe_format reading",
+    },
+}
+_MOVED = {
+    f"senet.{old}.{name}": f"senet.{new}.{name}"
+    for old, rooms in _NOW.items()
+    for new, names in rooms.items()
+    for name in names.split()
+} | {
+    "senet.fast.eager": "senet.inference.eager.conditions",
+    "senet.fast.errors": "senet.errors",
+    "senet.fast.excitation": "senet.inference.rebuild",
+    "senet.fast.gates": "senet.inference.find_se",
+    "senet.fast.gating": "senet.inference.eager.gate",
+    "senet.fast.passes": "senet.fused.passes.protocol",
+    "senet.fast.squeeze_through": "senet.inference.optimize",
+    "senet.fast.statistics": "senet.fused.normalisations",
+    "senet.fast.sync": "senet.insertion.joining.synchronise",
+    "senet.insertion.errors": "senet.errors",
+    "senet.insertion.foreign": "senet.insertion.recognise",
+    "senet.insertion.untouched": "senet.running",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
+        return ModuleSpec(fullname, self) if fullname in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(_MOVED[spec.name])
+        spec.loader_state = module.__spec__  # the import system is about to set `spec` in its place
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        state = module.__spec__.loader_state if module.__spec__ else None
+        if state is not None:
+            module.__spec__ = state
+
+
+def redirect() -> None:
+    """Let the old names be imported. They are looked up last, when nothing else has them."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

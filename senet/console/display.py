@@ -1,0 +1,196 @@
+"""What senet shows to people: numbers with units, and tables that read well in a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TextIO
+
+    from rich.console import RenderableType
+    from torch import nn
+
+    from senet.cost.cost import Cost
+    from senet.insertion import Site
+
+__all__ = [
+    "blocks_table",
+    "bytes_of",
+    "comparison_table",
+    "console",
+    "cost_tables",
+    "count",
+    "inserted_table",
+    "plain_text",
+    "share",
+    "show",
+    "sites_table",
+    "table",
+]
+
+WIDTH = 100  # of a table as text
+LOG_WIDTH = 140  # of the command's output where it is no terminal
+
+
+def count(number: int) -> str:
+    """A number as people say it: 272, 12.30 k, 25.56 M, 4.09 G."""
+    for power, unit in ((9, "G"), (6, "M"), (3, "k")):
+        if abs(number) >= 0.99995 * 10**power:
+            return f"{_digits(number / 10**power)} {unit}"
+    return str(number)
+
+
+def bytes_of(number: int) -> str:
+    """Bytes in the unit that suits them: 512 B, 96.00 KiB, 103.4 MiB, 1.61 GiB."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(number) >= 0.99995 * 1024**power:
+            return f"{_digits(number / 1024**power)} {unit}"
+    return f"{number} B"
+
+
+def share(fraction: float) -> str:
+    """A fraction in per cent, to two digits that say something: 21 %, 9.0 %, 0.061 %."""
+    percent = 100 * fraction
+    if percent == 0 or abs(percent) >= 9.95:
+        return f"{percent:.0f} %"
+    return f"{percent:#.2g} %"
+
+
+def _digits(number: float) -> str:
+    return f"{number:.2f}" if abs(number) < 99.995 else f"{number:.1f}"
+
+
+def console(file: TextIO | None = None) -> Console:
+    """The console that the command prints to: a terminal as it is, without colours and wide where it is none."""
+    file = file or sys.stdout
+    wide = None if file.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
+    return Console(file=file, width=wide, highlight=False, emoji=False, markup=False)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print to standard output, in colours in a terminal, and as text without trailing spaces elsewhere."""
+    to = console()
+    if to.is_terminal:
+        to.print(*renderables, sep="\n")
+    else:
+        print(plain_text(*renderables, width=to.width, wrap=False))
+
+
+def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = True) -> str:
+    """What a terminal of that width would show, without colours; long lines outside of tables wrap on request."""
+    file = io.StringIO()
+    to = Console(file=file, width=width, color_system=None, force_terminal=False, highlight=False, markup=False)
+    for renderable in renderables:
+        to.print(renderable, soft_wrap=not wrap)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> RenderableType:
+    """A table with its title above; the columns in `numbers` are set to the right, the others fold where long."""
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for index, heading in enumerate(columns):
+        if index in numbers:
+            result.add_column(heading, justify="right", no_wrap=True)
+        else:
+            result.add_column(heading, overflow="fold", style="cyan" if index == 0 else None)
+    for row in rows:
+        result.add_row(*row)
+    return Group(Text(title, style="bold"), result, "")  # a title of the table's own would fold at its width
+
+
+def sites_table(found: Sequence[Site], title: str) -> RenderableType:
+    """Where SE can go, and why: one row per site."""
+    rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
+    return table(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
+
+
+def inserted_table(blocks: Mapping[str, nn.Module], title: str) -> RenderableType:
+    """The SE blocks that were put in: one row per block."""
+    rows = []
+    for name, block in blocks.items():
+        parameters = sum(parameter.numel() for parameter in block.parameters())
+        rows.append((name, str(block.in_channels), str(block.width), count(parameters)))
+    return table(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))
+
+
+def cost_tables(cost: Cost) -> list[RenderableType]:
+    """What a network costs and what of it is SE's, in all and per SE block."""
+    rows = [
+        ("parameters", count(cost.parameters), count(cost.se_parameters), share(cost.se_parameters_share)),
+        (
+            "multiply-adds",
+            count(cost.multiply_adds),
+            count(cost.se_multiply_adds),
+            share(cost.se_multiply_adds_share),
+        ),
+        ("rescaling (multiplications beside these)", "", count(cost.rescaling), ""),
+        (
+            "activations kept for the backward pass",
+            bytes_of(cost.activation_bytes),
+            bytes_of(cost.se_activation_bytes),
+            share(cost.se_activation_bytes_share),
+        ),
+    ]
+    if cost.latency_ratio is not None:
+        rows.append(("time of a forward pass, over that without SE", f"{cost.latency_ratio:.3f} ×", "", ""))
+    columns = ("", "in all", "in SE", "share")
+    tables = [table(f"Cost on {cost.example}", columns, rows, numbers=range(1, 4))]
+    return [*tables, blocks_table(cost)] if cost.blocks else tables
+
+
+def blocks_table(cost: Cost) -> RenderableType:
+    """What each SE block costs: one row per block."""
+    rows = [
+        (
+            block.name,
+            "–" if block.channels is None else str(block.channels),
+            "–" if block.width is None else str(block.width),
+            count(block.parameters),
+            count(block.multiply_adds),
+            count(block.rescaling),
+            bytes_of(block.activation_bytes),
+        )
+        for block in cost.blocks
+    ]
+    columns = ("block", "channels", "width", "parameters", "multiply-adds", "rescaling", "activations")
+    return table(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
+
+
+def comparison_table(plain: Cost, se: Cost, title: str) -> RenderableType:
+    """What the network costs without SE and with it, side by side."""
+    rows = [
+        ("parameters", count(plain.parameters), count(se.parameters), _more(plain.parameters, se.parameters)),
+        (
+            "multiply-adds",
+            count(plain.multiply_adds),
+            count(se.multiply_adds),
+            _more(plain.multiply_adds, se.multiply_adds),
+        ),
+        ("rescaling (multiplications beside these)", count(plain.rescaling), count(se.rescaling), ""),
+        (
+            "activations kept for the backward pass",
+            bytes_of(plain.activation_bytes),
+            bytes_of(se.activation_bytes),
+            _more(plain.activation_bytes, se.activation_bytes),
+        ),
+    ]
+    if se.latency_ratio is not None:
+        more = _more(1, se.latency_ratio)
+        rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
+    return table(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
+
+
+def _more(plain: float, se: float) -> str:
+    if not plain:
+        return ""
+    fraction = se / plain - 1
+    return ("+" if fraction > 0 else "−" if fraction < 0 else "±") + share(abs(fraction))

@@ -1,0 +1,116 @@
+"""How far a study is: a bar with the time left in a terminal, a line now and then in a log, nothing on request."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from senet.console.display import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+    from rich.progress import Progress as Bar
+
+__all__ = ["Progress"]
+
+LINES = 4
+"""Lines that one run may write into a log: the least whole number of epochs between two of them follows."""
+
+
+class Progress:
+    """Counts the training steps of a study, all its runs together.
+
+    Args:
+        show: whether to show anything.
+        file: where; standard error by default.
+    """
+
+    def __init__(self, show: bool = True, file: TextIO | None = None) -> None:
+        self._show = show
+        self._console = console(file or sys.stderr)
+        self._bar: Bar | None = None
+        self._total = 0
+        self._done = 0
+        self._worked = 0  # of those done, the ones that took time here
+        self._begun = time.monotonic()
+        self._run = ""
+        self._epochs = 0
+
+    @contextlib.contextmanager
+    def steps(self, total: int) -> Iterator[None]:
+        """Within it `total` steps are taken."""
+        self._total, self._done, self._worked = total, 0, 0
+        self._begun = time.monotonic()
+        if not (self._show and self._console.is_terminal):
+            yield
+            return
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        with RichProgress(*columns, console=self._console, speed_estimate_period=120) as bar:
+            bar.add_task("", total=total)
+            self._bar = bar
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def run(self, name: str, epochs: int = 0) -> None:
+        """Something of that name, and of so many epochs if any, begins."""
+        self._run, self._epochs = name, epochs
+        self._describe(1)
+
+    def step(self, count: int = 1, *, worked: bool = True) -> None:
+        """So many steps are done; not `worked` are those of an earlier session."""
+        self._done += count
+        self._worked += count * worked
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], count)
+
+    def epoch(self, number: int, text: str = "") -> None:
+        """Epoch `number` of the run is done, with `text` to say of it."""
+        self._describe(min(number + 1, self._epochs))
+        every = math.ceil(self._epochs / LINES)
+        if self._bar is None and (number % every == 0 or number == self._epochs):
+            self.note(f"{self._run}, epoch {number} of {self._epochs}{': ' * bool(text)}{text}{self._left()}")
+
+    def note(self, text: str) -> None:
+        """One line."""
+        if self._show:
+            self._console.print(text)
+
+    def _describe(self, epoch: int) -> None:
+        if self._bar is not None:
+            text = f"{self._run}, epoch {epoch} of {self._epochs}" if self._epochs else self._run
+            self._bar.update(self._bar.task_ids[0], description=text)
+
+    def _left(self) -> str:
+        if not self._worked or self._done >= self._total:
+            return ""
+        seconds = (time.monotonic() - self._begun) / self._worked * (self._total - self._done)
+        return f" ({duration(seconds)} left)"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 8.3 s, 2 min 5 s, 1 h 12 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,5 @@
+"""What a network costs: parameters, multiply-adds, kept activations, latency."""
+
+from senet.cost.cost import BlockCost, Cost, cost
+
+__all__ = ["BlockCost", "Cost", "cost"]

@@ -1,0 +1,253 @@
+"""What a network costs on an example, and what of it is Squeeze-and-Excitation's (section 4 of the paper)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from senet.cost.activations import kept_for_backward, watched
+from senet.fused.switch import of_any_size
+from senet.insertion import blocks, remove
+from senet.running import as_call, describe, devices_of, run, untouched
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["BlockCost", "Cost", "cost"]
+
+LEAST_ROUNDS, MOST_ROUNDS = 15, 301  # of plain and SE in turn: as many as fit the time, within these
+MEASURING_S, WARM_UP_S = 1.0, 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCost:
+    """What one SE block costs.
+
+    Attributes:
+        name: of the module.
+        channels: C; None where the block's layers do not show it.
+        width: hidden units between the two layers; None where there is one layer, or none.
+        parameters: a number.
+        multiply_adds: of its layers, for the example.
+        rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts.
+        activation_bytes: kept for the backward pass because this block is there.
+    """
+
+    name: str
+    channels: int | None
+    width: int | None
+    parameters: int
+    multiply_adds: int
+    rescaling: int
+    activation_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network costs on an example, in all and per SE block; `str()` is a table.
+
+    Attributes:
+        parameters: a number.
+        multiply_adds: of one forward pass in eval mode: half of what PyTorch's flop counter counts, which is
+            convolutions and matrix products.
+        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; beside
+            `multiply_adds`, not in it.
+        activation_bytes: distinct storages kept for the backward pass of one forward pass in training mode,
+            parameters and buffers left out.
+        latency_ratio: time of a forward pass in eval mode over that of the same network with SE removed, or
+            None where it was not measured.
+        blocks: one BlockCost per SE block.
+        example: shape and type of the example, in words.
+    """
+
+    parameters: int
+    multiply_adds: int
+    rescaling: int
+    activation_bytes: int
+    latency_ratio: float | None
+    blocks: tuple[BlockCost, ...]
+    example: str
+
+    @property
+    def se_parameters(self) -> int:
+        """The SE blocks' part of `parameters`."""
+        return sum(block.parameters for block in self.blocks)
+
+    @property
+    def se_multiply_adds(self) -> int:
+        """The SE blocks' part of `multiply_adds`, without the rescaling."""
+        return sum(block.multiply_adds for block in self.blocks)
+
+    @property
+    def se_activation_bytes(self) -> int:
+        """The SE blocks' part of `activation_bytes`: what the same network without SE does not keep."""
+        return sum(block.activation_bytes for block in self.blocks)
+
+    @property
+    def se_parameters_share(self) -> float:
+        """`se_parameters` as a fraction of `parameters`."""
+        return self.se_parameters / max(1, self.parameters)
+
+    @property
+    def se_multiply_adds_share(self) -> float:
+        """`se_multiply_adds` as a fraction of `multiply_adds`."""
+        return self.se_multiply_adds / max(1, self.multiply_adds)
+
+    @property
+    def se_activation_bytes_share(self) -> float:
+        """`se_activation_bytes` as a fraction of `activation_bytes`."""
+        return self.se_activation_bytes / max(1, self.activation_bytes)
+
+    def __str__(self) -> str:
+        from senet.console import display
+
+        return display.plain_text(*display.cost_tables(self))
+
+
+def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
+    """Count what `model` costs on `example`, and the SE blocks' share of each figure (section 4).
+
+    The network runs where it is, in eval mode for the multiply-adds and in training mode for the activations
+    kept, and is left as it was: training modes, buffers, gradients and the random state. What is frozen
+    counts as frozen: less is kept for a layer whose parameters need no gradient. The example stands for batches of it:
+    activations are counted as where normalisation and SE share a pass, though in a small tensor they would not.
+
+    A batch of one whose maps shrink to 1×1 is refused by batch norm in training mode; the activations are
+    then measured at batches 2 and 3 and reckoned for batch 1, as they grow linearly with the batch.
+
+    Args:
+        model: any network.
+        example: an input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword
+            arguments.
+        latency: also time it, in turn with a copy from which SE is removed: the median of at least 15 paired
+            ratios after warm-up, and exactly 1 where there is no SE.
+
+    Raises:
+        ValueError: where the network does not take the example, or has lazy layers that were never built.
+    """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has lazy layers, which have no shapes yet: run it once on an input first"
+        )
+    found = blocks(model)
+    with torch.inference_mode(False):
+        example = tree_map_only(Tensor, _outside_inference_mode, example)
+        with untouched(model):
+            calls, multiply_adds = count_calls(model, found, example)
+        with untouched(model, training=True), of_any_size():  # one image stands for a batch of them
+            activation_bytes, bytes_for = kept_for_backward(model, found, example)
+        ratio: float | None = None
+        if latency:
+            with untouched(model):
+                ratio = _latency_ratio(model, example) if found else 1.0
+    rows = tuple(
+        BlockCost(
+            name,
+            *_channels_and_width(block),
+            parameters=_parameters(block),
+            multiply_adds=calls[name].flops // 2,
+            rescaling=calls[name].rescaling,
+            activation_bytes=bytes_for[name],
+        )
+        for name, block in found.items()
+    )
+    return Cost(
+        parameters=_parameters(model),
+        multiply_adds=multiply_adds,
+        rescaling=sum(row.rescaling for row in rows),
+        activation_bytes=activation_bytes,
+        latency_ratio=ratio,
+        blocks=rows,
+        example=describe(example),
+    )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
+    """C and the hidden width, as the block's layers show them, whoever wrote it."""
+    layers = [m.weight for m in block.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    if not layers or layers[0].shape[1] != layers[-1].shape[0]:
+        return None, None
+    return layers[0].shape[1], layers[0].shape[0] if len(layers) > 1 else None
+
+
+def _outside_inference_mode(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor  # autograd cannot keep an inference tensor
+
+
+@dataclasses.dataclass
+class Calls:
+    """What the calls of one SE block did, summed: multiplications by gates, and PyTorch's flops, 2 per multiply-add."""
+
+    rescaling: int = 0
+    flops: int = 0
+
+
+def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, Calls], int]:
+    """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model`, as it is."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, which `import senet` is spared
+
+    calls = {name: Calls() for name in found}
+    with FlopCounterMode(display=False) as counter:
+
+        def entered(name: str, _: Tensor) -> None:
+            calls[name].flops -= counter.get_total_flops()
+
+        def left(name: str, x: Tensor, _: Tensor) -> None:
+            calls[name].flops += counter.get_total_flops()
+            calls[name].rescaling += x.numel()
+
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know
+        try:
+            with watched(found, entered, left), sdpa_kernel(SDPBackend.MATH):  # nor does it know every kernel
+                run(model, example)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+    return calls, counter.get_total_flops() // 2
+
+
+def _latency_ratio(model: nn.Module, example: Any) -> float:
+    """Time of a forward pass over that of the network without SE: the median of paired ratios."""
+    plain = remove(model, everything=True)
+    pair_s = _warm_up(plain, example) + _warm_up(model, example)
+    rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, math.ceil(MEASURING_S / pair_s)))
+    ratios = []
+    for n in range(rounds):  # in turn, and each first in turn: neither gains by what the other left behind
+        seconds = {}
+        for network in (plain, model) if n % 2 else (model, plain):
+            seconds[network] = _seconds(network, example)
+        ratios.append(seconds[model] / seconds[plain])
+    return statistics.median(ratios)
+
+
+def _warm_up(network: nn.Module, example: Any) -> float:
+    """Run `network` until it has had time to warm up; the seconds of its last forward pass."""
+    until = time.perf_counter() + WARM_UP_S
+    _seconds(network, example)
+    while True:
+        last = _seconds(network, example)
+        if time.perf_counter() >= until:
+            return last
+
+
+def _seconds(network: nn.Module, example: Any) -> float:
+    args, kwargs = as_call(example)
+    accelerators = [device for device in devices_of(network) if device.type not in ("cpu", "meta")]
+    with torch.no_grad():
+        start = time.perf_counter()
+        network(*args, **kwargs)
+        for device in accelerators:
+            torch.accelerator.synchronize(device)
+        return time.perf_counter() - start

@@ -1,0 +1,107 @@
+"""What a recipe adds to the usual crop and mirror image: on each image, and on a batch of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from senet.data.transforms import IMAGENET_MEAN, Augmentation, augmentation_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from senet.data.sources import DataSource
+    from senet.data.transforms import Preprocessing
+    from senet.recipe.recipe import Recipe
+
+__all__ = ["StrongAugmentation", "augmentation_of", "mixing_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongAugmentation(Augmentation):
+    """After crop and mirror image: TrivialAugment, random erasing and Cutout, drawn from torch's global generator.
+
+    Args:
+        trivial_augment: whether to apply one of its operations, chosen at random.
+        random_erasing: the probability that a rectangle is erased.
+        cutout: pixels a side of a square that is erased, its middle anywhere in the image; 0 for none.
+        mean: what erased pixels are, in [0, 1]: 0 for the network once they are normalised.
+    """
+
+    trivial_augment: bool = False
+    random_erasing: float = 0.0
+    cutout: int = 0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """A random view of what `base` kept: (3, H, W) uint8 -> (3, size, size) uint8."""
+        pixels = super().__call__(pixels)
+        if self.trivial_augment:
+            pixels = self._trivial(pixels)
+        if self.random_erasing:
+            pixels = self._erase(pixels)
+        if self.cutout:
+            pixels = self._cut_out(pixels)
+        return pixels
+
+    @functools.cached_property
+    def _fill(self) -> list[int]:
+        return [round(255 * value) for value in self.mean]
+
+    @functools.cached_property
+    def _trivial(self) -> Callable[[Tensor], Tensor]:
+        from torchvision.transforms import v2
+
+        return v2.TrivialAugmentWide(fill=self._fill)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _erase(self) -> Callable[[Tensor], Tensor]:
+        from torchvision.transforms import v2
+
+        return v2.RandomErasing(self.random_erasing, value=self._fill)  # type: ignore[no-any-return]
+
+    def _cut_out(self, pixels: Tensor) -> Tensor:
+        """Cutout (DeVries and Taylor 2017), which torchvision does not have: the square may reach over the edge."""
+        middle = torch.randint(self.size, (2,)).tolist()
+        top, left = (max(0, at - self.cutout // 2) for at in middle)
+        bottom, right = (at - self.cutout // 2 + self.cutout for at in middle)
+        pixels = pixels.clone()
+        pixels[:, top:bottom, left:right] = torch.tensor(self._fill, dtype=pixels.dtype).view(3, 1, 1)
+        return pixels
+
+
+def augmentation_of(source: DataSource, preprocessing: Preprocessing, recipe: Recipe) -> Augmentation:
+    """The usual augmentation of these images, with what the recipe changes and adds."""
+    usual = augmentation_for(source, preprocessing)
+    if recipe.crop_scale is not None:
+        usual = dataclasses.replace(usual, scale=(recipe.crop_scale, usual.scale[1]))
+    if not (recipe.trivial_augment or recipe.random_erasing or recipe.cutout):
+        return usual
+    return StrongAugmentation(
+        **{field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)},
+        trivial_augment=recipe.trivial_augment,
+        random_erasing=recipe.random_erasing,
+        cutout=recipe.cutout,
+        mean=preprocessing.mean,
+    )
+
+
+def mixing_of(recipe: Recipe, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Mixup, CutMix, or for each batch one of the two: (N, 3, H, W) and (N,) -> (N, 3, H, W) and (N, classes).
+
+    Drawn from torch's global generator on the CPU. None where the recipe asks for neither.
+    """
+    from torchvision.transforms import v2
+
+    mixes = [
+        kind(alpha=alpha, num_classes=num_classes)
+        for kind, alpha in ((v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix))
+        if alpha
+    ]
+    if not mixes:
+        return None
+    return mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)  # type: ignore[no-any-return]

@@ -1,0 +1,181 @@
+"""From the bytes of a file to an image: whatever real folders hold ends as RGB, or as one error that says why not."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import stat
+import time
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from senet.data.quiet import without_warnings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "EXTENSIONS",
+    "BadImageError",
+    "DataError",
+    "decode",
+    "decode_bytes",
+    "readable_formats",
+    "reason_of",
+    "to_rgb",
+]
+
+EXTENSIONS = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+
+MOST_PIXELS = 89_478_485
+"""Beyond this (PIL's own limit, a quarter of a GiB as RGB) an image is taken for a decompression bomb. A JPEG may have
+twice as many: it is decoded at a fraction of its size, as its format allows."""
+
+LARGE_JPEG = 2**25
+"""Pixels beyond which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, until it has no more."""
+
+# Not PIL's whole list: opening an EPS file would start Ghostscript, whatever the file is called.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+_PASSING = frozenset({errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
+_WAITS = (0.1, 1.0)  # seconds before a network's file system is asked again
+_ORIENTATION = 0x0112
+
+
+class DataError(ValueError):
+    """Data that cannot be found, read or used; the message says what would be right."""
+
+
+class BadImageError(DataError):
+    """One image that cannot be read.
+
+    Attributes:
+        reason: why, without the image's name.
+        lasting: whether that is so for as long as the file is the same; not where the system failed to read it.
+    """
+
+    def __init__(self, message: str, reason: str = "", *, lasting: bool = True) -> None:
+        super().__init__(message)  # one argument is enough: a loader's workers send errors as their text
+        self.reason = reason or message
+        self.lasting = lasting
+
+
+def decode(path: Path) -> Image.Image:
+    """The image in a file: its first frame, upright, RGB, 8 bits a channel, in memory that is bounded.
+
+    Truncated data is an error, never half an image; broken EXIF data is none, the image is taken as it lies.
+
+    Raises:
+        BadImageError: where it is no image of a kind that is read, is damaged, or has too many pixels.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            info = path.stat()
+            if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for a writer for ever
+                raise BadImageError(f"{path} is no file", "no file, but a folder, pipe or device")
+            with path.open("rb") as file:
+                return _decoded(file, info.st_size, path.suffix)
+        except BadImageError as error:
+            raise _named(path, error) from error
+        except OSError as error:
+            if wait is None or error.errno not in _PASSING:
+                raise _named(path, BadImageError("", reason_of(error), lasting=False)) from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+def decode_bytes(content: bytes, name: str) -> Image.Image:
+    """The image in `content`, as `decode` has it; `name` is what an error calls it, and its suffix counts."""
+    try:
+        return _decoded(io.BytesIO(content), len(content), name[name.rfind(".") :])
+    except BadImageError as error:
+        raise _named(name, error) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an image could not be read, in one line."""
+    if isinstance(error, BadImageError):
+        return error.reason
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a kind that is read"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` as people see it: rotated as its EXIF data says, RGB, 8 bits a channel."""
+    image.load()
+    try:
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+            image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # broken EXIF data spoils no picture
+        pass
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
+        deep = np.asarray(image).astype(np.int64 if image.mode == "I" else np.uint32)
+        return Image.fromarray(((deep.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), posinf=255.0, neginf=0.0)
+        values = values * (255 if values.max(initial=0) <= 1 else 1)
+        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _named(name: Path | str, error: BadImageError) -> BadImageError:
+    message = f"{name} cannot be read as an image ({error.reason}): mend or remove it"
+    return BadImageError(message, error.reason, lasting=error.lasting)
+
+
+def _decoded(file: IO[bytes], size: int, suffix: str) -> Image.Image:
+    if size == 0:
+        raise BadImageError("empty", "the file is empty")
+    try:
+        # PIL remarks on broken EXIF data and large images
+        with without_warnings(), Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
+            _bound(image)
+            image.load()
+            return to_rgb(image)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError("bomb", f"more than {2 * MOST_PIXELS // 10**6} million pixels: scale it down") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the system's; a decoder's own errors have no number
+        raise BadImageError("damaged", reason_of(error)) from error
+    except Exception as error:  # a damaged file fails in any part of a decoder, with any error
+        raise BadImageError("damaged", reason_of(error), lasting=not isinstance(error, MemoryError)) from error
+
+
+def _bound(image: Image.Image) -> None:
+    """Have a huge JPEG decoded at a fraction of its size, and refuse what would take too much memory."""
+    width, height = image.size
+    scale = 1
+    while (width // scale) * (height // scale) > LARGE_JPEG and scale < 8:
+        scale *= 2
+    if scale > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(image.mode, (width // scale, height // scale))
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise BadImageError(
+            "bomb", f"{width} × {height} pixels, more than {MOST_PIXELS // 10**6} million: scale it down"
+        )
+
+
+@functools.cache
+def readable_formats(with_tga: bool = False) -> tuple[str, ...]:
+    """The formats that are read and that this PIL has; Targa has no mark of its own, so its name has to say it."""
+    Image.init()
+    return tuple(name for name in (*_FORMATS, *("TGA",) * with_tga) if name in Image.OPEN)

@@ -1,0 +1,231 @@
+"""Folders of class folders: which images there are, and of which class and split each one is."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from senet.data.decoding import EXTENSIONS, DataError
+from senet.data.images import FileImages, text_of
+from senet.data.unreadable import BadFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Found", "class_indices", "class_table", "files_below", "named_otherwise", "read_folder", "stratified_split"]
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+
+_LITTER = frozenset({"desktop.ini", "thumbs.db"})
+
+
+def stratified_split(
+    labels: Sequence[int], names: Sequence[str], *, fraction: float = 0.2, seed: int = 0
+) -> tuple[list[int], list[int]]:
+    """Indices of the images to train on and of those held out: `fraction` of each class, at least one.
+
+    The same labels and seed give the same split, on every machine.
+
+    Raises:
+        DataError: where a class has one image only; `names` are the classes' names for it.
+    """
+    of_class: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        of_class.setdefault(label, []).append(index)
+    lonely = [names[label] for label, members in sorted(of_class.items()) if len(members) < 2]
+    if lonely:
+        raise DataError(
+            f"a split needs at least 2 images of each class, and there is one of {_listed(lonely)}: "
+            "add images, or lay out train/ and val/ yourself"
+        )
+    held: list[int] = []
+    for label, members in of_class.items():
+        order = np.random.default_rng([seed, label]).permutation(len(members))
+        held += [members[i] for i in order[: max(1, round(fraction * len(members)))]]
+    chosen = set(held)
+    return [i for i in range(len(labels)) if i not in chosen], sorted(held)
+
+
+def class_table(path: str | Path) -> dict[str, int]:
+    """The network's class index of each name in a JSON file: a list of names in order, or an object name -> index.
+
+    Raises:
+        DataError: where the file is neither.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the classes file {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"the classes file {path} is not JSON: {error}") from error
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return {name: index for index, name in enumerate(content)}
+    if isinstance(content, dict) and all(type(index) is int and index >= 0 for index in content.values()):
+        return content
+    raise DataError(f"the classes file {path} holds neither a list of names nor an object name -> index")
+
+
+def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> dict[str, int]:
+    """The network's class index of each folder name, by a JSON file.
+
+    Args:
+        path: what `class_table` reads.
+        folders: the names to look up.
+        offset: added to each index, for networks whose classes do not start at 0.
+
+    Raises:
+        DataError: where the file is no such file, or lacks a name.
+    """
+    table = class_table(path)
+    missing = [name for name in folders if name not in table]
+    if missing:
+        close = difflib.get_close_matches(missing[0], table, n=1)
+        hint = f"; the nearest to {missing[0]!r} is {close[0]!r}" if close else ""
+        raise DataError(f"the classes file {path} does not name {_listed(missing)}{hint}")
+    return {name: table[name] + offset for name in folders}
+
+
+class Found(NamedTuple):
+    """What a folder holds: the class names, sorted, the images of each split, and what is no image by its name."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, FileImages]
+    others: tuple[BadFile, ...]
+
+
+def read_folder(root: Path) -> Found:
+    """The images of a folder of class folders, by their names alone.
+
+    A folder without train/, val/ or test/ comes back as the one split "all", in order of class and file name.
+
+    Raises:
+        DataError: on a folder that is missing or empty, has one class, a class without images, or splits
+            whose classes differ.
+    """
+    if not root.is_dir():
+        raise DataError(_missing(root))
+    found = {split: _split_folder(root, names) for split, names in SPLITS.items()}
+    splits = {split: folder for split, folder in found.items() if folder is not None}
+    if not splits:
+        classes = _classes(root)
+        images, strange = _images(root, root, classes)
+        return Found(classes, {"all": images}, tuple(strange))
+    _check_strangers(root, [folder.name for folder in splits.values()])
+    named = {split: _classes(folder) for split, folder in splits.items()}
+    first, *others = named
+    for other in others:
+        _check_same(root, (splits[first].name, named[first]), (splits[other].name, named[other]))
+    classes = named[first]
+    inside = {split: _images(folder, root, classes) for split, folder in splits.items()}
+    strangers = [other for _, others in inside.values() for other in others]
+    return Found(classes, {split: images for split, (images, _) in inside.items()}, tuple(strangers))
+
+
+def _missing(root: Path) -> str:
+    if root.exists():
+        return f"the data {root} is a file; it should be a folder with one folder of images for each class"
+    near = root.parent
+    beside = sorted(p.name for p in near.iterdir() if p.is_dir()) if near.is_dir() else []
+    close = difflib.get_close_matches(root.name, beside, n=1)
+    hint = f"; did you mean {near / close[0]}?" if close else ""
+    kinds = "data is 'digits', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
+    return f"there is no data folder {root}{hint} ({kinds})"
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(
+        (p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))), key=lambda p: p.name
+    )
+
+
+def files_below(root: Path) -> tuple[list[Path], list[Path]]:
+    """Files anywhere below `root` that are images by their names, and the others, both in the order of their paths.
+
+    Hidden files and those of a file browser are left out; links are followed, but not round and round.
+    """
+    files: list[Path] = []
+    seen = {os.path.realpath(root)}
+    for folder, inside, names in os.walk(root, followlinks=True):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        for name in list(inside):  # a link to a folder above would lead round and round
+            place = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118 os.walk gives text
+            if place in seen:
+                inside.remove(name)
+            seen.add(place)
+        files += [Path(folder, name) for name in names if not name.startswith(".") and name.lower() not in _LITTER]
+    files.sort(key=lambda path: path.relative_to(root).as_posix())
+    images = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    return images, [path for path in files if path.suffix.lower() not in EXTENSIONS]
+
+
+def _split_folder(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a split; one that holds no folders is a class of that name instead."""
+    here = [root / name for name in names if (root / name).is_dir() and _folders(root / name)]
+    if len(here) > 1:
+        raise DataError(f"{root} has {_listed([p.name for p in here])}, which mean the same: keep one of them")
+    return here[0] if here else None
+
+
+def _check_strangers(root: Path, known: Sequence[str]) -> None:
+    others = [
+        p.name for p in _folders(root) if p.name not in known and any(files_below(inside)[0] for inside in _folders(p))
+    ]
+    if others:
+        raise DataError(
+            f"{root} has {_listed(known)} and beside it {_listed(others)}, which is no split: "
+            "splits are called train, val and test"
+        )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    folders = _folders(folder)
+    if not folders:
+        loose = len(files_below(folder)[0])
+        held = f"holds {loose} images but no class folders" if loose else "is empty"
+        raise DataError(f"{folder} {held}: images belong into one folder for each class")
+    if len(folders) == 1:
+        raise DataError(f"{folder} has one class, {folders[0].name!r}: a classifier needs at least two")
+    return tuple(p.name for p in folders)
+
+
+def _check_same(root: Path, one: tuple[str, Sequence[str]], other: tuple[str, Sequence[str]]) -> None:
+    differing = []
+    for (name, classes), (_, theirs) in ((one, other), (other, one)):
+        only = sorted(set(classes) - set(theirs))
+        if only:
+            differing.append(f"only in {name}/: {_listed(only)}")
+    if differing:
+        raise DataError(f"{one[0]}/ and {other[0]}/ of {root} have different classes; {'; '.join(differing)}")
+
+
+def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImages, list[BadFile]]:
+    found = [files_below(folder / name) for name in classes]
+    files = [images for images, _ in found]
+    if not any(files):
+        raise DataError(f"the class folders of {folder} hold no images (of {', '.join(sorted(EXTENSIONS))})")
+    empty = [name for name, inside in zip(classes, files, strict=True) if not inside]
+    if empty:
+        raise DataError(f"no images in these class folders of {folder}: {_listed(empty)}")
+    labels = [label for label, inside in enumerate(files) for _ in inside]
+    others = [named_otherwise(path, root) for _, strangers in found for path in strangers]
+    return FileImages([path for inside in files for path in inside], labels, root), others
+
+
+def named_otherwise(path: Path, root: Path) -> BadFile:
+    """A file that is not looked into."""
+    kind = f"its name ends in {text_of(path.suffix)}" if path.suffix else "its name has no ending"
+    return BadFile(text_of(path.relative_to(root)), f"no image by its name: {kind}")
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,219 @@
+"""Labelled images, read one at a time: files, arrays in memory, and torchvision's data sets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from senet.data.decoding import EXTENSIONS, BadImageError, DataError, decode, reason_of, to_rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "EXTENSIONS",
+    "ArrayImages",
+    "BadImageError",
+    "ChosenImages",
+    "DataError",
+    "FileImages",
+    "Images",
+    "JoinedImages",
+    "TorchvisionImages",
+    "digest",
+    "text_of",
+    "to_rgb",
+]
+
+
+class Images(Protocol):
+    """A list of labelled images. `labels` is (n,) int64, `names` says which image is which."""
+
+    labels: Tensor
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`, decoded: RGB, 8 bits a channel, upright."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A short text that changes where the images, their order or their labels change."""
+        ...
+
+
+def digest(labels: Tensor, parts: Sequence[bytes]) -> str:
+    """A short text of labels, and of whatever else decides what images are."""
+    state = hashlib.sha256(labels.numpy().tobytes())
+    for part in parts:
+        state.update(part)
+        state.update(b"\0")
+    return f"{len(labels)} images, {state.hexdigest()[:16]}"
+
+
+def text_of(path: Path | str) -> str:
+    """A path as text that can be written anywhere, also where its bytes are no UTF-8."""
+    return os.fsencode(path if isinstance(path, str) else path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link to nowhere
+        return -1
+
+
+class FileImages:
+    """Images in files.
+
+    Args:
+        paths: the files.
+        labels: the class of each.
+        root: what `names` leaves out of the paths.
+        names: other names than these.
+    """
+
+    concurrent = True  # threads may load several at once
+
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], root: Path, *, names: Sequence[str] | None = None
+    ) -> None:
+        self.paths = tuple(paths)
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.names: Sequence[str] = names or [text_of(path.relative_to(root)) for path in self.paths]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.paths)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`; a file that cannot be decoded is a BadImageError that names it."""
+        return decode(self.paths[index])
+
+    def fingerprint(self) -> str:
+        """Names, sizes in bytes and labels."""
+        parts = [f"{n}:{_size(p)}".encode() for n, p in zip(self.names, self.paths, strict=True)]
+        return digest(self.labels, parts)
+
+    def state(self) -> bytes:
+        """What changes where any of the files is written anew."""
+        parts = [os.path.realpath(self.paths[0].parent).encode(errors="backslashreplace")]
+        for name, path in zip(self.names, self.paths, strict=True):
+            try:
+                info = path.stat()
+                parts.append(f"{name}:{info.st_size}:{info.st_mtime_ns}".encode())
+            except OSError:
+                parts.append(f"{name}:?".encode())
+        return hashlib.sha256(b"\0".join(parts)).digest()
+
+
+class ArrayImages:
+    """Images in memory: `pixels` (n, height, width, 3) uint8."""
+
+    def __init__(self, pixels: np.ndarray[Any, np.dtype[np.uint8]], labels: Sequence[int]) -> None:
+        self.pixels = pixels
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.names: Sequence[str] = [str(index) for index in range(len(pixels))]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.pixels)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`."""
+        return Image.fromarray(self.pixels[index])
+
+    def fingerprint(self) -> str:
+        """Pixels and labels."""
+        return digest(self.labels, [self.pixels.tobytes()])
+
+
+class TorchvisionImages:
+    """A data set of torchvision, whose items are (PIL image, label); `labels` are the labels of all."""
+
+    def __init__(self, dataset: Any, labels: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.names: Sequence[str] = [str(index) for index in range(len(labels))]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data set holds its images as an array, so that none has to be decoded."""
+        return isinstance(getattr(self.dataset, "data", None), np.ndarray | Tensor)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.names)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`; one that cannot be decoded is a BadImageError that says which."""
+        try:
+            return to_rgb(self.dataset[index][0])
+        except Exception as error:  # a damaged file fails in any part of a decoder, with any error
+            name, why = type(self.dataset).__name__, reason_of(error)
+            message = f"image {index} of torchvision's {name} cannot be read ({why})"
+            raise BadImageError(message, why, lasting=not isinstance(error, OSError | MemoryError)) from error
+
+    def fingerprint(self) -> str:
+        """The data set's name and labels."""
+        return digest(self.labels, [type(self.dataset).__name__.encode()])
+
+
+class ChosenImages:
+    """Some of a list of images: those at `indices`, in that order."""
+
+    def __init__(self, images: Images, indices: Sequence[int]) -> None:
+        self.labels = images.labels[list(indices)]
+        self.indices: tuple[int, ...] = tuple(indices)
+        if isinstance(images, ChosenImages):  # some of some are some
+            self.indices = tuple(images.indices[index] for index in indices)
+            images = images.images
+        self.images: Images = images
+        self.names: Sequence[str] = [images.names[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        """How many images are chosen."""
+        return len(self.indices)
+
+    def load(self, index: int) -> Image.Image:
+        """Chosen image `index`."""
+        return self.images.load(self.indices[index])
+
+    def fingerprint(self) -> str:
+        """The whole list's fingerprint, and which were chosen."""
+        return digest(self.labels, [self.images.fingerprint().encode(), repr(self.indices).encode()])
+
+
+class JoinedImages:
+    """Several lists of images, one after another."""
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self.parts = tuple(parts)
+        self.labels = torch.cat([part.labels for part in self.parts])
+        self.names: Sequence[str] = [name for part in self.parts for name in part.names]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.names)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index` of all."""
+        for part in self.parts:
+            if index < len(part):
+                return part.load(index)
+            index -= len(part)
+        raise IndexError(f"there are {len(self)} images")
+
+    def fingerprint(self) -> str:
+        """The parts' fingerprints."""
+        return "; ".join(part.fingerprint() for part in self.parts)

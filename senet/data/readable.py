@@ -1,0 +1,140 @@
+"""Images read once, one after another; those that cannot be read are left out and listed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from senet.data.decoding import BadImageError, DataError
+from senet.data.sampling import forking, usual_workers
+from senet.data.unreadable import BadFile, too_many
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from senet.data.images import Images
+    from senet.data.sampling import Batch
+
+__all__ = ["Readable"]
+
+
+class _Item(NamedTuple):
+    place: int
+    pixels: Tensor | None
+    label: int
+    reason: str
+
+
+class _Items(Dataset[_Item]):
+    def __init__(self, images: Images, prepare: Callable[..., Tensor]) -> None:
+        self.images = images
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> _Item:
+        label = int(self.images.labels[index])
+        try:
+            return _Item(index, self.prepare(self.images.load(index)), label, "")
+        except BadImageError as error:
+            return _Item(index, None, label, error.reason)
+
+
+class _Loaded(NamedTuple):
+    """Of a batch, the readable images' indices, pixels and labels, and the index of each other with the reason."""
+
+    indices: list[int]
+    pixels: Tensor | None
+    labels: Tensor
+    bad: list[tuple[int, str]]
+
+
+def _together(items: list[_Item]) -> _Loaded:
+    pixels = [item.pixels for item in items if item.pixels is not None]
+    good = [item for item in items if item.pixels is not None]
+    return _Loaded(
+        [item.place for item in good],
+        torch.stack(pixels) if pixels else None,
+        torch.tensor([item.label for item in good], dtype=torch.int64),
+        [(item.place, item.reason) for item in items if item.pixels is None],
+    )
+
+
+class Readable:
+    """Batches (N, 3, size, size) uint8 with labels (N,): every image once, in order, without those that are bad.
+
+    Args:
+        images: what to read.
+        prepare: image -> pixels.
+        batch_size: images read at a time; N is less by those that are bad.
+        workers: processes that read; None for one a core, at most 8.
+        max_bad: how many may be bad, a number or a share of all; None for any.
+        name: what an error calls the images.
+        before: what is known to be bad already.
+
+    Attributes:
+        indices: of the images that were read, in order.
+        bad: the others.
+
+    Raises:
+        DataError: on reading, where more are bad than may be, or all.
+        ValueError: on a number of workers that is none.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        prepare: Callable[..., Tensor],
+        batch_size: int,
+        *,
+        workers: int | None = None,
+        max_bad: float | str | None = None,
+        name: str = "the images",
+        before: tuple[BadFile, ...] = (),
+    ) -> None:
+        if workers is not None and (type(workers) is not int or workers < 0):
+            raise ValueError(f"workers is a whole number of at least 0, not {workers!r}")
+        wanted = usual_workers() if workers is None else workers
+        self.images = images
+        self.max_bad = max_bad
+        self.name = name
+        self.before = before
+        self.indices: list[int] = []
+        self.bad: list[BadFile] = []
+        self._loader = DataLoader(
+            _Items(images, prepare),
+            batch_size=batch_size,
+            num_workers=min(wanted, -(-len(images) // batch_size)),
+            collate_fn=_together,
+            generator=torch.Generator(),
+        )
+        self._check()
+
+    def __len__(self) -> int:
+        """How many batches there are at most."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches; `indices` and `bad` are then those of this pass."""
+        self.indices, self.bad = [], []
+        with forking():
+            loaded = iter(self._loader)
+        for indices, pixels, labels, bad in loaded:
+            self.indices += indices
+            self.bad += [BadFile(self.images.names[index], reason) for index, reason in bad]
+            if bad:
+                self._check()
+            if pixels is not None:
+                yield pixels, labels
+        if not self.indices:
+            raise DataError(f"no image of {self.name} can be read; the first: {self.bad[0]}")
+
+    def _check(self) -> None:
+        known = [*self.before, *self.bad]
+        total = len(self.images) + len(self.before)
+        if self.max_bad is not None and (error := too_many(known, total, self.max_bad, self.name)):
+            raise error

@@ -1,0 +1,355 @@
+"""The batches, the same for any number of workers, for a resumed run, and for the plain and the SE network.
+
+Each sample's randomness hangs on (seed, epoch, index) alone, and the order of the images on (seed, epoch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from senet.data.images import Images
+from senet.data.signals import Shield
+from senet.data.transforms import Augmentation, Preprocessing
+from senet.files.run_folder import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = [
+    "Held",
+    "KeyedSampler",
+    "ShareSampler",
+    "eval_loader",
+    "hold",
+    "random_key",
+    "seeded",
+    "train_loader",
+    "usual_workers",
+]
+
+BUDGET = 512 * 2**20
+"""Bytes of decoded images kept in memory, for each split; beyond that, files are decoded in every epoch."""
+
+Batch = tuple[Tensor, Tensor]
+Key = tuple[int, int]
+
+
+def random_key(*numbers: int) -> int:
+    """A 63-bit seed made of whole numbers; any change of one gives an unrelated seed."""
+    packed = struct.pack(f"<{len(numbers)}q", *numbers)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+@contextlib.contextmanager
+def seeded(key: int) -> Iterator[None]:
+    """Run with torch's CPU generator, from which torchvision's transforms draw, seeded by `key`; then as before."""
+    generator = torch.default_generator  # torch.manual_seed would queue a call for each device, every time
+    state = generator.get_state()
+    generator.manual_seed(key)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Within it loaders may start their workers without Python's remark that PyTorch has threads, as it always has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
+        yield
+
+
+class Held(Dataset[Tensor]):
+    """Decoded images (3, H, W) uint8, in memory as one tensor where they fit, else decoded when asked for.
+
+    Args:
+        images: what to decode.
+        prepare: image -> pixels, without randomness.
+        budget: bytes of memory that they may take; 0 keeps none.
+    """
+
+    def __init__(self, images: Images, prepare: Callable[..., Tensor], budget: int = BUDGET) -> None:
+        self.images = images
+        self.prepare = prepare
+        self._pixels: Tensor | None = None
+        self._shapes: list[tuple[int, int, int]] = []
+        self._starts: list[int] = []
+        if budget and self._estimate() <= budget:
+            self._fill(budget)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are decoded and kept."""
+        return self._pixels is not None
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Image `index`, (3, H, W) uint8."""
+        if self._pixels is None:
+            return self.prepare(self.images.load(index))
+        shape, start = self._shapes[index], self._starts[index]
+        return self._pixels[start : start + shape[0] * shape[1] * shape[2]].view(shape)
+
+    def _estimate(self) -> int:
+        """Bytes of all images, by at most 16 of them from all over the list."""
+        chosen = range(0, len(self), max(1, len(self) // 16))
+        return sum(self[index].numel() for index in chosen) * len(self) // max(1, len(chosen))
+
+    def _fill(self, budget: int) -> None:
+        parts: list[Tensor] = []
+        total = 0
+        with ThreadPoolExecutor(usual_workers()) as pool:
+            several = getattr(getattr(self.images, "images", self.images), "concurrent", False)
+            decode = pool.map if several else map
+            for pixels in decode(self.__getitem__, range(len(self))):
+                parts.append(pixels.reshape(-1))
+                self._shapes.append((pixels.shape[0], pixels.shape[1], pixels.shape[2]))
+                self._starts.append(total)
+                total += pixels.numel()
+                if total > 2 * budget:  # the estimate was far off
+                    pool.shutdown(cancel_futures=True)
+                    return
+        self._pixels = torch.cat(parts)
+
+
+def hold(images: Images, how: Augmentation | Preprocessing, *, budget: int = BUDGET) -> Held:
+    """`images` as an augmentation starts from them, or as a preprocessing makes them."""
+    return Held(images, how.base if isinstance(how, Augmentation) else how, budget)
+
+
+class KeyedSampler(Sampler[Key]):
+    """(epoch, index) for every image: in an order drawn from (seed, epoch), or as they lie.
+
+    An epoch's order is cut into batches, and each batch into equal slices, one a process, so that the processes
+    together see what one alone would. Images that are left over after the last whole batch are left out.
+
+    Args:
+        length: number of images.
+        seed: of the order, or None for the order in which they lie.
+        epoch: the one to begin with; `set_epoch`, which Lightning calls, sets the others.
+        batch_size: images in a batch of all processes together.
+        begin: the batch to begin with, in the first epoch.
+        rank: of this process.
+        processes: how many there are; they divide `batch_size`.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int | None = None,
+        epoch: int = 0,
+        *,
+        batch_size: int = 1,
+        begin: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = epoch
+        self.batch_size = batch_size
+        self.begin = begin
+        self.rank = rank
+        self.processes = processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration has."""
+        if epoch != self.epoch:
+            self.begin = 0
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """The number of images that this process sees in an epoch."""
+        return self.length // self.batch_size * self.batch_size // self.processes
+
+    def __iter__(self) -> Iterator[Key]:
+        """The keys of one epoch."""
+        epoch, share = self.epoch, self.batch_size // self.processes
+        order = self._order(epoch)
+        starts = range(self.begin * self.batch_size, len(self) * self.processes, self.batch_size)
+        slices = (order[start + self.rank * share : start + (self.rank + 1) * share] for start in starts)
+        return ((epoch, index) for part in slices for index in part)
+
+    def batch(self, epoch: int, number: int) -> list[int]:
+        """The images of one batch of an epoch (both from 0), of all processes."""
+        return list(self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size])
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        if self.seed is None:
+            return range(self.length)
+        generator = torch.Generator().manual_seed(random_key(self.seed, epoch))
+        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
+        return order
+
+
+class ShareSampler(Sampler[int]):
+    """Every image once, in order, dealt out over the processes: this one's share.
+
+    Args:
+        length: number of images.
+        rank: of this process.
+        processes: how many there are.
+        even: give each the same number, with -1 in place of the images that some lack.
+    """
+
+    def __init__(self, length: int, rank: int = 0, processes: int = 1, *, even: bool = False) -> None:
+        own = list(range(rank, length, processes))
+        missing = -(-length // processes) - len(own)
+        self.indices = own + [-1] * (missing if even else 0)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        """The share."""
+        return iter(self.indices)
+
+
+class _Views(Dataset[Batch]):
+    """Random views of held images by (epoch, index), each with its label."""
+
+    def __init__(self, held: Held, augmentation: Augmentation, seed: int) -> None:
+        self.held = held
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, key: Key) -> Batch:
+        epoch, index = key
+        with seeded(random_key(self.seed, epoch, index)):
+            return self.augmentation(self.held[index]), self.held.images.labels[index]
+
+
+class _Fixed(Dataset[Batch]):
+    """Held images with their labels, as they are."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, index: int) -> Batch:
+        if index < 0:  # fills a batch up, and does not count
+            return self.held[0], torch.tensor(-1)
+        return self.held[index], self.held.images.labels[index]
+
+
+def usual_workers() -> int:
+    """Processes, or threads, that decode images: one a core that we may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def _workers(held: Held, asked: int | None) -> int:
+    if asked is None:
+        return 0 if held.in_memory else usual_workers()
+    if type(asked) is not int or asked < 0:
+        raise ValueError(f"workers is a whole number of at least 0, not {asked!r}")
+    return asked
+
+
+def train_loader(
+    held: Held,
+    augmentation: Augmentation,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    begin: int = 0,
+    parts: int = 1,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int | None = None,
+) -> DataLoader[Batch]:
+    """Batches (N, 3, size, size) uint8 with labels (N,), N being `batch_size` over processes and parts.
+
+    Images that are left over in one epoch come in another, whose order differs: a last batch of one image would
+    break batch normalisation.
+
+    Args:
+        held: the images.
+        augmentation: makes the views.
+        batch_size: of all processes and parts together, or the number of images where that is less.
+        seed: of the order and the views.
+        epoch: the one to begin with.
+        begin: the batch of it to begin with.
+        parts: in which a batch is worked off.
+        rank: of this process.
+        processes: how many there are.
+        workers: processes that make them; without it, none where the images are in memory.
+
+    Raises:
+        StudyError: where a batch does not come in so many equal parts.
+    """
+    count = _workers(held, workers)
+    whole = min(batch_size, len(held))
+    share = share_of(whole, processes, parts)
+    return DataLoader(
+        _Views(held, augmentation, seed),
+        batch_size=share,
+        sampler=KeyedSampler(len(held), seed, epoch, batch_size=whole, begin=begin, rank=rank, processes=processes),
+        drop_last=True,
+        num_workers=count,
+        persistent_workers=count > 0,
+        worker_init_fn=Shield(),
+        generator=torch.Generator(),
+    )
+
+
+def eval_loader(
+    held: Held,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    even: bool = False,
+    workers: int | None = None,
+) -> DataLoader[Batch]:
+    """Batches (N, 3, size, size) uint8 with labels (N,), every image once, in order, dealt out over the processes.
+
+    With `even`, processes that lack an image have one with the label -1 in its place, which is not to be counted.
+    """
+    count = _workers(held, workers)
+    return DataLoader(
+        _Fixed(held),
+        batch_size=batch_size,
+        sampler=ShareSampler(len(held), rank, processes, even=even),
+        num_workers=count,
+        persistent_workers=count > 0,
+        worker_init_fn=Shield(),
+        generator=torch.Generator(),
+    )
+
+
+def share_of(batch_size: int, processes: int, parts: int) -> int:
+    """Images that a process works off at a time.
+
+    Raises:
+        StudyError: where a batch does not come in so many equal parts, with the nearest that does.
+    """
+    pieces = processes * parts
+    if batch_size % pieces:
+        near = max(1, round(batch_size / pieces)) * pieces
+        raise StudyError(
+            f"a batch of {batch_size} does not come in equal parts for {processes} devices"
+            f"{f' and accumulate={parts}' * (parts > 1)}: give a batch_size of {near}"
+        )
+    return batch_size // pieces

@@ -1,0 +1,141 @@
+"""The index of a shard: where each sample's picture lies in the tar file, and its label."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from senet.data.decoding import EXTENSIONS, reason_of
+from senet.data.images import text_of
+from senet.files.cache import remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Sample", "index_of", "state_of"]
+
+KEPT = 2**24
+"""Bytes from which a shard's index is kept in the user's cache folder; that of a smaller one is made in no time."""
+
+MOST_CLASSES = 100_000
+"""A label beyond is a damaged one: a classifier that large is none that is trained here."""
+
+_LABELS = ("label", "cls", "class", "class_id", "target")  # in a sample's JSON object
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # as webdataset splits names
+_VERSION = 1  # of what an index holds
+
+
+class Sample(NamedTuple):
+    """Where a sample's picture lies in its shard, and its label; else what is wrong with it."""
+
+    name: str
+    offset: int
+    size: int
+    label: int | str | None
+    problem: str
+
+
+def state_of(shard: Path) -> bytes:
+    """What changes where the file is written anew."""
+    try:
+        info = shard.stat()
+    except OSError:
+        return b"?"
+    return f"{os.path.realpath(shard)}:{info.st_size}:{info.st_mtime_ns}".encode(errors="backslashreplace")
+
+
+def index_of(shard: Path) -> list[Sample]:
+    """What a shard holds, in order; from the cache where it was looked at before."""
+    if shard.stat().st_size < KEPT:
+        return list(_samples(shard))
+    key = f"{_VERSION}:".encode() + state_of(shard)
+    return [Sample(*values) for values in remembered("shards", key, lambda: (list(_samples(shard)), True))]
+
+
+def _samples(shard: Path) -> Iterator[Sample]:
+    """One entry for each key, and one without a name for a shard that is damaged."""
+    total = shard.stat().st_size
+    key, members = "", dict[str, tuple[int, int]]()
+    problem = ""
+    try:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            try:
+                for member in tar:
+                    name = member.name
+                    found = _KEY.fullmatch(name)
+                    if not member.isreg() or found is None or (name.startswith("__") and name.endswith("__")):
+                        continue
+                    if found[1] != key and members:
+                        yield _sample(key, members, total, shard)
+                        members = {}
+                    key, suffix = found[1], found[2].lower()
+                    twice = suffix in members
+                    members[suffix] = (-1, 0) if twice else (member.offset_data, member.size)
+                    tar.members = []  # type: ignore[attr-defined] # it would keep all of them
+            except tarfile.TarError as error:
+                problem = f"damaged, what follows is lost ({reason_of(error)})"
+    except tarfile.TarError as error:
+        problem = f"no tar file ({reason_of(error)})"
+    if members:
+        yield _sample(key, members, total, shard)
+    if problem:
+        yield Sample("", 0, 0, None, problem)
+
+
+def _sample(key: str, members: Mapping[str, tuple[int, int]], total: int, shard: Path) -> Sample:
+    key = text_of(key)
+    pictures = _of_kind(members, EXTENSIONS)
+    if len(pictures) != 1:
+        few = "no picture" if not pictures else f"several pictures ({', '.join(pictures)})"
+        return Sample(key, 0, 0, None, f"{few} in this sample")
+    suffix = pictures[0]
+    offset, size = members[suffix]
+    name = f"{key}.{text_of(suffix)}"
+    if offset < 0:
+        return Sample(name, 0, 0, None, "stands twice in this shard")
+    if offset + size > total:
+        return Sample(name, 0, 0, None, "the shard ends early")
+    for kind in (".cls", ".json"):
+        label = next(iter(_of_kind(members, {kind})), None)
+        if label is not None:
+            at, length = members[label]
+            break
+    else:
+        return Sample(name, 0, 0, None, "no label (.cls or .json)")
+    if at < 0 or at + length > total or length > 2**20:
+        return Sample(name, 0, 0, None, f"its label (.{label}) is damaged")
+    with shard.open("rb") as file:
+        file.seek(at)
+        value = _label(file.read(length), is_json=kind == ".json")
+    if value is None:
+        return Sample(name, 0, 0, None, f"its label (.{label}) is no class")
+    return Sample(name, offset, size, value, "")
+
+
+def _of_kind(members: Mapping[str, Any], kinds: set[str] | frozenset[str]) -> list[str]:
+    """The members of that kind: those that are called so, else those that are called so at their end."""
+    exact = [suffix for suffix in members if f".{suffix}" in kinds]
+    return exact or [suffix for suffix in members if f".{suffix.rpartition('.')[2]}" in kinds]
+
+
+def _label(content: bytes, *, is_json: bool) -> int | str | None:
+    try:
+        text = content.decode("utf-8").strip()
+        value: Any = json.loads(text) if is_json else text
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        value = next((value[name] for name in _LABELS if name in value), None)
+    if isinstance(value, str):
+        value = value.strip()
+        if re.fullmatch(r"\d{1,9}", value):
+            value = int(value)
+        elif re.fullmatch(r"[-+\d.eE]*", value):
+            return None  # no name either
+    if isinstance(value, str):
+        return value
+    return value if type(value) is int and 0 <= value < MOST_CLASSES else None

@@ -1,0 +1,238 @@
+"""WebDataset's shards: tar files of pictures with their labels, read in any order by an index that is made once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from senet.data.decoding import BadImageError, DataError, decode_bytes, reason_of
+from senet.data.images import digest, text_of
+from senet.data.shards.index import index_of, state_of
+from senet.data.unreadable import BadFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from PIL import Image
+
+__all__ = ["ShardImages", "Shards", "read_shards"]
+
+CLASSES = "classes.json"
+"""Beside the shards, a list of the classes' names in the order of their numbers."""
+
+_SPLIT = re.compile(r"(train|val|valid|validation|test)(?![a-zA-Z])")
+
+
+class Shards(NamedTuple):
+    """What shards hold: the class names, the images of each split, and what cannot be used."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, ShardImages]
+    bad: tuple[BadFile, ...]
+
+
+class ShardImages:
+    """Pictures in tar files.
+
+    Args:
+        shards: the tar files.
+        root: what `names` leaves out of their paths.
+        places: (n, 3) int64, of each picture: which shard, the first byte, and how many there are.
+        labels: the class of each.
+        names: of each, within its shard.
+    """
+
+    concurrent = True  # threads may load several at once
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        root: Path,
+        places: np.ndarray[Any, np.dtype[np.int64]],
+        labels: Sequence[int],
+        names: Sequence[str],
+    ) -> None:
+        self.shards = tuple(shards)
+        self.places = places
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        within = [text_of(shard.relative_to(root)) for shard in self.shards]
+        self.names: Sequence[str] = [f"{within[int(at)]}/{name}" for at, name in zip(places[:, 0], names, strict=True)]
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.names)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`; one that cannot be read or decoded is a BadImageError that names it."""
+        shard, offset, size = self.places[index].tolist()
+        try:
+            with self.shards[shard].open("rb", buffering=0) as file:
+                file.seek(offset)
+                content = _all_of(file, size)
+        except OSError as error:
+            name, why = self.names[index], reason_of(error)
+            raise BadImageError(f"{name} cannot be read as an image ({why})", why, lasting=False) from error
+        return decode_bytes(content, self.names[index])
+
+    def fingerprint(self) -> str:
+        """Names, sizes in bytes and labels."""
+        sizes = self.places[:, 2].tolist()
+        return digest(self.labels, [f"{name}:{size}".encode() for name, size in zip(self.names, sizes, strict=True)])
+
+    def state(self) -> bytes:
+        """What changes where any of the shards is written anew."""
+        return b"\0".join((*map(state_of, self.shards), self.places.tobytes(), self.labels.numpy().tobytes()))
+
+
+def _all_of(file: Any, size: int) -> bytes:
+    """The next `size` bytes; fewer where the file ends."""
+    parts: list[bytes] = []
+    while size > 0 and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def read_shards(pattern: str) -> Shards:
+    """The pictures of shards, in the order in which they lie there.
+
+    A sample is what stands one after another under one key, as webdataset has it: a picture (`.jpg`, `.png`,
+    `.webp`, ...) and its class, a number or name in `.cls`, or in `.json` as it is or as "label", "cls", "class",
+    "class_id" or "target" of an object. The names of numbered classes may stand in classes.json beside the shards.
+    A shard whose name begins with train, val or test, or that lies in a folder of that name, is of that split.
+
+    Args:
+        pattern: tar files on this machine, as a folder or with {0000..0099} and *.
+
+    Raises:
+        DataError: where there are none, or they hold no labelled pictures of two classes.
+    """
+    shards = _found(pattern)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        indices = list(pool.map(index_of, shards))
+    root = Path(os.path.commonpath([shard.parent for shard in shards]))
+    samples = [sample for index in indices for sample in index]
+    bad = [
+        BadFile("/".join(filter(None, (text_of(shard.relative_to(root)), sample.name))), sample.problem)
+        for shard, index in zip(shards, indices, strict=True)
+        for sample in index
+        if sample.problem
+    ]
+    labels = {sample.label for sample in samples if sample.label is not None and not sample.problem}
+    if not labels:
+        first = f"; the first: {bad[0]}" if bad else ""
+        raise DataError(f"{pattern} holds no picture with a label (.cls or .json){first}")
+    number = _numbers(labels, shards, root, pattern)
+    splits: dict[str, ShardImages] = {}
+    for split, members in _splits(shards, pattern).items():
+        good = [(at, s) for at in members for s in indices[at] if not s.problem and s.label is not None]
+        if not good:
+            raise DataError(f"the shards of {split} in {pattern} hold no picture with a label (.cls or .json)")
+        places = np.array([(at, sample.offset, sample.size) for at, sample in good], dtype=np.int64)
+        here = [number[sample.label] for _, sample in good if sample.label is not None]
+        splits[split] = ShardImages(shards, root, places, here, [sample.name for _, sample in good])
+    return Shards(tuple(number.names), splits, tuple(bad))
+
+
+class _Classes(dict[int | str, int]):
+    """The number of each class by its label, and the names in the order of the numbers."""
+
+    names: Sequence[str]
+
+
+def _numbers(labels: set[int | str], shards: Sequence[Path], root: Path, pattern: str) -> _Classes:
+    words = sorted(label for label in labels if isinstance(label, str))
+    numbers = [label for label in labels if isinstance(label, int)]
+    if words and numbers:
+        raise DataError(
+            f"some labels of {pattern} are numbers ({numbers[0]}) and some are names ({words[0]!r}): use one of them"
+        )
+    file = next((at / CLASSES for at in (shards[0].parent, root) if (at / CLASSES).is_file()), None)
+    names: Sequence[str] | None = None if file is None else _names(file)
+    if words:
+        names = names or words
+        unknown = sorted(set(words) - set(names))
+        if unknown:
+            raise DataError(f"{file} does not name the class {unknown[0]!r} of {pattern}")
+        classes = _Classes({name: index for index, name in enumerate(names)})
+    else:
+        names = names or [str(index) for index in range(max(numbers) + 1)]
+        if max(numbers) >= len(names):
+            raise DataError(f"{pattern} has class {max(numbers)} (from 0), and {file} names {len(names)}")
+        classes = _Classes({index: index for index in range(len(names))})
+    if len(names) < 2:
+        raise DataError(f"{pattern} has one class, {names[0]!r}: a classifier needs at least two")
+    classes.names = names
+    return classes
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error})") from error
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and names):
+        raise DataError(f"{file} should be a list of the classes' names in order")
+    return names
+
+
+def _found(pattern: str) -> list[Path]:
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise DataError(
+            f"wds:{pattern} is not on this machine: shards are read in any order; copy them to a disk first"
+        )
+    shards: list[Path] = []
+    for name in _expanded(pattern):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            here = sorted(path.rglob("*.tar"), key=lambda p: p.as_posix())
+        elif any(sign in name for sign in "*?["):
+            base = Path(path.anchor)
+            here = sorted(base.glob(str(path.relative_to(base))), key=lambda p: p.as_posix())
+        else:
+            here = [path]
+        shards += here
+        if not here:
+            raise DataError(f"there is no .tar file in wds:{name}")
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        raise DataError(f"{len(missing)} of the {len(shards)} shards are not there, the first: {missing[0]}")
+    packed = next((shard for shard in shards if shard.suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst")), None)
+    if packed is not None:
+        raise DataError(f"{packed} is compressed, and shards are read in any order: unpack it to a .tar")
+    return list(dict.fromkeys(shards))
+
+
+def _expanded(pattern: str) -> list[str]:
+    if "{" not in pattern:
+        return [pattern]
+    try:
+        from braceexpand import braceexpand
+    except ImportError as error:
+        raise DataError(f"wds:{pattern} needs webdataset: pip install 'senet[wds]'") from error
+    try:
+        return list(braceexpand(pattern))
+    except ValueError as error:
+        raise DataError(
+            f"wds:{pattern} has a brace too many; shards are named as in path/{{0000..0099}}.tar"
+        ) from error
+
+
+def _splits(shards: Sequence[Path], pattern: str) -> Mapping[str, list[int]]:
+    """Which shards, by their places in the list, each split has; "all" where they name none."""
+    splits: dict[str, list[int]] = {}
+    for at, shard in enumerate(shards):
+        found = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
+        name = "all" if found is None else {"valid": "val", "validation": "val"}.get(found[1], found[1])
+        splits.setdefault(name, []).append(at)
+    if "all" in splits and len(splits) > 1:
+        named = ", ".join(sorted(set(splits) - {"all"}))
+        raise DataError(f"some shards of {pattern} are of {named}, and {shards[splits['all'][0]]} says nothing of that")
+    return splits

@@ -1,0 +1,317 @@
+"""Data by name: the embedded digits, folders of class folders, WebDataset's shards, and torchvision's data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from senet.data.image_folders import class_indices, read_folder, stratified_split
+from senet.data.images import ArrayImages, ChosenImages, DataError, Images, JoinedImages, TorchvisionImages
+from senet.data.shards.shards import read_shards
+from senet.files.cache import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from senet.data.unreadable import BadFile
+
+__all__ = ["DataError", "DataSource", "open_data"]
+
+SMALL = 64
+"""Images of at most this many pixels a side are kept at their size: CIFAR's 32, the digits' 8."""
+
+_NO_DATA_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2")
+_CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST2")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Labelled images in up to three splits, which share their classes.
+
+    Attributes:
+        name: what it was opened by.
+        classes: their names, in order of the class index.
+        train: to train on, or None where there is nothing for it (a folder with val/ alone).
+        val: held out.
+        test: held out too; where there is one, it is what gets reported.
+        native_size: pixels a side, where every image looked at is a square of that size; else None.
+        flip: whether a mirrored image still shows its class (a digit's does not).
+        bad: images that were found to be unreadable, and are in no split.
+        others: files beside the images that are none by their names.
+        checked: whether every image was decoded once, to see that it can be.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images | None
+    val: Images | None
+    test: Images | None
+    native_size: int | None
+    flip: bool = True
+    bad: tuple[BadFile, ...] = ()
+    others: tuple[BadFile, ...] = ()
+    checked: bool = False
+
+    @property
+    def skipped(self) -> tuple[BadFile, ...]:
+        """What is left out, known so far: unreadable images first."""
+        return (*self.bad, *self.others)
+
+    @property
+    def small(self) -> bool:
+        """Whether the images are so small that they are used at their own size."""
+        return self.native_size is not None and self.native_size <= SMALL
+
+    @property
+    def reported(self) -> tuple[str, Images]:
+        """The split whose accuracy is the result, with its name: test where there is one, else val."""
+        for name, images in (("test", self.test), ("val", self.val)):
+            if images is not None:
+                return name, images
+        raise DataError(f"{self.name} has nothing to measure on: neither val/ nor test/")
+
+    @property
+    def monitored(self) -> tuple[str, Images]:
+        """The split measured after every epoch, with its name: val where there is one, else test."""
+        return ("val", self.val) if self.val is not None else self.reported
+
+    def split(self, name: str | None) -> tuple[str, Images]:
+        """A split by its name, "all" of them as one, or the reported one (None).
+
+        Raises:
+            DataError: where there is no such split.
+        """
+        if name is None:
+            return self.reported
+        here = {s: images for s in ("train", "val", "test") if (images := getattr(self, s)) is not None}
+        if name == "all":
+            return name, JoinedImages(list(here.values()))
+        if name not in here:
+            raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(here)} and all")
+        return name, here[name]
+
+    def relabelled(self, images: Images, indices: Sequence[int]) -> Images:
+        """Images of this source, those of class c having the label `indices[c]`."""
+        relabelled = ChosenImages(images, range(len(images)))
+        relabelled.labels = torch.tensor(indices)[images.labels]
+        return relabelled
+
+    def fingerprint(self) -> dict[str, str]:
+        """For each split, a short text that changes with its images and labels."""
+        splits = (("train", self.train), ("val", self.val), ("test", self.test))
+        return {name: images.fingerprint() for name, images in splits if images is not None}
+
+
+def open_data(
+    name: str | Path,
+    *,
+    classes: str | Path | None = None,
+    class_offset: int = 0,
+    data_root: str | Path | None = None,
+    split_seed: int = 0,
+) -> DataSource:
+    """Find labelled images by name; nothing is decoded but one image of each class, to see that it can be.
+
+    Args:
+        name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8 pixels, embedded in it), a folder of
+            class folders (with train/ and val/ and/or test/ inside, or else split by us, 80/20 within each
+            class), `torchvision:NAME`, or `wds:` with WebDataset's shards, such as `wds:path/{0000..0099}.tar`.
+        classes: for evaluation: a JSON file that names the network's classes in order (or name -> index),
+            by which folder names become class indices; without it, classes are numbered by sorted name.
+        class_offset: added to each class index.
+        data_root: where torchvision's data sets lie and are downloaded to if they are not there;
+            ~/.cache/senet/data by default.
+        split_seed: of the split that we make.
+
+    Raises:
+        DataError: on data that is missing, empty or of one class, whose splits differ in classes, or that
+            cannot be read or downloaded.
+    """
+    if str(name) == "digits":
+        source = _digits(split_seed)
+    elif str(name).startswith("wds:"):
+        source = _shards(str(name), split_seed)
+    elif str(name).startswith("torchvision:"):
+        source = _torchvision(str(name), _data_root(data_root), split_seed)
+    else:
+        source = _folder(Path(name).expanduser(), split_seed)
+    if classes is None and class_offset == 0:
+        return source
+    return _renumbered(source, classes, class_offset)
+
+
+def _folder(root: Path, split_seed: int) -> DataSource:
+    classes, splits, others = read_folder(root)
+    sizes = {_first_image(images, label, name) for images in splits.values() for label, name in enumerate(classes)}
+    found: dict[str, Images] = dict(splits)
+    found = _with_held_out(found, classes, split_seed)
+    return DataSource(str(root), classes, *_in_order(found), native_size=_common_side(sizes), others=others)
+
+
+def _shards(name: str, split_seed: int) -> DataSource:
+    classes, splits, bad = read_shards(name.removeprefix("wds:"))
+    sizes = {
+        _first_image(images, label, classes[label])
+        for images in splits.values()
+        for label in sorted(set(images.labels.tolist()))
+    }
+    found = _with_held_out({split: images for split, images in splits.items()}, classes, split_seed)  # noqa: C416
+    return DataSource(name, classes, *_in_order(found), native_size=_common_side(sizes), bad=bad)
+
+
+def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, Images | None]:
+    return splits.get("train"), splits.get("val"), splits.get("test")
+
+
+def _with_held_out(splits: dict[str, Images], classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
+    """The splits; where there is but one to train on, or no split at all, divided by us."""
+    if set(splits) in ({"all"}, {"train"}):
+        return _divided(next(iter(splits.values())), classes, split_seed)
+    return splits
+
+
+def _divided(images: Images, classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
+    train, held = stratified_split(images.labels.tolist(), classes, seed=split_seed)
+    return {"train": ChosenImages(images, train), "val": ChosenImages(images, held)}
+
+
+def _first_image(images: Images, label: int, name: str) -> tuple[int, int]:
+    """The size of the first image of a class that can be read."""
+    failure: DataError | None = None
+    for index in torch.nonzero(images.labels == label).flatten().tolist():
+        try:
+            return images.load(index).size
+        except DataError as error:
+            failure = failure or error
+    raise DataError(f"no image of class {name!r} can be read; the first: {failure}")
+
+
+def _common_side(sizes: set[tuple[int, int]]) -> int | None:
+    if len(sizes) != 1:
+        return None
+    width, height = next(iter(sizes))
+    return width if width == height else None
+
+
+def _renumbered(source: DataSource, classes: str | Path | None, offset: int) -> DataSource:
+    if offset < 0:
+        raise DataError(f"class_offset is a whole number of at least 0, not {offset}")
+    if classes is None:
+        index_of = {name: index + offset for index, name in enumerate(source.classes)}
+    else:
+        index_of = class_indices(classes, source.classes, offset)
+    table = [index_of[name] for name in source.classes]
+
+    def renumber(images: Images | None) -> Images | None:
+        return None if images is None else source.relabelled(images, table)
+
+    return dataclasses.replace(
+        source, train=renumber(source.train), val=renumber(source.val), test=renumber(source.test)
+    )
+
+
+def _digits(split_seed: int) -> DataSource:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("the embedded digits come with scikit-learn: pip install 'senet[study]'") from error
+    grey, labels = load_digits(return_X_y=True)
+    pixels = np.round(grey.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = ArrayImages(np.repeat(pixels[..., None], 3, axis=3), labels.tolist())
+    classes = tuple("0123456789")
+    train, val, test = _in_order(_divided(images, classes, split_seed))
+    return DataSource("digits", classes, train, val, test, native_size=8, flip=False)
+
+
+def _data_root(given: str | Path | None) -> Path:
+    if given is not None:
+        return Path(given).expanduser()
+    return cache_folder() / "data"
+
+
+def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise DataError(f"{name} needs torchvision: pip install 'senet[study]'") from error
+    short = name.removeprefix("torchvision:")
+    known = [each for each in datasets.__all__ if each not in _NO_DATA_SETS]
+    if short not in known:
+        close = difflib.get_close_matches(short, known, n=3)
+        hint = f"; the nearest are {', '.join(close)}" if close else ""
+        raise DataError(f"torchvision has no data set {short!r}{hint}")
+    kind = getattr(datasets, short)
+    parameters = inspect.signature(kind).parameters
+    choices: dict[str, list[dict[str, Any]]]
+    if "train" in parameters:
+        choices = {"train": [{"train": True}], "test": [{"train": False}]}
+    elif "split" in parameters:
+        names = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
+        choices = {split: [{"split": s} for s in options] for split, options in names.items()}
+    else:
+        choices = {"all": [{}]}
+    sets = {}
+    for split, options in choices.items():
+        for option in options:
+            dataset = _made(kind, root, option, "download" in parameters)
+            if dataset is not None:
+                sets[split] = dataset
+                break
+    if not sets:
+        raise DataError(f"torchvision's {short} has no split that we know to train or to measure on")
+    labels = {split: _labels(dataset, short) for split, dataset in sets.items()}
+    classes = _class_names(next(iter(sets.values())), max(max(each) for each in labels.values()) + 1)
+    splits: dict[str, Images] = {s: TorchvisionImages(dataset, labels[s]) for s, dataset in sets.items()}
+    sizes = {splits[next(iter(splits))].load(index).size for index in (0, -1)}
+    splits = _with_held_out(splits, classes, split_seed)
+    flip = not any(part in short for part in _CHIRAL) or short == "FashionMNIST"
+    return DataSource(name, classes, *_in_order(splits), native_size=_common_side(sizes), flip=flip)
+
+
+def _made(kind: Any, root: Path, option: dict[str, Any], can_download: bool) -> Any | None:
+    """One split of a data set, downloaded if it is not there; None where it has no such split."""
+    takes_root = "root" in inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {"root": root, **option} if takes_root else option
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        if "split" in option and "Unknown value" in str(error):
+            return None
+        raise DataError(f"torchvision's {kind.__name__} cannot be opened: {error}") from error
+    except (RuntimeError, OSError, ImportError) as error:
+        if not can_download or isinstance(error, ImportError):
+            raise DataError(f"torchvision's {kind.__name__} is not in {root} as it expects: {error}") from error
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return kind(**arguments, download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"torchvision's {kind.__name__} is not in {root} and could not be downloaded ({error}): "
+            "put it there, name its folder with data_root, or go online"
+        ) from error
+
+
+def _labels(dataset: Any, name: str) -> list[int]:
+    for attribute in ("targets", "labels", "_labels", "y"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and len(values) == len(dataset):
+            break
+    else:
+        values = [dataset[index][1] for index in range(len(dataset))]
+    try:
+        return [int(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"torchvision's {name} is not for classification: its labels are no classes") from error
+
+
+def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+    names = getattr(dataset, "classes", None)
+    if names is not None and len(names) == count:
+        return tuple(" ".join(n) if isinstance(n, tuple) else str(n) for n in names)
+    return tuple(map(str, range(count)))

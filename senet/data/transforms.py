@@ -1,0 +1,225 @@
+"""From an image to what a network is given: preprocessing for evaluation, augmentation for training."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from PIL import Image
+
+    from senet.data.sources import DataSource
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Augmentation",
+    "Preprocessing",
+    "augmentation_for",
+    "preprocessing_for",
+]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network's input for evaluation; it is saved with trained weights.
+
+    The shorter side is resized to `resize` pixels, the middle `size` × `size` cut out, and each channel of
+    values in [0, 1] normalised: (value - mean) / std. ImageNet's mean and std are used throughout, also for
+    networks trained from scratch: any fixed numbers serve those, and published weights expect these. `channels` is
+    their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are always in
+    the order red, green, blue.
+
+    Raises:
+        ValueError: on sizes that are no positive whole numbers, a resize smaller than the crop, a mean or std
+            that is not three numbers (std positive), or an unknown interpolation or order of channels.
+    """
+
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    channels: str = "RGB"
+
+    def __post_init__(self) -> None:
+        for name in ("size", "resize"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is a whole number of pixels, at least 1, not {value!r}")
+        if self.resize < self.size:
+            raise ValueError(f"resize ({self.resize}) is at least the size cut out of it ({self.size})")
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+                raise ValueError(f"{name} is three numbers, one a channel{', positive' * (name == 'std')}: {values}")
+            object.__setattr__(self, name, values)
+        if self.interpolation not in INTERPOLATIONS:
+            close = difflib.get_close_matches(str(self.interpolation), INTERPOLATIONS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image as (3, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
+        from torchvision.transforms.v2 import functional
+
+        mode = functional.InterpolationMode(self.interpolation)
+        resized = functional.resize(image, [self.resize], interpolation=mode)
+        cropped = functional.center_crop(resized, [self.size, self.size])
+        return functional.pil_to_tensor(cropped)  # type: ignore[no-any-return]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """The network's input of (N, 3, H, W) uint8 pixels: float32, normalised a channel at a time.
+
+        On the CPU its memory format is channels last, in which convolutions are faster.
+        """
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        layout = torch.channels_last if pixels.device.type == "cpu" else torch.preserve_format
+        normal = (pixels.to(torch.float32, memory_format=layout) / 255 - mean) / std
+        return normal if self.channels == "RGB" else normal.flip(-3)
+
+    def at(self, size: int | None) -> Preprocessing:
+        """The same at another size, the part of the image that is seen being as large; None: at its own."""
+        if size is None:
+            return self
+        return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which `from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The preprocessing of which `to_json` made `values`.
+
+        Raises:
+            ValueError: on names or values that it does not know.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
+        return cls(**values)
+
+
+def preprocessing_for(
+    source: DataSource, *, size: int | None = None, known: Preprocessing | None = None
+) -> Preprocessing:
+    """What a network is trained with: small images whole, at their own size; photos at 224, or as `size` says.
+
+    Args:
+        source: the images.
+        size: pixels a side that the network is given.
+        known: what its weights were trained with, of which mean, std and interpolation are kept.
+    """
+    base = known or Preprocessing()
+    if source.native_size is not None and source.small:
+        side = source.native_size if size is None else size
+        return dataclasses.replace(base, size=side, resize=side)
+    return base.at(size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """A random crop, and a mirror image half of the time, drawn from torch's global generator.
+
+    Args:
+        size: pixels a side of what comes out.
+        padding: for small images: pixels of black on each side, of which `size` × `size` is cut at random;
+            0 for photos, of which a part is cut and resized.
+        scale: for photos: the least and greatest share of the area that is cut out.
+        flip: whether to mirror.
+        interpolation: of the resizing.
+    """
+
+    size: int
+    padding: int = 0
+    scale: tuple[float, float] = (0.35, 1.0)
+    flip: bool = True
+    interpolation: str = "bilinear"
+
+    def base(self, image: Image.Image) -> Tensor:
+        """What of an RGB image is kept in memory, (3, H, W) uint8: the part that is not random.
+
+        Small images are resized to `size` and padded; of photos the shorter side is at most twice `size`.
+        """
+        from torchvision.transforms.v2 import functional
+
+        mode = functional.InterpolationMode(self.interpolation)
+        if self.padding:
+            image = functional.center_crop(
+                functional.resize(image, [self.size], interpolation=mode), [self.size, self.size]
+            )
+            image = functional.pad(image, [self.padding])
+        elif min(image.size) > 2 * self.size:
+            image = functional.resize(image, [2 * self.size], interpolation=mode)
+        return functional.pil_to_tensor(image)  # type: ignore[no-any-return]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """A random view of what `base` kept: (3, H, W) uint8 -> (3, size, size) uint8."""
+        if self.padding:
+            top, left = torch.randint(2 * self.padding + 1, (2,)).tolist()
+            pixels = pixels[:, top : top + self.size, left : left + self.size]
+        else:
+            pixels = self._cut(pixels)
+        if self.flip and torch.rand(()) < 0.5:
+            pixels = pixels.flip(-1)
+        return pixels
+
+    @functools.cached_property
+    def _cut(self) -> Callable[[Tensor], Tensor]:
+        from torchvision.transforms import v2
+
+        mode = v2.InterpolationMode(self.interpolation)
+        return v2.RandomResizedCrop(  # type: ignore[no-any-return]
+            self.size, self.scale, interpolation=mode, antialias=True
+        )
+
+
+def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmentation:
+    """The usual one: for small images CIFAR's crop of the padded image, for photos Inception's crop.
+
+    Mirrored where a mirrored image still shows its class.
+    """
+    size = preprocessing.size
+    return Augmentation(
+        size=size,
+        padding=max(1, size // 8) if source.small else 0,
+        flip=source.flip,
+        interpolation=preprocessing.interpolation,
+    )
+
+
+def timm_preprocessing(configuration: Mapping[str, Any]) -> Preprocessing:
+    """What a network of timm with published weights expects, by its `pretrained_cfg`."""
+    size = int(configuration.get("input_size", (3, 224, 224))[-1])
+    share = float(configuration.get("crop_pct") or 0.875)
+    interpolation = str(configuration.get("interpolation") or "bilinear")
+    return Preprocessing(
+        size=size,
+        resize=max(size, math.floor(size / share)),
+        mean=_three(configuration.get("mean"), IMAGENET_MEAN),
+        std=_three(configuration.get("std"), IMAGENET_STD),
+        interpolation=interpolation if interpolation in INTERPOLATIONS else "bilinear",
+    )
+
+
+def _three(values: Sequence[float] | None, default: tuple[float, float, float]) -> tuple[float, float, float]:
+    if values is None or len(values) != 3:
+        return default
+    return float(values[0]), float(values[1]), float(values[2])

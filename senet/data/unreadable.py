@@ -1,0 +1,219 @@
+"""Files that are no readable images: found before a training begins, skipped, counted and listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import PIL
+import torch
+
+from senet.console.progress import Progress
+from senet.data.decoding import BadImageError, DataError
+from senet.data.images import ArrayImages, ChosenImages, Images, JoinedImages, TorchvisionImages
+from senet.files.cache import remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from senet.data.sources import DataSource
+
+__all__ = ["MAX_BAD", "BadFile", "allowed", "checked", "from_json", "listed", "to_json", "too_many"]
+
+MAX_BAD = 0.2
+"""The share of images that may be unreadable where nobody says: beyond one in five it is the wrong folder, or a kind
+of file that has to be converted first."""
+
+FEW = 1000
+"""Of fewer images it takes seconds to find out which can be read, and what was found is not kept."""
+
+SHOWN = 50
+"""Files that are named on the screen; result.json has all."""
+
+_VERSION = 1  # of what is read and what is not: another one has everything looked at again
+_CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class BadFile:
+    """A file that was skipped.
+
+    Attributes:
+        name: of the file, below the data's folder.
+        reason: why.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def allowed(max_bad: float | str, count: int) -> int:
+    """How many of `count` images may be unreadable: a whole number is that many, 0.05 and "5%" are a share.
+
+    Raises:
+        DataError: on anything else.
+    """
+    text = str(max_bad).strip()
+    try:
+        if text.isdecimal():
+            return int(text)
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise DataError(f"max_bad is a number of files (40) or a share of them (0.05 or 5%), not {max_bad!r}")
+    return int(share * count + 1e-9)
+
+
+def too_many(bad: Sequence[BadFile], count: int, max_bad: float | str, name: str) -> DataError | None:
+    """The error that says so, where more of `count` images are unreadable than may be."""
+    if len(bad) <= allowed(max_bad, count):
+        return None
+    some = "; ".join(map(str, bad[:3]))
+    return DataError(
+        f"{len(bad)} or more of the {count} images of {name} cannot be read, and max_bad ({max_bad}) allows "
+        f"{allowed(max_bad, count)}: {some}; … Mend or remove them, or allow more"
+    )
+
+
+def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Progress | None = None) -> DataSource:
+    """The source without the images that cannot be read; those stand in its `bad`.
+
+    Every image is decoded once, before the training begins: so what an epoch consists of hangs on nothing but the
+    files, whatever the number of workers and wherever a run is interrupted. What was found is kept in the user's
+    cache folder for as long as no file changes.
+
+    Args:
+        source: the images.
+        max_bad: how many may be unreadable, a number or a share of all.
+        progress: is told how far it is.
+
+    Raises:
+        DataError: where more are unreadable, or no image of a class is left to train on.
+    """
+    allowed(max_bad, 0)
+    if source.checked:
+        return source
+    shown = progress or Progress(False)
+    splits = {name: images for name in ("train", "val", "test") if (images := getattr(source, name)) is not None}
+    total = sum(map(len, splits.values())) + len(source.bad)
+    bad = list(source.bad)
+    if error := too_many(bad, total, max_bad, source.name):
+        raise error
+    files = sum(len(images) for images in splits.values() if _can_fail(images))
+    if files >= FEW:
+        shown.note(f"checking that {files} images can be read")
+    with shown.steps(files):
+        shown.run(f"checking {files} images")
+        for name, images in splits.items():
+            found = _unreadable(images, bad, total, max_bad, source.name, shown)
+            bad += [BadFile(images.names[index], reason) for index, reason in found]
+            splits[name] = _without(images, [index for index, _ in found], name, source)
+    bad.sort(key=lambda file: file.name)  # not by split: which image is in which is ours to draw
+    return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True)
+
+
+def _without(images: Images, bad: Sequence[int], split: str, source: DataSource) -> Images:
+    if not bad:
+        return images
+    gone = set(bad)
+    good = ChosenImages(images, [index for index in range(len(images)) if index not in gone])
+    wanted = set(images.labels.tolist()) if split == "train" else set()
+    missing = sorted(wanted - set(good.labels.tolist()))
+    if missing or not len(good):
+        what = f"class {source.classes[missing[0]]!r}" if missing else "any class"
+        raise DataError(f"no image of {what} in {split} of {source.name} can be read")
+    return good
+
+
+def _can_fail(images: Images) -> bool:
+    """Whether images are decoded, not in memory already."""
+    if isinstance(images, JoinedImages):
+        return any(map(_can_fail, images.parts))
+    base = images.images if isinstance(images, ChosenImages) else images
+    return not (isinstance(base, ArrayImages) or (isinstance(base, TorchvisionImages) and base.in_memory))
+
+
+def _unreadable(
+    images: Images, before: Sequence[BadFile], total: int, max_bad: float | str, name: str, shown: Progress
+) -> list[tuple[int, str]]:
+    """Index of each image that cannot be read, in order, with the reason."""
+    if not _can_fail(images):
+        return []
+    worked = False
+
+    def look() -> tuple[list[tuple[int, str]], bool]:
+        nonlocal worked
+        worked = True
+        found: list[tuple[int, str]] = []
+        lasting = True
+        pool = ThreadPoolExecutor(_threads(images))
+        try:
+            starts = range(0, len(images), _CHUNK)
+            for start, errors in zip(starts, pool.map(lambda at: _errors(images, at), starts), strict=True):
+                found += [(index, error.reason) for index, error in errors]
+                lasting &= all(error.lasting for _, error in errors)
+                bad = [*before, *(BadFile(images.names[index], reason) for index, reason in found)]
+                if errors and (error := too_many(bad, total, max_bad, name)):
+                    raise error
+                shown.step(min(_CHUNK, len(images) - start))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return found, lasting
+
+    state = _state(images)
+    if len(images) < FEW or state is None:
+        return look()[0]
+    found = [(int(index), str(reason)) for index, reason in remembered("checked", state, look)]
+    if not worked:
+        shown.step(len(images), worked=False)
+    return found
+
+
+def _errors(images: Images, start: int) -> list[tuple[int, BadImageError]]:
+    errors = []
+    for index in range(start, min(start + _CHUNK, len(images))):
+        try:
+            images.load(index)
+        except BadImageError as error:
+            errors.append((index, error.with_traceback(None)))
+    return errors
+
+
+def _threads(images: Images) -> int:
+    from senet.data.sampling import usual_workers
+
+    base = images.images if isinstance(images, ChosenImages) else images
+    return usual_workers() if getattr(base, "concurrent", False) else 1
+
+
+def _state(images: Images) -> bytes | None:
+    """What changes where the verdict on any image may change; None where that cannot be known."""
+    base = images.images if isinstance(images, ChosenImages) else images
+    state: Callable[[], bytes] | None = getattr(base, "state", None)
+    if state is None:
+        return None
+    chosen = torch.tensor(images.indices).numpy().tobytes() if isinstance(images, ChosenImages) else b""
+    return b"\0".join((f"{_VERSION} {PIL.__version__}".encode(), state(), chosen))
+
+
+def listed(bad: Sequence[BadFile]) -> list[str]:
+    """The skipped files in words, one a line, under their number; nothing where there are none."""
+    if not bad:
+        return []
+    more = [f"  and {len(bad) - SHOWN} more, in result.json"] if len(bad) > SHOWN else []
+    return [f"{len(bad)} files were skipped:", *(f"  {file}" for file in bad[:SHOWN]), *more]
+
+
+def to_json(bad: Sequence[BadFile]) -> list[dict[str, Any]]:
+    """Plain values for result.json."""
+    return [dataclasses.asdict(file) for file in bad]
+
+
+def from_json(values: Sequence[dict[str, str]]) -> tuple[BadFile, ...]:
+    """The files of which `to_json` made `values`."""
+    return tuple(BadFile(value["name"], value["reason"]) for value in values)

@@ -1,0 +1,140 @@
+"""How a network does on each class, and which classes it takes for which."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from senet.report.figures import short
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from senet.evaluation.logits import Predictions
+
+__all__ = ["ClassResult", "Confusion", "class_results", "confusion_figure", "confusion_of"]
+
+NAMED, NUMBERED = 40, 15
+"""Of more classes a picture of the confusion matrix shows no names, or no numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassResult:
+    """How a network did on the images of one class.
+
+    Attributes:
+        index: the network's number of the class.
+        name: of the class.
+        images: how many are of it.
+        top1: the share of them for which it had the highest score (recall); None without images.
+        top5: the share of them for which it was among the five highest scores; None without images.
+        precision: of the images that were taken for it, the share that is of it; None where there are none.
+        mistaken_for: the class that most of the others were taken for; "" where none was.
+    """
+
+    index: int
+    name: str
+    images: int
+    top1: float | None
+    top5: float | None
+    precision: float | None
+    mistaken_for: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Which classes were taken for which, for those that occur.
+
+    Attributes:
+        indices: the network's numbers of the classes that some image is of or was taken for, ascending.
+        names: theirs.
+        counts: (k, k) int64: of the images of class i (row), how many were taken for class j (column).
+    """
+
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+    counts: Tensor
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each class, with a column for each class."""
+        heads = [name if self.names.count(name) == 1 else f"{name} ({index})" for index, name in self._pairs()]
+        return [
+            {"class": head, **dict(zip(heads, row, strict=True))}
+            for head, row in zip(heads, self.counts.tolist(), strict=True)
+        ]
+
+    def _pairs(self) -> list[tuple[int, str]]:
+        return list(zip(self.indices, self.names, strict=True))
+
+
+def confusion_of(said: Predictions, name_of: Callable[[int], str]) -> Confusion:
+    """The confusion matrix, by torchmetrics."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    first = said.top[:, 0].contiguous()
+    seen = torch.cat([said.labels, first]).unique()  # type: ignore[no-untyped-call]
+    places = torch.searchsorted(seen, torch.stack([first, said.labels]))
+    counts = multiclass_confusion_matrix(places[0], places[1], num_classes=max(2, len(seen)))
+    indices = tuple(seen.tolist())
+    return Confusion(indices, tuple(map(name_of, indices)), counts[: len(seen), : len(seen)].long())
+
+
+def class_results(said: Predictions, confusion: Confusion) -> tuple[ClassResult, ...]:
+    """The figures of each class that some image is of."""
+    results = []
+    among_five = (said.top == said.labels[:, None]).any(1)
+    taken = confusion.counts.sum(0)
+    for at, (index, name) in enumerate(zip(confusion.indices, confusion.names, strict=True)):
+        own = said.labels == index
+        images = int(own.sum())
+        if not images:
+            continue
+        row = confusion.counts[at]
+        others = row.clone()
+        others[at] = 0
+        results.append(
+            ClassResult(
+                index=index,
+                name=name,
+                images=images,
+                top1=int(row[at]) / images,
+                top5=int(among_five[own].sum()) / images,
+                precision=int(row[at]) / int(taken[at]) if taken[at] else None,
+                mistaken_for=confusion.names[int(others.argmax())] if others.any() else "",
+            )
+        )
+    return tuple(results)
+
+
+def confusion_figure(confusion: Confusion, title: str) -> Figure:
+    """The confusion matrix as shares of each row, with names and numbers where there is room for them."""
+    from matplotlib.figure import Figure
+
+    count = len(confusion.names)
+    side = 4.5 + min(count, NAMED) * (0.42 if count <= NUMBERED else 0.16)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    of_class = confusion.counts.sum(1, keepdim=True)
+    shares = (confusion.counts / of_class.clamp(min=1)).numpy()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, ax=axes, label="share of the images of a class", shrink=0.8)
+    if count <= NAMED:
+        names = [short(name, 24) for name in confusion.names]
+        size = 9 if count <= NUMBERED else 7
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
+    if count <= NUMBERED:
+        for row, numbers in enumerate(confusion.counts.tolist()):
+            for column, number in enumerate(numbers):
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(number) if number else "", ha="center", va="center", color=colour)
+    which = "" if count <= NAMED else " (by its place in confusion.csv, from 0)"
+    axes.set_xlabel(f"taken for{which}")
+    axes.set_ylabel(f"class{which}")
+    axes.set_title(title, fontsize=11)
+    return figure

@@ -1,0 +1,110 @@
+"""Whether a network is as often right as it says: bins of confidence, and the expected calibration error."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from senet.report.figures import COLOURS, GREY, INK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+    from senet.evaluation.logits import Predictions
+
+__all__ = ["BINS", "Bin", "CalibrationError", "bins_of", "reliability_figure"]
+
+BINS = 15
+"""Bins of equal width, as in Guo et al. (2017), "On Calibration of Modern Neural Networks"."""
+
+RIGHT, OVER, UNDER = COLOURS[0], COLOURS[1], COLOURS[4]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """The images whose highest probability lies in [low, high).
+
+    Attributes:
+        low: where the bin begins.
+        high: where it ends; 1 belongs to the last.
+        count: how many images.
+        confidence: the mean of their highest probability; None without images.
+        accuracy: the share of them that is right; None without images.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class CalibrationError:
+    """The expected calibration error (L1) of what is counted, by torchmetrics; its classes are seen with the first."""
+
+    def __init__(self) -> None:
+        self._metric: torch.nn.Module | None = None
+
+    def count(self, probabilities: Tensor, labels: Tensor) -> None:
+        """(N, classes) probabilities, and the N right classes."""
+        from torchmetrics.classification import MulticlassCalibrationError
+
+        if self._metric is None:
+            self._metric = MulticlassCalibrationError(probabilities.shape[1], n_bins=BINS, validate_args=False)
+        self._metric.update(probabilities, labels)  # type: ignore[operator]
+
+    def take(self) -> float:
+        """The mean of |confidence - accuracy| of the bins, each counting as its images do."""
+        assert self._metric is not None
+        return float(self._metric.compute())  # type: ignore[operator]
+
+
+def bins_of(said: Predictions) -> tuple[Bin, ...]:
+    """The bins of equal width over which the calibration error is a mean."""
+    highest = said.probability.contiguous()
+    edges = torch.linspace(0, 1, BINS + 1, dtype=highest.dtype)
+    place = (torch.bucketize(highest, edges, right=True) - 1).clamp(0, BINS - 1)
+    counts = place.bincount(minlength=BINS)
+    confidence = place.bincount(highest.double(), minlength=BINS) / counts
+    accuracy = place.bincount(said.correct.double(), minlength=BINS) / counts
+    return tuple(
+        Bin(at / BINS, (at + 1) / BINS, int(n), float(c) if c.isfinite() else None, float(a) if n else None)
+        for at, (n, c, a) in enumerate(zip(counts, confidence, accuracy, strict=True))
+    )
+
+
+def reliability_figure(bins: Sequence[Bin], error: float, title: str) -> Figure:
+    """Accuracy by confidence against the line of a calibrated network, and below how many images are in each bin."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 6.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    held = [b for b in bins if b.accuracy is not None and b.confidence is not None]
+    middles = [(b.low + b.high) / 2 for b in held]
+    width = 1 / len(bins)
+    accuracy = [b.accuracy or 0.0 for b in held]
+    confidence = [b.confidence or 0.0 for b in held]
+    over = [max(0.0, c - a) for c, a in zip(confidence, accuracy, strict=True)]
+    under = [max(0.0, a - c) for c, a in zip(confidence, accuracy, strict=True)]
+    line = {"edgecolor": "white", "linewidth": 0.8}
+    upper.bar(middles, accuracy, width, color=RIGHT, label="accuracy", **line)
+    upper.bar(middles, over, width, bottom=accuracy, color=OVER, label="over-confident by", **line)
+    upper.bar(middles, under, width, bottom=confidence, color=UNDER, label="under-confident by", **line)
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="calibrated")
+    upper.set_ylabel("share of images that are right")
+    upper.set_ylim(0, 1)
+    upper.set_xlim(0, 1)
+    upper.legend(loc="upper left")
+    lower.bar(middles, [b.count for b in held], width, color=GREY, **line)
+    lower.set_ylabel("images")
+    lower.set_xlabel("confidence: the highest probability")
+    for axes in (upper, lower):
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.suptitle(f"{title}\nexpected calibration error {error:.2%} ({len(bins)} bins)", fontsize=11)
+    return figure

@@ -1,0 +1,208 @@
+"""What was measured of a network: as values, in words, and as the files of a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.console import display
+from senet.console.machine import machine
+from senet.data import unreadable as badfiles
+from senet.evaluation.classwise import ClassResult, Confusion, class_results, confusion_figure, confusion_of
+from senet.evaluation.reliability import Bin, bins_of, reliability_figure
+from senet.files.run_folder import RESULT, SETTINGS, StudyError, writable_folder, write_csv, write_json
+from senet.files.tables import KINDS, check_table, write_table
+from senet.report.figures import drawing, save_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from rich.console import RenderableType
+
+    from senet.data.transforms import Preprocessing
+    from senet.data.unreadable import BadFile
+    from senet.evaluation.logits import Predictions
+
+__all__ = ["Evaluation", "evaluation_folder", "prediction_columns", "write_evaluation"]
+
+CLASSES = 20
+"""Of more classes the screen shows the worst of so many; per_class.csv has all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How a network did on images.
+
+    Attributes:
+        top1: the share of images whose class had the highest score.
+        top5: the share of images whose class was among the five highest scores (all, with fewer classes).
+        loss: the mean cross entropy.
+        count: number of images.
+        split: which images of the data: "test", "val", "train" or "all".
+        classes: how many classes the network has.
+        preprocessing: how images became its input.
+        correct: for each image, whether it was right.
+        calibration_error: expected calibration error (L1) over 15 bins of confidence of equal width.
+        model: the network's name.
+        weights: of the network, where they were named.
+        data: the images' name.
+        images: the name of each image.
+        names: of the classes, by the network's index; one that is not in it is called by its index.
+        said: labels and highest scores of each image.
+        skipped: files that are no readable images; they are not counted.
+        notes: what is worth saying of the network.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    count: int
+    split: str
+    classes: int
+    preprocessing: Preprocessing
+    correct: tuple[bool, ...]
+    calibration_error: float
+    model: str = dataclasses.field(compare=False)
+    weights: str | None = dataclasses.field(compare=False)
+    data: str
+    images: tuple[str, ...] = dataclasses.field(repr=False)
+    names: Mapping[int, str] = dataclasses.field(repr=False)
+    said: Predictions = dataclasses.field(repr=False, compare=False)
+    skipped: tuple[BadFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def name_of(self, index: int) -> str:
+        """What a class is called."""
+        return self.names.get(index, str(index))
+
+    @functools.cached_property
+    def confusion(self) -> Confusion:
+        """Which classes were taken for which."""
+        return confusion_of(self.said, self.name_of)
+
+    @functools.cached_property
+    def per_class(self) -> tuple[ClassResult, ...]:
+        """The figures of each class that some image is of."""
+        return class_results(self.said, self.confusion)
+
+    @functools.cached_property
+    def bins(self) -> tuple[Bin, ...]:
+        """The bins of confidence that the calibration error is a mean of."""
+        return bins_of(self.said)
+
+    def __str__(self) -> str:
+        return display.plain_text(*self.parts(), wrap=False)
+
+    def parts(self) -> list[RenderableType]:
+        """What `str()` shows, for a terminal."""
+        how = self.preprocessing
+        return [
+            *self.notes,
+            f"top-1 accuracy: {self.top1:.2%} ({sum(self.correct)} of {self.count} images)",
+            f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})",
+            f"loss: {self.loss:.4f}",
+            f"expected calibration error: {self.calibration_error:.2%} ({len(self.bins)} bins)",
+            f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
+            f"{how.interpolation}{', BGR' * (how.channels == 'BGR')}; the network has {self.classes} classes",
+            "",
+            self._class_table(),
+            *badfiles.listed(self.skipped),
+        ]
+
+    def _class_table(self) -> RenderableType:
+        results, title = self.per_class, "Each class"
+        if len(results) > CLASSES:
+            results = tuple(sorted(results, key=lambda r: (r.top1 or 0.0, r.index))[:CLASSES])
+            title = f"The {CLASSES} of {len(self.per_class)} classes that it knows least"
+        rows = [
+            (r.name, str(r.images), _percent(r.top1), _percent(r.top5), _percent(r.precision), r.mistaken_for)
+            for r in results
+        ]
+        columns = ("class", "images", "top-1", "top-5", "precision", "most mistaken for")
+        return display.table(title, columns, rows, numbers=range(1, 5))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json: accuracies and the calibration error are fractions."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": _finite(self.loss),
+            "calibration_error": _finite(self.calibration_error),
+            "bins": [dataclasses.asdict(each) for each in self.bins],
+            "images": self.count,
+            "split": self.split,
+            "classes": self.classes,
+            "model": self.model,
+            "weights": self.weights,
+            "data": self.data,
+            "preprocessing": self.preprocessing.to_json(),
+            "bad_files": badfiles.to_json(self.skipped),
+            "notes": list(self.notes),
+        }
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """One row for each image: its class, and the five classes of the highest scores with their probabilities."""
+        said = self.said
+        return [
+            {"image": image, "class": self.name_of(label), "correct": label == top[0]}
+            | prediction_columns([self.name_of(index) for index in top], probabilities)
+            for image, label, top, probabilities in zip(
+                self.images, said.labels.tolist(), said.top.tolist(), said.probabilities.tolist(), strict=True
+            )
+        ]
+
+
+def prediction_columns(names: list[str], probabilities: list[float]) -> dict[str, Any]:
+    """The columns predicted, probability, predicted_2, probability_2, ... of one image."""
+    columns: dict[str, Any] = {}
+    for place, (name, probability) in enumerate(zip(names, probabilities, strict=True), start=1):
+        ending = "" if place == 1 else f"_{place}"
+        columns[f"predicted{ending}"] = name
+        columns[f"probability{ending}"] = probability
+    return columns
+
+
+def evaluation_folder(out: str | Path, data: str, predictions: str) -> Path:
+    """Make the folder that an evaluation is written to; an earlier evaluation in it is written over.
+
+    Raises:
+        StudyError: where it cannot be written, lies inside the data, or holds a run.
+    """
+    if predictions not in KINDS:
+        raise StudyError(f"predictions are written as {' or '.join(KINDS)}, not as {predictions!r}")
+    folder = Path(out).expanduser()
+    if (folder / SETTINGS).exists():
+        raise StudyError(f"{folder} holds a run or a comparison, whose result.json is its own: choose another folder")
+    writable_folder(folder, data)
+    check_table(folder / f"predictions.{predictions}")
+    return folder
+
+
+def write_evaluation(found: Evaluation, folder: Path, *, predictions: str, device: torch.device) -> None:
+    """Write all that was measured; result.json is last."""
+    title = f"{found.model} on {found.data} ({found.split}: {found.count} images)"
+    write_table(folder / f"predictions.{predictions}", found.predictions())
+    write_csv(folder / "confusion.csv", found.confusion.rows())
+    write_csv(folder / "per_class.csv", [dataclasses.asdict(each) for each in found.per_class])
+    write_csv(folder / "calibration.csv", [dataclasses.asdict(each) for each in found.bins])
+    with drawing():
+        figures = {
+            "confusion": confusion_figure(found.confusion, title),
+            "reliability": reliability_figure(found.bins, found.calibration_error, title),
+        }
+    for name, figure in figures.items():
+        for kind in ("png", "svg"):
+            save_figure(figure, folder / f"{name}.{kind}")
+    write_json(folder / RESULT, {**found.to_json(), "machine": machine(device)})
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None  # JSON has no other
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

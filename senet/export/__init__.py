@@ -1,0 +1,1 @@
+"""The inference form in a file: ONNX, OpenVINO, PyTorch."""

@@ -1,0 +1,72 @@
+"""What an exported file says of its network, as strings by name, which every format can hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from senet.errors import ExportError
+from senet.files.fileformat import plain_json
+from senet.zoo.names.naming import origin
+from senet.zoo.weights.load import noted_preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FIRST", "describe_network", "from_strings", "to_strings"]
+
+FIRST = "senet"
+"""What each name begins with in a file, where other tools write names of their own: `senet.classes`."""
+
+_OURS = ("network", "options", "senet", "torch")
+
+
+def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is known of a network: `network`, `options`, `senet` and `torch` (versions), and what is `given`.
+
+    Args:
+        model: the network. `preprocessing` is what its weights' file told, unless given.
+        given: the caller's own, anything JSON has: `classes`, `preprocessing`.
+
+    Raises:
+        ExportError: (a ValueError) where `given` has a name that is written here.
+        ValueError: where it has a value that JSON has not.
+    """
+    import torch
+
+    import senet
+
+    if given is not None and not isinstance(given, Mapping):
+        raise ExportError(f"metadata is a mapping, not a {type(given).__name__}")
+    own = plain_json(given or {}, "metadata")
+    if taken := [name for name in _OURS if name in own]:
+        raise ExportError(f"metadata has {taken[0]!r}, which export writes itself; call it something else")
+    name, options = origin(model)
+    noted = noted_preprocessing(model)
+    return {
+        **({"network": name, "options": options} if name else {}),
+        "senet": senet.__version__,
+        "torch": torch.__version__,
+        **({"preprocessing": noted} if noted else {}),
+        **own,
+    }
+
+
+def to_strings(description: Mapping[str, Any]) -> dict[str, str]:
+    """Each value as text: a string as it is, all else as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
+        for name, value in description.items()
+    }
+
+
+def from_strings(texts: Mapping[str, str]) -> dict[str, Any]:
+    """What `to_strings` was given; a string that could be read as JSON comes back as what it reads as."""
+    found: dict[str, Any] = {}
+    for name, text in texts.items():
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found

@@ -1,0 +1,205 @@
+"""The files that a graph is written to: ONNX, OpenVINO's pair, and PyTorch's own .pt2."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from senet.errors import ExportError
+from senet.export.description import FIRST
+from senet.export.onnx_squeeze import branches, pool_squeezes
+from senet.export.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
+from senet.running import as_call
+from senet.zoo.names.sources import extra
+
+if TYPE_CHECKING:
+    from senet.export.tracing import Traced
+
+__all__ = ["FORMATS", "Format", "openvino_model", "quantized", "read_openvino_model", "write_openvino_model"]
+
+_PT2_KEY = "senet.json"
+_ONNX_LIMIT = 2**31  # bytes of one protocol buffer
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Attributes:
+        name: in words.
+        modules: packages that write and run it; none for PyTorch's own.
+        files: the paths that it takes for one path that the user gave, which is the first.
+        write: the graph and the strings that go with it, to those paths.
+        run: a network that runs what is written there, with `metadata`, the strings.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    files: Callable[[Path], tuple[Path, ...]]
+    write: Callable[[Traced, Mapping[str, str], Sequence[Path]], None]
+    run: Callable[[Sequence[Path]], Runtime]
+
+    def needed(self) -> None:
+        """Import what it needs.
+
+        Raises:
+            ImportError: where that is not installed, with the command that installs it.
+        """
+        for module in self.modules:
+            extra(module, "ship")
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Within it what writers print, log and warn of is kept back: what went wrong they raise."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "nncf", "torch.utils.cpp_extension")
+    loggers = [(logger, logger.level) for logger in map(logging.getLogger, names)]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger, _ in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in loggers:
+                logger.setLevel(level)
+
+
+def _write_onnx(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
+    with quietly():
+        written = torch.onnx.export(traced.program, dynamo=True, verbose=False)
+    assert written is not None  # for mypy: with a graph and no file torch returns what it made
+    model = written.model_proto
+    pool_squeezes(model.graph)
+    _clean(model.graph, traced.symbols)
+    _name_ports(model.graph, traced)
+    for name, text in texts.items():
+        model.metadata_props.add(key=f"{FIRST}.{name}", value=text)
+    if model.ByteSize() >= _ONNX_LIMIT:
+        raise ExportError("the network is larger than the 2 GiB that one ONNX file holds: write an .xml or .pt2 file")
+    paths[0].write_bytes(model.SerializeToString())
+
+
+def _clean(graph: Any, symbols: Mapping[str, str]) -> None:
+    """Take out of an ONNX graph where in this machine's files its operations are from, and name its symbols."""
+    for entry in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    del graph.metadata_props[:]
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), side.dim_param)
+
+
+def _name_ports(graph: Any, traced: Traced) -> None:
+    """Name what goes in and comes out; a value inside that has such a name gets another (torch lets two have one)."""
+    ports = [*graph.input, *graph.output]
+    wanted = [*traced.inputs, *traced.outputs]
+    inside = {name for node in graph.node for name in (*node.input, *node.output)}
+    names = {name: f"{name}_inside" for name in inside if name in wanted}
+    names |= {port.name: name for port, name in zip(ports, wanted, strict=True)}
+    _rename(graph, names)
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(name, name) for name in ends]
+        for branch in branches(node):
+            _rename(branch, names)
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        entry.name = names.get(entry.name, entry.name)
+
+
+def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
+    """A graph as an `openvino.Model`, with the strings in its `rt_info` below "senet"."""
+    openvino = extra("openvino", "ship")
+    with quietly():
+        model = openvino.convert_model(traced.program)
+    for names, ports in ((traced.inputs, model.inputs), (traced.outputs, model.outputs)):
+        for name, port in zip(names, ports, strict=True):
+            port.get_tensor().set_names({name})
+    for name, text in texts.items():
+        model.set_rt_info(text, [FIRST, name])
+    return model
+
+
+def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
+    """An `openvino.Model` with its layers in INT8, by the ranges of values that the batches lead to (NNCF)."""
+    nncf = extra("nncf", "ship")
+    batches = [batch.detach().contiguous().numpy() for batch in calibration]
+    with quietly():
+        return nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
+
+
+def _write_openvino(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
+    write_openvino_model(openvino_model(traced, texts), paths)
+
+
+def write_openvino_model(model: Any, paths: Sequence[Path]) -> None:
+    """Write an `openvino.Model` to its two paths, weights in full precision."""
+    extra("openvino", "ship").serialize(model, str(paths[0]), str(paths[1]))
+
+
+def read_openvino_model(paths: Sequence[Path]) -> Any:
+    """The `openvino.Model` of an .xml and a .bin, whatever their names."""
+    return openvino_core().read_model(str(paths[0]), str(paths[1]))
+
+
+def _write_pt2(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
+    with quietly():
+        torch.export.save(traced.program, paths[0], extra_files={_PT2_KEY: json.dumps(dict(texts))})
+
+
+class _Pt2(Runtime):
+    """A .pt2 file that was written here a moment ago: reading one may run what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        found = {_PT2_KEY: ""}
+        with quietly():
+            self.network = torch.export.load(path, extra_files=found).module()
+        self.metadata = json.loads(found[_PT2_KEY])
+
+    def on(self, example: Any) -> Any:
+        args, kwargs = as_call(example)
+        with torch.no_grad():
+            return self.network(*args, **kwargs)
+
+
+FORMATS: Mapping[str, Format] = {
+    ".onnx": Format(
+        name="ONNX",
+        modules=("onnx", "onnxscript", "onnxruntime"),
+        files=lambda path: (path,),
+        write=_write_onnx,
+        run=lambda paths: OnnxRuntime(paths[0]),
+    ),
+    ".xml": Format(
+        name="OpenVINO",
+        modules=("openvino",),
+        files=lambda path: (path, path.with_suffix(".bin")),
+        write=_write_openvino,
+        run=lambda paths: OpenVino(read_openvino_model(paths)),
+    ),
+    ".pt2": Format(
+        name="torch.export",
+        modules=(),
+        files=lambda path: (path,),
+        write=_write_pt2,
+        run=lambda paths: _Pt2(paths[0]),
+    ),
+}
+"""By the suffix of the path."""

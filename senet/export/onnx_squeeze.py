@@ -1,0 +1,189 @@
+"""The squeeze in an ONNX graph, written so that ONNX Runtime can take it in the layout of its convolutions.
+
+ONNX Runtime keeps maps in blocks of channels from one convolution or pooling to the next, and writes them anew, in
+rows, for what knows rows alone. ReduceMean is such an operation, and GlobalAveragePool is not: with it the squeeze
+reads what the next convolution reads too. The layers behind it are then 1×1 convolutions on maps of one position. A map
+that SE squeezes and rescales is needed in rows anyway, and there the block stays as it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from senet.zoo.names.sources import extra
+
+__all__ = ["branches", "pool_squeezes"]
+
+_ELEMENTWISE = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "LeakyRelu", "Elu", "Gelu", "Mish")
+_LINEAR = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}  # x Wᵀ + b
+_SCALAR = ("Mul", "Add", "Div")
+_IN_BLOCKS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Values:
+    """What stands in a graph under which name.
+
+    Attributes:
+        constants: the initializers.
+        users: nodes that take a value, once for each time; those with a branch that does among them.
+        outputs: names of what the graph gives.
+    """
+
+    constants: Mapping[str, Any]
+    users: Mapping[str, list[Any]]
+    outputs: frozenset[str]
+
+    def array(self, name: str) -> Any:
+        """An initializer's values; None for any other name."""
+        if name not in self.constants:
+            return None
+        return extra("onnx", "ship").numpy_helper.to_array(self.constants[name])
+
+    def only_user(self, name: str) -> Any:
+        """The node that alone takes a value; None where there are others, or the graph gives it."""
+        users = self.users.get(name, [])
+        return users[0] if len(users) == 1 and name not in self.outputs else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Block:
+    """SE up to its gate: ReduceMean, the layers and activations behind it, and the Reshape to (N, C, 1, 1)."""
+
+    squeeze: Any
+    steps: tuple[Any, ...]
+    view: Any
+
+
+def pool_squeezes(graph: Any) -> int:
+    """Rewrite in place each squeeze of a map (N, C, H, W), with the excitation behind it; how many there were.
+
+    ReduceMean over space, Gemm layers with their activations and the Reshape to (N, C, 1, 1) become GlobalAveragePool,
+    1×1 Conv layers and the same activations: for any batch and size, the same sums in another order at most. What is
+    not just that stays: signals of one and three dimensions, layers that share a weight, other operations between;
+    and so does the squeeze of a map that others than convolutions and pools take too.
+
+    Args:
+        graph: an `onnx.GraphProto`.
+    """
+    values = _values(graph)
+    found = [block for node in graph.node if (block := _block(node, values)) is not None]
+    for block in found:
+        _write_on_maps(graph, block, values)
+    _drop_constants(graph)
+    return len(found)
+
+
+def _values(graph: Any) -> _Values:
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in _taken(node):
+            users.setdefault(name, []).append(node)
+    constants = {entry.name: entry for entry in graph.initializer}
+    return _Values(constants, users, frozenset(port.name for port in graph.output))
+
+
+def _taken(node: Any) -> Iterator[str]:
+    """Names that a node takes, and the nodes in its branches."""
+    yield from node.input
+    for branch in branches(node):
+        for other in branch.node:
+            yield from _taken(other)
+
+
+def branches(node: Any) -> Iterator[Any]:
+    """The graphs within a node, such as those of a condition; they see what is outside."""
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.HasField("g") else []
+        yield from attribute.graphs
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    helper = extra("onnx", "ship").helper
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _is_squeeze(node: Any, values: _Values) -> bool:
+    """Whether it is ReduceMean (N, C, H, W) -> (N, C) of a map in blocks; the layers behind it say that it is a map."""
+    if node.op_type != "ReduceMean" or len(node.input) != 2 or _attributes(node).get("keepdims", 1) != 0:
+        return False
+    axes = values.array(node.input[1])
+    if axes is None or sorted(axes.tolist()) not in ([2, 3], [-2, -1]):
+        return False
+    others = [other for other in values.users[node.input[0]] if other is not node]
+    return all(other.op_type in _IN_BLOCKS for other in others)
+
+
+def _block(squeeze: Any, values: _Values) -> _Block | None:
+    """The squeeze with what follows it, where that is the usual; None where it is anything else."""
+    if not _is_squeeze(squeeze, values):
+        return None
+    steps: list[Any] = []
+    width = None
+    while (node := values.only_user(name := (steps or [squeeze])[-1].output[0])) is not None:
+        if node.op_type == "Reshape" and width is not None:
+            shape = values.array(node.input[1])
+            usual = shape is not None and shape.tolist() == [-1, width, 1, 1]
+            return _Block(squeeze, tuple(steps), node) if usual else None
+        if node.op_type == "Gemm":
+            width = _layer_width(node, values)
+            if width is None or node.input[0] != name:
+                return None
+        elif not _is_elementwise(node, values):
+            return None
+        steps.append(node)
+    return None
+
+
+def _layer_width(node: Any, values: _Values) -> int | None:
+    """How many channels a Gemm gives that is a linear layer with a weight of its own; None for another."""
+    if {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0} | _attributes(node) != _LINEAR:
+        return None
+    if node.input[1] not in values.constants or values.only_user(node.input[1]) is None:
+        return None
+    width = int(values.constants[node.input[1]].dims[0])
+    bias = values.constants.get(node.input[2]) if len(node.input) > 2 else None
+    if len(node.input) > 2 and (bias is None or list(bias.dims) != [width]):
+        return None
+    return width
+
+
+def _is_elementwise(node: Any, values: _Values) -> bool:
+    """Whether it does the same to each number, whatever the shape."""
+    given = [name for name in node.input if name]
+    others = [name for name in given if name in values.constants]
+    if any(len(values.constants[name].dims) > 1 or values.array(name).size != 1 for name in others):
+        return False
+    return node.op_type in (*_ELEMENTWISE, *_SCALAR) and len(given) - len(others) == 1
+
+
+def _write_on_maps(graph: Any, block: _Block, values: _Values) -> None:
+    helper = extra("onnx", "ship").helper
+    block.squeeze.op_type = "GlobalAveragePool"
+    del block.squeeze.input[1:], block.squeeze.attribute[:]
+    maps = {node.output[0] for node in (block.squeeze, *block.steps[:-1])}
+    for node in block.steps:
+        if node.op_type == "Gemm":
+            node.op_type = "Conv"
+            maps.add(node.input[1])
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("kernel_shape", [1, 1]))
+            values.constants[node.input[1]].dims.extend([1, 1])
+    last = block.steps[-1].output[0]
+    block.steps[-1].output[0] = block.view.output[0]
+    graph.node.remove(block.view)
+    for entry in list(graph.value_info):
+        if entry.name == last:
+            graph.value_info.remove(entry)
+        elif entry.name in maps:
+            for _ in range(2):
+                entry.type.tensor_type.shape.dim.add().dim_value = 1
+
+
+def _drop_constants(graph: Any) -> None:
+    """Drop the initializers that nothing takes any more: axes and shapes."""
+    used = {name for node in graph.node for name in _taken(node)} | {port.name for port in graph.output}
+    for entry in [entry for entry in graph.initializer if entry.name not in used]:
+        graph.initializer.remove(entry)

@@ -1,0 +1,134 @@
+"""Exported networks as they run: ONNX Runtime's, OpenVINO's and PyTorch's, each called with tensors."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from senet.export.description import FIRST
+from senet.running import as_call
+from senet.zoo.names.sources import extra
+
+__all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
+
+
+class Runtime(nn.Module):
+    """An exported network that runs; `metadata` is what its file says of it, as text."""
+
+    metadata: Mapping[str, str]
+
+    def on(self, example: Any) -> Any:
+        """The network on an example: its tensors, in order, whether positional or by name."""
+        return self(*(leaf for leaf in pytree.tree_leaves(as_call(example)) if isinstance(leaf, Tensor)))
+
+
+class OnnxRuntime(Runtime):
+    """An .onnx file, run by ONNX Runtime on the CPU. Shapes: those of the network that was exported.
+
+    Its output is a tensor, or a tuple of them where there are several.
+
+    Args:
+        path: the file.
+        threads: that work on one layer; None: as many as PyTorch has.
+
+    Raises:
+        ImportError: where onnxruntime is not installed, with the command that installs it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        super().__init__()
+        runtime = extra("onnxruntime", "ship")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        # threads that wait busily would take the time of whatever runs next
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        self.metadata = {  # ONNX's metadata_props; other tools write there too
+            name.removeprefix(f"{FIRST}."): text
+            for name, text in self._session.get_modelmeta().custom_metadata_map.items()
+            if name.startswith(f"{FIRST}.")
+        }
+        self._inputs = [given.name for given in self._session.get_inputs()]
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The network on its inputs, in the order of the file."""
+        given = {name: tensor.detach().contiguous().numpy() for name, tensor in zip(self._inputs, inputs, strict=True)}
+        return _tensors(self._session.run(None, given))
+
+
+class OpenVino(Runtime):
+    """An .xml file, or a network of OpenVINO's in memory, run by OpenVINO on the CPU.
+
+    Its output is a tensor, or a tuple of them where there are several.
+
+    Args:
+        network: a path, or an `openvino.Model`.
+        precision: what it computes in, "f32" or "bf16" (which is f32 again where not `computes_in_bf16`).
+        threads: that work on one layer; None: as many as PyTorch has.
+
+    Raises:
+        ImportError: where openvino is not installed, with the command that installs it.
+    """
+
+    def __init__(self, network: Any, *, precision: str = "f32", threads: int | None = None) -> None:
+        super().__init__()
+        core = openvino_core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        model = core.read_model(os.fspath(network)) if isinstance(network, str | Path) else network
+        self.metadata = _rt_info(model)
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self._request = self._compiled.create_infer_request()
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The network on its inputs, in the order of the file."""
+        given = [tensor.detach().contiguous().numpy() for tensor in inputs]
+        found = self._request.infer(given, share_inputs=True, share_outputs=False)
+        return _tensors([found[output] for output in self._compiled.outputs])
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the whole process.
+
+    Each Core gives the main thread a stack for signals of its own and, when it goes, puts back the one that it found:
+    of two that go in the order in which they came, the second puts back what the first has freed, and the next signal
+    ends the process. One that never goes does neither.
+
+    Raises:
+        ImportError: where openvino is not installed, with the command that installs it.
+    """
+    return extra("openvino", "ship").Core()
+
+
+def computes_in_bf16() -> bool:
+    """Whether this processor has instructions for bf16; where it has none, OpenVINO takes float32 and does not say so.
+
+    Raises:
+        ImportError: where openvino is not installed, with the command that installs it.
+    """
+    capabilities: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
+
+
+def _rt_info(model: Any) -> Mapping[str, str]:
+    """What the file says of itself: the entries of `rt_info` below "senet"."""
+    info: Mapping[str, Any] = model.rt_info
+    return {name: str(getattr(value, "value", value)) for name, value in info[FIRST].items()} if FIRST in info else {}
+
+
+def _tensors(arrays: list[Any]) -> Tensor | tuple[Tensor, ...]:
+    tensors = tuple(torch.from_numpy(array) for array in arrays)
+    return tensors[0] if len(tensors) == 1 else tensors

@@ -1,0 +1,1 @@
+"""Files that are whole or not there: atomic writes, run folders, the format of a saved network."""

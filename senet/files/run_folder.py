@@ -1,0 +1,174 @@
+"""The folder of a run or a comparison: its files, and whether what it holds may be gone on with."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.files.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "StudyError",
+    "digest_of",
+    "named",
+    "open_folder",
+    "read_csv",
+    "read_json",
+    "writable_folder",
+    "write_csv",
+    "write_json",
+]
+
+BEST = "best.safetensors"
+METRICS = "metrics.csv"
+MODEL = "model.safetensors"
+NOT_FINITE = "not-finite.json"
+PREDICTIONS = "predictions.csv"
+RESULT = "result.json"
+SETTINGS = "settings.json"
+TENSORBOARD = "tensorboard"
+CHECKPOINTS = "checkpoints"
+
+
+class StudyError(ValueError):
+    """A study that cannot be run or gone on with as asked; the message says what would be right."""
+
+
+def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) -> Path:
+    """Make the folder, or find that it holds a study with these very settings.
+
+    Args:
+        path: the folder.
+        settings: all that decides the result; they are written to settings.json.
+        resume: whether a folder that holds a study is gone on with; False makes that an error.
+
+    Raises:
+        StudyError: where the folder cannot be made or written, lies inside the data, holds files of ours that no
+            study wrote, a study of other settings (all that differ are named), or one and `resume` is False.
+    """
+    folder = Path(path).expanduser()
+    writable_folder(folder, settings.get("data", {}).get("name"))
+    wanted = json.loads(json.dumps(settings))
+    file = folder / SETTINGS
+    if file.exists():
+        held = read_json(file)
+        differing = _differing(held, wanted)
+        if differing:
+            raise StudyError(
+                f"{folder} holds a study with other settings: {'; '.join(differing)}. "
+                "Give those settings again, or another folder"
+            )
+        if not resume:
+            raise StudyError(f"{folder} holds a study already: choose another folder, or go on with it (resume)")
+        return folder
+    strangers = [name for name in (RESULT, METRICS, MODEL, CHECKPOINTS) if (folder / name).exists()]
+    if strangers:
+        raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
+    write_json(file, wanted)
+    return folder
+
+
+def writable_folder(folder: Path, data: str | None = None) -> None:
+    """Make the folder.
+
+    Raises:
+        StudyError: where it cannot be made or written, or lies inside the data.
+    """
+    if data is not None and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StudyError(
+            f"the output folder {folder} cannot be written ({error.strerror or error}): choose another"
+        ) from error
+
+
+def named(name: str | Path | None, content: Any) -> dict[str, Any]:
+    """A setting that is a name for something: the same name may come to mean another thing, and the reverse."""
+    return {"name": None if name is None else str(name), "content": content}
+
+
+def _differing(held: Any, wanted: Any, name: str = "") -> list[str]:
+    """In words, where two settings differ."""
+    if not (isinstance(held, dict) and isinstance(wanted, dict)):
+        return [] if held == wanted else [f"{name} was {held!r} and is now {wanted!r}"]
+    if "content" in wanted:
+        if held.get("content") == wanted["content"]:
+            return []
+        if held.get("name") == wanted["name"]:
+            return [f"{name} {wanted['name']} has changed since"]
+        return [f"{name} was {held.get('name')!r} and is now {wanted['name']!r}"]
+    return [
+        words
+        for key in {**held, **wanted}
+        for words in _differing(held.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    ]
+
+
+def digest_of(name: str | Path | None) -> str | None:
+    """A short digest of the file (or of the run folder's network) that a name stands for; else the name itself."""
+    if name is None:
+        return None
+    path = Path(str(name)).expanduser()
+    if not path.exists() and ".py:" in str(name):
+        path = Path(str(name).rpartition(":")[0]).expanduser()
+    if path.is_dir() and (path / MODEL).is_file():
+        path = path / MODEL
+    if not path.is_file():
+        return str(name)
+    with path.open("rb") as stream:
+        return f"sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path`, whole or not at all.
+
+    Raises:
+        ValueError: where a number is not finite: JSON has no such numbers.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file that `write_json` wrote.
+
+    Raises:
+        StudyError: where it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be read ({error}): the folder is not that of a study, or damaged") from error
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that share their keys, whole or not at all; numbers as Python writes them, nothing rounded."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that `write_csv` wrote, as text.
+
+    Raises:
+        StudyError: where it is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read ({error.strerror}): the run's folder is damaged") from error

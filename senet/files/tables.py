@@ -1,0 +1,53 @@
+"""Tables in files: CSV for people and any program, Parquet for large ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.files.atomic import atomic_write
+from senet.files.run_folder import StudyError, write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["KINDS", "check_table", "write_table"]
+
+KINDS = ("csv", "parquet")
+
+
+def check_table(path: str | Path) -> Path:
+    """The path of a table that can be written there.
+
+    Raises:
+        StudyError: where its name ends in neither .csv nor .parquet, its folder is not there, or Parquet cannot be
+            written here.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower().removeprefix(".") not in KINDS:
+        raise StudyError(f"a table is written to a file whose name ends in .csv or .parquet, not to {path}")
+    if not file.parent.is_dir():
+        raise StudyError(f"{file} cannot be written: there is no folder {file.parent}")
+    if file.suffix.lower() == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise StudyError("Parquet needs pyarrow: pip install 'senet[study]', or write a .csv") from error
+    return file
+
+
+def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that share their keys, whole or not at all, as the name of the file says; None is an empty field.
+
+    Raises:
+        StudyError: on a name or folder that will not do.
+    """
+    file = check_table(path)
+    if file.suffix.lower() == ".csv":
+        write_csv(file, rows)
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    with atomic_write(file) as temporary:
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)

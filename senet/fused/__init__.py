@@ -1,0 +1,1 @@
+"""Training: normalisation and SE in one pass."""

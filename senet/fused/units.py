@@ -1,0 +1,211 @@
+"""Units whose addition and ReLU join the pass that normalises and rescales their branch.
+
+A residual unit is taken over only where the code of its class is known to the letter: the branch's layers, then the
+shortcut, the addition and the activation. What stands in a hook's way, or is not as it was known, runs as its class
+says.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import itertools
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from senet.block import SEBlock
+from senet.fused.conditions import applies, hooked, looked_at
+from senet.fused.norm import normalise_and_excite
+from senet.fused.normalisations import normalises
+from senet.fused.switch import fusing
+
+__all__ = ["KnownUnit", "code_digest", "known_unit", "rescaled", "runs", "unit_of"]
+
+
+def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor) -> Tensor | None:
+    """SE of the normalisation of v in one pass, where that may be; else None, and nothing has been done."""
+    if not applies(norm, block, v) or not isinstance(block, SEBlock):
+        return None
+    return normalise_and_excite(norm, kind, block, v)
+
+
+def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *, in_place: bool) -> Tensor:
+    """relu(SE(norm(v)) + shortcut), in one pass where that may be; else, in place where the class adds so."""
+    joined = vars(type(norm)).get("_senet_joined")
+    if joined is not None and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
+        kind, child = joined
+        block = getattr(norm, child)
+        if applies(norm, block, v):
+            result = normalise_and_excite(norm, kind, block, v, shortcut, relu=relu is not None)
+            if result is not None:
+                return result
+    u: Tensor = norm(v)
+    u = u.add_(shortcut) if in_place else u + shortcut
+    return u if relu is None else relu(u)
+
+
+def _adds(v: Tensor, shortcut: Tensor) -> bool:
+    """Whether the sum has v's shape, dtype and layout."""
+    return type(shortcut) is Tensor and (shortcut.shape, shortcut.dtype) == (v.shape, v.dtype)
+
+
+def _rectifies(relu: nn.Module | None) -> bool:
+    return relu is None or (type(relu) is nn.ReLU and not hooked(relu))
+
+
+def _cifar_basic(unit: Any, x: Tensor) -> Tensor:
+    v = unit.conv2(unit.relu(unit.bn1(unit.conv1(x))))
+    return _finished(unit.bn2, v, unit.shortcut(x), unit.relu, in_place=False)
+
+
+def _torchvision_basic(unit: Any, x: Tensor) -> Tensor:
+    v = unit.conv2(unit.relu(unit.bn1(unit.conv1(x))))
+    return _finished(unit.bn2, v, x if unit.downsample is None else unit.downsample(x), unit.relu, in_place=True)
+
+
+def _torchvision_bottleneck(unit: Any, x: Tensor) -> Tensor:
+    u = unit.relu(unit.bn1(unit.conv1(x)))
+    v = unit.conv3(unit.relu(unit.bn2(unit.conv2(u))))
+    return _finished(unit.bn3, v, x if unit.downsample is None else unit.downsample(x), unit.relu, in_place=True)
+
+
+def _torchvision_inverted(unit: Any, x: Tensor) -> Tensor:
+    *layers, norm = unit.conv
+    if not unit.use_res_connect or hooked(unit.conv):
+        result: Tensor = x + unit.conv(x) if unit.use_res_connect else unit.conv(x)
+        return result
+    v = x
+    for layer in layers:
+        v = layer(v)
+    return _finished(norm, v, x, None, in_place=False)
+
+
+def _timm_basic(unit: Any, x: Tensor) -> Tensor:
+    v = unit.aa(unit.act1(unit.drop_block(unit.bn1(unit.conv1(x)))))
+    return _timm_finished(unit, unit.bn2, unit.conv2(v), x, unit.act2)
+
+
+def _timm_bottleneck(unit: Any, x: Tensor) -> Tensor:
+    v = unit.act1(unit.bn1(unit.conv1(x)))
+    v = unit.aa(unit.act2(unit.drop_block(unit.bn2(unit.conv2(v)))))
+    return _timm_finished(unit, unit.bn3, unit.conv3(v), x, unit.act3)
+
+
+def _timm_finished(unit: Any, norm: nn.Module, v: Tensor, x: Tensor, act: nn.Module) -> Tensor:
+    if unit.se is None and unit.drop_path is None:
+        return _finished(norm, v, x if unit.downsample is None else unit.downsample(x), act, in_place=True)
+    u = norm(v)
+    u = u if unit.se is None else unit.se(u)
+    u = u if unit.drop_path is None else unit.drop_path(u)
+    result: Tensor = act(u.add_(x if unit.downsample is None else unit.downsample(x)))
+    return result
+
+
+def _sequence(unit: Any, x: Tensor) -> Tensor:
+    """The modules of an nn.Sequential in turn; a normalisation and the ReLU that SE was joined to, together."""
+    modules = list(unit)
+    at = 0
+    while at < len(modules):
+        module, after = modules[at], modules[at + 1] if at + 1 < len(modules) else None
+        rectified = _rectified(module, after, x) if after is not None else None
+        x = module(x) if rectified is None else rectified
+        at += 1 if rectified is None else 2
+    return x
+
+
+def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
+    """SE of the rectified normalisation of v, where SE was joined to the ReLU and that may be; else None."""
+    kind, child = vars(type(relu)).get("_senet_joined", (None, ""))
+    if kind is not nn.ReLU or not normalises(type(norm)) or type(v) is not Tensor or hooked(norm) or hooked(relu):
+        return None
+    block = getattr(relu, child)
+    if not applies(norm, block, v):
+        return None
+    return normalise_and_excite(norm, type(norm), block, v, rectified=True)
+
+
+def _joined_relus(unit: Any) -> nn.Module:
+    """One of the modules that SE was joined to, as long as there is one; the unit itself where there is none."""
+    found: nn.Module = next((m for m in unit if "_senet_joined" in vars(type(m))), unit)
+    return found
+
+
+class KnownUnit(NamedTuple):
+    """A class of units: its branch's last normalisation, what to run in its place, and the code that does the same."""
+
+    norm: Callable[[Any], nn.Module]
+    unit: Callable[[Any, Tensor], Tensor]
+    digest: str  # of the forward that `unit` does again; "" for a class of ours
+
+
+_UNITS: Mapping[tuple[str, str], KnownUnit] = {
+    ("senet.zoo.networks.cifar_resnet", "BasicBlock"): KnownUnit(lambda u: u.bn2, _cifar_basic, ""),
+    ("torchvision.models.resnet", "BasicBlock"): KnownUnit(lambda u: u.bn2, _torchvision_basic, "526c00339e0341fc"),
+    ("torchvision.models.resnet", "Bottleneck"): KnownUnit(
+        lambda u: u.bn3, _torchvision_bottleneck, "69ff145d4433fa78"
+    ),
+    ("torchvision.models.mobilenetv2", "InvertedResidual"): KnownUnit(
+        lambda u: u.conv[-1], _torchvision_inverted, "fb610b91b9033880"
+    ),
+    ("timm.models.resnet", "BasicBlock"): KnownUnit(lambda u: u.bn2, _timm_basic, "24d1455c841b1658"),
+    ("timm.models.resnet", "Bottleneck"): KnownUnit(lambda u: u.bn3, _timm_bottleneck, "45e56d6e40f2a252"),
+}
+
+
+_SEQUENCE = KnownUnit(_joined_relus, _sequence, "")
+
+
+def unit_of(model: nn.Module, name: str) -> nn.Module | None:
+    """The module that may run `name`, to which SE is joined, together with what stands around it; None for most.
+
+    A residual unit of a known class whose branch ends with the normalisation `name`, or an nn.Sequential in which the
+    ReLU `name` follows a normalisation.
+    """
+    host = model.get_submodule(name)
+    if type(host) is nn.ReLU:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        modules = list(parent) if isinstance(parent, nn.Sequential) and known_unit(type(parent)) is _SEQUENCE else []
+        pairs = itertools.pairwise(modules)
+        return parent if any(after is host and normalises(type(module)) for module, after in pairs) else None
+    if not normalises(type(host)):
+        return None
+    for _ in range(2):
+        name = name.rpartition(".")[0]
+        module = model.get_submodule(name)
+        known = known_unit(type(module))
+        if known is not None and known.norm(module) is host:
+            return module
+    return None
+
+
+def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
+    """What is known of a class of units: nothing where its code is not what it was."""
+    known = _UNITS.get((kind.__module__, kind.__qualname__))
+    if known is None and issubclass(kind, nn.Sequential) and kind.forward is nn.Sequential.forward:
+        return _SEQUENCE
+    return known if known is not None and _is_as_known(kind.forward, known.digest) else None
+
+
+@functools.cache
+def _is_as_known(forward: Callable[..., Any], digest: str) -> bool:
+    return not digest or code_digest(forward) == digest
+
+
+def code_digest(function: Callable[..., Any]) -> str:
+    """A digest of what a function does, whatever its layout, comments and annotations; "" without its source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    body = tree.body[0].body if isinstance(tree.body[0], ast.FunctionDef) else []
+    return hashlib.sha256("\n".join(map(ast.unparse, body)).encode()).hexdigest()[:16]
+
+
+def runs(unit: nn.Module, x: object) -> bool:
+    """Whether `unit` may be run here and now in place of its class's own forward."""
+    return unit.training and type(x) is Tensor and fusing() and not looked_at()

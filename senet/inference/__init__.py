@@ -1,0 +1,1 @@
+"""The inference form: the squeeze before the last linear layer, on the exported graph."""

@@ -1,0 +1,116 @@
+"""The mean of a linear layer's output, from its input.
+
+Averaging is linear: mean(W h + b) = W mean(h) + b for a 1×1 convolution. A larger kernel sees, at each of its taps, the
+zero-padded map shifted; the sum of that is the sum of the map less what the shift leaves out: border sums. With a
+stride it is the sum of a strided subset. So the mean needs h once, and the first FC layer W1 folds in:
+W1 (W p + b) = (W1 W) p + W1 b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from senet.inference.layers import Layer
+
+__all__ = ["folded_fc", "window_means"]
+
+
+def window_means(
+    h: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[Sequence[int]],
+    dilation: Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The mean of `h`, zero-padded, over the positions that each tap of a kernel sees.
+
+    Shapes: (N, K, *space) -> (N, K, *kernel). A convolution of the result with the kernel's own weights, which has
+    one position, is the mean of the convolution of `h`.
+
+    Args:
+        h: the convolution's input.
+        kernel: its size.
+        stride: of the convolution.
+        padding: zeros before and after, for each dimension.
+        dilation: of the convolution.
+        dtype: what is computed in; None: the dtype of `h`.
+    """
+    positions = 1
+    for dim in reversed(range(len(kernel))):
+        size, at = h.shape[dim + 2], dim + 2
+        taps, step, gap, (before, after) = kernel[dim], stride[dim], dilation[dim], padding[dim]
+        outputs = (size + before + after - gap * (taps - 1) - 1) // step + 1
+        positions = positions * outputs
+        if step == 1:
+            h = _sums(
+                h, at, [(max(0, j * gap - before), max(0, (taps - 1 - j) * gap - after)) for j in range(taps)], dtype
+            )
+        else:
+            h = _strided_sums(h, at, taps, step, gap, before, outputs, dtype)
+        dtype = None
+    return h / positions
+
+
+def _sums(h: Tensor, at: int, excluded: list[tuple[int, int]], dtype: torch.dtype | None) -> Tensor:
+    """The sum over a dimension for each tap, without so many of the first and last; the taps in its place."""
+    total = h.sum(at, keepdim=True, dtype=dtype)
+    if excluded == [(0, 0)]:
+        return total
+    size = h.shape[at]
+    sums = []
+    for first, last in excluded:
+        tap = total
+        if first:
+            tap = tap - _sum(h.narrow(at, 0, _least(first, size)), at, total.dtype)
+        if last:
+            kept = _least(last, size)
+            tap = tap - _sum(h.narrow(at, size - kept, kept), at, total.dtype)
+        sums.append(tap)
+    return torch.cat(sums, at)
+
+
+def _sum(border: Tensor, at: int, dtype: torch.dtype) -> Tensor:
+    if isinstance(border.shape[at], int) and border.shape[at] == 1:
+        return border.to(dtype)
+    return border.sum(at, keepdim=True, dtype=dtype)
+
+
+def _least(border: int, size: int) -> int:
+    """The border, of a map that may be smaller; a size that is free is taken to be as large."""
+    return min(border, size) if isinstance(size, int) else border
+
+
+def _strided_sums(
+    h: Tensor, at: int, taps: int, step: int, gap: int, before: int, outputs: int, dtype: torch.dtype | None
+) -> Tensor:
+    sums = []
+    for tap in range(taps):
+        start = tap * gap - before
+        stop = start + (outputs - 1) * step + 1
+        start = start % step if start < 0 else start  # the first that is no padding
+        stop = torch.sym_max(stop, 0)  # type: ignore[assignment]
+        index = (slice(None),) * at + (slice(start, stop, step),)
+        sums.append(h[index].sum(at, keepdim=True, dtype=dtype))
+    return torch.cat(sums, at) if taps > 1 else sums[0]
+
+
+@torch.no_grad()
+def folded_fc(layer: Layer, fc_weight: Tensor, fc_bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """W1 W and W1 b, in float64: the FC layer on what `window_means` gives, flattened.
+
+    Shapes: weight (H, C), bias (H,) -> (H, K × taps), (H,).
+    """
+    first, weight = fc_weight.double(), layer.weight.double()
+    hidden, groups = len(first), layer.groups
+    taps = weight[0, 0].numel()
+    grouped = weight.view(groups, len(weight) // groups, weight.shape[1], taps)
+    folded = torch.einsum("hgc,gckt->hgkt", first.view(hidden, groups, -1), grouped).reshape(hidden, -1)
+    bias = None if fc_bias is None else fc_bias.double()
+    if layer.bias is not None:
+        constant = first @ layer.bias.double()
+        bias = constant if bias is None else bias + constant
+    return folded, bias

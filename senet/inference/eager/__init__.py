@@ -1,0 +1,1 @@
+"""The inference form's last steps in compiled calls, for eager PyTorch."""

@@ -1,0 +1,62 @@
+"""Whether an operation may be done behind PyTorch's back: by compiled functions that it does not see.
+
+That is found out once for a run of a network. Python's own work counts here: between two convolutions, whose weights
+have filled the processor's caches, a dozen lines of it take longer than the arithmetic of an SE block for one picture.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+from torch.autograd import forward_ad
+
+from senet.fused.conditions import looked_at
+from senet.fused.passes.native import library
+from senet.inference.graph import Network, expect, value_of
+
+__all__ = ["computed_now", "share_threads", "threads"]
+
+_KINDS = (Tensor, torch.nn.Parameter)
+
+
+def computed_now(*tensors: Tensor | None) -> bool:
+    """Whether what is done to these is done now, not traced, and not to be derived."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or forward_ad._current_level >= 0:
+        return False
+    return not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors))
+
+
+def threads(*tensors: Tensor) -> int:
+    """How many threads compiled functions may use in this run; 0 where PyTorch's own operations have to do.
+
+    Args:
+        tensors: what the network is given, and the weights that those functions read.
+    """
+    for x in tensors[1:]:
+        if type(x) not in _KINDS or not x.is_cpu or x.dtype is not tensors[1].dtype or not x.is_contiguous():
+            return 0
+    if looked_at() or not computed_now(*tensors) or type(tensors[0]) not in _KINDS or library() is None:
+        return 0
+    return torch.get_num_threads()
+
+
+def share_threads(network: Network, nodes: list[fx.Node]) -> None:
+    """Have `threads` be asked where the graph begins, and what it says be the first argument of those nodes."""
+    graph = network.graph
+    given = [node for node in graph.nodes if node.op == "placeholder" and isinstance(value_of(node), Tensor)]
+    if not nodes or not given:
+        return
+    at = given[-1]
+    while at.next.op == "placeholder" or at.next.target is expect:
+        at = at.next
+    words = [word for node in nodes for word in node.args]
+    weights = list(dict.fromkeys(word for word in words if isinstance(word, fx.Node) and word.op == "get_attr"))
+    for weight in weights:
+        at.append(weight)
+        at = weight
+        name = str(weight.target)  # at the top of the module tree it is found at once, not level by level
+        network.wanted[name] = network.wanted.get(name, name).replace(".", "_")
+    with graph.inserting_after(at):
+        known = graph.call_function(threads, (given[0], *weights))
+    for node in nodes:
+        node.args = (known, *node.args[1:])

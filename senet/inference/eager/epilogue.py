@@ -1,0 +1,172 @@
+"""Scale, addition and activation in one pass over a fresh tensor, where PyTorch runs operation by operation.
+
+A compiler or a converter that looks inside sees the plain formula and fuses it in its own way. Run as it is, the
+result goes where the layer's output lay: a large new tensor costs the operating system more than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from senet.fused.passes.native import library
+from senet.inference.algebra import window_means
+from senet.inference.eager.conditions import computed_now
+from senet.inference.eager.gate import gates
+from senet.inference.graph import Network, value_of
+
+__all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu"]
+
+_aten = torch.ops.aten
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_COMPILED = {
+    torch.float32: ("rescale_rows_float32", "rescale_last_float32"),
+    torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
+}
+
+
+def rescale(u: Tensor, gate: Tensor) -> Tensor:
+    """U * gate. `u` may be overwritten. Shapes: (N, C, *space), (N, C, 1, ...) -> (N, C, *space)."""
+    return u.mul_(gate) if _may_overwrite(u, gate) else u * gate
+
+
+def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """U * gate + x. `u` may be overwritten. Shapes: as `rescale`; `x` that of `u`.
+
+    With `threads` compiled functions may use so many; 0 leaves the work to PyTorch's operations.
+    """
+    if threads and _in_one_pass(threads, u, gate, x, 0):
+        return u
+    return torch.addcmul(x, u, gate, out=u) if _may_overwrite(u, gate, x) else u * gate + x
+
+
+def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """max(u * gate + x, 0). `u` may be overwritten. As `rescale_add`."""
+    if threads and _in_one_pass(threads, u, gate, x, 1):
+        return u
+    return torch.addcmul(x, u, gate, out=u).relu_() if _may_overwrite(u, gate, x) else torch.relu(u * gate + x)
+
+
+def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor, relu: int) -> bool:
+    """Do it over u by the compiled functions, where the tensors lie as they take them; whether it is done."""
+    shape, dtype = u.shape, u.dtype
+    if dtype not in _COMPILED or x.shape != shape or x.dtype is not dtype or gate.dtype is not dtype or not u.is_cpu:
+        return False
+    if u.requires_grad or x.requires_grad or gate.requires_grad or len(shape) < 3 or gate.shape[:2] != shape[:2]:
+        return False
+    size, maps, channels = u.numel(), gate.numel(), shape[1]
+    if not size or maps != shape[0] * channels or not gate.is_contiguous():
+        return False
+    rows, last = _COMPILED[dtype]
+    at = (u.data_ptr(), x.data_ptr())
+    if u.is_contiguous() and x.is_contiguous():
+        getattr(library(), rows)(*at, maps, size // maps, gate.data_ptr(), relu, threads)
+        return True
+    lies = _LAST.get(len(shape))
+    if lies and u.is_contiguous(memory_format=lies) and x.is_contiguous(memory_format=lies):
+        getattr(library(), last)(*at, shape[0], size // maps, channels, gate.data_ptr(), relu, threads)
+        return True
+    return False
+
+
+def _may_overwrite(u: Tensor, *others: Tensor) -> bool:
+    return computed_now(u, *others) and all(other.dtype == u.dtype for other in others)
+
+
+_FRESH = (
+    _aten.conv1d.default,
+    _aten.conv2d.default,
+    _aten.conv3d.default,
+    _aten.conv1d.padding,
+    _aten.conv2d.padding,
+    _aten.conv3d.padding,
+    _aten.linear.default,
+    _aten.add.Tensor,
+    _aten.mul.Tensor,
+    rescale,
+    rescale_add,
+    rescale_add_relu,
+)
+_READERS = (gates, window_means, _aten.mean.dim)  # what they give is their own
+_IN_PLACE = {
+    _aten.relu.default: _aten.relu_.default,
+    _aten.silu.default: _aten.silu_.default,
+    _aten.hardswish.default: _aten.hardswish_.default,
+    _aten.hardtanh.default: _aten.hardtanh_.default,
+    _aten.leaky_relu.default: _aten.leaky_relu_.default,
+    _aten.add.Tensor: _aten.add_.Tensor,
+}
+
+
+def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
+    """Join each product of SE with the addition and ReLU behind it; write element-wise results over their operands.
+
+    Returns:
+        The nodes that want to know how many threads they may use.
+    """
+    fused = [node for node in (_fuse(network, product) for product in products) if node is not None]
+    for node in list(network.graph.nodes):
+        if node.op == "call_function" and node.target in _IN_PLACE:
+            _overwrite(node)
+    return [node for node in fused if node.target is not rescale]
+
+
+def _fuse(network: Network, product: fx.Node) -> fx.Node | None:
+    a, b = product.args
+    u, gate = (a, b) if _is_fresh(a, product) else (b, a)
+    if not _is_fresh(u, product) or not isinstance(gate, fx.Node):
+        return None
+    function: Any = rescale
+    last, given = product, [u, gate]
+    addition = _only_user(product)
+    if addition is not None and addition.target is _aten.add.Tensor and not addition.kwargs:
+        x = addition.args[1] if addition.args[0] is product else addition.args[0]
+        if isinstance(x, fx.Node) and x is not product and _like(x, addition) and _like(product, addition):
+            function, last, given = rescale_add, addition, [0, u, gate, x]
+            activation = _only_user(addition)
+            if activation is not None and activation.target is _aten.relu.default:
+                function, last = rescale_add_relu, activation
+    with network.graph.inserting_before(last):
+        fused = network.graph.call_function(function, tuple(given))
+    fused.meta["val"] = value_of(last)
+    last.replace_all_uses_with(fused)
+    network.drop(last)
+    return fused
+
+
+def _overwrite(node: fx.Node) -> None:
+    if node.target is _aten.add.Tensor:
+        if node.kwargs:
+            return
+        a, b = node.args
+        if not _is_fresh(a, node) and _is_fresh(b, node):
+            a, b = b, a
+            if _is_fresh(a, node) and _like(a, node):
+                node.args = (a, b)
+    else:
+        a = node.args[0]
+    if _is_fresh(a, node) and _like(a, node):
+        node.target = _IN_PLACE[node.target]  # type: ignore[index]
+
+
+def _is_fresh(given: Any, user: fx.Node) -> bool:
+    """Whether a new tensor was made for `user`, which nobody wants any more but who has read it before."""
+    if not isinstance(given, fx.Node) or given.op != "call_function" or user not in given.users:
+        return False
+    if not all(other is user or (other.target in _READERS and other < user) for other in given.users):
+        return False
+    return given.target in _FRESH or (given.target in _IN_PLACE.values() or given.target in _IN_PLACE)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _like(a: Any, b: fx.Node) -> bool:
+    """Whether both are known to have one shape and dtype."""
+    ours, theirs = value_of(a), value_of(b)
+    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+        return False
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape

@@ -1,0 +1,141 @@
+"""Squeeze and excitation in one call, where PyTorch runs operation by operation.
+
+For few pictures the eight operations from a map to its gates take longer to call than to compute. A compiler or a
+converter that looks inside sees them as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from senet.fused.passes.native import library
+from senet.inference.graph import Network, value_of
+
+__all__ = ["fuse_gates", "gates"]
+
+_aten = torch.ops.aten
+_ACTIVATIONS = {  # by operation: its number in excitation.c
+    _aten.relu.default: 1,
+    _aten.sigmoid.default: 2,
+    _aten.hardsigmoid.default: 3,
+    _aten.silu.default: 4,
+    _aten.hardswish.default: 5,
+    _aten.tanh.default: 6,
+}
+_FLOAT = torch.float32
+_FEW = 8  # samples, beyond which a library's matrix product is faster than a product for each
+_ONES = tuple((1,) * n for n in range(8))
+_FUNCTIONS = {number: function for function, number in _ACTIVATIONS.items()}
+
+
+def gates(
+    threads: int,
+    h: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    inner: int,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    outer: int,
+    ones: int = 0,
+) -> Tensor:
+    """outer(weight2 · inner(weight1 · mean(h) + bias1) + bias2), the equations 2 and 3 of the paper.
+
+    Args:
+        threads: that compiled functions may use; 0 leaves the work to PyTorch's operations.
+        h: (N, C, *space), or its means (N, C).
+        weight1: (K, C).
+        bias1: (K,).
+        inner: number of the activation behind it.
+        weight2: (C', K).
+        bias2: (C',).
+        outer: number of the gate's activation.
+        ones: dimensions of 1 behind the result's.
+
+    Returns:
+        (N, C', 1, ...).
+    """
+    few = threads and 0 < h.shape[0] <= _FEW
+    if few and h.dtype is _FLOAT and weight1.dtype is _FLOAT and h.is_cpu and not h.requires_grad:
+        last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
+        (samples, channels, *_), (width, inputs), outputs = h.shape, weight1.shape, weight2.shape[0]
+        gate = h.new_empty((samples, outputs, *_ONES[ones]))
+        if (
+            last >= 0
+            and channels == inputs
+            and library().gates(  # type: ignore[union-attr]
+                *(h.data_ptr(), samples, channels, h.numel() // (samples * channels), last),
+                *(weight1.data_ptr(), None if bias1 is None else bias1.data_ptr(), width, inner),
+                *(weight2.data_ptr(), None if bias2 is None else bias2.data_ptr(), outputs, outer),
+                *(gate.data_ptr(), threads),
+            )
+        ):
+            return gate
+    pooled = h.mean(list(range(2, h.dim()))) if h.dim() > 2 else h
+    hidden = _activated(_linear(pooled, weight1, bias1), inner)
+    gate = _activated(_linear(hidden, weight2, bias2), outer)
+    return gate.reshape(-1, gate.shape[1], *_ONES[ones]) if ones else gate
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if not compiling or type(x.shape[0]) is not int or x.shape[0] != 1:
+        return F.linear(x, weight, bias)
+    y = (weight * x).sum(1)  # which a compiler writes into one loop with what is around it, and a matrix product not
+    return (y if bias is None else y + bias)[None]
+
+
+def _activated(x: Tensor, number: int) -> Tensor:
+    return _FUNCTIONS[number](x) if number else x  # type: ignore[no-any-return]
+
+
+def fuse_gates(network: Network, result: fx.Node) -> fx.Node | None:
+    """Join the squeeze, two linear layers and their activations that `result` comes from; None where it is not so."""
+    node: fx.Node | None = result
+    outer, shape = 0, []
+    if result.target is _aten.reshape.default:
+        node, shape = _made_for_it(result), list(result.args[1])  # type: ignore[arg-type]
+    if node is not None and node.target in _ACTIVATIONS:
+        outer, node = _ACTIVATIONS[node.target], _made_for_it(node)  # type: ignore[index]
+    middle = _made_for_it(node, _aten.linear.default)
+    first = _made_for_it(middle, *_ACTIVATIONS)
+    if node is None or middle is None or first is None or first.target is not _aten.linear.default:
+        return None
+    weight = network.constant(node.args[1])
+    if weight is None or (shape and shape != [-1, len(weight), *[1] * (len(shape) - 2)]):
+        return None
+    source: Any = first.args[0]
+    mean = _made_for_it(first)
+    if mean is not None and mean.target is _aten.mean.dim and _is_of_space(mean):
+        source = mean.args[0]
+    inner = _ACTIVATIONS[middle.target]  # type: ignore[index]
+    words = (0, source, *_weight_and_bias(first), inner, *_weight_and_bias(node), outer, max(0, len(shape) - 2))
+    with network.graph.inserting_before(result):
+        joined = network.graph.call_function(gates, words)
+    result.replace_all_uses_with(joined)
+    network.drop(result)
+    return joined
+
+
+def _made_for_it(node: fx.Node | None, *targets: Any) -> fx.Node | None:
+    """The node that makes the first argument of one with that target, if it makes it for that one alone."""
+    if node is None or (targets and node.target not in targets) or not node.args:
+        return None
+    made = node.args[0]
+    alone = isinstance(made, fx.Node) and made.op == "call_function" and len(made.users) == 1 and not made.kwargs
+    return made if alone else None  # type: ignore[return-value]
+
+
+def _is_of_space(mean: fx.Node) -> bool:
+    """Whether it is the mean over all dimensions behind the channels', which go."""
+    source, space, *keep = mean.args
+    fake: Tensor = value_of(source)  # type: ignore[arg-type]
+    return not any(keep) and fake.dim() > 2 and set(space) == set(range(2, fake.dim()))  # type: ignore[arg-type]
+
+
+def _weight_and_bias(linear: fx.Node) -> tuple[Any, Any]:
+    return linear.args[1], linear.args[2] if len(linear.args) > 2 else None

@@ -1,0 +1,107 @@
+"""Everything constant computed once, and normalisations, scales and shifts folded into the layer before them."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from senet.inference.graph import Network, value_of
+from senet.inference.layers import Affine, Layer, as_affine, as_layer, bias_name
+
+__all__ = ["applied", "fold_affine", "fold_constants", "fold_into"]
+
+_aten = torch.ops.aten
+_GROWTH = 1 << 20  # elements up to which a constant may be larger than what it is made from
+
+
+@torch.no_grad()
+def fold_constants(network: Network) -> int:
+    """Compute what depends on constants alone: standardised weights, parametrisations, casts. How many were."""
+    known: dict[fx.Node, Any] = {}
+    for node in network.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = network.constants[node.target]
+        elif node.op == "call_function" and node.all_input_nodes and all(n in known for n in node.all_input_nodes):
+            if not _is_deterministic(node.target):
+                continue
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            value = node.target(*args, **kwargs)
+            most = max((known[n].numel() for n in node.all_input_nodes if isinstance(known[n], Tensor)), default=0)
+            if not isinstance(value, Tensor) or value.numel() <= max(most, _GROWTH):
+                known[node] = value
+    count = 0
+    for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor)]:
+        if all(user in known and isinstance(known[user], Tensor) for user in node.users):
+            continue  # nothing but constants is made from it
+        with network.graph.inserting_before(node):
+            constant = network.add(f"constant.{node.name}", known[node].clone())
+        node.replace_all_uses_with(constant, delete_user_cb=lambda user: user not in known)
+        count += 1
+    network.graph.eliminate_dead_code()
+    return count
+
+
+def _is_deterministic(target: Any) -> bool:
+    if target is operator.getitem:
+        return True
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+@torch.no_grad()
+def fold_affine(network: Network) -> int:
+    """Fold what scales and shifts the channels of a convolution's or linear layer's output into its weights.
+
+    That is batch normalisation in eval mode, the frozen kind, layer scale, and other constant factors and
+    addends. Computed in float64. Returns how many were folded.
+    """
+    count = 0
+    for node in list(network.graph.nodes):
+        layer = as_layer(network, node)
+        while layer is not None and (affine := _only_user(network, layer)) is not None:
+            fold_into(network, layer, affine.scale, affine.shift)
+            affine.node.replace_all_uses_with(node)
+            network.drop(affine.node)
+            layer = as_layer(network, node)
+            count += 1
+    network.graph.eliminate_dead_code()
+    return count
+
+
+def _only_user(network: Network, layer: Layer) -> Affine | None:
+    if len(layer.node.users) != 1:
+        return None
+    user = next(iter(layer.node.users))
+    affine = as_affine(network, user, layer.node, layer.channel)
+    if affine is None:
+        return None
+    ours, theirs = value_of(layer.node), value_of(affine.node)
+    return affine if ours.dtype == theirs.dtype and ours.shape == theirs.shape else None
+
+
+def applied(layer: Layer, scale: Tensor | None, shift: Tensor | None) -> Layer:
+    """The layer with its output's channels scaled, then shifted; its weights are in float64 then."""
+    weight, bias = layer.weight.double(), None if layer.bias is None else layer.bias.double()
+    if scale is not None:
+        scale = scale.expand(len(weight))
+        weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1))
+        bias = None if bias is None else bias * scale
+    if shift is not None:
+        bias = shift.expand(len(weight)) if bias is None else bias + shift
+    return dataclasses.replace(layer, weight=weight, bias=bias)
+
+
+def fold_into(network: Network, layer: Layer, scale: Tensor | None, shift: Tensor | None) -> None:
+    """Give the layer's node the weights of `applied`, in their own dtype."""
+    new, node, dtype = applied(layer, scale, shift), layer.node, layer.weight.dtype
+    name = str(node.args[1].target)  # type: ignore[union-attr]
+    arguments = [*node.args, *[None] * (3 - len(node.args))]
+    with network.graph.inserting_before(node):
+        if scale is not None:
+            arguments[1] = network.add(name, new.weight.to(dtype))
+        if new.bias is not None:
+            arguments[2] = network.add(bias_name(name), new.bias.to(dtype).contiguous())
+    node.args = tuple(arguments)

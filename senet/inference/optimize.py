@@ -1,0 +1,226 @@
+"""`optimize`: a network for inference, in which SE knows its gates before the layer that they rescale has run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from senet.errors import OptimizeError
+from senet.inference.agreement import another_batch, another_size, check
+from senet.inference.algebra import folded_fc, window_means
+from senet.inference.eager.conditions import share_threads
+from senet.inference.eager.epilogue import fuse_epilogues
+from senet.inference.eager.gate import fuse_gates
+from senet.inference.find_se import Gate, find_gates, source_of
+from senet.inference.folding import applied, fold_affine, fold_constants, fold_into
+from senet.inference.graph import Network, capture, value_of
+from senet.inference.layers import Layer
+from senet.inference.rebuild import read_excitation, write_excitation
+from senet.insertion import InsertionError, run, untouched
+
+__all__ = ["Outcome", "optimize"]
+
+_aten = torch.ops.aten
+_log = logging.getLogger("senet")
+_WORTH = 0.5  # the squeeze moves where it then reads at most this part of what it read
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one SE block: `squeeze` names its node in the graph, `reason` says why it stayed, or "" ."""
+
+    squeeze: str
+    moved: bool
+    reason: str
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
+    """The network for inference: normalisations folded, and the squeeze of SE before the last linear layer.
+
+    SE of any library is found by what the network computes. Where a linear layer makes the map that is squeezed, the
+    average is taken of that layer's input, and the first FC layer is folded with it; scale, addition and
+    ReLU are one step behind the layer. What the algebra does not cover stays as it is. The result is held
+    against the network on the example and on another batch, in float32 within 1e-5 of the largest output.
+
+    Args:
+        model: any network that `torch.export` follows, on any device; it stays as it is.
+        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        dynamic_size: whether the result takes other sizes in space too. Without it, only the example's.
+
+    Returns:
+        A `torch.fx.GraphModule` in eval mode for any batch size, with tensors of its own, to be run, copied,
+        compiled, exported or converted; `meta["senet"]` is a tuple with an `Outcome` for each SE block. Where
+        there is nothing to gain, `model` itself. Both say why in the log "senet".
+
+    Raises:
+        OptimizeError: (a ValueError) where the network does not run on the example, cannot be exported, is
+            compiled, scripted or wrapped, or with `dynamic_size` fixes the size.
+        TypeError: where `model` is no nn.Module.
+    """
+    _check_network(model)
+    name = type(model).__name__
+    examples = [example, *([another_size(example)] if dynamic_size else [])]
+    for given in examples:
+        _try(model, given)
+    network = capture(model, example, dynamic_size=dynamic_size)
+    examples += [] if network.note else [another_batch(example)]
+    fold_constants(network)
+    folded = fold_affine(network)
+    outcomes = _move_squeezes(network)
+    if not folded and not outcomes:
+        _log.warning("%s comes back as it is: it holds no SE, and no normalisation to fold", name)
+        return model
+    result = network.module(name)
+    result.meta["senet"] = tuple(outcomes)
+    problem = check(model, result, examples)
+    if problem:
+        _log.warning("%s comes back as it is: %s", name, problem)
+        return model
+    _say(name, outcomes, folded, network.note)
+    return result
+
+
+def _try(model: nn.Module, example: Any) -> None:
+    try:
+        with untouched(model):
+            run(model, example)
+    except InsertionError as error:
+        raise OptimizeError(str(error)) from error
+
+
+def _check_network(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise OptimizeError(f"the network is wrapped in {type(model).__name__}: give `model.module`")
+    for name, module in model.named_modules():
+        at = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module) or module._compiled_call_impl is not None:
+            raise OptimizeError(f"{at} is compiled: optimize first, and compile what optimize returns")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise OptimizeError(f"{at} is scripted, which torch.export does not follow: optimize the network itself")
+        if any(p is not None and p.is_meta for p in (*module._parameters.values(), *module._buffers.values())):
+            raise OptimizeError(f"{at} is on the meta device and has no values: materialise the network first")
+
+
+def _move_squeezes(network: Network) -> list[Outcome]:
+    """Rewrite every SE block of the graph; what became of each."""
+    gates, maxima = find_gates(network)
+    outcomes = [Outcome(each.squeeze.name, False, "the maximum is not linear, so its squeeze stays") for each in maxima]
+    products = [product for each in maxima for product in each.products]
+    results = []
+    for gate in gates:
+        outcome, result = _move(network, gate)
+        outcomes.append(outcome)
+        results += [] if result is None else [result]
+        products += gate.products
+    network.graph.eliminate_dead_code()
+    joined = [node for node in (fuse_gates(network, result) for result in results) if node is not None]
+    joined += fuse_epilogues(network, products)
+    share_threads(network, joined)
+    network.graph.eliminate_dead_code()
+    return outcomes
+
+
+def _move(network: Network, gate: Gate) -> tuple[Outcome, fx.Node | None]:
+    """Rewrite one SE block: squeeze before the layer where that is less to read, excitation on vectors.
+
+    Returns:
+        What became of it, and the node that gives its gates where the excitation was written anew.
+    """
+    source, reason, result = source_of(network, gate), "", None
+    layer = source.layer
+    for step in source.steps:
+        layer = None if layer is None else applied(layer, step.scale, step.shift)
+    if layer is None:
+        reason = source.reason
+    elif not _worth(layer, gate):
+        layer, reason = None, "reading the last linear layer's input would cost as much as reading its output"
+    excitation = read_excitation(network, gate)
+    first = next(node for node in network.graph.nodes if node in gate.products)
+    with network.graph.inserting_before(first if layer is None else layer.node):
+        if excitation is not None:
+            squeezed = _mean(network, gate.averaged, gate) if layer is None else _means(network, layer, gate)
+            folds = _takes_factor(gate, source.layer, excitation.factor)
+            result = write_excitation(
+                network,
+                excitation,
+                squeezed,
+                before=layer,
+                scale=excitation.factor if folds and layer is None else 1,
+                factor=1 if folds else excitation.factor,
+            )
+            excitation.result.replace_all_uses_with(result)
+            if folds and source.layer is not None:
+                factor = torch.tensor(excitation.factor, dtype=torch.float64, device=source.layer.weight.device)
+                fold_into(network, source.layer, factor, None)
+        elif layer is not None:
+            gate.average.replace_all_uses_with(_mean_of_layer(network, layer, gate))
+    return Outcome(gate.average.name, layer is not None, reason), result
+
+
+def _worth(layer: Layer, gate: Gate) -> bool:
+    """Whether the layer's input is so much smaller to read than what is squeezed that moving the squeeze pays."""
+    skipped = math.prod(max(step / taps, 1) for step, taps in zip(layer.stride, layer.kernel, strict=True))
+    return _elements(layer.h) / skipped <= _WORTH * _elements(gate.averaged)
+
+
+def _elements(node: fx.Node) -> int:
+    """How many a sample has, in the example's size."""
+    return math.prod(int(side if isinstance(side, int) else side.node.hint) for side in value_of(node).shape[1:])
+
+
+def _takes_factor(gate: Gate, layer: Layer | None, factor: float) -> bool:
+    """Whether the layer can take the gate's constant factor: its output is used for this SE block alone."""
+    if layer is None or factor in (0, 1):
+        return False
+    return set(layer.node.users) <= {gate.average, *gate.products}
+
+
+def _mean(network: Network, node: fx.Node, gate: Gate, channel: int | None = None) -> fx.Node:
+    """(N, channels): the average over all other dimensions, in the dtype that the network's own has."""
+    fake, channel = value_of(node), gate.channel if channel is None else channel
+    space = [dim for dim in range(1, fake.dim()) if dim != channel]
+    dtype = value_of(gate.average).dtype
+    kwargs = {} if fake.dtype == dtype else {"dtype": dtype}
+    return network.graph.call_function(_aten.mean.dim, (node, space), kwargs)
+
+
+def _means(network: Network, layer: Layer, gate: Gate) -> fx.Node:
+    """(N, K × taps): the averages of the layer's input that its weights are to multiply."""
+    if layer.pointwise or not layer.kernel:
+        return _mean(network, layer.h, gate, layer.channel)
+    graph, dtype = network.graph, value_of(gate.average).dtype
+    arguments = (layer.h, list(layer.kernel), list(layer.stride), list(layer.padding), list(layer.dilation), dtype)
+    return graph.call_function(_aten.flatten.using_ints, (graph.call_function(window_means, arguments), 1))
+
+
+def _mean_of_layer(network: Network, layer: Layer, gate: Gate) -> fx.Node:
+    """What the squeeze gave, from the layer's input: for an excitation that is more than layers and activations."""
+    graph, fake = network.graph, value_of(gate.average)
+    means = _means(network, layer, gate)
+    folded, bias = folded_fc(layer, torch.eye(len(layer.weight), device=layer.weight.device), None)
+    arguments = [means, network.add(f"{gate.average.name}.weight", folded.to(fake.dtype))]
+    if bias is not None:
+        arguments.append(network.add(f"{gate.average.name}.bias", bias.to(fake.dtype)))
+    squeezed = graph.call_function(_aten.linear.default, tuple(arguments))
+    shape = [-1, *fake.shape[1:]]
+    return squeezed if len(shape) == 2 else graph.call_function(_aten.reshape.default, (squeezed, shape))
+
+
+def _say(name: str, outcomes: list[Outcome], folded: int, note: str) -> None:
+    moved = sum(outcome.moved for outcome in outcomes)
+    words = [f"{moved} of {len(outcomes)} squeezes moved before the last linear layer"] if outcomes else ["no SE found"]
+    words.append(f"{folded} normalisations and constant steps folded")
+    reasons = Counter(outcome.reason for outcome in outcomes if not outcome.moved)
+    words += [f"{count} stayed: {reason}" for reason, count in reasons.items()]
+    words += [note] if note else []
+    _log.info("%s: %s", name, "; ".join(words))

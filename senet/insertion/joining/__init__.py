@@ -1,0 +1,1 @@
+"""SE joined to a network, and taken out again."""

@@ -1,0 +1,92 @@
+"""What stands where an SE block was pruned: its gates as constants, or nothing because a layer beside took them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from senet.errors import InsertionError
+from senet.insertion.recognise import channel_dim_of, channels_of, is_se
+
+__all__ = ["KINDS", "ConstantGate", "PrunedSE", "pruned", "replace"]
+
+
+class PrunedSE(nn.Identity):
+    """In place of an SE block whose gates became constants in the layer before it or behind it."""
+
+
+class ConstantGate(nn.Module):
+    """x · s with constant gates s: what is left of an SE block whose gates no layer beside it could take.
+
+    Shapes: (N, C, *space) -> the same, or, with `channel_dim` -1, (N, *space, C).
+
+    Args:
+        channels: C.
+        channel_dim: the dimension of the input that counts them, 1 or -1.
+        device: where the gates are.
+        dtype: of the gates.
+
+    Attributes:
+        gates: (C,), a buffer: saved with the weights, not trained.
+    """
+
+    gates: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        channel_dim: int = 1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channel_dim = channel_dim
+        self.register_buffer("gates", torch.ones(channels, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` with each channel multiplied by its gate."""
+        gates = self.gates.to(x.dtype)
+        return x * (gates if self.channel_dim == -1 else gates.view(-1, *(1,) * (x.dim() - 2)))
+
+    def extra_repr(self) -> str:
+        """The number of channels, for `print(model)`."""
+        return f"{len(self.gates)}"
+
+
+KINDS: Mapping[str, type[nn.Module]] = {"folded": PrunedSE, "held": ConstantGate}
+"""What a saved file says of a pruned block, and what then stands in its place."""
+
+
+def pruned(model: nn.Module) -> dict[str, str]:
+    """What stands in place of pruned SE blocks in `model`, read off the model itself: "folded" or "held", by name.
+
+    Of blocks that `insert` had put in and whose gates were folded, nothing is left, and nothing is said here.
+    """
+    kind_of = {kind: name for name, kind in KINDS.items()}
+    return {name: kind_of[type(module)] for name, module in model.named_modules() if type(module) in kind_of}
+
+
+def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
+    """Put what `kind` says in place of the SE block `name` of `model`: see `KINDS`; a constant gate is 1 at first.
+
+    Raises:
+        InsertionError: where `name` is no SE block of the model, or there is no such kind; nothing is changed.
+    """
+    try:
+        block = model.get_submodule(name)
+    except AttributeError:
+        block = nn.Identity()
+    if not name or not is_se(block):
+        raise InsertionError(f"{name!r} is no SE block of this {type(model).__name__}")
+    if kind not in KINDS:
+        raise InsertionError(f"a pruned block is {' or '.join(KINDS)}, not {kind!r}")
+    new: nn.Module = PrunedSE()
+    if kind == "held":
+        like = next(block.parameters())
+        new = ConstantGate(channels_of(block), channel_dim_of(block), device=like.device, dtype=like.dtype)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new.train(block.training))
+    return new

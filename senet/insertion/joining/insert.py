@@ -1,0 +1,219 @@
+"""Put SE into a network, prove that it changed nothing, and take it out again."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from senet.block import SEBlock, SESpec
+from senet.errors import InsertionError
+from senet.insertion.joining.attach import attach, attached, check_detachable, detach
+from senet.insertion.joining.start import squeezed_means, start_on_example
+from senet.insertion.reading.dataflow import Dataflow, record
+from senet.insertion.recognise import is_se
+from senet.insertion.rules.choose import find
+from senet.insertion.rules.site import Site, Where, select
+from senet.running import run, untouched
+
+__all__ = ["insert", "inserted", "remove", "sites"]
+
+
+@torch.inference_mode(False)  # within it operations would show whole, and new parameters could never learn
+def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> list[Site]:
+    """Where SE can go in `model`, and why; the model, its modes, buffers and the random state stay as they were.
+
+    Args:
+        model: any network with residual blocks.
+        example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+            One sample is enough.
+        placement: which of the paper's placements (figure 5): "standard", "pre", "post", "identity" or "inner".
+
+    Returns:
+        The sites in the order in which the network reaches them.
+
+    Raises:
+        InsertionError: where there is none, with what was looked at; where the network does not run on the
+            example; where it is wrapped or compiled.
+    """
+    SESpec(placement=placement)  # checks the name
+    return _analyse(model, example, placement)[0]
+
+
+@torch.inference_mode(False)
+def insert(
+    model: nn.Module, example: Any, spec: SESpec | None = None, *, where: Where = None, inplace: bool = False
+) -> nn.Module:
+    """Put SE into `model` (section 3 of the paper), by default so that it computes exactly what it did.
+
+    Every old parameter stays as it is, under its own key; the new ones are `<module>.se.*`. The network is run on
+    the example, in eval mode and without gradients, before and after.
+
+    Args:
+        model: any network with residual blocks, pretrained or not, on any device.
+        example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        spec: which block, and where. `start=None` means the identity start: every gate is exactly 1 at first.
+        where: the sites to use, of those that `sites` lists: an fnmatch pattern on the name, a list of names or
+            patterns, or a predicate on a Site. None: all.
+        inplace: put it into `model` itself, not into a copy.
+
+    Returns:
+        The network with SE: a copy, or `model` itself. Modes are kept; new parameters learn (`requires_grad`).
+
+    Raises:
+        InsertionError: where there is no site, `where` matches none, the network holds SE there already, does not
+            run on the example, is wrapped or compiled, or fails the proof. `model` is then as it was.
+        ValueError: for an identity start with a gate that is 0 at 0 (tanh, relu).
+    """
+    spec = SESpec() if spec is None else spec
+    if not isinstance(spec, SESpec):
+        raise TypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    start = spec.resolved_start("identity")
+    found, flow = _analyse(model, example, spec.placement)
+    chosen = select(found, where)
+    target = model if inplace else _copy(model)
+    joined: list[Site] = []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for site in chosen:
+                block = attach(target, site, spec)
+                joined.append(site)
+                if start == "identity":
+                    block.start_as_identity()
+        _prove(target, example, flow, chosen, start)
+    except BaseException:
+        if inplace:
+            for site in reversed(joined):
+                detach(target, site.name)
+        raise
+    return target
+
+
+def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False) -> nn.Module:
+    """Take the SE out: the gates are 1 again, and what they had learnt is gone. The plain network, bit for bit.
+
+    What `insert` put in goes without a trace. From a network that holds nothing inserted, or with `everything`, the
+    SE that it was built with goes too, ours or another library's: each block becomes an `nn.Identity`.
+
+    Args:
+        model: a network with SE.
+        inplace: take it out of `model` itself, not of a copy.
+        everything: take out inserted SE and SE that the network was built with.
+
+    Raises:
+        InsertionError: where the class of a module was changed again since SE was joined to it. `model` is then as
+            it was.
+    """
+    joined = [(name, found.site) for name, _, found in attached(model)]
+    for name, site in joined:
+        check_detachable(model, name, site)
+    target = model if inplace else _copy(model)
+    for name, _ in joined:
+        detach(target, name)
+    if joined and not everything:
+        return target
+    for parent in list(target.modules()):
+        for child, module in list(parent._modules.items()):
+            if module is not None and is_se(module):
+                setattr(parent, child, nn.Identity().train(module.training))
+    return target
+
+
+def inserted(model: nn.Module) -> dict[str, tuple[Site, SESpec]]:
+    """What `insert` put into `model`, read off the model itself: site and kind of block, by the site's name."""
+    return {name: (found.site, found.spec) for name, _, found in attached(model)}
+
+
+def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site], Dataflow]:
+    _check_network(model)
+    with untouched(model):
+        flow = record(model, example)
+    squeezed = frozenset(index for call in flow.calls if is_se(call.module) for index in range(call.first, call.end))
+    return find(flow, placement, squeezed, type(model).__name__), flow
+
+
+def _check_network(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    if isinstance(model, wrappers):
+        raise InsertionError(
+            f"the network is wrapped in {type(model).__name__}: insert into `model.module`, and wrap the result"
+        )
+    for name, module in model.named_modules():
+        at = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module) or module._compiled_call_impl is not None:
+            raise InsertionError(f"{at} is compiled: insert before torch.compile, and compile what insert returns")
+        if isinstance(module, torch.jit.ScriptModule) and not name:
+            raise InsertionError(f"{at} is a scripted network, whose modules cannot change: insert before scripting")
+        if any(isinstance(p, nn.UninitializedParameter) for p in module._parameters.values()):
+            raise InsertionError(f"{at} is lazy and has no parameters yet: run the network once before inserting")
+        if any(p is not None and p.is_meta for p in module._parameters.values()):
+            raise InsertionError(f"{at} is on the meta device and has no values: materialise the network first")
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise InsertionError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): use inplace=True"
+        ) from error
+
+
+def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], start: str) -> None:
+    """Run the network with SE and hold it against the plain run; sign the first layers on what they squeeze.
+
+    Raises:
+        InsertionError: where an SE block ran more or less often than the module it is joined to did, or where the
+            identity start's output is not the plain network's.
+    """
+    sites_by_name = {site.name: site for site in chosen}
+    joined = {name: module.get_submodule(at.child) for name, module, at in attached(model) if name in sites_by_name}
+    new = {name: block for name, block in joined.items() if isinstance(block, SEBlock)}
+    with squeezed_means(new) as seen, untouched(model):
+        output = run(model, example)
+    calls = {call.name: len(plain.calls_of[call.module]) for call in plain.calls}
+    for name, means in seen.items():
+        if len(means) != calls[name]:
+            raise InsertionError(
+                f"the SE joined to {name} ran {len(means)} times where the module ran {calls[name]}: something "
+                f"passes it by, or takes it for a layer of its own. Leave it out with `where`"
+            )
+    if start != "identity":
+        return
+    difference = largest_difference(plain.output, output)
+    if difference != 0:
+        raise InsertionError(
+            f"with SE at its identity start the network's output differs by {difference:.3g} from the plain network's "
+            f"on the example: it does not compute the same twice, or one of {', '.join(list(new)[:5])} is used in a "
+            f"way that SE changes"
+        )
+    start_on_example(model, example, sites_by_name, new, seen)
+
+
+def largest_difference(expected: Any, given: Any) -> float:
+    """The largest absolute difference between two outputs: 0 where they are equal bit for bit, NaN for NaN.
+
+    Infinity where their structure, shapes, dtypes or other contents differ.
+    """
+    ours, structure = tree_flatten(expected)
+    theirs, other = tree_flatten(given)
+    if structure != other:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if not isinstance(a, Tensor):
+            continue
+        if not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype:
+            return float("inf")
+        if torch.equal(a, b) or a.numel() == 0:
+            continue
+        if not a.is_floating_point():
+            return float("inf")
+        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0, (a.double() - b.double()).abs())
+        worst = max(worst, float(gap.nan_to_num(float("inf")).max()))
+    return worst

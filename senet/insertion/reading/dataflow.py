@@ -1,0 +1,261 @@
+"""The network as a graph: which operation and which module made each tensor, from one run on an example.
+
+The run is the network's own eager forward, observed operation by operation (a dispatch mode) and module by
+module (forward hooks), so whatever Python, hooks and data do on the way, the graph is what happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from senet.running import run
+
+__all__ = ["Call", "Convolution", "Dataflow", "Value", "record"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Convolution:
+    """What a rule needs of a convolution: the kernel's size in space, and the kind."""
+
+    kernel: tuple[int, ...]
+    transposed: bool
+    depthwise: bool
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the kernel is larger than one."""
+        return math.prod(self.kernel) > 1
+
+
+@dataclasses.dataclass(slots=True)
+class Value:
+    """A tensor that an operation made (or an input, or a constant), at one moment of the run.
+
+    Attributes:
+        index: its place in the order of the run.
+        op: the operation's name without overload and in-place mark, such as "add"; "input" or "constant".
+        operands: the values it was made from, constants left out.
+        constants: how many constants (parameters, buffers, tensors made from nothing) it was made from.
+        shape: of the tensor.
+        dtype: of the tensor.
+        detail: what a rule needs of the other arguments: a concatenation's or slice's dimension, a permutation.
+        convolution: for a convolution, what kind.
+    """
+
+    index: int
+    op: str
+    operands: tuple[int, ...]
+    constants: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    detail: Any = None
+    convolution: Convolution | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """One call of one module: the values made within are those with first <= index < end."""
+
+    name: str
+    module: nn.Module
+    first: int
+    inputs: tuple[int, ...]
+    end: int = -1
+    outputs: tuple[int, ...] = ()
+    returns_tensor: bool = False
+
+    def made(self, value: int) -> bool:
+        """Whether `value` was made during this call, not handed through."""
+        return self.first <= value < self.end
+
+
+class Dataflow:
+    """Values in the order they were made, and module calls in the order they ended (inner before outer)."""
+
+    def __init__(self, values: list[Value], calls: list[Call], output: Any) -> None:
+        self.values = values
+        self.calls = calls
+        self.output = output  # what the network returned, for a proof to compare with
+
+    @functools.cached_property
+    def consumers(self) -> list[list[int]]:
+        """For each value, the values made from it."""
+        table: list[list[int]] = [[] for _ in self.values]
+        for value in self.values:
+            for operand in dict.fromkeys(value.operands):
+                table[operand].append(value.index)
+        return table
+
+    @functools.cached_property
+    def calls_returning(self) -> dict[int, list[Call]]:
+        """For each value, the calls that returned it, inner before outer."""
+        table: dict[int, list[Call]] = {}
+        for call in self.calls:
+            for value in dict.fromkeys(call.outputs):
+                table.setdefault(value, []).append(call)
+        return table
+
+    @functools.cached_property
+    def calls_taking(self) -> dict[int, list[Call]]:
+        """For each value, the calls that were given it, outer before inner."""
+        table: dict[int, list[Call]] = {}
+        outer_first = self.calls[::-1]
+        for call in sorted(outer_first, key=lambda call: (call.first, -call.end)):
+            for value in dict.fromkeys(call.inputs):
+                table.setdefault(value, []).append(call)
+        return table
+
+    @functools.cached_property
+    def calls_of(self) -> dict[nn.Module, list[Call]]:
+        """For each module, its calls."""
+        table: dict[nn.Module, list[Call]] = {}
+        for call in self.calls:
+            table.setdefault(call.module, []).append(call)
+        return table
+
+    @functools.cached_property
+    def made_in(self) -> list[Call | None]:
+        """For each value, the innermost call during which it was made."""
+        table: list[Call | None] = [None] * len(self.values)
+        for call in self.calls:
+            for index in range(call.first, call.end):
+                table[index] = table[index] or call
+        return table
+
+    @functools.cached_property
+    def input_size(self) -> tuple[int, ...]:
+        """Size in space of what the first convolution was given, the size that stages are counted from."""
+        for value in self.values:
+            if value.op == "convolution" and value.operands:
+                return self.values[value.operands[0]].shape[2:]
+        return ()
+
+
+def record(model: nn.Module, example: Any) -> Dataflow:
+    """Run `model` once on `example`, as it is, without gradients, and return what happened.
+
+    Raises:
+        InsertionError: where the network does not run on the example.
+    """
+    recorder = _Recorder()
+    hooks = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no Python hooks; its operations are seen all the same
+            hooks.append(module.register_forward_pre_hook(recorder.entering(name), with_kwargs=True))
+            hooks.append(module.register_forward_hook(recorder.leaving, with_kwargs=True))
+        for tensor in tree_leaves(example):
+            if isinstance(tensor, Tensor):
+                recorder.new("input", (), 0, tensor)
+        with recorder:
+            output = run(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Dataflow(recorder.values, recorder.calls, output)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values: list[Value] = []
+        self.calls: list[Call] = []
+        self._open: list[Call] = []
+        self._of_tensor = WeakTensorKeyDictionary()
+        self._written: dict[int, int] = {}  # storage -> last value written into it in place
+        self._storages: list[Any] = []  # keeps the written ones alive, so that no address is used twice
+
+    def new(self, op: str, operands: tuple[int, ...], constants: int, tensor: Tensor, **more: Any) -> int:
+        value = Value(len(self.values), op, operands, constants, tuple(tensor.shape), tensor.dtype, **more)
+        self.values.append(value)
+        self._of_tensor[tensor] = value.index
+        return value.index
+
+    def value_of(self, tensor: Tensor) -> int | None:
+        """The value that `tensor` is now; None for a constant. A write through another view makes a new one."""
+        index: int | None = self._of_tensor.get(tensor)  # type: ignore[no-untyped-call]
+        if tensor.layout is torch.strided and self._written:
+            writer = self._written.get(tensor.untyped_storage()._cdata)
+            if writer is not None and (index is None or writer > index):
+                operands = (writer,) if index is None else (index, writer)
+                return self.new("alias", operands, 0, tensor)
+        return index
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = [self.value_of(tensor) for tensor in tensors]
+        result = func(*args, **kwargs)
+        operands = tuple(index for index in known if index is not None)
+        if not operands:
+            return result  # made from constants alone: a constant itself
+        name = func._schema.name.split("::")[-1]
+        op = name.rstrip("_")
+        more = _details(op, args, kwargs)
+        constants = len(known) - len(operands)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                in_place = any(tensor is given for given in tensors)
+                index = self.new(op, operands, constants, tensor, **more)
+                if in_place and tensor.layout is torch.strided and tensor._is_view():
+                    storage = tensor.untyped_storage()
+                    self._written[storage._cdata] = index
+                    self._storages.append(storage)
+        return result
+
+    def entering(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._open.append(Call(name, module, len(self.values), self._values_in((args, kwargs))))
+
+        return hook
+
+    def leaving(self, module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+        call = self._open.pop()
+        while call.module is not module:  # a call that an exception, caught by the network, left open
+            call = self._open.pop()
+        call.outputs = self._values_in(output)
+        call.end = len(self.values)
+        call.returns_tensor = isinstance(output, Tensor)
+        self.calls.append(call)
+
+    def _values_in(self, tree: Any) -> tuple[int, ...]:
+        found = (self.value_of(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+        return tuple(index for index in found if index is not None)
+
+
+def _details(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    if op == "convolution":
+        weight, transposed, groups = args[1], bool(args[6]), int(args[8])
+        depthwise = groups > 1 and groups == args[0].shape[1]
+        return {"convolution": Convolution(tuple(weight.shape[2:]), transposed, depthwise)}
+    if op in (
+        "cat",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "narrow",
+        "select",
+        "unbind",
+        "permute",
+        "transpose",
+    ):
+        return {"detail": tuple(_plain(args[1:], kwargs.values()))}
+    return {}
+
+
+def _plain(*groups: Any) -> Iterator[Any]:
+    for item in itertools.chain(*groups):
+        if not isinstance(item, Tensor):
+            yield tuple(item) if isinstance(item, list) else item

@@ -1,0 +1,95 @@
+"""How maps lie: which dimension counts the channels, and how far a map has shrunk."""
+
+from __future__ import annotations
+
+import math
+
+from senet.insertion.reading.dataflow import Dataflow, Value
+from senet.insertion.reading.operations import ELEMENTWISE, LAYOUT, NORMS, SPLITS
+
+__all__ = ["channel_dim", "stage", "through_layout"]
+
+
+def channel_dim(flow: Dataflow, index: int) -> int | None:
+    """Which dimension of a value counts the channels, by what made it; None where that cannot be told.
+
+    The second behind a convolution, a batch or group normalisation or a pooling, the last behind a linear layer or
+    a layer normalisation, and wherever a permutation takes it.
+    """
+    through = ELEMENTWISE | NORMS | LAYOUT | SPLITS | {"constant_pad_nd", "roll", "cat"}
+    path = [index]
+    while True:
+        value = flow.values[path[-1]]
+        instance_norm = value.shape[0] == 1 and len(path) > 1 and flow.values[path[-2]].op in LAYOUT
+        if value.op in ("native_layer_norm", "addmm", "mm"):
+            dim = len(value.shape) - 1
+        elif _has_channels_second(flow, value) and not (value.op in NORMS and instance_norm):
+            dim = 1
+        elif value.operands and value.op in through:
+            path.append(max(value.operands, key=lambda i: math.prod(flow.values[i].shape)))
+            continue
+        else:
+            return None
+        break
+    known = path.pop()
+    while path:  # and forward again, to what it is in the value asked about
+        moved = _dim_after(flow.values[known], flow.values[path[-1]], dim)
+        if moved is None:  # views that come back to the shape that they left: a channel shuffle, an instance norm
+            while path and flow.values[path[-1]].shape != flow.values[known].shape:
+                path.pop()
+            if not path:
+                return None
+            moved = dim
+        dim = moved
+        known = path.pop()
+    return dim
+
+
+def _has_channels_second(flow: Dataflow, value: Value) -> bool:
+    if value.op == "input":
+        return any(flow.values[index].convolution is not None for index in flow.consumers[value.index])
+    return value.convolution is not None or value.op in NORMS or "pool" in value.op
+
+
+def _dim_after(before: Value, after: Value, dim: int) -> int | None:
+    if after.op in ("permute", "transpose"):
+        return _permutation(after).index(dim)
+    if after.op in ("view", "_unsafe_view", "reshape"):
+        if dim == len(before.shape) - 1 and after.shape[-1:] == before.shape[-1:]:
+            return len(after.shape) - 1
+        return dim if after.shape[: dim + 1] == before.shape[: dim + 1] else None
+    if len(after.shape) != len(before.shape):
+        return None
+    return dim
+
+
+def _permutation(value: Value) -> list[int]:
+    rank = len(value.shape)
+    if value.op == "permute":
+        return [int(dim) % rank for dim in value.detail[0]]
+    dims = list(range(rank))
+    a, b = (int(dim) % rank for dim in value.detail)
+    dims[a], dims[b] = b, a
+    return dims
+
+
+def through_layout(flow: Dataflow, index: int) -> int:
+    """What `index` becomes when only its layout changes: a channel shuffle is views and a transposition."""
+    while True:
+        after = flow.consumers[index]
+        if len(after) != 1 or flow.values[after[0]].op not in LAYOUT:
+            return index
+        index = after[0]
+
+
+def stage(flow: Dataflow, shape: tuple[int, ...], channel_dim: int = 1) -> int:
+    """log2 of the first convolution's input size over the size of a map, of the dimension that shrank most."""
+    space = tuple(n for dim, n in enumerate(shape) if dim not in (0, channel_dim))
+    whole = flow.input_size
+    if not whole or not all(space) or not all(whole):
+        return 0
+    if len(space) == len(whole):
+        ratio = max(a / b for a, b in zip(whole, space, strict=True))
+    else:  # tokens: a map in one row
+        ratio = (math.prod(whole) / math.prod(space)) ** (1 / len(whole))
+    return max(0, round(math.log2(ratio)))

@@ -1,0 +1,1 @@
+"""Where SE belongs in that graph."""

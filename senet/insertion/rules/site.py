@@ -1,0 +1,77 @@
+"""A place in a network where SE can go."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from senet.errors import InsertionError
+
+__all__ = ["POSITIONS", "Site", "Where", "select"]
+
+POSITIONS = ("output", "input", "shortcut")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One place where SE can go, and why.
+
+    Attributes:
+        name: the module that SE is joined to, as in `model.named_modules()`.
+        channels: C there.
+        stage: log2 of the first convolution's input size over the size here: ResNet-50 has stages 2 to 5.
+        rule: the rule that found it: "residual".
+        reason: the rule's words for this place.
+        placement: "standard", "pre", "post", "identity" or "inner" (figure 5 of the paper).
+        position: "output": SE rescales what the module returns; "input": what it is first given;
+            "shortcut": the module returns u + (g − 1)·x, x being what the module `source` was given.
+        channel_dim: which dimension of that tensor counts the channels.
+        source: for the position "shortcut", the module whose first input is the shortcut.
+    """
+
+    name: str
+    channels: int
+    stage: int
+    rule: str
+    reason: str
+    placement: str = "standard"
+    position: str = "output"
+    channel_dim: int = 1
+    source: str = ""
+
+
+Where = str | Iterable[str] | Callable[[Site], bool] | None
+
+
+def select(found: Sequence[Site], where: Where) -> list[Site]:
+    """Those of `found` that `where` names: an fnmatch pattern on the name, several, or a predicate on a Site.
+
+    Raises:
+        InsertionError: where nothing matches, or one name of several does not, with the candidates.
+    """
+    if where is None:
+        return list(found)
+    if callable(where):
+        chosen = [site for site in found if where(site)]
+        if not chosen:
+            raise InsertionError(f"where=... is true for none of the sites: {_listed(found)}")
+        return chosen
+    patterns = [where] if isinstance(where, str) else list(where)
+    if not patterns:
+        raise InsertionError(f"where=[] names no site; the sites are {_listed(found)}")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InsertionError(f"where holds {pattern!r}; it is a pattern, a list of names, or a predicate on a Site")
+        if not any(fnmatchcase(site.name, pattern) for site in found):
+            close = difflib.get_close_matches(pattern, [site.name for site in found], n=3)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+            raise InsertionError(f"where={pattern!r} matches no site{hint} The sites are {_listed(found)}")
+    return [site for site in found if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
+
+
+def _listed(found: Sequence[Site], most: int = 40) -> str:
+    names = [site.name for site in found]
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,158 @@
+"""The paper's tables of costs, computed again, with the figures that the paper prints beside them.
+
+Networks are made on the meta device, so that counting takes seconds and no memory. Multiply-adds are PyTorch's flop
+counter over 2, convolutions and linear layers; the rescaling of maps by gates stands beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from senet.block import SESpec
+from senet.cost.cost import count_calls
+from senet.insertion import blocks, inserted, untouched
+from senet.paper import figures as paper
+from senet.zoo import create
+from senet.zoo.names.naming import origin, resolve
+from senet.zoo.names.sources import Built
+
+__all__ = ["Counted", "PaperTables", "count", "paper_tables"]
+
+CIFAR_CLASSES = 10
+_SIDE_OF_OTHERS = 224  # pixels; Inception-ResNet-v2 was made for 299²
+_RELEASED = SESpec(bias=True, start="paper")  # SE as the authors released it
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """What a network with SE costs for one image, and the SE blocks' part of it.
+
+    Attributes:
+        parameters: a number, SE's included.
+        se_parameters: of the SE blocks.
+        by_stage: `se_parameters` by the stage of their site: log2 of the input's size over the map's.
+        channels: of the maps that SE rescales, block by block.
+        multiply_adds: SE's included.
+        se_multiply_adds: of the SE blocks' layers.
+        rescaling: multiplications of maps by gates, which are not in `multiply_adds`.
+        side: height and width of the image, in pixels.
+    """
+
+    parameters: int
+    se_parameters: int
+    by_stage: Mapping[int, int]
+    channels: tuple[int, ...]
+    multiply_adds: int
+    se_multiply_adds: int
+    rescaling: int
+    side: int
+
+    @property
+    def plain_parameters(self) -> int:
+        """Of the network without SE."""
+        return self.parameters - self.se_parameters
+
+    @property
+    def plain_multiply_adds(self) -> int:
+        """Of the network without SE."""
+        return self.multiply_adds - self.se_multiply_adds
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperTables:
+    """The tables, each row the paper's and ours.
+
+    Attributes:
+        imagenet: tables 2 and 8.
+        inception_at_224: Inception-ResNet-v2 once more, on images of the size of the others.
+        mobile: table 3.
+        cifar: tables 4 and 5.
+        reductions: table 10; ours is the number of parameters.
+        stages: table 13, SE in one stage of ResNet-50 alone; ours is the number of parameters.
+        variants: parts of tables 14 to 16.
+    """
+
+    imagenet: tuple[tuple[paper.ImageNetRow, Counted], ...]
+    inception_at_224: Counted
+    mobile: tuple[tuple[paper.ImageNetRow, Counted], ...]
+    cifar: tuple[tuple[paper.CifarRow, Counted], ...]
+    reductions: tuple[tuple[paper.VariantRow, int], ...]
+    stages: tuple[tuple[paper.VariantRow, int], ...]
+    variants: tuple[tuple[paper.VariantRow, Counted], ...]
+
+
+@functools.cache
+def paper_tables() -> PaperTables:
+    """Count every network of the paper's tables (sections 4 to 6); ten seconds, the first time."""
+    imagenet = tuple((row, count(row.name)) for row in paper.IMAGENET)
+    released = imagenet[0][1]
+    inner, unsqueezed = paper.VARIANTS
+    variants = (
+        (inner, dataclasses.replace(_RELEASED, placement="inner")),
+        (unsqueezed, dataclasses.replace(_RELEASED, squeeze="none")),
+    )
+    return PaperTables(
+        imagenet=imagenet,
+        inception_at_224=count("se_inception_resnet_v2", side=_SIDE_OF_OTHERS),
+        mobile=tuple((row, count(row.name)) for row in paper.MOBILE),
+        cifar=tuple((row, count(row.name, num_classes=CIFAR_CLASSES)) for row in paper.CIFAR),
+        reductions=tuple((row, _with_ratio(released, row.value)) for row in paper.REDUCTIONS),
+        stages=tuple((row, released.plain_parameters + released.by_stage[row.value]) for row in paper.STAGES),
+        variants=tuple((row, count("resnet50", spec)) for row, spec in variants),
+    )
+
+
+def count(name: str, spec: SESpec | None = None, *, num_classes: int = 1000, side: int | None = None) -> Counted:
+    """What a network of the zoo costs on one image.
+
+    Args:
+        name: of the zoo.
+        spec: the SE to put in, where the name has none.
+        num_classes: how many.
+        side: height and width of the image, in pixels; None: what the network was made for.
+
+    Raises:
+        ModelError: where the zoo has no such network.
+    """
+    with torch.device("meta"):
+        model = create(name, num_classes=num_classes, spec=spec)
+        shape = resolve(name)[0].input_shape(Built(model, origin(model)[1]))
+        if shape is None:
+            raise ValueError(f"what {name} takes as input is not known: name a network of the zoo")
+        channels, *space = shape
+        example = torch.empty(1, channels, *([side, side] if side is not None else space))
+    found = blocks(model)
+    with untouched(model):
+        calls, multiply_adds = count_calls(model, found, example)
+    by_stage: dict[int, int] = {}
+    places = inserted(model)
+    for block_name, block in found.items():
+        stage = places[block_name.rpartition(".")[0]][0].stage
+        by_stage[stage] = by_stage.get(stage, 0) + _parameters(block)
+    return Counted(
+        parameters=_parameters(model),
+        se_parameters=sum(_parameters(block) for block in found.values()),
+        by_stage=MappingProxyType(by_stage),
+        channels=tuple(site.channels for site, _ in places.values()),
+        multiply_adds=multiply_adds,
+        se_multiply_adds=sum(call.flops // 2 for call in calls.values()),
+        rescaling=sum(call.rescaling for call in calls.values()),
+        side=int(example.shape[-1]),
+    )
+
+
+def _with_ratio(released: Counted, ratio: int) -> int:
+    """The parameters of the same network with another reduction ratio."""
+    spec = dataclasses.replace(_RELEASED, reduction_ratio=ratio)
+    made = (spec.block(channels, device="meta") for channels in released.channels)
+    return released.plain_parameters + sum(map(_parameters, made))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

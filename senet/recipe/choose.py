@@ -1,0 +1,59 @@
+"""The recipe of a training: as asked, or what suits the images and the start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from senet.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from senet.data.sources import DataSource
+    from senet.recipe.recipe import Changes
+
+__all__ = ["Recipe", "recipe_for"]
+
+
+def recipe_for(
+    source: DataSource,
+    *,
+    pretrained: bool,
+    recipe: str | Path | Recipe | None = None,
+    changes: Changes | None = None,
+) -> Recipe:
+    """The recipe that was asked for, or else what suits the images and the start, with the changes that were given.
+
+    | | batch | epochs | learning rate | weight decay |
+    |---|---|---|---|---|
+    | digits, from scratch | 64 | 15 | 0.05 | 5e-4 |
+    | images of at most 64 pixels, from scratch | 128 | 30 | 0.1 | 5e-4 |
+    | photos, from scratch | 64 | 60 | 0.05 | 1e-4 |
+    | from published weights | 32 | 5 | 0.01 | 1e-4 |
+
+    The learning rate is for that batch, and in proportion for another.
+
+    Args:
+        source: the images.
+        pretrained: whether the network starts from weights.
+        recipe: a recipe, a name of `senet.study.recipes()`, or a file.
+        changes: values in place of the recipe's.
+
+    Raises:
+        ValueError: where there is no such recipe, or a value makes no sense.
+    """
+    from senet.recipe.file import read_recipe
+
+    if isinstance(recipe, Recipe):
+        base = recipe
+    elif recipe is not None:
+        base = read_recipe(recipe)
+    elif pretrained:
+        base = Recipe(32, 5, 0.01)
+    elif source.name == "digits":
+        base = Recipe(64, 15, 0.05, weight_decay=5e-4)
+    elif source.small:
+        base = Recipe(128, 30, 0.1, weight_decay=5e-4)
+    else:
+        base = Recipe(64, 60, 0.05)
+    return base.changed(changes or {})

@@ -1,0 +1,82 @@
+"""Recipes as files: those that come with senet, and a person's own."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.resources
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.files.run_folder import StudyError
+from senet.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+__all__ = ["read_recipe", "recipes"]
+
+
+def _shipped() -> dict[str, Traversable]:
+    """The files that come with senet, by name without suffix. They lie in the package, so that a wheel has them."""
+    folder = importlib.resources.files("senet.recipe")
+    return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that come with senet, sorted."""
+    return sorted(_shipped())
+
+
+def read_recipe(name: str | Path) -> Recipe:
+    """A recipe by its name, or from a YAML file whose keys are the fields of `Recipe`.
+
+    Raises:
+        StudyError: where there is none of that name, the file cannot be read, or holds what no recipe has; the
+            message says what would be right.
+    """
+    shipped, path = _shipped(), Path(name).expanduser()
+    file: Traversable | Path
+    if str(name) in shipped:
+        file = shipped[str(name)]
+    elif path.suffix in (".yaml", ".yml") or path.is_file():
+        file = path
+    else:
+        close = difflib.get_close_matches(str(name), shipped, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise StudyError(
+            f"there is no recipe {str(name)!r}: it is one of {', '.join(sorted(shipped))}, or a file{hint}"
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"the recipe {name} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return _parsed(text, str(name))
+
+
+def _parsed(text: str, name: str) -> Recipe:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, as_positional=False)
+    if not text.strip():
+        raise StudyError(f"the recipe {name}: it is empty; a recipe has batch_size, epochs and lr")
+    try:
+        values = parser.parse_string(text).as_dict()
+        return Recipe(**values)
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise StudyError(f"the recipe {name}: {_in_plain_words(str(error))}") from error
+
+
+def _in_plain_words(message: str) -> str:
+    """What jsonargparse says, in the words of someone who writes recipes."""
+    if found := re.search(r"[Rr]equired: (.*)", message):
+        return f"{found[1]} must be there"
+    known = list(Recipe.__dataclass_fields__)
+    if found := re.search(r"[Oo]ption '([^']*)'", message):
+        unknown = found[1]
+        close = difflib.get_close_matches(unknown, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+        return f"a recipe has no {unknown!r}; {hint}"
+    return " ".join(message.replace("Parser key ", "").split())

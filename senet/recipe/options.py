@@ -1,0 +1,66 @@
+"""What can be asked of a training, by name: a recipe, values in place of its own, and where it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from senet.recipe.recipe import Changes, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Options", "changes_in", "known_options"]
+
+
+class Options(Changes, total=False):
+    """Every option of `train` and `compare` that both share; None, or not given, is what is usual.
+
+    The values of `Recipe` under their names, and:
+
+    Attributes:
+        recipe: a `Recipe`, a name of `recipes()`, or a YAML file; not given, what suits the images and the start.
+        size: pixels a side; not given, 224 for photos, their own size for images of at most 64 pixels.
+        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps", or how many.
+        nodes: machines; each runs the command under torchrun or SLURM.
+        strategy: "ddp" or "fsdp"; not given, ddp where there is more than one device.
+        workers: processes that load images; not given, none where the images fit into memory.
+        data_root: where torchvision's data sets lie.
+        max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"), 0.2 where not given; they
+            are found before the training begins, skipped, and listed in the result.
+        checkpoint_minutes: how often a checkpoint is written within an epoch; 10 where not given, 0 for each step.
+    """
+
+    recipe: str | Path | Recipe | None
+    size: int | None
+    devices: str | int | None
+    nodes: int | None
+    strategy: str | None
+    workers: int | None
+    data_root: str | Path | None
+    max_bad: float | str | None
+    checkpoint_minutes: float | None
+
+
+def known_options(options: Mapping[str, Any], function: str) -> Options:
+    """The options, their names known.
+
+    Raises:
+        TypeError: on a name that is none, with the nearest right one.
+    """
+    for name in options:
+        if name not in _NAMES:
+            close = difflib.get_close_matches(name, _NAMES, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{function}() has no option {name!r}{hint}")
+    return cast("Options", dict(options))
+
+
+def changes_in(options: Options) -> Changes:
+    """Those that stand in place of a recipe's values."""
+    return cast("Changes", {name: value for name, value in options.items() if name in Changes.__annotations__})
+
+
+_NAMES = (*Options.__annotations__, *(field.name for field in dataclasses.fields(Recipe)))

@@ -1,0 +1,246 @@
+"""`save` and `load`: a network with its SE in one safetensors file that says what it holds.
+
+Loading never runs what a file says: it names a network of the zoo, torchvision or timm, or the caller brings it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import SESpec, hidden_width
+from senet.files import fileformat
+from senet.files.atomic import atomic_write
+from senet.files.fileformat import Header, WeightsError, plain_json
+from senet.insertion import InsertionError, Site, attach, inserted
+from senet.insertion.joining.attach import detach
+from senet.insertion.joining.constant import pruned, replace
+from senet.zoo.names.naming import SAVED, mark, origin, resolve
+from senet.zoo.names.sources import FileSource
+from senet.zoo.weights.compatibility import compare
+from senet.zoo.weights.load import note_preprocessing, noted_preprocessing
+
+__all__ = ["atomic_write", "load", "read_metadata", "save"]
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write `model`, with its SE, to one safetensors file from which `load` makes it again.
+
+    The file says which network it is (where `create` made it) with its options, the sites of the inserted SE with
+    the SESpec of each, and holds every tensor of the state dict, in its dtype; tied tensors once. The memory
+    format, the device and `requires_grad` are not kept. What DistributedDataParallel or torch.compile wrapped is saved
+    unwrapped. The write is atomic: when it fails or is killed, a file that was there is whole.
+
+    Args:
+        model: any network.
+        path: the file; its folder exists.
+        metadata: anything JSON has, kept for the caller: class names, preprocessing. `read_metadata` reads it. What
+            the weights' file told of the network's input (a `.caffemodel`'s is BGR) is `preprocessing`, unless given.
+
+    Raises:
+        ValueError: where the metadata or an option of the network is nothing that JSON has, or a tensor has no
+            values; nothing is written.
+        OSError: where the file cannot be written.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
+    model = _unwrapped(model)
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ValueError(f"metadata is a mapping, not a {type(metadata).__name__}")
+    known = {"preprocessing": preprocessing} if (preprocessing := noted_preprocessing(model)) else {}
+    header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
+    with atomic_write(path) as temporary:
+        fileformat.write(temporary, model.state_dict(), header)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+    """The network of a file that `save` wrote, in eval mode, on the CPU (or where `model` is).
+
+    Args:
+        path: the file, or a run folder.
+        model: the plain network that the file's SE and tensors go into, for one that the file does not name or that is
+            made by a `file.py:function`, which a file never makes us run. It stays as it is; what is returned is a
+            copy. SE that `insert` put into it gives way to the file's.
+
+    Raises:
+        WeightsError: (a ValueError) where the file is missing, damaged, not of `save`, or asks for `model`; where
+            its tensors or its sites are not those of the network.
+        ImportError: where the file names a network of torchvision or timm, and that is not installed.
+    """
+    file = _existing(path)
+    tensors, header = fileformat.read(file)
+    if header is None:
+        raise WeightsError(_not_ours(file))
+    sites = _sites(header, tensors, file)
+    network = _rebuilt(header, tensors, file) if model is None else _plain_copy(model)
+    try:
+        for site, spec in sites:
+            attach(network, site, spec)
+        for name, kind in header.pruned.items():
+            replace(network, name, kind)
+    except InsertionError as error:
+        raise WeightsError(f"{file} has SE where this {type(network).__name__} has no place: {error}") from error
+    difference = compare(network, tensors)
+    if difference:
+        raise WeightsError(f"{file} does not fit this {type(network).__name__}: {difference}")
+    _fill(network, tensors)
+    preprocessing = header.metadata.get("preprocessing")
+    note_preprocessing(network, preprocessing if isinstance(preprocessing, dict) else {})
+    return network.eval()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file that `save` wrote says of itself; its tensors are not read.
+
+    Returns:
+        `model` and `options` (None and {} for a network that `create` did not make), `sites` (a list of mappings
+        with `site` and `spec`), `pruned` (what stands in place of SE blocks, by name), `metadata` (the
+        caller's own), `senet`, `torch` (versions) and `format`.
+
+    Raises:
+        WeightsError: where the file is missing, damaged, or not of `save`.
+    """
+    file = _existing(path)
+    header = fileformat.read_header(file)
+    if header is None:
+        raise WeightsError(_not_ours(file))
+    return {
+        "model": header.model,
+        "options": header.options,
+        "sites": [{"site": site, "spec": spec} for site, spec in header.sites],
+        "pruned": header.pruned,
+        "metadata": header.metadata,
+        "senet": header.senet,
+        "torch": header.torch,
+        "format": header.format,
+    }
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
+    import senet
+
+    name, options = origin(model)
+    try:
+        options = {key: plain_json(value, key, nested=False) for key, value in options.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"{name} was made with an option that no file can name: {error}. Make it by a function of your own, "
+            f"path/to/file.py:function, and load it with senet.load(path, model=...)"
+        ) from None
+    return Header(
+        model=name,
+        options=options,
+        sites=tuple((dataclasses.asdict(site), dataclasses.asdict(spec)) for site, spec in inserted(model).values()),
+        metadata=metadata,
+        aliases={},
+        pruned=pruned(model),
+        senet=senet.__version__,
+        torch=torch.__version__,
+    )
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    file = Path(path)
+    if file.is_dir():
+        file = file / SAVED
+    if not file.is_file():
+        raise WeightsError(f"{file} does not exist; load takes a file that senet.save wrote, or a run folder")
+    return file
+
+
+def _not_ours(file: Path) -> str:
+    return (
+        f"{file} holds weights but does not say of which network: senet.save did not write it. Use "
+        f"senet.create(NAME, weights=...) or senet.zoo.load_weights(model, ...)"
+    )
+
+
+def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Module:
+    """The plain network that the header names, by the zoo, torchvision or timm; nothing else is obeyed."""
+    name, options = header.model, dict(header.options)
+    if name is None:
+        raise WeightsError(
+            f"{file} does not say which network it is: make that and give it, senet.load(path, model=...)"
+        )
+    try:
+        source, spec = resolve(name)
+    except (ValueError, OSError) as error:
+        raise WeightsError(f"{file} says that it is {name!r}, but {error}") from error
+    if isinstance(source, FileSource):
+        raise WeightsError(
+            f"{file} says that it is {name!r} with {options}; a file never makes us run code that it names: make "
+            f"the network and give it, senet.load(path, model=...)"
+        )
+    if spec is not None:
+        raise WeightsError(f"{file} is damaged: its network is {name!r}, where a plain one should be")
+    _check_sizes(options.values(), tensors, file)
+    try:
+        built = source.build(options.pop("num_classes", None), options)
+    except ImportError:
+        raise
+    except Exception as error:  # options that no builder took, and whatever that leads to inside it
+        raise WeightsError(f"{file} says that it is {name!r} with {header.options}, but {error}") from error
+    mark(built.model, source.name, built.options)
+    return built.model
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is the plain network, an nn.Module, not {type(model).__name__}")
+    network = copy.deepcopy(model)
+    for name in inserted(network):
+        detach(network, name)
+    return network
+
+
+def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, SESpec]]:
+    """The sites and blocks of a header, as strictly as the file of a stranger asks for."""
+    found = []
+    kinds = typing.get_type_hints(Site)
+    for site_fields, spec_fields in header.sites:
+        for name, value in site_fields.items():
+            if type(value) is not kinds.get(name):
+                raise WeightsError(f"{file} is damaged: a site has {name} = {value!r:.80}")
+        try:
+            site, spec = Site(**site_fields), SESpec(**spec_fields)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"{file} is damaged: a site is {site_fields} with {spec_fields}: {error}") from error
+        if site.channels < 1:
+            raise WeightsError(f"{file} is damaged: {site.name} has {site.channels} channels")
+        width = hidden_width(site.channels, spec.reduction_ratio, spec.width)
+        _check_sizes([site.channels * width, site.channels], tensors, file)
+        found.append((site, spec))
+    return found
+
+
+def _check_sizes(sizes: Any, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse a header that asks for more than the file has numbers: it would only fill the memory."""
+    most = sum(tensor.numel() for tensor in tensors.values())
+    for size in sizes:
+        if isinstance(size, int) and size > most:
+            raise WeightsError(f"{file} is damaged: its header asks for {size} where it holds {most} numbers")
+
+
+@torch.no_grad()
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors, all compared before, in the dtypes that the file has them in."""
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if tensor.dtype == tensors[name].dtype:
+            tensor.copy_(tensors[name])
+        else:
+            tensor.data = tensors[name].to(tensor.device, copy=True)

@@ -1,0 +1,334 @@
+"""The report of a comparison, and of several comparisons on one page."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.console import display
+from senet.console.progress import duration
+from senet.cost.cost import BlockCost, Cost
+from senet.data import unreadable as badfiles
+from senet.files.run_folder import METRICS, RESULT, SETTINGS, StudyError, read_csv, read_json
+from senet.report import (
+    COLOURS,
+    INK,
+    Chart,
+    Column,
+    Facts,
+    Page,
+    Section,
+    Table,
+    Text,
+    cell,
+    drawing,
+    machine_facts,
+    write_page,
+)
+from senet.report.figures import short
+from senet.study.comparison.plots import difference_figure, learning_curves
+from senet.study.comparison.report import Comparison, Trained, percent
+from senet.study.statistics import Bootstrap, Difference, paired_difference, points
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison_page", "facts_of", "read_comparison", "several_page", "write_comparison", "write_several"]
+
+
+def write_comparison(comparison: Comparison) -> Path:
+    """Write report.html, and its pictures and numbers, into the comparison's folder; returns the file's path."""
+    return write_page(comparison_page(comparison), comparison.folder)
+
+
+def comparison_page(comparison: Comparison) -> Page:
+    """The page of one comparison."""
+    return Page(
+        f"{comparison.model} on {comparison.data}: without and with SE",
+        [comparison.verdict, *comparison.notes, *badfiles.listed(comparison.skipped)],
+        [
+            *_sections(comparison, ""),
+            Section("Settings and machine", [*facts_of(comparison.settings, comparison.machine)]),
+        ],
+    )
+
+
+def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") -> Page:
+    """Several comparisons on one page: first side by side, then each by itself.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if not comparisons:
+        raise ValueError("a page of comparisons needs at least one")
+    names = _names(comparisons)
+    columns = [
+        Column("comparison", number=False),
+        Column("seeds"),
+        Column("plain (%)", help="accuracy, the mean over seeds"),
+        Column("with SE (%)"),
+        Column("SE − plain (points)"),
+        Column("95 % interval over seeds", number=False),
+        Column("95 % interval over images", number=False),
+        Column("parameters added"),
+        Column("multiply-adds added"),
+        Column("training time, SE / plain"),
+        Column("network", number=False),
+        Column("images", number=False),
+    ]
+    rows: list[list[Any]] = [
+        [
+            name,
+            len(each.plain.accuracy),
+            cell(each.plain.mean, percent(each.plain.mean)),
+            cell(each.se.mean, percent(each.se.mean)),
+            cell(each.difference.mean, points(each.difference.mean)),
+            _interval(each.difference),
+            _interval(each.over_images),
+            _added(each.plain.cost.parameters, each.se.cost.parameters),
+            _added(each.plain.cost.multiply_adds, each.se.cost.multiply_adds),
+            _ratio(each),
+            each.model,
+            f"{each.data} ({each.split}: {each.images})",
+        ]
+        for name, each in zip(names, comparisons, strict=True)
+    ]
+    data = [
+        {
+            "comparison": name,
+            "difference": each.difference.mean,
+            "low over seeds": each.difference.low,
+            "high over seeds": each.difference.high,
+            "low over images": each.over_images.low,
+            "high over images": each.over_images.high,
+        }
+        for name, each in zip(names, comparisons, strict=True)
+    ]
+    overview = Section(
+        "Side by side",
+        [
+            Table("comparisons", "Accuracy and cost", columns, rows),
+            Chart("differences", "SE − plain, with 95 % intervals", _differences(names, comparisons), data),
+            *(Text(f"{name}: {each.verdict}") for name, each in zip(names, comparisons, strict=True)),
+        ],
+    )
+    parts = [
+        dataclasses.replace(section, title=f"{name}: {section.title}")
+        for number, (name, each) in enumerate(zip(names, comparisons, strict=True))
+        for section in _sections(each, f"{number}_")
+    ]
+    machines = [part for each in comparisons for part in facts_of(each.settings, each.machine)]
+    return Page(
+        title, [f"{len(comparisons)} comparisons."], [overview, *parts, Section("Settings and machines", machines)]
+    )
+
+
+def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write report.html of several finished comparisons, and its pictures and numbers, into a folder of its own.
+
+    Args:
+        folders: of `compare`.
+        out: the folder; it is made where it is not there.
+
+    Returns:
+        The HTML file's path.
+
+    Raises:
+        StudyError: where a folder holds no finished comparison, or `out` is that of a study or cannot be made.
+    """
+    comparisons = [read_comparison(folder) for folder in folders]
+    target = Path(out).expanduser()
+    if (target / SETTINGS).exists():
+        raise StudyError(f"{target} is the folder of a study: choose another for the report")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"the output folder {target} cannot be made ({error.strerror}): choose another") from error
+    return write_page(several_page(comparisons), target)
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """The comparison that a folder holds, finished.
+
+    Raises:
+        StudyError: where it holds none.
+    """
+    folder = Path(folder).expanduser()
+    found = read_json(folder / RESULT)
+    try:
+        metrics = read_csv(folder / METRICS)
+        column = next(name for name in metrics[0] if name.endswith("_accuracy") and not name.startswith("train"))
+        difference = paired_difference(found["plain"]["accuracy"], found["se"]["accuracy"])
+        return Comparison(
+            folder=folder,
+            model=found["model"],
+            data=found["data"],
+            split=found["split"],
+            images=found["images"],
+            monitored=column.removesuffix("_accuracy"),
+            plain=_trained(found, metrics, "plain"),
+            se=_trained(found, metrics, "se"),
+            difference=difference,
+            over_images=Bootstrap(**found["difference"]["images"]),
+            verdict=found["verdict"],
+            latency_ratio=found["latency_ratio"],
+            sites=(),
+            notes=tuple(found["notes"]),
+            skipped=badfiles.from_json(found.get("bad_files", ())),
+            settings=found["settings"],
+            machine=found["machine"],
+        )
+    except (KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
+        raise StudyError(f"{folder} holds no finished comparison ({type(error).__name__}: {error})") from error
+
+
+def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm: str) -> Trained:
+    fields = dict(found["cost"][arm])
+    fields["blocks"] = tuple(BlockCost(**block) for block in fields["blocks"])
+    seeds = range(len(found[arm]["accuracy"]))
+    histories = tuple(
+        tuple(
+            {key: float(value) for key, value in row.items() if key not in ("arm", "seed")}
+            for row in metrics
+            if row["arm"] == arm and int(row["seed"]) == seed
+        )
+        for seed in seeds
+    )
+    return Trained(tuple(found[arm]["accuracy"]), tuple(found[arm]["seconds"]), Cost(**fields), histories)
+
+
+def _sections(comparison: Comparison, prefix: str) -> list[Section]:
+    columns = [Column("seed"), Column("plain (%)"), Column("with SE (%)"), Column("SE − plain (points)")]
+    pairs = zip(comparison.plain.accuracy, comparison.se.accuracy, comparison.difference.values, strict=True)
+    rows: list[list[Any]] = [
+        [seed, cell(plain, percent(plain)), cell(se, percent(se)), cell(difference, points(difference))]
+        for seed, (plain, se, difference) in enumerate(pairs)
+    ]
+    means = (
+        f"Means: {percent(comparison.plain.mean)} plain, {percent(comparison.se.mean)} with SE. SE − plain "
+        f"{points(comparison.difference.mean)} points; 95 % interval over {len(rows)} seeds (paired t) "
+        f"{_interval(comparison.difference)}, over {comparison.images} images (paired bootstrap) "
+        f"{_interval(comparison.over_images)}."
+    )
+    seeds = [
+        {"seed": seed, "plain": plain, "with SE": se}
+        for seed, (plain, se) in enumerate(zip(comparison.plain.accuracy, comparison.se.accuracy, strict=True))
+    ]
+    with drawing():
+        curves, differences = learning_curves(comparison), difference_figure(comparison)
+    return [
+        Section(
+            "Accuracy",
+            [
+                Text(means),
+                Table(
+                    f"{prefix}accuracy",
+                    f"Accuracy on {comparison.split} ({comparison.images} images), last epoch",
+                    columns,
+                    rows,
+                ),
+                Chart(f"{prefix}difference", "Difference, seed by seed and in the mean", differences, seeds),
+            ],
+        ),
+        Section("Training", [Chart(f"{prefix}learning_curves", "How both learnt", curves, comparison.rows())]),
+        Section("Cost", [_cost(comparison, prefix), Text(_times(comparison))]),
+    ]
+
+
+def _cost(comparison: Comparison, prefix: str) -> Table:
+    plain, se = comparison.plain.cost, comparison.se.cost
+    rows: list[list[Any]] = [
+        ["parameters", plain.parameters, se.parameters, _added(plain.parameters, se.parameters)],
+        ["multiply-adds", plain.multiply_adds, se.multiply_adds, _added(plain.multiply_adds, se.multiply_adds)],
+        ["rescaling (multiplications beside these)", plain.rescaling, se.rescaling, None],
+        [
+            "bytes kept for the backward pass",
+            plain.activation_bytes,
+            se.activation_bytes,
+            _added(plain.activation_bytes, se.activation_bytes),
+        ],
+    ]
+    for row in rows:
+        row[1:3] = [cell(value, f"{value:,}") for value in row[1:3]]
+    if se.latency_ratio is not None:
+        more = cell(se.latency_ratio - 1, f"{100 * (se.latency_ratio - 1):+.1f} %".replace("-", "−"))
+        rows.append(
+            ["time of a forward pass, measured in turn", 1, cell(se.latency_ratio, f"{se.latency_ratio:.3f}"), more]
+        )
+    columns = [Column("of one image", number=False), Column("plain"), Column("with SE"), Column("difference")]
+    return Table(f"{prefix}cost", "Cost", columns, rows)
+
+
+def _times(comparison: Comparison) -> str:
+    plain, se = statistics.median(comparison.plain.seconds), statistics.median(comparison.se.seconds)
+    return f"Training time of a run, the median: {duration(plain)} plain, {duration(se)} with SE ({se / plain:.2f} ×)."
+
+
+def _ratio(comparison: Comparison) -> Any:
+    ratio = statistics.median(comparison.se.seconds) / statistics.median(comparison.plain.seconds)
+    return cell(ratio, f"{ratio:.2f} ×")
+
+
+def _added(plain: float, se: float) -> Any:
+    return cell(se / plain - 1, f"+{display.share(se / plain - 1)}") if plain else None
+
+
+def _interval(of: Difference | Bootstrap) -> str:
+    if of.low is None or of.high is None:
+        return "none"
+    return f"{points(of.low)} to {points(of.high)}"
+
+
+def _names(comparisons: Sequence[Comparison]) -> list[str]:
+    """The folders' names, as many of their parts as tell them apart."""
+    paths = [each.folder.resolve() for each in comparisons]
+    for parts in range(1, 8):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number + 1}: {path.name}" for number, path in enumerate(paths)]
+
+
+def _differences(names: Sequence[str], comparisons: Sequence[Comparison]) -> Figure:
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 1.4 + 0.45 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=1)
+        for shift, colour, what in ((-0.13, COLOURS[1], "over seeds"), (0.13, COLOURS[0], "over images")):
+            for place, each in enumerate(comparisons):
+                of = each.difference if what == "over seeds" else each.over_images
+                ends = None
+                if of.low is not None and of.high is not None:
+                    ends = [[100 * (of.mean - of.low)], [100 * (of.high - of.mean)]]
+                label = what if place == 0 else None
+                axes.errorbar(
+                    [100 * of.mean], [place + shift], xerr=ends, color=colour, marker="o", capsize=4, label=label
+                )
+        axes.set_yticks(range(len(names)), [short(name) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel("accuracy with SE − plain (points)")
+        axes.grid(axis="x", alpha=0.3)
+        figure.legend(loc="outside upper right", ncols=2)
+        return figure
+
+
+def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:
+    """The settings of a study and what it ran on, for its page."""
+    return [Facts([(name, _words(value)) for name, value in settings.items()]), machine_facts(machine)]
+
+
+def _words(value: Any) -> str:
+    """A setting as people read it; the same for what was just decided and for what a file has of it."""
+    if isinstance(value, dict):
+        if set(value) == {"name", "content"}:
+            return _words(value["name"])
+        return ", ".join(f"{key} {_words(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return str(value)

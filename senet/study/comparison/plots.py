@@ -1,0 +1,99 @@
+"""The pictures of a comparison: how both networks learnt, and by how much they differ."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+from senet.report.figures import COLOURS, GREY, INK, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from senet.study.comparison.report import Comparison, Trained
+
+__all__ = ["difference_figure", "learning_curves"]
+
+PLAIN, SE = COLOURS[:2]
+ARMS = (("plain", PLAIN), ("with SE", SE))
+
+
+def learning_curves(comparison: Comparison) -> Figure:
+    """Accuracy on held-out images and training loss by epoch: each seed thin, the mean thick."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    split = comparison.monitored
+    _curves(accuracy, comparison, f"{split}_accuracy", 100)
+    accuracy.set_ylabel(f"accuracy on {split} images (%)")
+    _curves(loss, comparison, "train_loss", 1)
+    loss.set_ylabel("training loss (cross entropy, nats)")
+    for axes in (accuracy, loss):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    accuracy.legend(loc="lower right", frameon=False)
+    figure.suptitle(f"{short(comparison.model)} on {short(comparison.data)}")
+    return figure
+
+
+def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for (name, colour), arm in zip(ARMS, (comparison.plain, comparison.se), strict=True):
+        runs = _series(arm, column, scale)
+        epochs = range(1, len(runs[0]) + 1)
+        marker = "o" if len(epochs) == 1 else None  # a line through one point is no picture
+        if len(runs) > 1:
+            for seed, run in enumerate(runs):
+                label = f"{name}, each of {len(runs)} seeds" if seed == 0 else None
+                axes.plot(epochs, run, color=colour, alpha=0.35, linewidth=0.9, marker=marker, label=label)
+        mean = [statistics.fmean(values) for values in zip(*runs, strict=True)]
+        label = f"{name}, mean" if len(runs) > 1 else name
+        axes.plot(epochs, mean, color=colour, linewidth=2.2, marker=marker, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _series(arm: Trained, column: str, scale: float) -> list[list[float]]:
+    return [[scale * row[column] for row in history] for history in arm.histories]
+
+
+def difference_figure(comparison: Comparison) -> Figure:
+    """SE - plain for each seed, and its mean with both intervals, in points, against the line of no difference."""
+    from matplotlib.figure import Figure
+
+    seeds, images = comparison.difference, comparison.over_images
+    share = f"{100 * seeds.confidence:g} %"
+    count = len(seeds.values)
+    figure = Figure(figsize=(max(6.0, 4.0 + 0.45 * count), 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.plot(
+        range(count),
+        [100 * value for value in seeds.values],
+        color=SE,
+        linestyle="none",
+        marker="o",
+        label="each seed",
+    )
+    has_interval = seeds.low is not None and seeds.high is not None
+    over_seeds = f"mean, {share} interval over seeds" if has_interval else "mean (no interval over seeds)"
+    _bar(axes, count + 0.4, seeds.mean, seeds.low, seeds.high, INK, over_seeds)
+    over_images = f"mean, {share} interval over {images.images} images"
+    _bar(axes, count + 1.4, images.mean, images.low, images.high, GREY, over_images)
+    places = (*range(count), count + 0.4, count + 1.4)
+    axes.set_xticks(places, [*map(str, range(count)), "mean,\nover seeds", "mean,\nover images"])
+    axes.set_xlim(-0.6, count + 2.0)
+    axes.set_xlabel("seed")
+    axes.set_ylabel(f"accuracy with SE − plain, {comparison.split} images (points)")
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", frameon=False, ncols=1)
+    return figure
+
+
+def _bar(axes: Axes, x: float, mean: float, low: float | None, high: float | None, colour: str, label: str) -> None:
+    ends = None if low is None or high is None else [[100 * (mean - low)], [100 * (high - mean)]]
+    axes.errorbar([x], [100 * mean], yerr=ends, color=colour, marker="D", capsize=6, linewidth=2, label=label)

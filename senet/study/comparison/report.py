@@ -1,0 +1,205 @@
+"""What a comparison found: as values, as a table for people, and as result.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.console import display
+from senet.console.progress import duration
+from senet.data import unreadable as badfiles
+from senet.insertion.rules.findings import counted
+from senet.study.statistics import Bootstrap, Difference, points, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import RenderableType
+
+    from senet.cost.cost import Cost
+    from senet.data.unreadable import BadFile
+    from senet.insertion import Site
+
+__all__ = ["Comparison", "Trained"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One of the two networks of a comparison, trained once for each seed.
+
+    Attributes:
+        accuracy: of the last epoch's network, a fraction for each seed.
+        seconds: that training took, for each seed.
+        cost: of one image.
+        histories: for each seed, one row of metrics for each epoch.
+    """
+
+    accuracy: tuple[float, ...]
+    seconds: tuple[float, ...]
+    cost: Cost
+    histories: tuple[tuple[Mapping[str, float], ...], ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the accuracy over seeds."""
+        return statistics.fmean(self.accuracy)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation of the accuracy over seeds; None for one seed."""
+        return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json."""
+        return {
+            "accuracy": list(self.accuracy),
+            "mean": self.mean,
+            "sd": self.sd,
+            "seconds": list(self.seconds),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A network without SE beside the same with SE, trained from the same seeds; `str()` is a table.
+
+    Attributes:
+        folder: where everything is: result.json, metrics.csv, the plots, and a folder for each run.
+        model: the network's name.
+        data: the images' name.
+        split: which of them the accuracies are of.
+        images: how many those are.
+        monitored: which of them were measured after each epoch.
+        plain: the network without SE.
+        se: the network with SE.
+        difference: SE - plain over seeds.
+        over_images: SE - plain over images.
+        verdict: one sentence.
+        latency_ratio: time of a forward pass of one image with SE over that without; None where not measured.
+        sites: where SE was put.
+        notes: what is worth saying of the networks.
+        skipped: files that are no readable images.
+        settings: all that decided the result but the seeds.
+        machine: what it ran on.
+    """
+
+    folder: Path
+    model: str
+    data: str
+    split: str
+    images: int
+    monitored: str
+    plain: Trained
+    se: Trained
+    difference: Difference
+    over_images: Bootstrap
+    verdict: str
+    latency_ratio: float | None
+    sites: tuple[Site, ...]
+    notes: tuple[str, ...]
+    skipped: tuple[BadFile, ...]
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json: accuracies are fractions, differences SE - plain."""
+        return {
+            "verdict": self.verdict,
+            "plain": self.plain.to_json(),
+            "se": self.se.to_json(),
+            "difference": to_json(self.difference, self.over_images),
+            "cost": {"plain": dataclasses.asdict(self.plain.cost), "se": dataclasses.asdict(self.se.cost)},
+            "latency_ratio": self.latency_ratio,
+            "model": self.model,
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "sites": [dataclasses.asdict(site) for site in self.sites],
+            "notes": list(self.notes),
+            "bad_files": badfiles.to_json(self.skipped),
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics of every epoch of every run."""
+        return [
+            {"arm": name, "seed": seed, **row, "epoch": int(row["epoch"])}
+            for name, arm in (("plain", self.plain), ("se", self.se))
+            for seed, history in enumerate(arm.histories)
+            for row in history
+        ]
+
+    def __str__(self) -> str:
+        return display.plain_text(*self.parts())
+
+    def parts(self) -> list[RenderableType]:
+        """What `str()` shows, for a terminal."""
+        title = (
+            f"Accuracy of {self.model} on {self.data} ({self.split}: {self.images} images), last of "
+            f"{counted(len(self.plain.histories[0]), 'epoch')}"
+        )
+        columns = ("seed", "plain", "with SE", "SE − plain")
+        times = statistics.median(self.plain.seconds), statistics.median(self.se.seconds)
+        se = self.settings["se"]
+        width = f"reduction ratio {se['reduction_ratio']}" if se["width"] is None else f"width {se['width']}"
+        return [
+            *self.notes,
+            f"SE at {len(self.sites)} sites, {width}, start {se['start']}",
+            title,
+            display.table("", columns, self._accuracy(), numbers=range(1, 4)),
+            *self._intervals(),
+            "",
+            display.comparison_table(self.plain.cost, self.se.cost, "Cost of one image"),
+            f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with SE "
+            f"({times[1] / times[0]:.2f} ×)",
+            "",
+            self.verdict,
+            f"Report: {self.folder}",
+            *badfiles.listed(self.skipped),
+        ]
+
+    def _accuracy(self) -> list[tuple[str, str, str, str]]:
+        rows = [
+            (str(seed), percent(plain), percent(se), points(difference))
+            for seed, (plain, se, difference) in enumerate(
+                zip(self.plain.accuracy, self.se.accuracy, self.difference.values, strict=True)
+            )
+        ]
+        if self.difference.sd is None:
+            return rows
+        mean = (
+            "mean ± sd",
+            _spread(self.plain.mean, self.plain.sd),
+            _spread(self.se.mean, self.se.sd),
+            f"{points(self.difference.mean)} ± {100 * self.difference.sd:.2f}",
+        )
+        return [*rows, mean]
+
+    def _intervals(self) -> list[str]:
+        seeds, images = self.difference, self.over_images
+        over_seeds = (
+            "none (one seed)"
+            if seeds.sd is None
+            else "none (no spread)"
+            if seeds.low is None or seeds.high is None
+            else f"{points(seeds.low)} to {points(seeds.high)} points"
+        )
+        share = f"{100 * seeds.confidence:g} %"
+        return [
+            f"SE − plain: {points(seeds.mean)} points",
+            f"  {share} interval over {len(seeds.values)} seeds (paired t): {over_seeds}",
+            f"  {share} interval over {images.images} images (paired bootstrap): {points(images.low)} to "
+            f"{points(images.high)} points",
+        ]
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent, to two places: 93.04 %."""
+    return f"{100 * fraction:.2f} %"
+
+
+def _spread(mean: float, sd: float | None) -> str:
+    return percent(mean) if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"

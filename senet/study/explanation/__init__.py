@@ -1,0 +1,8 @@
+"""The role of the excitation: explain what the gates do, and prune those that do nothing."""
+
+from senet.study.explanation.explain import explain
+from senet.study.explanation.explanation import Explanation
+from senet.study.explanation.pruning import Pruned, prune
+from senet.study.explanation.subject import Looking
+
+__all__ = ["Explanation", "Looking", "Pruned", "explain", "prune"]

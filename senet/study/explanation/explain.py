@@ -1,0 +1,260 @@
+"""The role of the excitation in a network, measured on labelled images (section 7.2 of the paper, and further)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import SEBlock
+from senet.console.machine import machine
+from senet.console.progress import Progress
+from senet.cost.cost import cost
+from senet.files.atomic import atomic_write
+from senet.files.run_folder import StudyError, write_csv, write_json
+from senet.insertion import Hold, InsertionError, adds_input, channel_dim_of, channels_of, inserted, untouched
+from senet.insertion.reading.dataflow import record
+from senet.insertion.reading.layout import stage
+from senet.report import write_page
+from senet.study.explanation.explanation import Advice, BlockFindings, Effect, Explanation, StageFindings
+from senet.study.explanation.pages import channel_rows, explanation_page
+from senet.study.explanation.statistics import ChannelStatistics, GateStatistics
+from senet.study.explanation.subject import Looking, Subject, checked, open_subject
+from senet.study.statistics import bootstrap_over_images
+
+if TYPE_CHECKING:
+    from senet.data.sources import DataSource
+    from senet.evaluation.logits import Predictions
+
+__all__ = ["EXPLANATION", "GATES", "explain", "explain_subject", "gate_statistics", "measured"]
+
+EXPLANATION, GATES = "explanation.json", "gates.safetensors"
+
+
+def explain(
+    model: str | nn.Module,
+    data: str | Path | DataSource,
+    *,
+    out: str | Path | None = None,
+    tolerance: float = 0.001,
+    progress: bool = True,
+    **looking: Unpack[Looking],
+) -> Explanation:
+    """Show what the gates of a network's SE blocks do on labelled images, and what it does without them.
+
+    The network runs in eval mode. Every block is measured with its gates held at their means over the images, at 1,
+    and at those of another image; then whole stages, and then as many blocks as `tolerance` allows, the harmless
+    first. That is about four passes over the images for each block.
+
+    Args:
+        model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network; with SE of
+            ours, timm's, torchvision's, MONAI's or an article's.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        out: a folder for report.html, its pictures and numbers, explanation.json and gates.safetensors (the means).
+        tolerance: how much accuracy the advised blocks may cost together; 0.001 is the paper's 0.1 points.
+        progress: whether to show how far it is, on standard error.
+        looking: how the network is made and the images are seen, as in `evaluate`: `weights`, `classes`, `split`,
+            `size`, `mean`, ...
+
+    Raises:
+        StudyError: where the network holds no SE, there is one image alone, or the folder cannot be written.
+        ValueError: where data, network, weights or numbers are not as asked.
+    """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
+    folder = None if out is None else _folder(out)
+    with open_subject(model, data, checked(looking, "explain")) as subject:
+        explanation = explain_subject(subject, tolerance=tolerance, progress=Progress(progress))
+    if folder is not None:
+        _write(explanation, folder)
+    return explanation
+
+
+def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -> Explanation:
+    """As `explain`, of a subject that is open; nothing is written."""
+    found = subject.blocks
+    stages = stages_of(subject)
+    of_stage: dict[int | None, list[str]] = {}
+    for name, number in sorted(stages.items(), key=lambda item: (item[1] is None, item[1] or 0)):
+        of_stage.setdefault(number, []).append(name)
+    passes = 1 + 4 * len(found) + 2 * (len(of_stage) + 1) + len(found)
+    with progress.steps(passes * subject.batches):
+        progress.run(f"looking at {len(subject.images)} images")
+        plain, gates = gate_statistics(subject, progress)
+        means = {name: statistics.mean.float() for name, statistics in gates.items()}
+
+        def effect(at: Mapping[str, Hold]) -> Effect:
+            return measured(plain, subject.predict(progress, at=at))
+
+        def gone(names: Sequence[str]) -> Effect:
+            return effect({name: 0 if adds_input(found[name]) else 1 for name in names})
+
+        costs = cost(subject.network, subject.example())
+        rows = {row.name: row for row in costs.blocks}
+        findings = []
+        for name, block in found.items():
+            progress.run(f"holding {name}")
+            at_one = effect({name: 1})
+            findings.append(
+                BlockFindings(
+                    name=name,
+                    channels=channels_of(block),
+                    stage=stages[name],
+                    parameters=rows[name].parameters,
+                    multiply_adds=rows[name].multiply_adds,
+                    gates=gates[name],
+                    at_mean=effect({name: means[name]}),
+                    at_other=effect({name: _anothers}),
+                    at_one=at_one,
+                    removed=gone([name]) if adds_input(block) else at_one,
+                )
+            )
+        groups = [*((number, names) for number, names in of_stage.items() if number is not None), (None, list(found))]
+        whole = [
+            StageFindings(
+                stage=number,
+                blocks=tuple(names),
+                parameters=sum(rows[name].parameters for name in names),
+                at_mean=effect({name: means[name] for name in names}),
+                removed=gone(names),
+            )
+            for number, names in groups
+        ]
+        progress.run("looking for blocks that can go")
+        advice = _advise(subject, findings, means, plain, tolerance, progress)
+    return Explanation(
+        model=subject.model,
+        data=subject.data,
+        split=subject.split,
+        images=len(subject.images),
+        classes=subject.classes,
+        top1=plain.accuracy,
+        top5=plain.accuracy_of_five,
+        blocks=tuple(findings),
+        stages=tuple(whole),
+        advice=advice,
+        cost=costs,
+        preprocessing=subject.preprocessing,
+        notes=subject.notes,
+        machine=machine(subject.device),
+    )
+
+
+def gate_statistics(subject: Subject, progress: Progress) -> tuple[Predictions, dict[str, ChannelStatistics]]:
+    """One pass over the images: what the network says of them, and the statistics of every block's gates."""
+    position = {label: index for index, label in enumerate(subject.classes)}
+    counted = {
+        name: GateStatistics(channels_of(block), len(position), _top(block)) for name, block in subject.blocks.items()
+    }
+
+    def count(gates: Mapping[str, Tensor], labels: Tensor) -> None:
+        classes = torch.tensor([position[int(label)] for label in labels])
+        for name, statistics in counted.items():
+            if name not in gates:
+                raise StudyError(f"the SE block {name} did not run: the network passes it by")
+            statistics.add(gates[name], classes)
+
+    plain = subject.predict(progress, each=count)
+    return plain, {name: statistics.take() for name, statistics in counted.items()}
+
+
+def measured(plain: Predictions, held: Predictions) -> Effect:
+    """What holding gates did to the accuracy: both are of the same images in the same order."""
+    over_images = bootstrap_over_images([plain.correct.tolist()], [held.correct.tolist()])
+    return Effect(
+        top1=held.accuracy,
+        top5=held.accuracy_of_five,
+        difference=held.accuracy - plain.accuracy,
+        low=over_images.low,
+        high=over_images.high,
+        changed=float((held.top[:, 0] != plain.top[:, 0]).float().mean()),
+    )
+
+
+def stages_of(subject: Subject) -> dict[str, int | None]:
+    """The stage of every block: its site's, or by the size of the map that it is given."""
+    sites = {name: site for name, (site, _) in inserted(subject.network).items()}
+    found: dict[str, int | None] = {}
+    try:
+        with untouched(subject.network):
+            flow = record(subject.network, subject.example())
+    except InsertionError:
+        flow = None
+    for name, block in subject.blocks.items():
+        site = sites.get(name.rpartition(".")[0])
+        calls = [] if flow is None else flow.calls_of.get(block, [])
+        if site is not None:
+            found[name] = site.stage
+        elif flow is not None and calls and len(flow.values[calls[0].inputs[0]].shape) > 2:
+            found[name] = stage(flow, flow.values[calls[0].inputs[0]].shape, channel_dim_of(block))
+        else:
+            found[name] = None
+    return found
+
+
+def _anothers(gates: Tensor) -> Tensor:
+    """The gates of the next image of the batch, whose images are in a random order."""
+    return gates.roll(1, 0)
+
+
+def _top(block: nn.Module) -> float | None:
+    """The largest value that a block's gate can have, where there is one."""
+    if isinstance(block, SEBlock):
+        return None if block.gate_function == "relu" else float(block.scale)
+    return 1.0 if any("sigmoid" in type(module).__name__.lower() for module in block.modules()) else None
+
+
+def _advise(
+    subject: Subject,
+    findings: Sequence[BlockFindings],
+    means: Mapping[str, Tensor],
+    plain: Predictions,
+    tolerance: float,
+    progress: Progress,
+) -> Advice:
+    """Hold the blocks that cost least alone, one more at a time, as long as all together cost no more than allowed."""
+    least = int(plain.correct.sum()) - tolerance * len(plain.labels) - 1e-9
+    chosen: list[BlockFindings] = []
+    effect = measured(plain, plain)
+    for block in sorted(findings, key=lambda block: (-block.at_mean.top1, -block.parameters)):
+        if round(block.at_mean.top1 * len(plain.labels)) < least:
+            progress.step(subject.batches, worked=False)
+            continue
+        held = subject.predict(progress, at={each.name: means[each.name] for each in [*chosen, block]})
+        if int(held.correct.sum()) >= least:
+            chosen.append(block)
+            effect = measured(plain, held)
+    order = [block.name for block in findings]
+    return Advice(
+        blocks=tuple(sorted((block.name for block in chosen), key=order.index)),
+        tolerance=tolerance,
+        parameters=sum(block.parameters for block in chosen),
+        multiply_adds=sum(block.multiply_adds for block in chosen),
+        effect=effect,
+    )
+
+
+def _folder(out: str | Path) -> Path:
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"the output folder {folder} cannot be made ({error.strerror}): choose another") from error
+    if (folder / "settings.json").exists():
+        raise StudyError(
+            f"{folder} is the folder of a training or a comparison: choose another, such as a new one in it"
+        )
+    return folder
+
+
+def _write(explanation: Explanation, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    write_page(explanation_page(explanation), folder)
+    write_csv(folder / "channels.csv", channel_rows(explanation))
+    with atomic_write(folder / GATES) as temporary:
+        save_file({name: mean.contiguous() for name, mean in explanation.means.items()}, temporary)
+    write_json(folder / EXPLANATION, explanation.to_json())

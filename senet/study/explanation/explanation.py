@@ -1,0 +1,290 @@
+"""What `explain` found: as values, as tables for people, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from senet.console import display
+from senet.study.comparison.report import percent
+from senet.study.statistics import points
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from torch import Tensor
+
+    from senet.cost.cost import Cost
+    from senet.data.transforms import Preprocessing
+    from senet.study.explanation.statistics import ChannelStatistics
+
+__all__ = ["Advice", "BlockFindings", "Effect", "Explanation", "StageFindings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What the network does where gates are not its own.
+
+    Attributes:
+        top1: accuracy, a fraction.
+        top5: likewise.
+        difference: top1 minus that of the network as it is.
+        low: the lower end of the 95 % interval of the difference over images (paired bootstrap).
+        high: its upper end.
+        changed: the share of images whose predicted class is another.
+    """
+
+    top1: float
+    top5: float
+    difference: float
+    low: float
+    high: float
+    changed: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves zero out: that the accuracy differs is shown."""
+        return not self.low <= 0 <= self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockFindings:
+    """One SE block.
+
+    Attributes:
+        name: of the module.
+        channels: C.
+        stage: log2 of the image's size over the map's; None where it is not known.
+        parameters: of the block.
+        multiply_adds: of its layers, for one image.
+        gates: their statistics.
+        at_mean: the effect of holding each gate at its mean over the images.
+        at_other: of giving each image the gates of another.
+        at_one: of holding all gates at 1.
+        removed: of taking the block out: the same as `at_one`, but for a block that adds its input.
+    """
+
+    name: str
+    channels: int
+    stage: int | None
+    parameters: int
+    multiply_adds: int
+    gates: ChannelStatistics
+    at_mean: Effect
+    at_other: Effect
+    at_one: Effect
+    removed: Effect
+
+    @property
+    def input_dependence_shown(self) -> bool:
+        """Whether these images show that the gates' dependence on the input is used: see `at_mean`, `at_other`."""
+        return (self.at_mean.shown and self.at_mean.difference < 0) or (
+            self.at_other.shown and self.at_other.difference < 0
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageFindings:
+    """All SE blocks of a stage together, or of the whole network (`stage` is None).
+
+    Attributes:
+        stage: which.
+        blocks: their names.
+        parameters: of them.
+        at_mean: the effect of holding all their gates at their means.
+        removed: of taking them all out.
+    """
+
+    stage: int | None
+    blocks: tuple[str, ...]
+    parameters: int
+    at_mean: Effect
+    removed: Effect
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """Which blocks can go, their gates held at their means, and what that saves and costs.
+
+    Attributes:
+        blocks: their names; none where none can go.
+        tolerance: how much accuracy they may cost together, a fraction.
+        parameters: saved.
+        multiply_adds: saved, for one image.
+        effect: measured with all of them held.
+    """
+
+    blocks: tuple[str, ...]
+    tolerance: float
+    parameters: int
+    multiply_adds: int
+    effect: Effect
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The role of the excitation in a network; `str()` is a table.
+
+    Attributes:
+        model: its name.
+        data: the images' name.
+        split: which of them.
+        images: how many.
+        classes: the names of the classes that they have, by the network's class index.
+        top1: accuracy of the network as it is.
+        top5: likewise.
+        blocks: in the order in which the network has them.
+        stages: those that hold SE, and last the whole network.
+        advice: what can go.
+        cost: of the network, for one image.
+        preprocessing: how images became its input.
+        notes: what is worth saying of the network.
+        machine: what it ran on.
+    """
+
+    model: str
+    data: str
+    split: str
+    images: int
+    classes: Mapping[int, str]
+    top1: float
+    top5: float
+    blocks: tuple[BlockFindings, ...]
+    stages: tuple[StageFindings, ...]
+    advice: Advice
+    cost: Cost
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+    machine: Mapping[str, Any]
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """For each block the mean of its gates over the images, (C,), `scale` included, as they are held at."""
+        return {block.name: block.gates.mean.float() for block in self.blocks}
+
+    def lead(self) -> list[str]:
+        """The outcome in sentences; that something is used is said only where an interval shows it."""
+        whole, advice = self.stages[-1], self.advice
+        used = [block.name for block in self.blocks if block.input_dependence_shown]
+        sentences = [
+            f"{len(self.blocks)} SE blocks, {percent(self.top1)} of {self.images} images right. With every gate "
+            f"held at its mean over the images: {_effect(whole.at_mean)}. Without SE: {_effect(whole.removed)}.",
+            f"That the gates depend on the image is used, as far as these images show, in {len(used)} of "
+            f"{len(self.blocks)} blocks{': ' if used else ''}{', '.join(used)}.",
+        ]
+        if not advice.blocks:
+            return [*sentences, f"No block can go within {100 * advice.tolerance:g} points of accuracy."]
+        share = display.share(advice.parameters / self.cost.parameters)
+        sentences.append(
+            f"{len(advice.blocks)} of them can go, their gates held at their means, within "
+            f"{100 * advice.tolerance:g} points of accuracy: {', '.join(advice.blocks)}. It saves "
+            f"{display.count(advice.parameters)} parameters ({share} of the network's) and "
+            f"{display.count(advice.multiply_adds)} multiply-adds an image: {_effect(advice.effect)}. They were chosen "
+            f"on the images that this is measured on."
+        )
+        return sentences
+
+    def __str__(self) -> str:
+        return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
+
+    def parts(self) -> list[RenderableType]:
+        """What `str()` shows, for a terminal."""
+        columns = ("block", "stage", "channels", "specific", "dead", "full", "const.", "mean", "another's", "removed")
+        rows = [
+            (
+                block.name,
+                "–" if block.stage is None else str(block.stage),
+                str(block.channels),
+                specificity(block.gates),
+                *(str(int(kind.sum())) for kind in (block.gates.dead, block.gates.saturated, block.gates.constant)),
+                *(_difference(effect) for effect in (block.at_mean, block.at_other, block.removed)),
+            )
+            for block in self.blocks
+        ]
+        stages = [
+            (
+                "all" if stage.stage is None else str(stage.stage),
+                str(len(stage.blocks)),
+                display.count(stage.parameters),
+                _difference(stage.at_mean),
+                _difference(stage.removed),
+            )
+            for stage in self.stages
+        ]
+        return [
+            *self.notes,
+            display.table(
+                f"The gates of {self.model} on {self.data} ({self.split}: {self.images} images, "
+                f"{percent(self.top1)} top-1, {percent(self.top5)} top-5)",
+                columns,
+                rows,
+                numbers=range(1, len(columns)),
+            ),
+            display.table(
+                "Whole stages",
+                ("stage", "blocks", "parameters", "mean", "removed"),
+                stages,
+                numbers=range(1, 5),
+            ),
+            "specific: between-class over total variance of the gates (in brackets: by chance). dead, full, const.: "
+            "channels within 2 % of 0, of the largest value, of themselves, on all images. mean, another's, removed: "
+            "points of top-1 accuracy with the gates held at their mean, taken from another image, taken out; "
+            "* where the 95 % interval over images leaves zero out.",
+            "",
+            *self.lead(),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for explanation.json; accuracies are fractions, differences from the network as it is."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "classes": {str(index): name for index, name in self.classes.items()},
+            "top1": self.top1,
+            "top5": self.top5,
+            "blocks": [
+                {
+                    **{
+                        name: getattr(block, name)
+                        for name in ("name", "channels", "stage", "parameters", "multiply_adds")
+                    },
+                    "specificity": block.gates.specificity,
+                    "specificity_by_chance": block.gates.specificity_by_chance,
+                    **{
+                        kind: getattr(block.gates, kind).nonzero().flatten().tolist()
+                        for kind in ("dead", "saturated", "constant")
+                    },
+                    **{
+                        how: dataclasses.asdict(getattr(block, how))
+                        for how in ("at_mean", "at_other", "at_one", "removed")
+                    },
+                }
+                for block in self.blocks
+            ],
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "advice": dataclasses.asdict(self.advice),
+            "cost": dataclasses.asdict(self.cost),
+            "preprocessing": self.preprocessing.to_json(),
+            "notes": list(self.notes),
+            "machine": dict(self.machine),
+        }
+
+
+def specificity(gates: ChannelStatistics) -> str:
+    """How class-specific a block's gates are, with what chance would give in brackets."""
+    if gates.specificity is None:
+        return "–"
+    return f"{gates.specificity:.2f} ({gates.specificity_by_chance or 0:.2f})"
+
+
+def _difference(effect: Effect) -> str:
+    return f"{points(effect.difference)}{'*' if effect.shown else ''}"
+
+
+def _effect(effect: Effect) -> str:
+    return (
+        f"{percent(effect.top1)} ({points(effect.difference)} points; 95 % interval over images "
+        f"{points(effect.low)} to {points(effect.high)})"
+    )

@@ -1,0 +1,336 @@
+"""The report of an explanation: the paper's figure of the gates by class, and what the gates are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from senet.console import display
+from senet.report import (
+    COLOURS,
+    INK,
+    Cell,
+    Chart,
+    Column,
+    Facts,
+    Page,
+    Section,
+    Table,
+    Text,
+    cell,
+    drawing,
+    machine_facts,
+)
+from senet.report.figures import GREY, short
+from senet.study.comparison.report import percent
+from senet.study.explanation.explanation import BlockFindings, Effect, Explanation, specificity
+from senet.study.statistics import points
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["channel_rows", "explanation_page"]
+
+SHOWN_CLASSES = 4  # as in the paper's figure
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def explanation_page(found: Explanation, command: str = "") -> Page:
+    """The page of an explanation, for `write_page`."""
+    return Page(
+        f"The role of the excitation in {found.model}",
+        [*found.notes, *found.lead()],
+        [
+            Section("Gates by class", _by_class(found)),
+            Section("Distribution of the gates", [_distribution(found)]),
+            Section("How class-specific each block is", _specificity(found)),
+            Section("What the gates are worth", [_effects(found), _blocks_table(found), _stages_table(found)]),
+            Section("Images and machine", [_facts(found), machine_facts(found.machine)]),
+        ],
+        command,
+    )
+
+
+def channel_rows(found: Explanation) -> list[dict[str, Any]]:
+    """Every channel of every block, for channels.csv."""
+    return [
+        {
+            "block": block.name,
+            "channel": channel,
+            **{name: float(getattr(block.gates, name)[channel]) for name in ("mean", "sd", "low", "high")},
+            "specificity": float(block.gates.channel_specificity[channel]),
+            **{name: bool(getattr(block.gates, name)[channel]) for name in ("dead", "saturated", "constant")},
+        }
+        for block in found.blocks
+        for channel in range(block.channels)
+    ]
+
+
+def _last_of_stages(found: Explanation) -> list[BlockFindings]:
+    last = {block.stage: block for block in found.blocks if block.stage is not None}
+    return [last[number] for number in sorted(last)] or list(found.blocks[-1:])
+
+
+def _by_class(found: Explanation) -> list[Chart | Text]:
+    names = list(found.classes.values())
+    step = max(1, len(names) // SHOWN_CLASSES)
+    shown = list(range(0, len(names), step))[:SHOWN_CLASSES]
+    parts: list[Chart | Text] = []
+    counts = found.blocks[0].gates.class_counts
+    what = "the mean over the images of a class" if int(counts.max()) > 1 else "of the one image of a class"
+    for number, block in enumerate(_last_of_stages(found)):
+        data = []
+        for channel in range(block.channels):
+            row: dict[str, Any] = {"channel": channel, "all images": round(float(block.gates.mean[channel]), 6)}
+            for index in shown:
+                row[f"class {names[index]}"] = round(float(block.gates.class_means[index, channel]), 6)
+            data.append(row)
+        stage = f"stage {block.stage}" if block.stage is not None else "the network"
+        figure = _class_lines(block, [names[index] for index in shown], shown)
+        title = f"Last block of {stage}: {block.name}, {block.channels} channels"
+        parts.append(Chart(f"gates_by_class_{number}", title, figure, data))
+    note = f"Each line is {what}, gate by gate, as in figure 6 of the paper; the grey line is the mean over all images."
+    return [Text(f"{note} {len(shown)} of {len(names)} classes are shown, evenly spaced in their order."), *parts]
+
+
+def _class_lines(block: BlockFindings, names: Sequence[str], indices: Sequence[int]) -> Figure:
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 2.6), layout="constrained")
+        axes = figure.subplots()
+        channels = range(block.channels)
+        for colour, name, index in zip(COLOURS, names, indices, strict=False):
+            axes.plot(channels, block.gates.class_means[index].tolist(), color=colour, linewidth=0.9, label=short(name))
+        axes.plot(channels, block.gates.mean.tolist(), color=GREY, linewidth=1.6, label="all images")
+        axes.set_xlabel("channel")
+        axes.set_ylabel("gate")
+        axes.set_xlim(0, block.channels - 1)
+        if block.gates.top is not None:
+            axes.set_ylim(-0.02 * block.gates.top, 1.02 * block.gates.top)
+        figure.legend(loc="outside right upper", fontsize=9)
+        return figure
+
+
+def _distribution(found: Explanation) -> Chart:
+    data: list[dict[str, Any]] = [
+        {
+            "block": block.name,
+            **{f"{100 * q:g} %": round(block.gates.quantile(q), 6) for q in QUANTILES},
+            "mean": round(float(block.gates.mean.mean()), 6),
+        }
+        for block in found.blocks
+    ]
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 1 + 0.3 * len(data)), layout="constrained")
+        axes = figure.subplots()
+        for place, row in enumerate(data):
+            low, quarter, middle, third, high = (float(row[f"{100 * q:g} %"]) for q in QUANTILES)
+            first = place == 0
+            axes.plot([low, high], [place] * 2, color=COLOURS[0], linewidth=1.2, label="5 to 95 %" if first else None)
+            axes.plot(
+                [quarter, third], [place] * 2, color=COLOURS[0], linewidth=6, label="25 to 75 %" if first else None
+            )
+            axes.plot([middle], [place], color=INK, marker="|", markersize=10, label="median" if first else None)
+        axes.set_yticks(range(len(data)), [short(str(row["block"])) for row in data])
+        axes.invert_yaxis()
+        axes.set_xlabel("gate (what a channel is multiplied by)")
+        tops = [block.gates.top for block in found.blocks]
+        if all(top is not None for top in tops):
+            axes.set_xlim(-0.02, 1.02 * max(top for top in tops if top is not None))
+        axes.grid(axis="x", alpha=0.3)
+        figure.legend(loc="outside upper right", ncols=3)
+    return Chart("gate_distribution", "Gates of each block, all channels of all images", figure, data)
+
+
+def _specificity(found: Explanation) -> list[Chart | Text]:
+    definition = (
+        "Class-specificity is between-class over total variance: the sum over channels of the between-class sum of "
+        "squares of the gates, over that of the total sum of squares. 0: the class says nothing of the gates; 1: it "
+        "says all. Where it says nothing, (K − 1) / (n − 1) comes out on average of n images of K classes, by chance."
+    )
+    if all(block.gates.specificity is None for block in found.blocks):
+        why = "It is not given here: no class has two images (or no gate varies), and of one image it is always 1."
+        return [Text(definition), Text(why)]
+    data = [
+        {"block": b.name, "specificity": b.gates.specificity, "by chance": b.gates.specificity_by_chance}
+        for b in found.blocks
+    ]
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 1 + 0.3 * len(data)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(data))
+        axes.barh(places, [block.gates.specificity or 0 for block in found.blocks], color=COLOURS[0], height=0.6)
+        chance = found.blocks[0].gates.specificity_by_chance
+        if chance is not None:
+            axes.axvline(chance, color=INK, linestyle="--", linewidth=1, label="by chance")
+            figure.legend(loc="outside upper right")
+        axes.set_yticks(places, [short(block.name) for block in found.blocks])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("between-class / total variance of the gates")
+    return [Text(definition), Chart("class_specificity", "Class-specificity of each block", figure, data)]
+
+
+_WAYS = (
+    ("at_mean", "held at their mean", "o"),
+    ("at_other", "of another image", "s"),
+    ("removed", "block removed", "D"),
+)
+
+
+def _effects(found: Explanation) -> Chart:
+    data: list[dict[str, Any]] = [
+        {
+            "block": block.name,
+            "gates": what,
+            "top-1": (effect := _effect(block, how)).top1,
+            "difference": effect.difference,
+            "low": effect.low,
+            "high": effect.high,
+            "top-5": effect.top5,
+            "predictions changed": effect.changed,
+        }
+        for block in found.blocks
+        for how, what, _ in _WAYS
+    ]
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 1.2 + 0.5 * len(found.blocks)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=1)
+        for number, (how, what, marker) in enumerate(_WAYS):
+            effects = [_effect(block, how) for block in found.blocks]
+            axes.errorbar(
+                [100 * effect.difference for effect in effects],
+                [place + 0.22 * (number - 1) for place in range(len(effects))],
+                xerr=[
+                    [100 * (effect.difference - effect.low) for effect in effects],
+                    [100 * (effect.high - effect.difference) for effect in effects],
+                ],
+                color=COLOURS[number],
+                marker=marker,
+                markersize=4.5,
+                linewidth=1.2,
+                linestyle="none",
+                label=what,
+            )
+        axes.set_yticks(range(len(found.blocks)), [short(block.name) for block in found.blocks])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"top-1 accuracy minus the network's own, {percent(found.top1)} (points)")
+        axes.grid(axis="x", alpha=0.3)
+        figure.legend(loc="outside upper center", ncols=3)
+    return Chart(
+        "gate_effects",
+        "Accuracy without each block's own gates",
+        figure,
+        data,
+        f"With the 95 % interval over the {found.images} images (paired bootstrap).",
+    )
+
+
+def _effect(block: BlockFindings, how: str) -> Effect:
+    effect: Effect = getattr(block, how)
+    return effect
+
+
+def _difference(effect: Effect) -> Cell:
+    interval = f"{points(effect.low)} to {points(effect.high)}"
+    return Cell(f"{points(effect.difference)} ({interval})", round(effect.difference, 9))
+
+
+def _blocks_table(found: Explanation) -> Table:
+    columns = [
+        Column("block", number=False),
+        Column("stage", help="log2 of the image's size over that of the map that the block rescales"),
+        Column("channels"),
+        Column("parameters"),
+        Column("specificity (chance)", help="between-class over total variance of the gates; in brackets by chance"),
+        Column("dead", help="channels whose gate is at most 2 % of its largest value on every image"),
+        Column("saturated", help="channels whose gate is within 2 % of its largest value on every image"),
+        Column("constant", help="channels whose gate differs by less than 2 % of its largest value over all images"),
+        Column(
+            "at mean (points)",
+            help="top-1 accuracy with each gate held at its mean over the images, minus that "
+            "of the network as it is; in brackets the 95 % interval over images",
+        ),
+        Column("another's (points)", help="the same with the gates of another image, drawn at random"),
+        Column("at 1 (points)", help="the same with all gates of the block at 1"),
+        Column(
+            "removed (points)",
+            help="the same without the block; that is gates at 1, but for a block that adds its input to its output",
+        ),
+        Column("changed", help="images whose predicted class changes with the gates of another image"),
+    ]
+    rows: list[list[Any]] = [
+        [
+            block.name,
+            block.stage,
+            block.channels,
+            cell(block.parameters, display.count(block.parameters)),
+            Cell(specificity(block.gates), block.gates.specificity),
+            int(block.gates.dead.sum()),
+            int(block.gates.saturated.sum()),
+            int(block.gates.constant.sum()),
+            *(_difference(effect) for effect in (block.at_mean, block.at_other, block.at_one, block.removed)),
+            Cell(display.share(block.at_other.changed), block.at_other.changed),
+        ]
+        for block in found.blocks
+    ]
+    return Table("blocks", "SE blocks", columns, rows)
+
+
+def _stages_table(found: Explanation) -> Table:
+    columns = [
+        Column("stage", number=False),
+        Column("blocks"),
+        Column("parameters"),
+        Column("share of the network"),
+        Column("at mean: top-1"),
+        Column("difference (points)"),
+        Column("removed: top-1 "),
+        Column("difference (points) "),
+        Column("removed: top-5"),
+    ]
+    rows: list[list[Any]] = [
+        [
+            "all" if stage.stage is None else str(stage.stage),
+            len(stage.blocks),
+            cell(stage.parameters, display.count(stage.parameters)),
+            cell(stage.parameters / found.cost.parameters, display.share(stage.parameters / found.cost.parameters)),
+            cell(stage.at_mean.top1, percent(stage.at_mean.top1)),
+            _difference(stage.at_mean),
+            cell(stage.removed.top1, percent(stage.removed.top1)),
+            _difference(stage.removed),
+            cell(stage.removed.top5, percent(stage.removed.top5)),
+        ]
+        for stage in found.stages
+    ]
+    note = (
+        "All SE blocks of a stage together, without training again. The paper, which trained again, found the last "
+        "stage's to cost less than 0.1 points of top-5."
+    )
+    return Table("stages", "Whole stages", columns, rows, note)
+
+
+def _facts(found: Explanation) -> Facts:
+    how = found.preprocessing
+    return Facts(
+        [
+            ("network", found.model),
+            ("parameters", f"{found.cost.parameters:,} ({display.share(found.cost.se_parameters_share)} in SE)"),
+            ("data", f"{found.data}, split {found.split}: {found.images} images of {len(found.classes)} classes"),
+            ("top-1 accuracy", percent(found.top1)),
+            ("top-5 accuracy", percent(found.top5)),
+            (
+                "input",
+                f"shorter side resized to {how.resize}, middle {how.size} × {how.size}, {how.interpolation}, mean "
+                f"{how.mean}, std {how.std}, {how.channels}",
+            ),
+        ]
+    )

@@ -1,0 +1,235 @@
+"""Take SE blocks out whose gates may as well be constants, and prove what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from senet.console import display
+from senet.console.progress import Progress
+from senet.cost.cost import cost
+from senet.evaluation.networks import metadata_of
+from senet.files.run_folder import StudyError, read_json
+from senet.insertion import channels_of, fold_gates
+from senet.saving.saving import save
+from senet.study.comparison.report import percent
+from senet.study.explanation.explain import EXPLANATION, GATES, explain_subject, gate_statistics
+from senet.study.explanation.explanation import Explanation
+from senet.study.explanation.subject import Looking, Subject, checked, open_subject
+from senet.study.statistics import points
+from senet.zoo.names.naming import is_saved
+
+if TYPE_CHECKING:
+    from senet.data.sources import DataSource
+    from senet.evaluation.logits import Predictions
+
+__all__ = ["Pruned", "prune"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """A network from which SE blocks were taken, their gates now constants; `str()` says what that cost.
+
+    Attributes:
+        network: in eval mode, on the CPU.
+        blocks: which, and where the gates of each went: "into NAME" of a layer, or "held" as a constant scale.
+        images: how many it was measured on.
+        top1_before: accuracy of the network as it was, a fraction.
+        top1_predicted: with the gates held at their means, as `explain` measures it.
+        top1_after: of the pruned network, measured.
+        top5_before: likewise.
+        top5_predicted: likewise.
+        top5_after: likewise.
+        same_predictions: images for which the pruned network says the class that it was predicted to say.
+        parameters_before: of the network.
+        parameters_after: of the pruned network; constant scales are buffers, and not counted.
+        multiply_adds_before: for one image.
+        multiply_adds_after: for one image.
+        path: where it was written, or None.
+        notes: what is worth saying.
+    """
+
+    network: nn.Module
+    blocks: Mapping[str, str]
+    images: int
+    top1_before: float
+    top1_predicted: float
+    top1_after: float
+    top5_before: float
+    top5_predicted: float
+    top5_after: float
+    same_predictions: int
+    parameters_before: int
+    parameters_after: int
+    multiply_adds_before: int
+    multiply_adds_after: int
+    path: Path | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows = [(name, where) for name, where in self.blocks.items()]
+        saved = self.parameters_before - self.parameters_after
+        added = self.multiply_adds_before - self.multiply_adds_after
+        lines: list[Any] = [
+            *self.notes,
+            display.table(
+                f"{len(rows)} SE blocks pruned", ("block", "its gates, now constants"), rows, numbers=range(0)
+            ),
+            display.table(
+                f"Accuracy on {self.images} images",
+                ("", "before", "predicted", "after"),
+                [
+                    ("top-1", *map(percent, (self.top1_before, self.top1_predicted, self.top1_after))),
+                    ("top-5", *map(percent, (self.top5_before, self.top5_predicted, self.top5_after))),
+                ],
+                numbers=range(1, 4),
+            ),
+            f"After − before: {points(self.top1_after - self.top1_before)} points of top-1. Of {self.images} images "
+            f"{self.same_predictions} get the class that was predicted with the gates held at their means.",
+            f"Parameters: {self.parameters_before:,} → {self.parameters_after:,} "
+            f"(−{display.share(saved / self.parameters_before)}); multiply-adds of an image: "
+            f"{display.count(self.multiply_adds_before)} → {display.count(self.multiply_adds_after)} "
+            f"(−{display.count(added)}).",
+        ]
+        if self.path is not None:
+            lines.append(f"Written: {self.path}; senet.load({str(self.path)!r}) makes it again.")
+        return display.plain_text(*lines, width=display.LOG_WIDTH)
+
+
+def prune(
+    model: str | nn.Module,
+    data: str | Path | DataSource,
+    *,
+    blocks: str | Sequence[str] | None = None,
+    advice: bool = False,
+    explanation: str | Path | Explanation | None = None,
+    tolerance: float = 0.001,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **looking: Unpack[Looking],
+) -> Pruned:
+    """Put constants, the means over the images, in place of SE blocks' gates, and prove the accuracy after.
+
+    A constant gate goes into the weights of the layer before the block or of those behind it where these are linear
+    in its channels (a convolution, a linear layer, a normalisation), else it stays as a constant scale. The accuracy is
+    then measured anew. Where folding would round a single image into another class, all stay as constant scales, which
+    computes what was predicted bit for bit.
+
+    Args:
+        model: a network's name, a run folder or saved file, or a network, which stays as it is.
+        data: the images that the means are of, and the accuracies.
+        blocks: which blocks: names or fnmatch patterns, as `senet.blocks` has the names.
+        advice: in place of `blocks`: those that `explain` advises.
+        explanation: what `explain` returned, or the folder that it wrote: its means (and its advice) are taken, and not
+            found anew. It is of this very network.
+        tolerance: for `advice` without an explanation: as in `explain`.
+        out: a file for the pruned network, which `senet.load` reads.
+        progress: whether to show how far it is, on standard error.
+        looking: how the network is made and the images are seen, as in `evaluate`.
+
+    Raises:
+        StudyError: where neither or both of `blocks` and `advice` are given, nothing matches, nothing is advised, or
+            the explanation is of another network.
+        ValueError: where data, network, weights or numbers are not as asked.
+        OSError: where the file cannot be written.
+    """
+    if (blocks is None) == (not advice):
+        raise StudyError("say what to prune: blocks (names or patterns), or advice (what explain advises)")
+    if out is not None and not Path(out).expanduser().parent.is_dir():
+        raise StudyError(f"cannot write {out}: the folder {Path(out).parent} does not exist")
+    known = None if explanation is None else _known(explanation)
+    shown = Progress(progress)
+    with open_subject(model, data, checked(looking, "prune")) as subject:
+        if known is None and advice:
+            found = explain_subject(subject, tolerance=tolerance, progress=shown)
+            known = found.means, list(found.advice.blocks)
+        with shown.steps((4 if known is None else 3) * subject.batches):
+            shown.run(f"measuring {len(subject.images)} images")
+            if known is None:
+                plain, gates = gate_statistics(subject, shown)
+                means = {name: each.mean.float() for name, each in gates.items()}
+                advised: list[str] = []
+            else:
+                plain, (means, advised) = subject.predict(shown), known
+                _check_means(subject, means)
+            names = advised if advice else _matching(subject, blocks or ())
+            if not names:
+                raise StudyError("no block is advised to go: name some with `blocks`, or allow more `tolerance`")
+            pruned = _pruned(subject, {name: means[name] for name in names}, plain, shown)
+    if out is None:
+        return pruned
+    path = Path(out).expanduser()
+    metadata = metadata_of(model) if isinstance(model, str) and is_saved(model) else {}
+    kept = {key: value for key, value in metadata.items() if key in ("classes", "preprocessing", "settings")}
+    kept.setdefault("preprocessing", subject.preprocessing.to_json())
+    save(pruned.network, path, metadata={**kept, "accuracy": pruned.top1_after, "pruned": dict(pruned.blocks)})
+    return dataclasses.replace(pruned, path=path)
+
+
+def _pruned(subject: Subject, gates: Mapping[str, Tensor], plain: Predictions, progress: Progress) -> Pruned:
+    example = subject.example()
+    predicted = subject.predict(progress, at=gates)
+    notes = list(subject.notes)
+    network, went = fold_gates(subject.network, example, gates)
+    after = subject.predict(progress, network=network)
+    if not torch.equal(after.top[:, 0], predicted.top[:, 0]) or after.accuracy_of_five != predicted.accuracy_of_five:
+        notes.append("folding into the weights would round an image into another class: all gates are held instead")
+        network, went = fold_gates(subject.network, example, gates, fold=False)
+        after = subject.predict(progress, network=network)
+    before_cost, after_cost = cost(subject.network, example), cost(network, example)
+    return Pruned(
+        network=network.cpu(),
+        blocks=went,
+        images=len(subject.images),
+        top1_before=plain.accuracy,
+        top1_predicted=predicted.accuracy,
+        top1_after=after.accuracy,
+        top5_before=plain.accuracy_of_five,
+        top5_predicted=predicted.accuracy_of_five,
+        top5_after=after.accuracy_of_five,
+        same_predictions=int((after.top[:, 0] == predicted.top[:, 0]).sum()),
+        parameters_before=before_cost.parameters,
+        parameters_after=after_cost.parameters,
+        multiply_adds_before=before_cost.multiply_adds,
+        multiply_adds_after=after_cost.multiply_adds,
+        path=None,
+        notes=tuple(notes),
+    )
+
+
+def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], list[str]]:
+    """The mean gates of an explanation, and the blocks that it advises to prune."""
+    if isinstance(explanation, Explanation):
+        return explanation.means, list(explanation.advice.blocks)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(explanation).expanduser()
+    content = read_json(folder / EXPLANATION)
+    try:
+        means = load_file(folder / GATES)
+        advised = [str(name) for name in content["advice"]["blocks"]]
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise StudyError(f"{folder} is no folder of explain, or damaged ({error}): run explain again") from error
+    return means, advised
+
+
+def _check_means(subject: Subject, means: Mapping[str, Tensor]) -> None:
+    shapes = {name: (channels_of(block),) for name, block in subject.blocks.items()}
+    if {name: tuple(mean.shape) for name, mean in means.items()} != shapes:
+        raise StudyError(f"the explanation is of another network than {subject.model}: its SE blocks are others")
+
+
+def _matching(subject: Subject, patterns: str | Sequence[str]) -> list[str]:
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    names = list(subject.blocks)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise StudyError(f"blocks={pattern!r} matches none of the SE blocks, which are {', '.join(names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

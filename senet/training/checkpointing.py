@@ -1,0 +1,142 @@
+"""Checkpoints that are whole or are known not to be: what a killed process or a full disk leaves is never trusted.
+
+A checkpoint is what `torch.save` writes, tensors and plain values, which `torch.load(weights_only=True)` reads. The
+digest of all its bytes stands behind them, as the comment that the ZIP format has room for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from senet.files.atomic import atomic_write
+from senet.files.run_folder import CHECKPOINTS, StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import BinaryIO
+
+__all__ = ["Newest", "is_whole", "newest", "place", "read_checkpoint", "step_of", "sweep", "write_checkpoint"]
+
+KEPT = 2
+"""The newest, and the one before it, to go on with where the newest turns out to be damaged."""
+
+_MARK = b"senet checkpoint, sha256 "
+_COMMENT = len(_MARK) + 64
+_NAME = re.compile(r"step-(\d{9,})\.ckpt")
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps of the run in `folder` lies."""
+    return folder / CHECKPOINTS / f"step-{step:09}.ckpt"
+
+
+def step_of(path: Path) -> int:
+    """The number of steps behind a checkpoint, by its name."""
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1])
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values: a new file, flushed to the disk, then in the place of an old one.
+
+    Raises:
+        OSError: where it cannot be written (the disk is full); what was there before is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:  # of torch's writer; the file's own error is behind it
+            raise _reason(error) from error
+        with temporary.open("r+b") as file:
+            file.seek(-2, os.SEEK_END)  # the length of the comment, which ends a ZIP file that has none
+            file.write(_COMMENT.to_bytes(2, "little"))
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0, os.SEEK_END)
+            file.write(_MARK + digest.encode())
+
+
+def _reason(error: BaseException) -> BaseException:
+    behind = error.__context__
+    while behind is not None:
+        if isinstance(behind, OSError):
+            return behind
+        behind = behind.__context__
+    return error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a checkpoint, as it was written."""
+    try:
+        with path.open("rb") as file:
+            return _is_whole(file)
+    except OSError:
+        return False
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    if size <= _COMMENT:
+        return False
+    file.seek(size - _COMMENT)
+    comment = file.read()
+    if not comment.startswith(_MARK):
+        return False
+    state, left = hashlib.sha256(), size - _COMMENT
+    file.seek(0)
+    while left and (chunk := file.read(min(left, 2**20))):
+        state.update(chunk)
+        left -= len(chunk)
+    return left == 0 and comment == _MARK + state.hexdigest().encode()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, its tensors on the CPU.
+
+    Raises:
+        StudyError: where it is not whole; nothing of it is then used.
+    """
+    if not is_whole(path):
+        raise StudyError(f"the checkpoint {path} is not whole: remove it to go on from the one before")
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+class Newest(NamedTuple):
+    """The newest whole checkpoint, if there is one, and the newer ones that are not whole."""
+
+    path: Path | None
+    broken: tuple[Path, ...]
+
+
+def newest(folder: Path) -> Newest:
+    """Look for the checkpoint from which the run in `folder` goes on."""
+    broken: list[Path] = []
+    for path in reversed(_all(folder)):
+        if is_whole(path):
+            return Newest(path, tuple(broken))
+        broken.append(path)
+    return Newest(None, tuple(broken))
+
+
+def sweep(folder: Path, *, kept: int = KEPT) -> None:
+    """Remove checkpoints but the newest `kept`, and what interrupted writers left in the run's folder."""
+    for path in [*_all(folder)[: -kept or None], *folder.glob(".senet-*"), *(folder / CHECKPOINTS).glob(".senet-*")]:
+        path.unlink(missing_ok=True)
+    if kept == 0 and (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
+        (folder / CHECKPOINTS).rmdir()
+
+
+def _all(folder: Path) -> list[Path]:
+    """The checkpoints, oldest first."""
+    found = [path for path in (folder / CHECKPOINTS).glob("*.ckpt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)

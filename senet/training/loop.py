@@ -1,0 +1,249 @@
+"""The training loop, which is Lightning's: what it trains, and how it is set up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from senet.console.stopping import Stopped
+from senet.data.augmentation import mixing_of
+from senet.data.sampling import forking, random_key
+from senet.evaluation.logits import logits_of
+from senet.files.run_folder import TENSORBOARD, StudyError
+from senet.insertion import parameter_groups
+from senet.training.callbacks import Averaging, EveryBlockRuns, FrozenStatistics
+from senet.training.failures import in_plain_words
+from senet.training.processes.strategies import ReadsWhole, strategy_for
+from senet.training.recorder import Recorder
+from senet.training.schedules import learning_rate_factor
+from senet.training.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch.utils.data import DataLoader
+
+    from senet.console.progress import Progress
+    from senet.data.sampling import Batch
+    from senet.data.transforms import Preprocessing
+    from senet.recipe.recipe import Recipe
+    from senet.training.setup import Plan
+
+__all__ = ["Classifier", "fit"]
+
+_STEP = -1  # in place of an epoch, so that a step's randomness is no sample's
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+class Classifier(L.LightningModule):
+    """A network with its loss, tallies and optimiser.
+
+    Batches are (N, 3, H, W) uint8 with labels (N,); normalising and mixing them is done here, on the device.
+
+    Args:
+        network: (N, 3, H, W) -> (N, num_classes).
+        plan: its recipe, preprocessing, and the processes that it is trained by.
+        seed: of what is random in a step (dropout, mixing).
+    """
+
+    def __init__(self, network: nn.Module, plan: Plan, *, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe: Recipe = plan.recipe
+        self.preprocessing: Preprocessing = plan.preprocessing
+        self.steps = plan.steps
+        self.seed = seed
+        self.rank = plan.processes.rank
+        self.trained = Tally(plan.processes)
+        self.held = Tally(plan.processes)
+        self.averaged: AveragedModel | None = None
+        if self.recipe.ema:
+            average = get_ema_multi_avg_fn(self.recipe.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+            self.averaged.eval()
+        self._mix = mixing_of(self.recipe, plan.num_classes)
+        self._layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and saved: the moving average where there is one."""
+        if self.averaged is None:
+            return self.network
+        average: nn.Module = self.averaged.module
+        return average
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
+        """Seed what is random in this step by (seed, step), so that a resumed run draws the same."""
+        parts = self.recipe.accumulate
+        others = (self.rank,) if self.rank else ()
+        key = random_key(self.seed, _STEP, self.global_step * parts + batch_idx % parts, *others)
+        torch.default_generator.manual_seed(key)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(key)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(key)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 Lightning's signature
+        """The cross entropy of one batch."""
+        pixels, labels = batch
+        inputs, targets = self.inputs(pixels), labels
+        if self._mix is not None:
+            inputs, targets = self._mix(inputs, labels)
+        logits = logits_of(self.network(inputs))
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+        self.trained.count(loss.detach(), logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
+        """Count one batch of held-out images; those with a label below 0 fill a batch up and do not count."""
+        pixels, labels = batch
+        logits = logits_of(self.measured(self.inputs(pixels)))
+        counted = labels >= 0
+        loss = F.cross_entropy(logits, labels, ignore_index=-1) if counted.any() else logits.new_zeros(())
+        self.held.count(loss, logits, labels)
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """The network's input of (N, 3, H, W) uint8 pixels, in the recipe's memory format."""
+        return self.preprocessing.normalise(pixels).contiguous(memory_format=self._layout)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """SGD or AdamW, the learning rates set at every step."""
+        recipe = self.recipe
+        groups = parameter_groups(
+            self.network,
+            recipe.lr,
+            recipe.se_lr,
+            weight_decay=recipe.weight_decay,
+            decay_norms_and_biases=recipe.decay_norms_and_biases,
+        )
+        optimiser: torch.optim.Optimizer
+        if recipe.optimiser == "adamw":
+            optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+        else:
+            nesterov = recipe.nesterov and recipe.momentum > 0
+            optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate_factor(step, self.steps, recipe)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(
+    classifier: Classifier,
+    train: DataLoader[Batch],
+    held: DataLoader[Batch],
+    folder: Path,
+    *,
+    plan: Plan,
+    checkpoint: Path | None,
+    progress: Progress,
+    callbacks: Sequence[Callback] = (),
+) -> list[dict[str, float]]:
+    """Train to the recipe's last epoch, from a checkpoint where there is one.
+
+    Args:
+        classifier: what to train, in place.
+        train: batches to train on; its sampler begins with the step that is next.
+        held: batches to measure each epoch on.
+        folder: where metrics, checkpoints and TensorBoard's log go.
+        plan: where to train, and how often a checkpoint is written.
+        checkpoint: what to go on from.
+        progress: is told of every step and epoch.
+        callbacks: more of them.
+
+    Returns:
+        One row of metrics for each epoch.
+
+    Raises:
+        Stopped: where a signal asked to stop; a checkpoint is written.
+        StudyError: where the loss is not finite, an SE block did not run, the disk is full or memory exhausted.
+    """
+    recipe, device = plan.recipe, plan.placement.device
+    if recipe.precision == "16" and device.type == "cpu":
+        raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
+    recorder = Recorder(folder, plan, train, classifier.trained, progress)
+    first = plan.processes.rank == 0
+    with quiet(), in_plain_words(folder, recipe):
+        trainer = L.Trainer(
+            accelerator=device.type,
+            devices=_devices(plan),
+            num_nodes=plan.placement.nodes,
+            strategy=strategy_for(plan),
+            precision=_PRECISIONS[recipe.precision],  # type: ignore[arg-type]
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.clip,
+            logger=TensorBoardLogger(folder, name="", version=TENSORBOARD) if first else False,
+            callbacks=[
+                EveryBlockRuns(compiling=recipe.compile),
+                FrozenStatistics(plan.steps, recipe),
+                Averaging(),
+                recorder,
+                *callbacks,
+            ],
+            plugins=[ReadsWhole()],
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+        classifier.train()
+        if classifier.averaged is not None:
+            classifier.averaged.eval()
+        with recorder.request.listening(), _shielded(train), _shielded(held):
+            try:
+                trainer.fit(classifier, train, held, ckpt_path=checkpoint, weights_only=True)
+            except SystemExit as end:  # what Lightning makes of Ctrl-C
+                if isinstance(end.__context__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from end
+                raise
+            except Stopped as end:
+                if end.number == signal.SIGINT:
+                    raise KeyboardInterrupt from end
+                raise
+    return recorder.history
+
+
+def _shielded(loader: DataLoader[Batch]) -> contextlib.AbstractContextManager[None]:
+    shield: Any = loader.worker_init_fn
+    return shield.raised()  # type: ignore[no-any-return]
+
+
+def _devices(plan: Plan) -> int | list[int]:
+    placement = plan.placement
+    if placement.device.type == "cpu":
+        return len(placement.devices)
+    return list(placement.devices)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's banners, and without its advice on what is chosen here on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), forking():
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)  # of PyTorch 2.11
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

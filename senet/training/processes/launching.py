@@ -1,0 +1,97 @@
+"""Starting the processes of a training on this machine, where neither torchrun nor SLURM has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from senet.console.stopping import Stopped
+from senet.files.run_folder import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from senet.training.processes.processes import Placement
+
+__all__ = ["launch"]
+
+T = TypeVar("T")
+
+_PLAIN = ("StudyError", "DataError", "ModelError", "WeightsError", "InsertionError", "ValueError", "OSError")
+"""Errors whose text is written for the user."""
+
+
+def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, Any]) -> T:
+    """Call `work` in as many processes as the placement has devices, and return what the first of them returns.
+
+    They are started as torchrun does it, which `work` then finds itself under; one that fails ends the others, and
+    nothing is started again. Functions and arguments go to them by pickle.
+
+    Raises:
+        StudyError: what the process that failed first has said, or that it was ended from outside.
+        Stopped, KeyboardInterrupt: where a signal asked to stop; the processes were told.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=len(placement.devices),
+        run_id=f"senet-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        with _quiet():
+            results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
+    except ChildFailedError as error:
+        raise _said(error) from error
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise Stopped(error.sigval, f"stopped by {signal.Signals(error.sigval).name}") from error
+    result: T = results[0]
+    return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torchrun's own account of a failure, which is said once, in one line."""
+    names = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    recorded: Any = record(work)
+    result: T = recorded(**arguments)
+    return result if os.environ["RANK"] == "0" else None
+
+
+def _said(error: Any) -> Exception:
+    """What the process that failed first has said, by the record that it left."""
+    rank, failure = error.get_first_failure()
+    said = failure.message
+    text = str(said.get("message", "") if isinstance(said, dict) else said)
+    kind, colon, rest = text.partition(": ")
+    if colon and kind in _PLAIN:
+        return StudyError(rest)
+    why = text.splitlines()[0] if text else f"exit status {failure.exitcode}"
+    return StudyError(
+        f"process {rank} of the training ended ({why}); the same command goes on from the last checkpoint"
+    )

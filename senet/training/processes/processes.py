@@ -1,0 +1,279 @@
+"""The processes of a training: one a device, started by torchrun, by SLURM, or by us."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from senet.evaluation.logits import device_of
+from senet.files.run_folder import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from senet.evaluation.logits import Predictions
+
+__all__ = ["Placement", "Processes", "joined", "joined_predictions", "placement_of"]
+
+STRATEGIES = ("ddp", "fsdp")
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a training runs.
+
+    Attributes:
+        device: of this process.
+        devices: the indices of all devices of this machine that take part; (0,) for a CPU or a single one.
+        nodes: machines.
+        strategy: "ddp" or "fsdp".
+        launched: by whom the processes were started: "torchrun", "slurm", or "" where there is one, or they are
+            still to be started.
+    """
+
+    device: torch.device
+    devices: tuple[int, ...] = (0,)
+    nodes: int = 1
+    strategy: str = "ddp"
+    launched: str = ""
+
+    @property
+    def count(self) -> int:
+        """Processes in all."""
+        return len(self.devices) * self.nodes
+
+    @property
+    def to_start(self) -> bool:
+        """Whether there are to be several processes, which nobody has started."""
+        return self.count > 1 and not self.launched
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """This process among those of the training."""
+
+    rank: int = 0
+    count: int = 1
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` gives in the first process, in all of them; an error there is raised in all of them."""
+        if self.count == 1:
+            return work()
+        said: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                said[0] = work()
+            except Exception as error:  # raised below, in every process
+                said[1] = error
+        dist.broadcast_object_list(said, src=0)
+        if said[1] is not None:
+            raise said[1]
+        result: T = said[0]
+        return result
+
+    def gathered(self, own: T) -> list[T]:
+        """What each process has, by rank."""
+        if self.count == 1:
+            return [own]
+        every: list[Any] = [None] * self.count
+        dist.all_gather_object(every, own)
+        return every
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+
+def placement_of(devices: str | int | None = None, nodes: int | None = None, strategy: str | None = None) -> Placement:
+    """Where a training runs, by what was asked for and by who started this process.
+
+    Args:
+        devices: None or "auto" for a GPU where there is one, else the CPU, and under torchrun or SLURM for as many
+            as they started processes; a number for as many GPUs of this machine, or processes where it has none;
+            "cpu", "cpu*2", "cuda", "cuda:1", "cuda:0,2", "mps".
+        nodes: machines.
+        strategy: "ddp" or "fsdp".
+
+    Raises:
+        StudyError: on devices that are not there, or other numbers than torchrun or SLURM started.
+    """
+    if strategy is not None and strategy not in STRATEGIES:
+        raise StudyError(f"strategy is one of {', '.join(STRATEGIES)}, not {strategy!r}")
+    if nodes is not None and (type(nodes) is not int or nodes < 1):
+        raise StudyError(f"nodes is a whole number of at least 1, not {nodes!r}")
+    asked = str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda")
+    outside = _launched()
+    if outside is not None:
+        found = _within(asked, nodes, outside)
+    else:
+        if nodes is not None and nodes > 1:
+            raise StudyError(
+                f"nodes={nodes}: start the command on each machine with torchrun, or all of it with SLURM's srun"
+            )
+        found = _asked(asked)
+    found = dataclasses.replace(found, strategy=strategy or "ddp")
+    if strategy == "fsdp" and found.device.type != "cuda":
+        raise StudyError("strategy='fsdp' shards a network over GPUs, and there are none here: 'ddp' runs anywhere")
+    return found
+
+
+def _asked(asked: str) -> Placement:
+    if found := re.fullmatch(r"cpu\*(\d+)", asked):
+        return Placement(torch.device("cpu"), tuple(range(_positive(asked, found[1]))))
+    if asked.isdecimal() and asked not in ("0", "1"):
+        here = torch.cuda.device_count()
+        if here and int(asked) > here:
+            raise StudyError(f"devices={asked} is more than this machine has: {here}")
+        return Placement(torch.device("cuda", 0) if here else torch.device("cpu"), tuple(range(int(asked))))
+    if found := _INDICES.fullmatch(asked):
+        indices = _sorted(found[1])
+        there = [device_of(f"cuda:{index}") for index in indices]
+        return Placement(there[0], indices)
+    device = device_of(asked)
+    return Placement(device, (device.index or 0,))
+
+
+_INDICES = re.compile(r"cuda:(\d+(?:,\d+)+)")
+
+
+def _sorted(indices: str) -> tuple[int, ...]:
+    return tuple(sorted({int(index) for index in indices.split(",")}))
+
+
+def _positive(asked: str, number: str) -> int:
+    if int(number) < 1:
+        raise StudyError(f"devices={asked!r} are none")
+    return int(number)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outside:
+    """What torchrun or SLURM says."""
+
+    by: str
+    rank: int
+    world: int
+    local_rank: int
+    nodes: int
+    address: str = ""
+    port: int = 0
+
+    @property
+    def per_node(self) -> int:
+        return self.world // self.nodes
+
+
+def _launched() -> _Outside | None:
+    """Who started this process as one of several, by the environment."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        world, local = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
+        return _Outside(
+            "torchrun", int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), max(1, world // local)
+        )
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    if SLURMEnvironment.detect():
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # --ntasks in place of --ntasks-per-node
+            raise StudyError(f"SLURM's job cannot be taken part in: {error}") from error
+        return _Outside(
+            "slurm",
+            slurm.global_rank(),
+            slurm.world_size(),
+            slurm.local_rank(),
+            int(environment.get("SLURM_NNODES", "1")),
+            slurm.main_address,
+            slurm.main_port,
+        )
+    return None
+
+
+def _within(asked: str, nodes: int | None, outside: _Outside) -> Placement:
+    """One of the processes that torchrun or SLURM started; what else was asked for has to agree."""
+    count = re.fullmatch(r"(?:cpu\*)?(\d+)", asked)
+    listed = _INDICES.fullmatch(asked)
+    indices = _sorted(listed[1]) if listed else tuple(range(outside.per_node))
+    wrong = count is not None and int(count[1]) != outside.per_node
+    if wrong or len(indices) != outside.per_node or (nodes is not None and nodes != outside.nodes):
+        raise StudyError(
+            f"devices={asked} and nodes={nodes or 'as started'} do not go with the {outside.per_node} processes on "
+            f"each of {outside.nodes} machines that {outside.by} started"
+        )
+    if asked.startswith("cpu") or not torch.cuda.is_available():
+        device = torch.device("cpu")
+    else:
+        device = device_of(f"cuda:{indices[outside.local_rank]}")
+    return Placement(device, indices, outside.nodes, launched=outside.by)
+
+
+def _store(outside: _Outside) -> Store | None:
+    """Where the processes of one machine find each other under torchrun; None for PyTorch's own choice.
+
+    After a restart torchrun hands on the store of the attempt before, with the addresses of processes that are gone.
+    Machines may count restarts differently, so that several of them cannot tell attempts apart by their number.
+    """
+    environment = os.environ
+    if outside.by != "torchrun" or outside.nodes > 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    shared = dist.TCPStore(  # type: ignore[attr-defined]
+        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False
+    )
+    return PrefixStore(f"senet-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+
+
+@contextlib.contextmanager
+def joined(placement: Placement) -> Iterator[Processes]:
+    """Within it this process is one of the placement's, and they can talk to each other."""
+    if placement.count == 1:
+        yield Processes()
+        return
+    outside = _launched()
+    if outside is None:
+        raise StudyError(f"{placement.count} processes are to be started with torchrun or SLURM's srun")
+    kind = placement.device.type
+    if kind == "cuda":
+        torch.cuda.set_device(placement.device)
+    if outside.by == "slurm":  # torchrun has set these
+        os.environ.update(MASTER_ADDR=outside.address, MASTER_PORT=str(outside.port))
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=outside.rank, world_size=outside.world, store=_store(outside))
+    threads = torch.get_num_threads()
+    if kind == "cpu":  # the processes share the machine's cores
+        torch.set_num_threads(max(1, threads // len(placement.devices)))
+    try:
+        yield Processes(outside.rank, outside.world)
+    finally:
+        torch.set_num_threads(threads)
+        dist.destroy_process_group()
+
+
+def joined_predictions(parts: list[Predictions]) -> Predictions:
+    """What the processes said of their shares, in the order of the images: image i is process i % count's."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = [len(part.labels) for part in parts]
+    images = [range(rank, rank + len(parts) * count, len(parts)) for rank, count in enumerate(lengths)]
+    order = torch.tensor([index for share in images for index in share]).argsort()
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(parts[0]):
+        each = [getattr(part, field.name) for part in parts]
+        if isinstance(each[0], torch.Tensor):
+            values[field.name] = torch.cat(each)[order]
+        elif field.name == "loss":
+            values[field.name] = sum(loss * n for loss, n in zip(each, lengths, strict=True)) / sum(lengths)
+        else:
+            values[field.name] = each[0]
+    return dataclasses.replace(parts[0], **values)

@@ -1,0 +1,55 @@
+"""How Lightning spreads a training over processes, and how it writes and reads checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
+
+from senet.files.run_folder import StudyError
+from senet.training.checkpointing import read_checkpoint, write_checkpoint
+
+if TYPE_CHECKING:
+    from senet.training.setup import Plan
+
+__all__ = ["ReadsWhole", "strategy_for"]
+
+
+class ReadsWhole(CheckpointIO):
+    """Checkpoints that are written whole, and read only where they are."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Write it."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Read it, with `weights_only=True` whatever is asked for."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove it."""
+        Path(path).unlink(missing_ok=True)
+
+
+def strategy_for(plan: Plan) -> str | Strategy:
+    """Lightning's strategy: its own choice for one process, DDP or FSDP for several.
+
+    Raises:
+        StudyError: where FSDP, which gives each GPU a part of each weight, cannot do what the recipe asks.
+    """
+    placement, recipe = plan.placement, plan.recipe
+    if placement.count == 1:
+        return "auto"
+    if placement.strategy == "fsdp":
+        if recipe.ema or not recipe.decay_norms_and_biases:
+            raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
+        return FSDPStrategy(state_dict_type="full", use_orig_params=True)
+    # Batch norm's statistics are those of all processes, so that its buffers need not be sent at every step.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13
+    kept: dict[str, Any] = {name: False}
+    return DDPStrategy(**kept)

@@ -1,0 +1,197 @@
+"""`create`: a network by its name, with weights and SE where asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import operator
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet.block import SESpec
+from senet.errors import ModelError
+from senet.insertion import insert
+from senet.zoo.names.naming import is_saved, list_models, mark, origin, resolve
+from senet.zoo.names.skeleton import insert_without_values
+from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource, extra
+from senet.zoo.weights.adapt import for_model, holds_se, take_se
+from senet.zoo.weights.compatibility import head_of
+from senet.zoo.weights.load import WeightsError, load_file
+from senet.zoo.weights.reading import WeightsFile, read_file
+
+__all__ = ["create"]
+
+_log = logging.getLogger("senet")
+_SMALLER = {224: 128}  # pixels a side: the zoo's networks have the same sites there, found in a third of the time
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class _NotGiven(int):
+    """The default of `num_classes`: 1000 to a reader, and known from a 1000 that was asked for."""
+
+
+_CLASSES = _NotGiven(DEFAULT_CLASSES)
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int = _CLASSES,
+    weights: str | os.PathLike[str] | None = None,
+    spec: SESpec | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Make a network by its name, in training mode, as PyTorch's constructors do.
+
+    Under `with torch.device("meta"):` it has shapes and no values, SE included: for counting, in no time.
+
+    Args:
+        name: of the zoo (`resnet20`; `se_resnet20` is the same with SE as the authors released it, with biases),
+            `torchvision:mobilenet_v2`, `timm:convnext_tiny`, `path/to/file.py:function` (the file is run), or
+            a file that `save` wrote, or a run folder.
+        num_classes: size of the classifier. Not given, it is the weights' own, and without weights the network's:
+            1000, or what torchvision, timm or the function have set. A function that does not take it is not
+            given it. A saved network keeps its own.
+        weights: a path (`.safetensors`, `.pth`, the authors' `.caffemodel`; published weights in every dialect that
+            `senet.zoo.load_weights` knows), "pretrained" (torchvision's or timm's own, which may be
+            downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever downloaded. Where
+            `num_classes` is given and is not the weights', the classifier starts fresh;
+            `senet.zoo.load_weights` reports it, here it goes to the log "senet".
+        spec: put SE of this kind into the network. Its `start=None` means the paper's initialisation, or, with
+            weights of the plain network, the identity. Not given, the blocks of a `se_` network have the width and
+            the biases that they have in the weights.
+        options: passed on to the network's builder.
+
+    Raises:
+        ModelError: (a ValueError) where there is no such network, with the nearest names, or it does not take
+            the options.
+        WeightsError: (a ValueError) where the weights cannot be read or are of another network.
+        ImportError: where torchvision or timm is needed and missing, with the command that installs it.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a network's name is a string, not {type(name).__name__}")
+    if spec is not None and not isinstance(spec, SESpec):
+        raise TypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    name = os.fspath(name)
+    classes = None if num_classes is _CLASSES else _count(name, num_classes)
+    if name not in list_models() and is_saved(name):
+        return _loaded(name, classes, weights, spec, options)
+    source, named_spec = resolve(name)
+    spec = named_spec if spec is None else spec
+    if weights is None:
+        built = source.build(classes, options)
+        return _with_se(source, built, spec, "paper")
+    if weights == "pretrained":
+        return _with_se(source, source.pretrained(classes, options), spec, "identity")
+    file = read_file(_fetched(weights))
+    options = _as_published(source, file, options)
+    built = source.build(classes, options)
+    if classes is None and (head := head_of(built.model, for_model(built.model, file)[0])):
+        built = source.build(head.classes, options)
+    # a classifier may only start fresh where a number of classes was asked for
+    head_rule = "strict" if classes is None else "replace"
+    if spec is not None and holds_se(built.model, file):
+        model = _with_se(source, built, spec, "paper")
+        if spec is named_spec:
+            take_se(model, file)
+        _load(model, file, head_rule)
+        return model
+    _load(built.model, file, head_rule)
+    return _with_se(source, built, spec, "identity")
+
+
+def _as_published(source: Source, file: WeightsFile, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with Caffe's first pooling where the weights were trained with it and the network can have it."""
+    if not (file.caffe_pool and isinstance(source, ZooSource)):
+        return dict(options)
+    known = inspect.signature(source.entry.build).parameters
+    return {**({"caffe_pool": True} if "caffe_pool" in known else {}), **options}
+
+
+def _load(model: nn.Module, file: WeightsFile, head_rule: str) -> None:
+    report = load_file(model, file, head=head_rule)
+    for note in report.notes:
+        _log.info("%s: %s", file.source, note)
+
+
+def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> nn.Module:
+    """The network, marked with its origin, and with SE where there is a spec; `start` where the spec has none."""
+    model = built.model
+    mark(model, source.name, built.options)
+    if spec is None:
+        return model
+    shape = source.input_shape(built)
+    if shape is None:
+        raise ModelError(
+            f"what {source.name} takes as input is not known, so spec= cannot put SE into it here: create it "
+            f"plain, then senet.insert(model, example, spec)"
+        )
+    channels, height, width = shape
+    where = None
+    if isinstance(source, ZooSource):
+        where = source.entry.where
+        height, width = (_SMALLER.get(side, side) for side in (height, width))
+    like = next(model.parameters())
+    example = torch.randn((1, channels, height, width), generator=torch.Generator().manual_seed(0), device="cpu")
+    spec = dataclasses.replace(spec, start=spec.start or start)
+    if like.is_meta:
+        return insert_without_values(model, example.to(like), spec, where)
+    return insert(model, example.to(like), spec, where=where, inplace=True)
+
+
+def _count(name: str, num_classes: object) -> int:
+    try:
+        count = operator.index(num_classes)  # type: ignore[arg-type]
+    except TypeError:
+        count = -1
+    least = 0 if name.startswith("timm:") else 1  # timm: 0 is no classifier
+    if isinstance(num_classes, bool) or count < least:
+        raise ModelError(f"num_classes is a whole number of at least {least}, not {num_classes!r}")
+    return count
+
+
+def _fetched(weights: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path of the weights, fetched from the hub where `hf:owner/name` says so."""
+    if not isinstance(weights, str) or not weights.startswith("hf:"):
+        return weights
+    repository = weights.removeprefix("hf:")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise WeightsError(f"weights={weights!r}: on the hub they are named hf:owner/name")
+    hub = extra("huggingface_hub", "hub")
+    for file in _HUB_FILES:
+        try:
+            path: str = hub.hf_hub_download(repository, file)
+        except hub.errors.EntryNotFoundError:
+            continue
+        except Exception as error:  # no such repository, no network, no permission
+            raise WeightsError(f"{weights} cannot be fetched: {type(error).__name__}: {error}") from error
+        return path
+    raise WeightsError(f"{weights} has none of {', '.join(_HUB_FILES)}")
+
+
+def _loaded(
+    name: str,
+    classes: int | None,
+    weights: str | os.PathLike[str] | None,
+    spec: SESpec | None,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    from senet.saving.saving import load
+
+    for what, given in (("weights", weights), ("spec", spec), *options.items()):
+        if given is not None:
+            raise ModelError(f"{name} is a saved network, complete with weights, SE and options; it takes no {what}=")
+    model = load(name)
+    network, saved = origin(model)
+    if classes is not None and saved.get("num_classes", classes) != classes:
+        raise ModelError(
+            f"{name} has {saved['num_classes']} classes, not {classes}; for a fresh classifier on its weights "
+            f"create {network!r} with weights={name!r}"
+        )
+    return model.train()

@@ -1,0 +1,142 @@
+"""From a name to the network: `resnet20`, `torchvision:...`, `timm:...`, `file.py:function`, a saved file."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from senet.block import SESpec
+from senet.errors import ModelError
+from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource, extra
+from senet.zoo.networks import (
+    bn_inception,
+    cifar_resnet,
+    inception_resnet,
+    mobilenet,
+    preact_resnet,
+    resnet,
+    senet154,
+    shake_shake,
+    shufflenet,
+    vgg,
+    wide_resnet,
+)
+from senet.zoo.networks.entry import Entry
+
+__all__ = ["ORIGIN", "SAVED", "is_saved", "list_models", "mark", "origin", "resolve"]
+
+ORIGIN = "_senet_origin"
+SAVED = "model.safetensors"  # the trained network in a run folder
+_FAMILIES = (
+    resnet,
+    vgg,
+    bn_inception,
+    inception_resnet,
+    mobilenet,
+    shufflenet,
+    senet154,
+    cifar_resnet,
+    preact_resnet,
+    wide_resnet,
+    shake_shake,
+)
+_NETWORKS: Mapping[str, Entry] = MappingProxyType(
+    {name: entry for family in _FAMILIES for name, entry in family.NETWORKS.items()}
+)
+_WITH_SE: Mapping[str, str] = MappingProxyType(
+    {entry.se_name or f"se_{name}": name for name, entry in _NETWORKS.items() if entry.se_name is not None}
+)  # the name with SE -> the network that it is put into
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the zoo's networks that match an fnmatch pattern, sorted.
+
+    A network and the same with SE are `resnet50` and `se_resnet50`. Where the published network holds SE, the one
+    without is called plain: `senet154_plain` and `senet154`; `mobilenet_v3_small_plain`, the published
+    `mobilenet_v3_small`, and `se_mobilenet_v3_small`, which is the plain one with SE as the SE paper has it.
+    `resnet50` and deeper are the paper's, with the stride in the first 1×1 convolution; `resnet50_v1_5` is today's.
+
+    Beside these `create` takes torchvision's (`torchvision:NAME`) and timm's (`timm:NAME`).
+    """
+    return sorted(name for name in (*_NETWORKS, *_WITH_SE) if fnmatch.fnmatchcase(name, pattern))
+
+
+def resolve(name: str) -> tuple[Source, SESpec | None]:
+    """The source of the plain network, and the SE block that the name asks for.
+
+    Raises:
+        ModelError: where there is no such network, with the nearest names.
+    """
+    if name in _NETWORKS:
+        return ZooSource(name, _NETWORKS[name]), None
+    if name in _WITH_SE:
+        return resolve(_WITH_SE[name])[0], SESpec(bias=True)
+    prefix, colon, _ = name.partition(":")
+    if colon and prefix == "torchvision":
+        return TorchvisionSource(name), None
+    if colon and prefix == "timm":
+        return TimmSource(name), None
+    path, colon, function = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return FileSource(Path(path), function), None
+    raise _unknown(name)
+
+
+def is_saved(name: str) -> bool:
+    """Whether `name` is a file that `save` may have written, or a run folder."""
+    path = Path(name)
+    return (path.is_dir() and (path / SAVED).is_file()) or (path.is_file() and path.suffix == ".safetensors")
+
+
+def mark(model: nn.Module, name: str, options: Mapping[str, Any]) -> None:
+    """Write on `model` which network it is."""
+    model.__dict__[ORIGIN] = {"model": name, "options": dict(options)}
+
+
+def origin(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """Which network `model` is, and its options; None for one that `create` did not make."""
+    found = model.__dict__.get(ORIGIN)
+    return (None, {}) if found is None else (found["model"], dict(found["options"]))
+
+
+def _unknown(name: str) -> ModelError:
+    path = Path(name)
+    if name.endswith(".py"):
+        return ModelError(f"{name!r} is a file; say which function of it makes the network: {name}:FUNCTION")
+    if path.is_dir():
+        return ModelError(f"the folder {name!r} is no run folder: it has no {SAVED}")
+    if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".caffemodel"):
+        return ModelError(f"{name!r} holds weights, not a network: name the network, and give weights={name!r}")
+    if os.sep in name or path.suffix == ".safetensors":
+        return ModelError(
+            f"{name!r} does not exist; a network is a name of the zoo, torchvision:NAME, timm:NAME, "
+            f"path/to/file.py:function, or a file that senet.save wrote"
+        )
+    near = _near(name)
+    some = f"the zoo has {', '.join(list_models()[:8])}, …: list_models() names all"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else some
+    return ModelError(f"there is no network {name!r}; {hint}")
+
+
+def _near(name: str) -> list[str]:
+    """What `name` may mean: torchvision's network of that name, else one of the zoo, else of timm or torchvision."""
+    bare = name.rpartition(":")[2]
+    elsewhere: list[str] = []
+    for library, module, needed in (("torchvision", "torchvision.models", "study"), ("timm", "timm", "timm")):
+        if not importlib.util.find_spec(library):
+            continue
+        known = [f"{library}:{other}" for other in extra(module, needed).list_models()]
+        if f"{library}:{bare}" in known:
+            return [f"{library}:{bare}"]
+        elsewhere += known
+        if near := difflib.get_close_matches(name, list_models(), n=3):
+            return near  # without asking timm, which takes seconds to import
+    return difflib.get_close_matches(name, list_models(), n=3) or difflib.get_close_matches(name, elsewhere, n=3)

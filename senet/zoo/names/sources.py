@@ -1,0 +1,310 @@
+"""Where networks come from: the zoo, torchvision, timm, or a function in the user's own file.
+
+Each source builds the plain network, and says with which options: what `save` writes and `load` builds it from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from torch import nn
+
+from senet.errors import ModelError
+from senet.words import did_you_mean
+from senet.zoo.networks.entry import Entry
+from senet.zoo.weights.load import load_tensors
+
+__all__ = ["Built", "FileSource", "Source", "TimmSource", "TorchvisionSource", "ZooSource", "extra"]
+
+DEFAULT_CLASSES = 1000
+_WEIGHT_OPTIONS = frozenset(
+    {
+        *("weights", "weights_backbone"),
+        *("pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
+        *("checkpoint_path", "cache_dir"),
+    }
+)  # of torchvision's and timm's builders: they read files and fetch them
+_CROPS = {"inception_v3": 299}  # the others of torchvision's classifiers were made for 224
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A plain network, and the options that build it again, the number of classes among them."""
+
+    model: nn.Module
+    options: dict[str, Any]
+
+
+class Source(Protocol):
+    """One plain network that can be built by name."""
+
+    @property
+    def name(self) -> str:
+        """The whole name, as `create` takes it."""
+
+    def build(self, num_classes: int | None, options: Mapping[str, Any], /) -> Built:
+        """The network with fresh weights; None: as many classes as it has of itself. Nothing is downloaded."""
+
+    def pretrained(self, num_classes: int | None, options: Mapping[str, Any], /) -> Built:
+        """The network with the library's own weights, which may be downloaded."""
+
+    def input_shape(self, built: Built, /) -> tuple[int, int, int] | None:
+        """Channels, height and width of the pictures it was made for, where that is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooSource:
+    """A network of `senet.zoo`."""
+
+    name: str
+    entry: Entry
+
+    def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
+        """See `Source`."""
+        wanted = DEFAULT_CLASSES if num_classes is None else num_classes
+        all_options = {"num_classes": wanted, **options}
+        _check_arguments(self.name, self.entry.build, all_options)
+        return Built(self.entry.build(**all_options), all_options)
+
+    def pretrained(self, _num_classes: int | None, _options: Mapping[str, Any], /) -> Built:
+        """See `Source`."""
+        raise ModelError(f"there are no published weights of the zoo's {self.name}: weights= is a path, or None")
+
+    def input_shape(self, built: Built) -> tuple[int, int, int] | None:
+        """See `Source`."""
+        return (built.options.get("in_channels", 3), *self.entry.input_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchvisionSource:
+    """A network that `torchvision.models.get_model` builds."""
+
+    name: str
+
+    def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
+        """See `Source`."""
+        _refuse_weight_options(self.name, options)
+        builder = self._builder()
+        if num_classes is None and self._is_classifier():
+            num_classes = DEFAULT_CLASSES
+        all_options = _with_classes(num_classes, options)
+        offline = {} if "weights_backbone" not in inspect.signature(builder).parameters else {"weights_backbone": None}
+        with _named_errors(self.name, options):
+            return Built(builder(**offline | all_options), all_options)
+
+    def pretrained(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
+        """See `Source`."""
+        _refuse_weight_options(self.name, options)
+        builder = self._builder()
+        known = extra("torchvision.models", "study").get_model_weights(self._bare())
+        with _named_errors(self.name, options):
+            model: nn.Module = builder(weights=known.DEFAULT, **options)
+        # what torchvision sets where it loads weights, and would not set where they come from a file
+        settings = {
+            option: getattr(model, option)
+            for option in ("aux_logits", "transform_input")
+            if isinstance(getattr(model, option, None), bool)
+        }
+        if getattr(model, "aux_classifier", None) is not None:
+            settings["aux_loss"] = True
+        classes = len(known.DEFAULT.meta["categories"]) if "categories" in known.DEFAULT.meta else None
+        if num_classes is None or num_classes == classes:
+            return Built(model, _with_classes(classes, {**options, **settings}))
+        built = self.build(num_classes, {**options, **settings})
+        load_tensors(built.model, model.state_dict(), f"{self.name} with torchvision's weights")
+        return built
+
+    def input_shape(self, built: Built) -> tuple[int, int, int] | None:
+        """See `Source`."""
+        if not self._is_classifier():
+            return None
+        size = built.options.get("image_size", _CROPS.get(self._bare(), 224))
+        return (3, size, size)
+
+    def _bare(self) -> str:
+        return self.name.partition(":")[2]
+
+    def _builder(self) -> Any:
+        models = extra("torchvision.models", "study")
+        if self._bare() not in models.list_models():
+            raise ModelError(
+                f"torchvision has no network {self._bare()!r}{did_you_mean(self._bare(), models.list_models())}"
+            )
+        return models.get_model_builder(self._bare())
+
+    def _is_classifier(self) -> bool:
+        models = extra("torchvision.models", "study")
+        return self._bare() in models.list_models(module=models)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimmSource:
+    """A network that `timm.create_model` builds."""
+
+    name: str
+
+    def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
+        """See `Source`."""
+        return self._created(num_classes, options, pretrained=False)
+
+    def pretrained(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
+        """See `Source`."""
+        return self._created(num_classes, options, pretrained=True)
+
+    def input_shape(self, built: Built) -> tuple[int, int, int] | None:
+        """See `Source`."""
+        shape = getattr(built.model, "pretrained_cfg", {}).get("input_size")
+        if shape is None:
+            return None
+        size = built.options.get("img_size", shape[1:])
+        height, width = (size, size) if isinstance(size, int) else size
+        return (built.options.get("in_chans", shape[0]), height, width)
+
+    def _created(self, num_classes: int | None, options: Mapping[str, Any], *, pretrained: bool) -> Built:
+        _refuse_weight_options(self.name, options)
+        timm = extra("timm", "timm")
+        bare = self.name.partition(":")[2]
+        if not timm.is_model(bare):  # not hf-hub:..., which would be fetched
+            raise ModelError(f"timm has no network {bare!r}{did_you_mean(bare, timm.list_models())}")
+        all_options = _with_classes(num_classes, options)
+        with _named_errors(self.name, options):
+            model: nn.Module = timm.create_model(bare, pretrained=pretrained, **all_options)
+        own = getattr(model, "num_classes", None)
+        return Built(model, {"num_classes": own, **all_options} if isinstance(own, int) else all_options)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+    """A function in a Python file of the user's that returns the network."""
+
+    path: Path
+    function: str
+
+    @property
+    def name(self) -> str:
+        """The whole name, as `create` takes it."""
+        return f"{self.path}:{self.function}"
+
+    def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
+        """See `Source`; `num_classes` is given to a function that takes it, and to no other."""
+        with _importing_from(self.path.resolve().parent):
+            function = self._function()
+            parameters = inspect.signature(function).parameters
+            taken = parameters.get("num_classes")
+            if taken is not None and taken.default is inspect.Parameter.empty and num_classes is None:
+                num_classes = DEFAULT_CLASSES
+            if taken is None and all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                num_classes = None
+            all_options = _with_classes(num_classes, options)
+            _check_arguments(self.name, function, all_options)
+            model = function(**all_options)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module")
+        return Built(model, all_options)
+
+    def pretrained(self, _num_classes: int | None, _options: Mapping[str, Any], /) -> Built:
+        """See `Source`."""
+        raise ModelError(f"weights='pretrained' is for torchvision's and timm's networks; {self.name} loads its own")
+
+    def input_shape(self, _built: Built, /) -> tuple[int, int, int] | None:
+        """See `Source`."""
+        return None
+
+    def _function(self) -> Any:
+        if not self.path.is_file():
+            raise ModelError(f"{self.path} does not exist; a network of your own is named path/to/file.py:function")
+        module = _imported(self.path.resolve())
+        function = getattr(module, self.function, None)
+        if not callable(function):
+            own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            raise ModelError(f"{self.path} has no function {self.function!r}{did_you_mean(self.function, own)}")
+        return function
+
+
+def extra(module: str, name: str) -> Any:
+    """Import a module that one of our extras brings.
+
+    Raises:
+        ImportError: where it is not installed, with the command that installs it.
+    """
+    root = module.partition(".")[0]
+    try:
+        importlib.import_module(root)
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != root:
+            raise
+        raise ImportError(f"{error.name} is not installed: pip install 'senet[{name}]'", name=error.name) from None
+
+
+def _with_classes(num_classes: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(options) if num_classes is None else {"num_classes": num_classes, **options}
+
+
+def _refuse_weight_options(name: str, options: Mapping[str, Any]) -> None:
+    for option in options:
+        if option in _WEIGHT_OPTIONS:
+            raise ModelError(f"{name}: {option}={options[option]!r} would fetch weights; ask with weights='pretrained'")
+
+
+def _check_arguments(name: str, function: Any, arguments: Mapping[str, Any]) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "no options"
+        raise ModelError(f"{name}: {error}; it takes {takes}") from None
+
+
+@contextlib.contextmanager
+def _named_errors(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Say which network did not take which options; builders that pass options on tell only the innermost class."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise ModelError(f"{name} cannot be built with {dict(options)}: {error}") from error
+
+
+@contextlib.contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Within it the files beside the user's can be imported, as where Python runs a file."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+def _imported(path: Path) -> ModuleType:
+    """The module of a file, under a name of its own; run again only where the file has changed."""
+    name = f"_senet_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    status = path.stat()
+    version = (status.st_mtime_ns, status.st_size)
+    module = sys.modules.get(name)
+    if module is not None and getattr(module, "_senet_version", None) == version:
+        return module
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} is not a Python file: its name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["_senet_version"] = version
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

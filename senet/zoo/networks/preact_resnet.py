@@ -1,0 +1,101 @@
+"""The pre-activation residual network for CIFAR of He et al., "Identity mappings in deep residual networks".
+
+A 3×3 stem of 16 channels; three stages of n bottlenecks that give 64, 128 and 256 channels; normalisation and ReLU;
+the global average; a linear layer: 9n + 2 layers in all. Where a unit changes the channels, its first normalisation
+and ReLU serve the projection of the shortcut as well. The SE paper extends the one of 164 layers (tables 4 and 5).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from senet.block import _positive_int
+from senet.zoo.networks.entry import Entry
+from senet.zoo.networks.layers import initialise
+
+__all__ = ["NETWORKS", "PreActBottleneck", "PreActResNet"]
+
+_STEM = 16
+
+
+class PreActBottleneck(nn.Module):
+    """Three convolutions, each behind its normalisation and ReLU, beside a shortcut.
+
+    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        width = channels // 4
+        self.changes = in_channels != channels
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if self.changes else nn.Identity()
+        self.shortcut: nn.Module = projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        activated = self.relu(self.bn1(x))
+        u = self.conv2(self.relu(self.bn2(self.conv1(activated))))
+        u = self.conv3(self.relu(self.bn3(u)))
+        result: Tensor = u + self.shortcut(activated if self.changes else x)
+        return result
+
+
+class PreActResNet(nn.Module):
+    """A network of 9n + 2 layers for small pictures, 32×32 in the paper.
+
+    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
+
+    Args:
+        depth: 9n + 2: 164 in the paper.
+        num_classes: how many.
+        in_channels: of the pictures; 3 for colours, 1 for grey.
+        dropout: of the pooled features.
+
+    Raises:
+        ValueError: where the depth is not 9n + 2, on a count that is no positive whole number, or a dropout that is
+            no probability.
+    """
+
+    def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        n, rest = divmod(_positive_int("depth", depth) - 2, 9)
+        if rest or n < 1:
+            raise ValueError(f"depth is 9n + 2 (164, or 11, 20, 29, ...), not {depth!r}")
+        self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
+        self.layer1 = _stage(n, _STEM, 4 * _STEM, 1)
+        self.layer2 = _stage(n, 4 * _STEM, 8 * _STEM, 2)
+        self.layer3 = _stage(n, 8 * _STEM, 16 * _STEM, 2)
+        self.bn = nn.BatchNorm2d(16 * _STEM)
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(16 * _STEM, _positive_int("num_classes", num_classes))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of a batch of pictures."""
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        x = self.avgpool(self.relu(self.bn(x)))
+        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
+        return logits
+
+
+def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    first = PreActBottleneck(in_channels, channels, stride)
+    return nn.Sequential(first, *(PreActBottleneck(channels, channels, 1) for _ in range(blocks - 1)))
+
+
+NETWORKS: Mapping[str, Entry] = MappingProxyType(
+    {"preact_resnet164": Entry(functools.partial(PreActResNet, 164), (32, 32))}
+)

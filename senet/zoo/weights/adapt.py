@@ -1,0 +1,119 @@
+"""Published tensors as a network has them: its names, its SE blocks' form, its classifier's name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import SEBlock, SESpec, _to_linear_form, hidden_width
+from senet.insertion import attach
+from senet.insertion.joining.attach import attached, detach
+from senet.zoo.weights.compatibility import Difference, classifier_of, compare
+from senet.zoo.weights.dialects import SELayers, se_layers
+from senet.zoo.weights.reading import WeightsFile
+
+__all__ = ["absent_head", "for_model", "holds_se", "spec_of", "take_se"]
+
+_KINDS = ("weight", "bias")
+
+
+def for_model(model: nn.Module, file: WeightsFile) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The tensors as the model has them, what the file called each, and what was done to them, in words."""
+    tensors, names = file.named_for(model)
+    blocks = {
+        f"{name}." if name else "": module for name, module in model.named_modules() if isinstance(module, SEBlock)
+    }
+    for prefix, module in blocks.items():
+        _to_linear_form(tensors, prefix, module.scale)
+    notes = []
+    without = [
+        (prefix, module)
+        for prefix, module in blocks.items()
+        if module.fc1.bias is not None and f"{prefix}fc1.weight" in tensors and f"{prefix}fc2.weight" in tensors
+    ]
+    if without and not any(f"{prefix}fc{layer}.bias" in tensors for prefix, _ in without for layer in (1, 2)):
+        for prefix, module in without:
+            tensors[f"{prefix}fc1.bias"] = torch.zeros_like(module.fc1.bias)
+            tensors[f"{prefix}fc2.bias"] = torch.zeros_like(module.fc2.bias)
+        notes.append(f"{len(without)} SE blocks have biases, which the file has not: they are 0, which is the same")
+    notes += _move_head(model, tensors, names)
+    return tensors, names, notes
+
+
+def _move_head(model: nn.Module, tensors: dict[str, Tensor], names: dict[str, str]) -> list[str]:
+    """Name the file's classifier as the model's, where it alone is named otherwise."""
+    difference = compare(model, tensors)
+    state = model.state_dict()
+    absent = absent_head(model, difference, state)
+    layers = {key.rpartition(".")[0] for key in difference.unexpected}
+    if (
+        absent is None
+        or len(layers) != 1
+        or difference.unexpected.keys() - {f"{n}.{k}" for n in layers for k in _KINDS}
+    ):
+        return []
+    theirs = layers.pop()
+    weight = tensors.get(f"{theirs}.weight")
+    if weight is None or weight.shape[1:].numel() != state[f"{absent}.weight"].shape[1:].numel():
+        return []
+    for kind in _KINDS:
+        if f"{theirs}.{kind}" in tensors and f"{absent}.{kind}" in state:
+            value = tensors.pop(f"{theirs}.{kind}")
+            tensors[f"{absent}.{kind}"] = value.reshape(-1, *state[f"{absent}.{kind}"].shape[1:])
+            names[f"{absent}.{kind}"] = names.pop(f"{theirs}.{kind}")
+    return [f"{absent} is what the file calls {theirs}"]
+
+
+def absent_head(model: nn.Module, difference: Difference, state: Mapping[str, Tensor]) -> str | None:
+    """The model's classifier, where no parameter of it is in the file and every parameter but its own is."""
+    name = classifier_of(model, state)
+    if name is None:
+        return None
+    own = {key for key in state if key.startswith(f"{name}.")}
+    missing = {key for key in difference.missing if not key.endswith(".num_batches_tracked")}
+    return name if own and own <= missing and not difference.mismatched else None
+
+
+def holds_se(model: nn.Module, file: WeightsFile) -> bool:
+    """Whether the file has SE blocks that the plain `model` has not."""
+    tensors, _ = file.named_for(model)
+    return any(f"{name}.fc1.weight" not in model.state_dict() for name in se_layers(tensors))
+
+
+def take_se(model: nn.Module, file: WeightsFile) -> None:
+    """Give each inserted SE block the width and the biases that it has in the file; one it has nothing of, identity."""
+    tensors, _, _ = for_model(model, file)
+    held = se_layers(tensors)
+    for name, module, at in list(attached(model)):
+        layers = held.get(f"{name}.{at.child}")
+        if layers is None:
+            module.get_submodule(at.child).start_as_identity()  # type: ignore[operator]
+            continue
+        spec = _spec_like(at.spec, layers)
+        if spec != at.spec and layers.channels == at.site.channels:
+            detach(model, name)
+            attach(model, at.site, spec)
+
+
+def _spec_like(spec: SESpec, layers: SELayers) -> SESpec:
+    """`spec` with the hidden width and the biases of a file's block."""
+    spec = dataclasses.replace(spec, bias=layers.bias)
+    if hidden_width(layers.channels, spec.reduction_ratio, spec.width) == layers.width:
+        return spec
+    ratio = max(1, layers.channels // max(1, layers.width))
+    if hidden_width(layers.channels, ratio) == layers.width:
+        return dataclasses.replace(spec, reduction_ratio=ratio, width=None)
+    return dataclasses.replace(spec, width=layers.width)
+
+
+def spec_of(held: Sequence[SELayers]) -> str:
+    """The SESpec of all of a file's blocks, as code; "" where they have no one."""
+    for ratio in (max(1, layers.channels // max(1, layers.width)) for layers in held[:1]):
+        if all(hidden_width(layers.channels, ratio) == layers.width for layers in held):
+            return f"SESpec(reduction_ratio={ratio}, bias={held[0].bias})"
+    if len({layers.width for layers in held}) == 1:
+        return f"SESpec(width={held[0].width}, bias={held[0].bias})"
+    return ""

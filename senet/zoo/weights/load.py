@@ -1,0 +1,229 @@
+"""Load published weights into a network that they fit, in whatever dialect they are named, or leave it as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from senet.block import SEBlock
+from senet.files.fileformat import WeightsError
+from senet.insertion import inserted
+from senet.insertion.joining.attach import attached
+from senet.zoo.weights.adapt import absent_head, for_model, spec_of
+from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
+from senet.zoo.weights.dialects import network_of, se_layers
+from senet.zoo.weights.reading import WeightsFile, read_file, read_weights
+
+__all__ = [
+    "LoadReport",
+    "WeightsError",
+    "classes_in",
+    "load_file",
+    "load_tensors",
+    "load_weights",
+    "note_preprocessing",
+    "noted_preprocessing",
+    "read_weights",
+]
+
+_PREPROCESSING = "_senet_preprocessing"  # in the __dict__ of a network, as which network it is
+_PLAIN = "torchvision's ResNet"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        source: the file.
+        tensors: how many of it were loaded.
+        classes: the number of classes that the file's classifier has; None where no classifier was recognised.
+        fresh: the layers of the classifier that the file has not, or in another size, and that start fresh.
+        without_se: the inserted SE blocks that the file has nothing for and that stay as they were.
+        notes: all of it in words, a sentence each.
+        dialect: whose names the file's tensors have (`senet.zoo.weights.dialects.DIALECTS`); None for others.
+        unplaced: the keys of the file that were not loaded: a classifier's.
+        preprocessing: what the network's input is, where the file tells: a `.caffemodel`'s is BGR. The network keeps
+            it, `senet.save` writes it and `senet.study.evaluate` goes by it.
+    """
+
+    source: str
+    tensors: int
+    classes: int | None
+    fresh: tuple[str, ...]
+    without_se: tuple[str, ...]
+    notes: tuple[str, ...]
+    dialect: str | None = None
+    unplaced: tuple[str, ...] = ()
+    preprocessing: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        named = f", named as in {self.dialect}" if self.dialect else ""
+        return "\n".join((f"{self.source}: {self.tensors} tensors loaded{named}", *self.notes))
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, head: str = "replace") -> LoadReport:
+    """Load the weights of `path` into `model`, in place; either all of them fit or the model stays as it was.
+
+    Named otherwise than the model's, they are renamed where their dialect is known: the authors' release and its
+    port, timm's, torchvision's, moskomule's and the article's. SE layers may be linear or 1×1 convolutions. Where the
+    model's have biases and the file's have none, they become 0; the other way round is an error, which names the SESpec
+    to ask for. So is a ResNet whose file has its stride elsewhere.
+
+    Args:
+        model: the network; inserted SE blocks that the file has nothing for stay as they are.
+        path: what `read_weights` reads, or a file written by `save`.
+        head: "replace": where the file's classifier has another number of classes, or is missing, the model's stays
+            as it is; "strict": that is an error.
+
+    Raises:
+        WeightsError: where the file cannot be read; where it is of another network, with the first keys that
+            differ and their shapes; a MismatchError, whose `difference` has them all.
+        ImportError: where a `.caffemodel` needs protobuf, with the command that installs it.
+    """
+    return load_file(model, read_file(path), head=head)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, head: str = "replace") -> LoadReport:
+    """`load_weights` of tensors that are read already; `source` is what messages call them."""
+    return load_file(model, WeightsFile.of(tensors, source), head=head)
+
+
+def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> LoadReport:
+    """`load_weights` of a file that is read already."""
+    if head not in ("replace", "strict"):
+        raise ValueError(f"head is 'replace' or 'strict', not {head!r}")
+    tensors, names, notes = for_model(model, file)
+    found = head_of(model, tensors) if head == "replace" else None
+    without_se = _se_without_tensors(model, tensors)
+    state = model.state_dict()
+    spared = [key for key in state if key.startswith(tuple(f"{name}." for name in without_se))]
+    counters = [key for key in state if key.endswith(".num_batches_tracked") and key not in tensors]
+    fresh = () if found is None else found.keys
+    difference = compare(model, tensors, names)
+    absent = absent_head(model, difference, state) if head == "replace" and found is None else None
+    lacking = [key for key in state if absent is not None and key.startswith(f"{absent}.")]
+    rest = difference.without([*spared, *counters, *fresh, *lacking])
+    if rest:
+        raise MismatchError(
+            f"{file.source} does not fit this {type(model).__name__}, which stays as it was: {rest}"
+            f"{_hint(rest, tensors, model, file)}",
+            rest,
+        )
+    _check_stride(model, file, tensors)
+    model.load_state_dict(state | {key: value for key, value in tensors.items() if key not in fresh})
+    note_preprocessing(model, file.preprocessing)
+    if found is not None:
+        notes += [
+            f"{layer}: {found.classes} classes in the file, {found.wanted} wanted: starts fresh"
+            for layer in found.layers
+        ]
+    if absent is not None:
+        notes.append(f"{absent}: not in the file: starts fresh")
+    if without_se:
+        notes.append(f"{len(without_se)} SE blocks are not in the file and stay as they were: {_some(without_se)}")
+    unplaced = tuple(names[key] for key in fresh if key in names)
+    return LoadReport(
+        source=file.source,
+        tensors=len(file.tensors) - len(unplaced),
+        classes=classes_in(tensors, model),
+        fresh=found.layers if found is not None else () if absent is None else (absent,),
+        without_se=without_se,
+        notes=(*notes, *_differences_of_form(model, file)),
+        dialect=None if file.dialect is None else file.dialect.name,
+        unplaced=unplaced,
+        preprocessing=file.preprocessing,
+    )
+
+
+def note_preprocessing(model: nn.Module, preprocessing: Mapping[str, object]) -> None:
+    """Write on `model` what its input is, as `senet.study` has Preprocessing; nothing where that is empty."""
+    model.__dict__.pop(_PREPROCESSING, None)
+    if preprocessing:
+        model.__dict__[_PREPROCESSING] = dict(preprocessing)
+
+
+def noted_preprocessing(model: nn.Module) -> dict[str, object]:
+    """What `note_preprocessing` wrote; empty where it wrote nothing."""
+    return dict(model.__dict__.get(_PREPROCESSING, {}))
+
+
+def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The inserted SE blocks that `tensors` has nothing at all for."""
+    holders = inserted(model).keys()
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, SEBlock) and name.rpartition(".")[0] in holders
+    ]
+    return tuple(name for name in names if not any(key.startswith(f"{name}.") for key in tensors))
+
+
+def _stride_in(model: nn.Module) -> str:
+    """Where the bottlenecks of a ResNet have their stride: "1x1", "3x3", or "" where it has none."""
+    try:
+        first, second, _ = (model.get_submodule(f"layer2.0.conv{index}") for index in (1, 2, 3))
+    except AttributeError:
+        return ""
+    strides = [max(layer.stride) if isinstance(layer, nn.Conv2d) else 1 for layer in (first, second)]  # type: ignore[type-var]
+    return "1x1" if strides[0] > 1 else "3x3" if strides[1] > 1 else ""
+
+
+def _check_stride(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Tensor]) -> None:
+    here = _stride_in(model)
+    if here and file.stride and here != file.stride:
+        words = {"1x1": "first 1×1 convolution", "3x3": "3×3 convolution"}
+        network = network_of(tensors, file.stride)
+        raise WeightsError(
+            f"{file.source} is of a network that has its stride in the {words[file.stride]} of a block, and this "
+            f"{type(model).__name__} has it in the {words[here]}: all shapes fit, and it would compute something else"
+            f"{f'. Make {network!r}' if network else ''}"
+        )
+
+
+def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
+    """What no key and no shape shows, in words."""
+    notes = []
+    pool = next((module for module in model.modules() if isinstance(module, nn.MaxPool2d)), None)
+    if pool is not None and file.caffe_pool is not None:
+        here = pool.ceil_mode and pool.padding in (0, (0, 0))
+        if here != file.caffe_pool:
+            with_or_not = "without padding and rounds up" if file.caffe_pool else "with padding"
+            notes.append(
+                f"the file's network pools {with_or_not}, this one does not, which changes its outputs "
+                f"(in the zoo, caffe_pool={file.caffe_pool})"
+            )
+    if file.dialect is not None and file.dialect.name == _PLAIN and _stride_in(model) == "1x1":
+        notes.append(
+            "torchvision's and timm's ResNets have their stride in the 3×3 convolution, this one in the first 1×1: if "
+            "the weights are theirs, the network is resnet50_v1_5 (or 101, 152)"
+        )
+    if file.preprocessing:
+        notes.append(f"its images are {file.preprocessing['channels']}, in [0, 255], less a mean of each channel")
+    return notes
+
+
+def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, file: WeightsFile) -> str:
+    """What would fit, as far as it can be told."""
+    held, blocks = se_layers(tensors), [m for m in model.modules() if isinstance(m, SEBlock)]
+    unknown_se = bool(rest.unexpected) and all(".se." in key for key in rest.unexpected)
+    spec = spec_of(list(held.values()))
+    if held and not blocks and unknown_se and not rest.mismatched:
+        return (
+            f". The file has SE, the network has none: insert it first{f', with {spec}' if spec else ''}, or use "
+            f"senet.load for a file of senet.save"
+        )
+    if held and any(at.spec.placement != "standard" for _, _, at in attached(model)) and unknown_se:
+        return ". Published networks have SE in standard placement, this one has it elsewhere"
+    differing = [*rest.unexpected, *rest.mismatched]
+    if held and blocks and differing and all(".se." in key for key in differing) and spec:
+        return f". The file's SE is {spec}: insert that"
+    network = network_of(tensors, file.stride)
+    return f". By its shapes it is of {network!r}" if network and (rest.missing or rest.mismatched) else ""
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

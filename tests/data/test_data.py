@@ -1,0 +1,265 @@
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from senet.data.image_folders import class_indices, read_folder, stratified_split
+from senet.data.sources import DataError, open_data
+
+FULL = {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1, "test/a": 1, "test/b": 1}
+
+
+def _sizes(source):
+    return [None if images is None else len(images) for images in (source.train, source.val, source.test)]
+
+
+def test_digits():
+    source = open_data("digits")
+    assert source.classes == tuple("0123456789")
+    assert _sizes(source) == [1438, 359, None]
+    assert (source.native_size, source.small, source.flip) == (8, True, False)
+    image = source.train.load(0)
+    assert (image.mode, image.size) == ("RGB", (8, 8))
+    labels = np.concatenate([source.train.labels, source.val.labels])
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of scikit-learn
+    assert source.reported[0] == source.monitored[0] == "val"
+    assert open_data("digits").fingerprint() == source.fingerprint()
+    assert open_data("digits", split_seed=1).fingerprint() != source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("layout", "sizes", "reported", "monitored"),
+    [
+        (FULL, [5, 3, 2], "test", "val"),
+        ({"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1}, [5, 3, None], "val", "val"),
+        ({"train/a": 3, "train/b": 2, "test/a": 2, "test/b": 1}, [5, None, 3], "test", "test"),
+        ({"train/a": 10, "train/b": 5}, [12, 3, None], "val", "val"),
+        ({"a": 10, "b": 5}, [12, 3, None], "val", "val"),
+        ({"a": 2, "b": 2}, [2, 2, None], "val", "val"),
+        ({"val/a": 3, "val/b": 2}, [None, 5, None], "val", "val"),
+        ({"train/a": 3, "train/b": 2, "validation/a": 2, "validation/b": 1}, [5, 3, None], "val", "val"),
+        ({"train": 5, "plane": 5}, [8, 2, None], "val", "val"),  # classes, not splits
+    ],
+)
+def test_folders_are_split_as_they_say(paint, layout, sizes, reported, monitored):
+    source = open_data(paint(layout))
+    assert _sizes(source) == sizes
+    assert (source.reported[0], source.monitored[0]) == (reported, monitored)
+    assert source.native_size == 8
+
+
+def test_a_split_holds_out_a_fifth_of_each_class_and_is_always_the_same(paint):
+    folder = paint({"a": 20, "b": 10})
+    source = open_data(folder)
+    assert source.val.labels.bincount().tolist() == [4, 2]
+    assert {*source.train.names, *source.val.names} == {
+        *(f"a/{i:03}.png" for i in range(20)),
+        *(f"b/{i:03}.png" for i in range(10)),
+    }
+    again = open_data(folder)
+    assert list(again.val.names) == list(source.val.names)
+    assert list(open_data(folder, split_seed=1).val.names) != list(source.val.names)
+
+
+def test_files_are_listed_in_the_order_of_their_names_whatever_lies_beside_them(paint):
+    folder = paint({"train/b": 2, "train/a": 2, "val/a": 1, "val/b": 1})
+    (folder / "train/a/.hidden.png").write_bytes(b"")
+    (folder / "train/a/notes.txt").write_text("no image")
+    (folder / "train/.git").mkdir()
+    (folder / "train/a/more").mkdir()
+    Image.new("L", (8, 8)).save(folder / "train/a/more/Z.PNG")
+    (folder / "README.md").write_text("no image")
+    classes, splits, others = read_folder(folder)
+    assert [(other.name, "ends in .txt" in other.reason) for other in others] == [("train/a/notes.txt", True)]
+    assert classes == ("a", "b")
+    assert splits["train"].names == [
+        *("train/a/000.png", "train/a/001.png", "train/a/more/Z.PNG", "train/b/000.png", "train/b/001.png"),
+    ]
+    assert splits["train"].labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_links_are_followed_but_not_round_and_round(paint):
+    folder = paint({"a": 2, "b": 2})
+    (folder / "a/more").symlink_to(folder / "b")
+    (folder / "b/round").symlink_to(folder)
+    source = open_data(folder)
+    assert len(source.train) + len(source.val) == 2 * (2 + 2)  # each holds both
+
+
+def test_names_that_are_no_utf8_can_be_written(paint):
+    folder = paint({"a": 2, "b": 2})
+    try:
+        (folder / "a/000.png").rename(folder / os.fsdecode(b"a/\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    source = open_data(folder)
+    names = [*source.train.names, *source.val.names]
+    assert "a/\\xff.png" in names
+    assert source.fingerprint()
+    assert "\n".join(names).encode()
+
+
+def test_native_size_is_known_only_where_images_are_squares_of_one_size(paint):
+    assert open_data(paint({"a": 2, "b": 2}, size=(9, 8), root="wide")).native_size is None
+    folder = paint({"a": 2, "b": 2}, root="mixed")
+    Image.new("RGB", (16, 16)).save(folder / "b/000.png")
+    assert open_data(folder).native_size is None
+    large = open_data(paint({"a": 2, "b": 2}, size=(65, 65), root="large"))
+    assert (large.native_size, large.small) == (65, False)
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ({}, "is empty"),
+        ({"a": 2}, "one class, 'a'"),
+        ({"a": 0, "b": 0}, "hold no images"),
+        ({"a": 2, "b": 0}, "no images in these class folders.*'b'"),
+        ({"a": 2, "b": 1}, "one of 'b'"),
+        ({"train/a": 2, "train/b": 2, "val/a": 1, "val/c": 1}, "only in train/: 'b'; only in val/: 'c'"),
+        ({"train/a": 2, "train/b": 2, "val/a": 1}, "one class"),
+        ({"train/a": 2, "train/b": 2, "eval/a": 1, "eval/b": 1}, "'eval', which is no split"),
+        ({"val/a": 2, "val/b": 2, "valid/a": 1, "valid/b": 1}, "'val', 'valid', which mean the same"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused(paint, layout, words):
+    with pytest.raises(DataError, match=words):
+        open_data(paint(layout))
+
+
+def test_a_folder_that_is_missing_is_named_with_the_nearest(paint):
+    folder = paint({"a": 2, "b": 2})
+    with pytest.raises(DataError, match=r"no data folder .*pictuers; did you mean .*pictures\?.*torchvision:NAME"):
+        open_data(folder.with_name("pictuers"))
+    with pytest.raises(DataError, match="is a file"):
+        open_data(folder / "a/000.png")
+    with pytest.raises(DataError, match="holds 2 images but no class folders"):
+        open_data(folder / "a")
+
+
+def test_a_class_whose_images_cannot_be_read_is_an_error(paint):
+    folder = paint({"a": 2, "b": 2})
+    (folder / "b/000.png").write_bytes(b"broken")
+    assert len(open_data(folder).train) == 2  # one of b can be read; training would name the other
+    (folder / "b/001.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no image of class 'b' can be read; the first: .*000\.png"):
+        open_data(folder)
+
+
+def test_splits_by_name(paint):
+    source = open_data(paint(FULL))
+    assert [len(source.split(name)[1]) for name in ("train", "val", "test", "all")] == [5, 3, 2, 10]
+    assert source.split(None)[0] == "test"
+    with pytest.raises(DataError, match="no split 'dev'; it has train, val, test and all"):
+        source.split("dev")
+
+
+@pytest.mark.parametrize(
+    ("content", "offset", "labels"),
+    [(["x", "b", "a"], 0, [2, 1]), (["x", "b", "a"], 1, [3, 2]), ({"a": 7, "b": 0}, 0, [7, 0])],
+)
+def test_a_classes_file_says_which_folder_is_which_class(paint, tmp_path, content, offset, labels):
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps(content))
+    source = open_data(paint({"val/a": 1, "val/b": 1}), classes=file, class_offset=offset)
+    assert source.val.labels.tolist() == labels
+    assert source.train is None
+
+
+def test_an_offset_alone_shifts_the_classes(paint):
+    assert open_data(paint({"val/a": 1, "val/b": 1}), class_offset=3).val.labels.tolist() == [3, 4]
+    with pytest.raises(DataError, match="class_offset"):
+        open_data("digits", class_offset=-1)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("3", "neither a list of names nor"),
+        ('["a", 1]', "neither a list of names nor"),
+        ('{"a": -1, "b": 0}', "neither a list of names nor"),
+        ('["a", "bb"]', "does not name 'b'; the nearest to 'b' is 'bb'"),
+    ],
+)
+def test_a_classes_file_that_does_not_fit_is_refused(tmp_path, content, words):
+    file = tmp_path / "classes.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match=words):
+        class_indices(file, ["a", "b"])
+
+
+def test_a_split_takes_at_least_one_of_each_class():
+    train, held = stratified_split([0] * 10 + [1] * 2, ["a", "b"])
+    assert sorted(train + held) == list(range(12))
+    assert [sum(i < 10 for i in part) for part in (train, held)] == [8, 2]
+    with pytest.raises(DataError, match="'a', 'b'"):
+        stratified_split([0, 1], ["a", "b"])
+
+
+def _write_idx(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    path.write_bytes(header + values.tobytes())
+
+
+def test_torchvision_data_sets_are_read_where_they_lie(tmp_path):
+    random = np.random.default_rng(0)
+    for part, count in (("train", 20), ("t10k", 10)):
+        raw = tmp_path / "FashionMNIST/raw"
+        _write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 255, (count, 28, 28), dtype=np.uint8))
+        _write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+    source = open_data("torchvision:FashionMNIST", data_root=tmp_path)
+    assert _sizes(source) == [20, None, 10]
+    assert source.classes[9] == "Ankle boot"
+    assert (source.native_size, source.flip) == (28, True)
+    assert source.test.load(3).mode == "RGB"
+    assert source.test.labels.tolist() == list(range(10))
+
+
+def test_torchvision_data_sets_without_splits_are_split():
+    source = open_data("torchvision:FakeData")
+    assert sum(_sizes(source)[:2]) == 1000
+    assert len(source.classes) == 10
+    assert source.native_size == 224
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchvision:CIFAR1", "no data set 'CIFAR1'; the nearest are .*CIFAR10"),
+        ("torchvision:ImageFolder", "no data set 'ImageFolder'"),
+        ("torchvision:ImageNet", "not in .* as it expects"),
+    ],
+)
+def test_torchvision_data_sets_that_are_not_there(tmp_path, name, words):
+    with pytest.raises(DataError, match=words):
+        open_data(name, data_root=tmp_path)
+
+
+def test_a_download_that_fails_is_a_clear_error(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(DataError, match=r"CIFAR10 is not in .* and could not be downloaded \(no network\).*data_root"):
+        open_data("torchvision:CIFAR10", data_root=tmp_path / "new")
+
+
+def test_the_root_of_torchvision_data_sets_follows_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("SENET_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(DataError, match=str(tmp_path / "senet" / "data")):
+        open_data("torchvision:CIFAR10")
+
+
+def test_real_photos(caltech20):
+    source = open_data(caltech20)
+    assert (len(source.classes), *_sizes(source)[:2]) == (20, 1396, 359)
+    assert source.native_size is None

@@ -1,0 +1,119 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import senet
+from senet import cli
+from senet.export.runtimes import OnnxRuntime, OpenVino
+from senet.verbs import ship
+
+NETS = """
+from torch import nn
+
+def tiny(num_classes=10):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, stride=2),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+    )
+"""
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Runs the command in a folder with nets.py: exit status, standard output, last line of standard error."""
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(NETS)
+
+    def run(words: str) -> tuple[int, str, str]:
+        status = cli.main(words.split())
+        captured = capsys.readouterr()
+        return status, captured.out, (captured.err.splitlines() or [""])[-1]
+
+    return run
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """What a training run leaves, as far as export looks at it."""
+    pytest.importorskip("senet.study", reason="the extra 'study' is not installed")
+    from senet.data.transforms import Preprocessing
+
+    model = senet.create("se_resnet20", num_classes=10)
+    known = {"classes": [str(i) for i in range(10)], "preprocessing": Preprocessing(size=8, resize=8).to_json()}
+    (tmp_path / "run").mkdir()
+    senet.save(model, tmp_path / "run" / "model.safetensors", metadata=known)
+    return model
+
+
+def test_a_run_becomes_a_file_with_its_classes_and_preprocessing(run, trained):
+    pytest.importorskip("onnxruntime", reason="the extra 'ship' is not installed")
+    status, out, err = run("export --model run --out se.onnx")
+    assert (status, err) == (0, "")
+    assert re.search(r"Written: se\.onnx \(ONNX, .*\): input \(batch, 3, 8, 8\) -> output \(batch, 10\)", out)
+    assert re.search(r"Against PyTorch on batch 1, batch 3: largest difference \S+ of the largest output", out)
+    file = OnnxRuntime("se.onnx")
+    assert json.loads(file.metadata["classes"]) == [str(i) for i in range(10)]
+    assert json.loads(file.metadata["preprocessing"])["size"] == 8
+    assert file.metadata["network"] == "resnet20"
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(file(x), trained.eval()(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_int8_says_what_it_does_to_the_accuracy(run):
+    pytest.importorskip("nncf", reason="the extra 'ship' is not installed")
+    pytest.importorskip("sklearn", reason="the extra 'study' is not installed")
+    Path("names.json").write_text(json.dumps([str(i) for i in range(10)]))
+    words = "export --model nets.py:tiny --num-classes 10 --data digits --int8 --out tiny.xml --classes names.json"
+    status, out, _ = run(f"{words} --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5")
+    assert status == 0
+    assert "(OpenVINO INT8, " in out
+    assert "Calibrated on 300 pictures of digits" in out
+    assert re.search(r"on 359 other pictures \(split val\): \S+% before .*, \S+% after .*: [+−±]\d+\.\d\d points", out)
+    known = OpenVino("tiny.xml").metadata
+    assert json.loads(known["classes"]) == [str(i) for i in range(10)]
+    assert json.loads(known["preprocessing"])["mean"] == [0.5, 0.5, 0.5]
+    assert json.loads(known["preprocessing"])["size"] == 8
+    assert sorted(path.name for path in Path().iterdir()) == ["names.json", "nets.py", "tiny.bin", "tiny.xml"]
+
+
+def test_int8_says_when_there_were_no_other_pictures():
+    class Found:
+        count, split, top1 = 100, "val", 0.5
+
+    assert "on 100 pictures (split val), 60 of them those that it was calibrated on: 50.00% before" in ship._change(
+        Found, Found, 60
+    )
+    assert "on 100 other pictures (split val)" in ship._change(Found, Found, 0)
+
+
+BAD = {
+    "suffix": ("--model nets.py:tiny --out net.pt", "did you mean net.pt2?"),
+    "INT8 without data": ("--model nets.py:tiny --out net.xml --int8", "--int8 needs --data"),
+    "INT8 for another": ("--model nets.py:tiny --out net.onnx --int8 --data digits", "give --out net.xml"),
+    "offset alone": ("--model nets.py:tiny --out net.pt2 --class-offset 1", "--class-offset with --int8 alone"),
+    "no folder for INT8": ("--model nets.py:tiny --out no/net.xml --int8 --data nowhere", "does not exist"),
+    "no folder": ("--model nets.py:tiny --out no/net.pt2", "does not exist"),
+    "no model": ("--model resnet2O --out net.pt2", "'resnet20'"),
+    "no out": ("--model nets.py:tiny", "senet export needs --out"),
+    "classes": ("--model nets.py:tiny --out net.pt2 --classes nets.py", "nets.py is not JSON"),
+    "no classes": ("--model nets.py:tiny --out net.pt2 --classes no.json", "no.json"),
+    "crop": ("--model nets.py:tiny --out net.pt2 --crop 2", "above 0 and at most 1"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_line(run, words, message):
+    pytest.importorskip("senet.study", reason="the extra 'study' is not installed")
+    status, out, err = run(f"export {words}")
+    assert (status, out) == (2, "")
+    assert err.startswith("senet: error: ")
+    assert message in err
+    assert [path.name for path in Path().iterdir()] == ["nets.py"]
+
+
+def test_a_mapping_of_classes_names_none_in_order(tmp_path):
+    (tmp_path / "names.json").write_text('{"a": 3}')
+    assert ship._names(str(tmp_path / "names.json")) == []

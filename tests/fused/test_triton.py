@@ -1,0 +1,52 @@
+"""The Triton kernels, in Triton's own interpreter on the CPU, against PyTorch's operations."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+INTERPRETED = """
+import warnings
+warnings.simplefilter("ignore")
+import torch
+from senet.fast.triton_passes import TritonPasses
+from tests.fused.test_norm import CASES, check_passes
+for case in CASES:
+    if case.shape != (1, 16, 40, 40):  # the interpreter is slow
+        torch.manual_seed(0)
+        check_passes(case, TritonPasses())
+print("all as they should be")
+"""
+
+
+def test_the_kernels_in_the_interpreter():
+    """In a process of its own: Triton reads once whether it interprets."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.stdout.endswith("all as they should be\n"), done.stderr[-2000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_the_kernels_on_a_gpu():
+    from senet.fused.passes.triton import TritonPasses
+    from tests.fused.test_norm import CASES, check_passes
+
+    class OnGpu:
+        def __getattr__(self, name):
+            def run(*args, **kwargs):
+                moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
+                result = getattr(TritonPasses(), name)(*moved, **kwargs)
+                return tuple(r.cpu() for r in result) if isinstance(result, tuple) else result.cpu()
+
+            return run
+
+    for case in CASES:
+        check_passes(case, OnGpu())

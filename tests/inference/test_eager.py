@@ -1,0 +1,207 @@
+"""What compiled functions do for an optimised network in eager mode, against the equations in float64."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+
+import senet
+from senet.fused.passes.native import library
+from senet.inference.eager.conditions import threads
+from senet.inference.eager.epilogue import rescale_add, rescale_add_relu
+from senet.inference.eager.gate import gates
+
+needs_compiler = pytest.mark.skipif("library() is None", reason="needs a C compiler (gcc)")
+ACTIVATIONS = (lambda x: x, torch.relu, torch.sigmoid, F.hardsigmoid, F.silu, F.hardswish, torch.tanh)
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def _case(shape, width, outputs, bias=True, memory_format=torch.contiguous_format):
+    h = (torch.randn(shape) + 2).contiguous(memory_format=memory_format)
+    channels = shape[1]
+    weights = torch.randn(width, channels) / channels**0.5, torch.randn(outputs, width) / width**0.5
+    biases = (torch.randn(width), torch.randn(outputs)) if bias else (None, None)
+    return h, (weights[0], biases[0]), (weights[1], biases[1])
+
+
+def _exact(h, first, second, inner, outer):
+    h = h.double()
+    pooled = h.mean(list(range(2, h.dim()))) if h.dim() > 2 else h
+    first, second = ([None if x is None else x.double() for x in layer] for layer in (first, second))
+    return ACTIVATIONS[outer](F.linear(ACTIVATIONS[inner](F.linear(pooled, *first)), *second))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "width", "outputs"),
+    [
+        *(((1, 64, 56, 56), 16, 256), ((1, 512, 7, 7), 128, 2048), ((8, 33, 9, 5), 3, 70), ((9, 20, 3, 3), 4, 5)),
+        *(((2, 5, 1, 1), 1, 1), ((3, 130, 2, 40), 7, 19)),
+    ],
+)
+def test_gates_are_those_of_the_equations(shape, width, outputs, memory_format, bias, count):
+    h, first, second = _case(shape, width, outputs, bias, memory_format)
+    found = gates(count, h, *first, 1, *second, 2, 2)
+    assert found.shape == (shape[0], outputs, 1, 1)
+    torch.testing.assert_close(found.flatten(1).double(), _exact(h, first, second, 1, 2), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("inner", range(1, 7))
+@pytest.mark.parametrize("outer", range(7))
+def test_gates_with_every_activation(inner, outer, count):
+    for shape in ((2, 24, 5), (2, 24), (2, 24, 2, 3, 4)):
+        h, first, second = _case(shape, 8, 30)
+        found = gates(count, h, *first, inner, *second, outer)
+        torch.testing.assert_close(found.double(), _exact(h, first, second, inner, outer), rtol=2e-6, atol=1e-5)
+
+
+@needs_compiler
+def test_what_is_not_finite_stays_so():
+    h, first, second = _case((1, 4, 3, 3), 2, 6)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        h[0, 1, 1, 1] = value
+        for outer in (0, 2, 3):
+            torch.testing.assert_close(
+                gates(1, h, *first, 1, *second, outer), gates(0, h, *first, 1, *second, outer), equal_nan=True
+            )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("function", [rescale_add, rescale_add_relu])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (1, 64, 40, 13), (2, 1, 1, 1)])
+def test_maps_are_rescaled_where_they_lie(shape, memory_format, dtype, function, count):
+    u, x = (torch.randn(shape).to(dtype).contiguous(memory_format=memory_format) for _ in range(2))
+    gate = torch.rand(*shape[:2], 1, 1).to(dtype)
+    wanted = u.double() * gate.double() + x.double()
+    wanted = (torch.relu(wanted) if function is rescale_add_relu else wanted).to(dtype)
+    with torch.no_grad():
+        found = function(count, u, gate, x)
+    assert found.data_ptr() == u.data_ptr()  # no new tensor
+    assert found.stride() == u.stride()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_maps_that_lie_otherwise_are_rescaled_all_the_same():
+    u, gate = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 1, 1)
+    with torch.no_grad():
+        for x in (torch.randn(2, 4, 4, 3).permute(0, 3, 1, 2), torch.randn(2, 3, 4, 8)[..., ::2]):
+            torch.testing.assert_close(rescale_add_relu(1, u.clone(), gate, x), torch.relu(u * gate + x))
+        torch.testing.assert_close(rescale_add_relu(1, u.clone(), gate[:1], u), torch.relu(u * gate[:1] + u))
+        v, across = torch.randn(2, 3, 5, 3), torch.rand(2, 1, 1, 3)  # channels in the last place
+        torch.testing.assert_close(rescale_add_relu(1, v.clone(), across, v), torch.relu(v * across + v))
+        deep = torch.randn(2, 3, 2, 4, 4).contiguous(memory_format=torch.channels_last_3d)
+        torch.testing.assert_close(rescale_add(2, deep.clone(), gate[..., None], deep), deep * gate[..., None] + deep)
+
+
+def test_a_gradient_that_is_wanted_is_given():
+    h, first, second = _case((2, 6, 3, 3), 2, 6)
+    u, x, gate = torch.randn(2, 6, 3, 3), torch.randn(2, 6, 3, 3), torch.rand(2, 6, 1, 1)
+    h.requires_grad_()
+    gates(1, h, *first, 1, *second, 2, 2).sum().backward()
+    assert h.grad is not None
+    for given in (u, x, gate):
+        given.requires_grad_()
+        rescale_add_relu(1, u, gate, x).sum().backward()
+        assert given.grad is not None
+        given.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """SE-ResNet-20 with gates that differ, and its form for inference."""
+    torch.manual_seed(0)
+    model = senet.create("se_resnet20").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model, senet.optimize(model, torch.randn(1, 3, 32, 32))
+
+
+def _calls(module, function):
+    return [node for node in module.graph.nodes if node.target is function]
+
+
+@needs_compiler
+def test_each_block_is_two_calls_and_one_question_is_asked_for_all(network, monkeypatch):
+    _, optimized = network
+    assert len(_calls(optimized, gates)) == len(_calls(optimized, rescale_add_relu)) == 9
+    assert len(_calls(optimized, threads)) == 1
+    called = []
+
+    class Counted:
+        def __getattr__(self, name):
+            called.append(name)
+            return getattr(library(), name)
+
+    monkeypatch.setattr("senet.inference.eager.gate.library", Counted)
+    monkeypatch.setattr("senet.inference.eager.epilogue.library", Counted)
+    with torch.no_grad():
+        optimized(torch.randn(2, 3, 32, 32))
+    assert called == ["gates", "rescale_rows_float32"] * 9
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_the_network_gives_the_same(network, batch, memory_format):
+    model, optimized = network
+    x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        wanted, found = model(x), optimized(x)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_whoever_looks_into_it_sees_pytorchs_operations(network):
+    model, optimized = network
+    x = torch.randn(1, 3, 32, 32)
+    assert threads(x) == (torch.get_num_threads() if library() else 0)
+    assert threads(x, torch.ones(2, 3).t()) == threads(x, torch.ones(2), torch.ones(2).double()) == 0
+    with forward_ad.dual_level():
+        assert threads(x) == 0
+    wanted = model(x).detach()
+    near = {"rtol": 0, "atol": 1e-5 * float(wanted.abs().max())}
+    double, exact = copy.deepcopy(optimized).double(), copy.deepcopy(model).double()  # not to differ about a ReLU
+    y = x.double()
+    _, ours = torch.func.jvp(double, (y,), (torch.ones_like(y),))
+    _, theirs = torch.func.jvp(exact, (y,), (torch.ones_like(y),))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    y.requires_grad_()
+    (ours,), (theirs,) = (torch.autograd.grad(each(y).square().sum(), y) for each in (double, exact))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    program = torch.export.export(optimized, (x,))
+    assert len([node for node in program.graph.nodes if node.target is torch.ops.aten.linear.default]) == 19
+    torch.testing.assert_close(program.module()(x), wanted, **near)
+    traced = torch.jit.trace(optimized, x, check_trace=False)
+    torch.testing.assert_close(traced(x), wanted, **near)
+
+
+def test_weights_that_are_learned_after_all_have_gradients(network):
+    _, optimized = network
+    learned = copy.deepcopy(optimized)
+    for parameter in learned.parameters():
+        parameter.requires_grad_()
+    learned(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in learned.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_can_be_moved_copied_and_pickled(network, dtype):
+    model, optimized = network
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        again = pickle.loads(pickle.dumps(optimized))
+        torch.testing.assert_close(again(x), optimized(x))
+        moved = copy.deepcopy(optimized).to(dtype)
+        near = 1e-5 if dtype == torch.float64 else 0.05
+        wanted = model(x)
+        torch.testing.assert_close(
+            moved(x.to(dtype)).float(), wanted, rtol=0, atol=near * float(wanted.abs().max()), check_dtype=False
+        )

@@ -1,0 +1,366 @@
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import senet
+from senet.block import SESpec
+from senet.files import fileformat
+from senet.insertion import blocks, insert, inserted, remove
+from senet.saving.saving import load, read_metadata, save
+from senet.zoo import WeightsError, create
+from senet.zoo.names.naming import origin
+
+
+class Own(nn.Module):
+    """A residual network of the caller's own, with a tied layer and a buffer."""
+
+    def __init__(self, channels: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(channels)
+        self.first = nn.Linear(channels, channels)
+        self.second = nn.Linear(channels, channels)
+        self.second.weight = self.first.weight
+        self.register_buffer("mean", torch.arange(channels, dtype=torch.float64))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = x + self.bn(self.conv(x)).relu()
+        return self.second(self.first(x.mean((2, 3))))
+
+
+EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def trained(model):
+    """The model with values that no initialisation has."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) * 0.1 + 0.5)
+    return model
+
+
+def same_state(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key], other[key]) and one[key].dtype == other[key].dtype for key in one
+    )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def text_of(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["senet"])
+
+
+@pytest.fixture(scope="module")
+def se_resnet20():
+    return trained(create("se_resnet20", num_classes=3))
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("resnet20", {"num_classes": 3}),
+            ("resnet20", {"in_channels": 1}),
+            ("timm:resnet10t", {"num_classes": 3, "stem_width": 16}),
+            ("torchvision:mobilenet_v2", {"width_mult": 0.25}),
+        ],
+    )
+    def test_plain(self, tmp_path, name, options):
+        if ":" in name:
+            pytest.importorskip(name.partition(":")[0], reason=f"{name} is not there")
+        model = trained(create(name, **options))
+        save(model, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors")
+        assert same_state(again, model)
+        assert origin(again) == origin(model)
+        assert not any(module.training for module in again.modules())
+        assert names(tmp_path) == ["m.safetensors"]
+
+    def test_se(self, tmp_path, se_resnet20):
+        save(se_resnet20, tmp_path / "model.safetensors")
+        again = load(tmp_path)  # the folder of a run
+        assert same_state(again, se_resnet20)
+        assert inserted(again) == inserted(se_resnet20)
+        assert torch.equal(again(EXAMPLE), copy.deepcopy(se_resnet20).eval()(EXAMPLE))
+        assert not blocks(remove(again))
+
+    def test_mobilenet_with_every_kind_of_block(self, tmp_path):
+        pytest.importorskip("torchvision", reason="torchvision is not there")
+        spec = SESpec(width=3, squeeze="max", gate="hard_sigmoid", bias=True, placement="identity")
+        plain = create("torchvision:mobilenet_v2", num_classes=4, width_mult=0.25)
+        model = insert(plain, EXAMPLE, spec, where="features.1?.*").eval()
+        trained(model)
+        save(model, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors")
+        assert same_state(again, model)
+        assert inserted(again) == inserted(model) != {}
+        assert torch.equal(again(EXAMPLE), model(EXAMPLE))
+
+    def test_own_network(self, tmp_path):
+        plain = Own()
+        model = trained(insert(plain, EXAMPLE, SESpec(2)))
+        before = copy.deepcopy(plain.state_dict())
+        save(model, tmp_path / "m.safetensors")
+        for given in (plain, insert(plain, EXAMPLE, SESpec(3))):  # the file's SE takes the place of another
+            again = load(tmp_path / "m.safetensors", model=given)
+            assert same_state(again, model)
+            assert inserted(again) == inserted(model)
+            assert again.second.weight is again.first.weight
+            assert torch.equal(again(EXAMPLE), model.eval()(EXAMPLE))
+        assert not blocks(plain)
+        assert plain.training
+        assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items())
+
+    def test_own_network_keeps_what_it_is(self, tmp_path, se_resnet20):
+        save(se_resnet20, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors", model=create("resnet20", num_classes=3))
+        assert origin(again) == ("resnet20", {"num_classes": 3})
+        assert same_state(again, se_resnet20)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_dtypes(self, tmp_path, se_resnet20, dtype):
+        model = copy.deepcopy(se_resnet20).to(dtype)
+        save(model, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors")
+        assert same_state(again, model)
+        assert same_state(load(tmp_path / "m.safetensors", model=create("resnet20", num_classes=3)), model)
+
+    def test_tied_tensors_are_stored_once(self, tmp_path):
+        model = Own()
+        save(model, tmp_path / "m.safetensors")
+        assert text_of(tmp_path / "m.safetensors")["aliases"] == {"second.weight": "first.weight"}
+        assert "second.weight" not in load_file(tmp_path / "m.safetensors")
+
+    def test_views_and_memory_formats(self, tmp_path):
+        model = nn.Module()
+        storage = torch.arange(24.0)
+        model.register_buffer("whole", storage)
+        model.register_buffer("other_shape", storage.view(4, 6))
+        model.register_buffer("transposed", storage.view(4, 6).t())
+        model.register_buffer("part", storage[3:7])
+        model.register_buffer("again", storage[3:7])
+        model.register_buffer("expanded", torch.ones(1).expand(5))
+        model.register_buffer("channels_last", torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
+        model.register_buffer("conjugate", torch.randn(3, dtype=torch.complex64).conj())
+        model.register_buffer("empty", torch.zeros(0, 3))
+        model.register_buffer("also_empty", torch.zeros(0, 3))
+        model.register_buffer("number", torch.tensor(3))
+        save(model, tmp_path / "m.safetensors")
+        assert text_of(tmp_path / "m.safetensors")["aliases"] == {"again": "part"}
+        fresh = copy.deepcopy(model)
+        for name, buffer in model.named_buffers():
+            setattr(fresh, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+        assert same_state(load(tmp_path / "m.safetensors", model=fresh), model)
+
+    @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+    def test_wrapped_networks_are_saved_as_what_they_wrap(self, tmp_path, wrap):
+        model = create("resnet20", num_classes=3)
+        save(wrap(model), tmp_path / "m.safetensors")
+        assert same_state(load(tmp_path / "m.safetensors"), model)
+
+    def test_what_was_removed_is_not_saved(self, tmp_path, se_resnet20):
+        save(remove(se_resnet20), tmp_path / "m.safetensors")
+        assert not blocks(load(tmp_path / "m.safetensors"))
+
+    def test_same_model_same_file(self, tmp_path, se_resnet20):
+        for name in ("a", "b"):
+            save(se_resnet20, tmp_path / name)
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+    def test_leaves_random_state_and_model(self, tmp_path, se_resnet20):
+        model = copy.deepcopy(se_resnet20).train()
+        state = torch.get_rng_state()
+        save(model, tmp_path / "m.safetensors")
+        assert torch.equal(torch.get_rng_state(), state)
+        assert model.training
+        assert same_state(model, se_resnet20)
+
+
+class TestMetadata:
+    def test_of_a_file(self, tmp_path, se_resnet20):
+        own = {"classes": ["cat", "naïve \ud83d"], "mean": (0.5, 0.25), "size": 32, "nested": {"a": [None, True]}}
+        save(se_resnet20, tmp_path / "model.safetensors", metadata=own)
+        found = read_metadata(tmp_path)
+        assert found["metadata"] == {**own, "mean": [0.5, 0.25]}
+        assert (found["model"], found["options"]) == ("resnet20", {"num_classes": 3})
+        assert (found["format"], found["senet"], found["torch"]) == (1, senet.__version__, torch.__version__)
+        assert found["sites"][0]["site"]["name"] == "layer1.0.bn2"
+        assert found["sites"][0]["spec"]["start"] == "paper"
+
+    @pytest.mark.parametrize(
+        ("metadata", "message"),
+        [
+            ({"a": {"b": [1, object()]}}, r"metadata\['a'\]\['b'\]\[1\] is <object .*cannot be written as JSON"),
+            ({"a": float("nan")}, r"metadata\['a'\] is nan"),
+            ({3: "a"}, "metadata has the key 3; JSON's keys are strings"),
+            ({"a": torch.zeros(2)}, r"metadata\['a'\] is tensor"),
+            (["a"], "metadata is a mapping, not a list"),
+        ],
+    )
+    def test_that_cannot_be_written(self, tmp_path, metadata, message):
+        with pytest.raises(ValueError, match=message):
+            save(nn.Linear(2, 2), tmp_path / "m.safetensors", metadata=metadata)
+        assert names(tmp_path) == []
+
+    def test_of_other_files(self, tmp_path):
+        save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors")
+        for function in (read_metadata, load):
+            with pytest.raises(WeightsError, match=r"senet.save did not write it. Use senet.create\(NAME, weights="):
+                function(tmp_path / "m.safetensors")
+            with pytest.raises(WeightsError, match=r"no.safetensors does not exist; load takes a file that"):
+                function(tmp_path / "no.safetensors")
+            with pytest.raises(WeightsError, match=r"model.safetensors does not exist"):
+                function(tmp_path)
+
+
+class TestWhatCannotBeSaved:
+    def lazy(self):
+        return nn.LazyLinear(2)
+
+    def meta(self):
+        return nn.Linear(2, 2, device="meta")
+
+    def extra_state(self):
+        class Extra(nn.Linear):
+            def get_extra_state(self):
+                return {"a": 1}
+
+        return Extra(2, 2)
+
+    def sparse(self):
+        model = nn.Module()
+        model.register_buffer("w", torch.eye(3).to_sparse())
+        return model
+
+    def option(self):
+        pytest.importorskip("torchvision", reason="torchvision is not there")
+        return create("torchvision:resnet18", norm_layer=nn.InstanceNorm2d)
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("lazy", r"weight has no values yet \(a lazy module\): run the network once"),
+            ("meta", "weight is on the meta device"),
+            ("extra_state", "_extra_state is a dict, not a tensor"),
+            ("sparse", "w is a torch.sparse_coo tensor of torch.float32, which safetensors cannot hold"),
+            ("option", "resnet18 was made with an option that no file can name: norm_layer is <class .*InstanceNorm2d"),
+        ],
+    )
+    def test_is_an_error_and_leaves_the_old_file(self, tmp_path, kind, message):
+        path = tmp_path / "m.safetensors"
+        path.write_text("old")
+        with pytest.raises(ValueError, match=message):
+            save(getattr(self, kind)(), path)
+        assert path.read_text() == "old"
+        assert names(tmp_path) == ["m.safetensors"]
+
+    def test_no_network(self, tmp_path):
+        with pytest.raises(TypeError, match=r"a network to save is an nn.Module, not OrderedDict"):
+            save(nn.Linear(2, 2).state_dict(), tmp_path / "m.safetensors")
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"the folder .*no does not exist"):
+            save(nn.Linear(2, 2), tmp_path / "no" / "m.safetensors")
+
+
+WRITER = """
+import resource, sys, time
+import torch
+from torch import nn
+from senet import fileformat
+from senet.saving import save
+
+how, path = sys.argv[1:]
+model = nn.Linear(300, 300)
+if how == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+if how == "slow":
+    def slowly(temporary, state, header, write=fileformat.write):
+        write(temporary, state, header)
+        whole = temporary.read_bytes()
+        with temporary.open("wb") as file:
+            file.write(whole[: len(whole) // 2])
+            file.flush()
+            print("half", flush=True)
+            time.sleep(60)
+    fileformat.write = slowly
+try:
+    save(model, path)
+except OSError as error:
+    print(error)
+"""
+
+
+class TestInterrupted:
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "m.safetensors"
+        save(trained(nn.Linear(3, 3)), path)
+        return path
+
+    @pytest.fixture
+    def content(self, path):
+        return path.read_bytes()
+
+    @pytest.fixture
+    def start(self, path):
+        processes = []
+
+        def start(how):
+            process = subprocess.Popen(
+                [sys.executable, "-c", WRITER, how, str(path)], stdout=subprocess.PIPE, text=True, cwd=path.parent
+            )
+            processes.append(process)
+            return process
+
+        yield start
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    def test_killed(self, path, content, start):
+        process = start("slow")
+        assert process.stdout.readline() == "half\n"
+        assert len(names(path.parent)) == 2
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert path.read_bytes() == content
+        save(nn.Linear(2, 2), path)  # what the killed one left is in nobody's way
+        assert load(path, model=nn.Linear(2, 2)).weight.shape == (2, 2)
+
+    @pytest.mark.skipif(os.name != "posix", reason="limits are POSIX")
+    def test_full_disk(self, path, content, start):
+        output, _ = start("full").communicate(timeout=60)
+        assert "cannot write" in output
+        assert "File too large" in output
+        assert path.read_bytes() == content
+        assert names(path.parent) == ["m.safetensors"]
+
+    def test_writer_that_fails(self, path, content, monkeypatch):
+        def failing(temporary, state, header):
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(fileformat, "write", failing)
+        with pytest.raises(KeyboardInterrupt):
+            save(nn.Linear(5, 5), path)
+        assert path.read_bytes() == content
+        assert names(path.parent) == ["m.safetensors"]

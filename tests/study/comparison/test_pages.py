@@ -1,0 +1,64 @@
+"""The report of a comparison, and of several on one page."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import pytest
+
+from senet.study import StudyError, compare
+from senet.study.comparison.pages import read_comparison, several_page, write_comparison, write_several
+from tests.browser import complaints, opened, requests
+
+SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
+EVIL = "<script>alert(1)<_script>$x^{&"
+
+
+@pytest.fixture
+def compared(tiny, paint, tmp_path):
+    data = paint({f"train/{EVIL}": 12, "train/light": 12, f"val/{EVIL}": 4, "val/light": 4}, root=f"a {EVIL}")
+    return compare(tiny, data, out=tmp_path / "study", seeds=2, **SHORT)
+
+
+def test_the_report_of_a_comparison(compared, chromium):
+    path = compared.folder / "report.html"
+    before = path.read_bytes()
+    opened(chromium, path)
+    assert complaints(chromium) == []
+    assert requests(chromium) == [path.as_uri()]
+    text = chromium.find_element("tag name", "body").text
+    assert compared.verdict in text
+    assert EVIL in text
+    for label in ("accuracy on val images (%)", "training loss (cross entropy, nats)", "epoch", "points"):
+        assert label in text
+    with (compared.folder / "accuracy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["plain (%)"]) for row in rows] == list(compared.plain.accuracy)
+    with (compared.folder / "cost.csv").open() as file:
+        assert next(csv.DictReader(file))["plain"] == str(compared.plain.cost.parameters)
+    assert write_comparison(read_comparison(compared.folder)).read_bytes() == before  # the folder has all of it
+
+
+def test_several_comparisons_on_one_page(compared, chromium, tmp_path):
+    copy = tmp_path / "other" / "study"
+    shutil.copytree(compared.folder, copy)
+    path = write_several([compared.folder, copy], tmp_path / "a" / "page")
+    opened(chromium, path)
+    assert complaints(chromium) == []
+    assert requests(chromium) == [path.as_uri()]
+    rows = chromium.find_elements("css selector", "table")[0].find_elements("css selector", "tbody tr")
+    assert len(rows) == 2
+    assert rows[1].text.startswith("other/study")
+    assert len(chromium.find_elements("css selector", "figure svg")) == 5
+
+
+def test_what_is_no_comparison(compared, tmp_path):
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_comparison(tmp_path)
+    with pytest.raises(StudyError, match="holds no finished comparison"):
+        read_comparison(compared.folder / "se-0")
+    with pytest.raises(StudyError, match="is the folder of a study"):
+        write_several([compared.folder], compared.folder)
+    with pytest.raises(ValueError, match="at least one"):
+        several_page([])

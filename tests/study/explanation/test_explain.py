@@ -1,0 +1,187 @@
+"""What explain says of a network, against the same found by hand with hooks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import senet
+from senet.console.progress import Progress
+from senet.files.run_folder import read_csv
+from senet.insertion import remove
+from senet.study import StudyError, evaluate, explain, open_data
+from senet.study.explanation.subject import Subject, open_subject
+from tests.browser import complaints, opened, requests
+
+QUIET = {"devices": "cpu", "progress": False}
+
+
+def _network(trained):
+    name, folder = trained
+    return senet.load(folder, senet.create(name, num_classes=10))
+
+
+def _by_hand(network, source, preprocessing):
+    """Labels, predictions, and each block's gates, computed by a forward hook from its weights."""
+    gates = {name: [] for name in senet.blocks(network)}
+
+    def look(name):
+        def hook(block, args, output):
+            z = args[0].double().mean((2, 3))
+            hidden = torch.relu(z @ block.fc1.weight.double().T)
+            gates[name].append(torch.sigmoid(hidden @ block.fc2.weight.double().T) * block.scale.double())
+
+        return hook
+
+    hooks = [block.register_forward_hook(look(name)) for name, block in senet.blocks(network).items()]
+    with torch.no_grad():
+        pixels = torch.stack([preprocessing(source.val.load(index)) for index in range(len(source.val))])
+        said = network.eval()(preprocessing.normalise(pixels)).argmax(1)
+    for hook in hooks:
+        hook.remove()
+    return source.val.labels, said, {name: torch.cat(each) for name, each in gates.items()}
+
+
+def test_the_numbers_are_those_found_by_hand(trained, tmp_path):
+    network = _network(trained)
+    source = open_data("digits")
+    found = explain(network, source, out=tmp_path / "explained", **QUIET)
+    labels, said, gates = _by_hand(network, source, found.preprocessing)
+    assert found.top1 == float((said == labels).double().mean())
+    assert found.top1 == evaluate(network, source, **QUIET).top1
+    assert [block.name for block in found.blocks] == list(gates)
+    for block in found.blocks:
+        hand = gates[block.name].numpy()
+        np.testing.assert_allclose(block.gates.mean.numpy(), hand.mean(0), atol=1e-6)
+        np.testing.assert_allclose(block.gates.low.numpy(), hand.min(0), atol=1e-6)
+        means = np.stack([hand[labels.numpy() == c].mean(0) for c in range(10)])
+        np.testing.assert_allclose(block.gates.class_means.numpy(), means, atol=1e-6)
+        total = ((hand - hand.mean(0)) ** 2).sum()
+        counts = torch.bincount(labels).numpy()
+        between = (counts[:, None] * (means - hand.mean(0)) ** 2).sum()
+        assert block.gates.specificity == pytest.approx(between / total, abs=1e-5)
+
+    assert found.stages[-1].removed.top1 == evaluate(remove(network), source, **QUIET).top1  # all gates at 1
+    assert found.stages[-1].stage is None
+    assert [stage.stage for stage in found.stages[:-1]] == [1]
+    for block in found.blocks:
+        assert block.removed == block.at_one
+        assert block.parameters == 2 * 8 * 4
+
+    content = json.loads((tmp_path / "explained/explanation.json").read_text())
+    assert content["top1"] == found.top1
+    assert [block["name"] for block in content["blocks"]] == list(gates)
+    rows = read_csv(tmp_path / "explained/channels.csv")
+    assert len(rows) == 16
+    assert float(rows[3]["mean"]) == pytest.approx(float(gates["blocks.0.bn2.se"][:, 3].mean()), abs=1e-6)
+    assert "SE blocks" in str(found)
+
+
+def test_each_image_is_given_the_gates_of_another(trained):
+    """Against a forward pass in which hooks multiply by the gates of the next image of the batch."""
+    network = _network(trained)
+    with open_subject(network, "digits", {"devices": "cpu", "batch_size": 50}) as subject:
+        held = subject.predict(Progress(False), at={"blocks.0.bn2.se": lambda gates: gates.roll(1, 0)})
+        swap = subject.network.blocks[0].bn2.se.register_forward_hook(
+            lambda block, args, output: args[0] * block.gate(args[0]).roll(1, 0)
+        )
+        by_hook = subject.predict(Progress(False))
+        swap.remove()
+        plain = subject.predict(Progress(False))
+    assert torch.equal(held.top, by_hook.top)
+    assert not torch.equal(held.probability, plain.probability)
+
+
+def test_the_batches_leave_no_image_alone(trained):
+    for size, expected in ((64, 64), (358, 357), (2, 2), (500, 359)):  # 359 images
+        with open_subject(_network(trained), "digits", {"devices": "cpu", "batch_size": size}) as subject:
+            assert isinstance(subject, Subject)
+            assert subject.batch_size == expected
+            assert len(subject.labels) % subject.batch_size != 1 or size == 2
+
+
+def test_a_network_that_was_given_stays_as_it_was(trained):
+    network = _network(trained).train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    explain(network, "digits", **QUIET)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all("forward" not in vars(block) for block in senet.blocks(network).values())
+
+
+def test_advice_keeps_to_the_tolerance(trained):
+    network = _network(trained)
+    strict = explain(network, "digits", tolerance=0, **QUIET)
+    assert strict.advice.effect.top1 >= strict.top1
+    loose = explain(network, "digits", tolerance=1, **QUIET)
+    assert loose.advice.blocks == tuple(senet.blocks(network))
+    assert loose.advice.effect == loose.stages[-1].at_mean
+    assert loose.advice.parameters == 2 * 64
+    assert "2 of them can go" in str(loose)
+
+
+def test_a_network_of_torchvision(pictures):
+    torchvision = pytest.importorskip("torchvision")
+    network = torchvision.models.mobilenet_v3_small(num_classes=2)
+    found = explain(network, pictures, size=32, tolerance=0, **QUIET)
+    assert len(found.blocks) == 9
+    assert [stage.stage for stage in found.stages] == [2, 4, 5, None]
+    assert all(block.gates.top == 1 for block in found.blocks)
+
+
+EVIL = "<script>alert(1)<_script>$x^{&"
+
+
+def test_the_report_in_a_browser(trained, chromium, tmp_path):
+    network = _network(trained)
+    data = tmp_path / "data" / "val"
+    source = open_data("digits")
+    for index in range(60):
+        folder = data / (EVIL if index % 2 else f"{index % 4}")
+        folder.mkdir(parents=True, exist_ok=True)
+        source.val.load(index).save(folder / f"{index}.png")
+    found = explain(network, tmp_path / "data", size=8, out=tmp_path / "report", **QUIET)
+    assert EVIL in found.classes.values()
+    path = tmp_path / "report" / "report.html"
+    opened(chromium, path)
+    assert complaints(chromium) == []
+    assert requests(chromium) == [path.as_uri()]
+    assert EVIL in chromium.find_element("css selector", "figure svg").text
+    axes = chromium.find_element("css selector", "main").text
+    for label in ("gate", "channel", "points", "between-class / total variance"):
+        assert label in axes
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    metrics = {"width": 1030, "height": 700, "deviceScaleFactor": 1, "mobile": False}  # A4 across, in CSS pixels
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    widths = chromium.execute_script(
+        "return [...document.querySelectorAll('table, svg')].map(e => e.getBoundingClientRect().right)"
+    )
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert max(widths) <= 1030  # nothing is cut off on paper
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"model": "resnet20"}, StudyError, "resnet20 holds no SE"),
+        ({"model": "se_resnet20", "num_classes": 10, "tolerance": 2}, ValueError, "from 0 to 1, not 2"),
+        ({"model": "se_resnet20", "num_classes": 10, "batch_size": 1}, ValueError, "at least 2, not 1"),
+        ({"model": "se_resnet20", "num_clases": 10}, TypeError, "did you mean 'num_classes'"),
+        ({"model": "se_resnet20", "num_classes": 3}, StudyError, "has 3 classes and the images have class 9"),
+    ],
+)
+def test_what_cannot_be_explained(arguments, error, words):
+    with pytest.raises(error, match=words):
+        explain(data="digits", devices="cpu", progress=False, **arguments)
+
+
+def test_the_folder_of_a_run_is_left_alone(trained):
+    _, folder = trained
+    with pytest.raises(StudyError, match="is the folder of a training"):
+        explain(_network(trained), "digits", out=folder, **QUIET)

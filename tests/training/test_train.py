@@ -1,0 +1,321 @@
+import json
+import math
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from senet.block import SEBlock, SESpec
+from senet.data.sources import open_data
+from senet.evaluation.logits import device_of
+from senet.evaluation.networks import Arm, make
+from senet.files.run_folder import StudyError, read_csv
+from senet.insertion import blocks
+from senet.saving.saving import load, read_metadata
+from senet.training import train as training
+from senet.training.train import train
+from senet.zoo import create
+
+SHORT = {"epochs": 3, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
+
+
+class Interrupt(L.Callback):
+    """Stops a run like a power cut, before it can end epoch `epoch` (from 0)."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("the power is gone")
+
+
+class Watch(L.Callback):
+    """Keeps the batches and the plain weights that a run begins with."""
+
+    def __init__(self):
+        self.batches = []
+        self.weights = {}
+
+    def on_train_start(self, trainer, pl_module):
+        self.weights = {k: v.clone() for k, v in pl_module.network.state_dict().items() if ".se." not in k}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append([part.clone() for part in batch])
+
+
+def _tensors(folder, name):
+    network = create(name, num_classes=2)
+    return load(folder / "model.safetensors", network).state_dict()
+
+
+def _same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_folder_holds_everything(tiny, pictures, tmp_path):
+    out = tmp_path / "run"
+    result = train(tiny, pictures, out=out, spec=SESpec(), **SHORT)
+    assert sorted(path.name for path in out.iterdir()) == [
+        *(
+            "best.safetensors",
+            "metrics.csv",
+            "model.safetensors",
+            "predictions.csv",
+            "result.json",
+            "settings.json",
+            "tensorboard",
+        ),
+    ]
+    rows = read_csv(out / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
+    assert list(rows[0]) == columns
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert result.accuracy == pytest.approx(float(rows[-1]["val_accuracy"]))  # the last epoch's, not the best's
+    written = json.loads((out / "result.json").read_text())
+    assert (written["accuracy"], written["split"], written["images"]) == (result.accuracy, "val", 8)
+    assert written["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows))
+    assert len(written["sites"]) == 2
+    assert written["settings"]["seed"] == 0
+    assert written["settings"]["se"]["start"] == "paper"
+    predictions = read_csv(out / "predictions.csv")
+    assert [row["image"] for row in predictions][:2] == ["val/dark/000.png", "val/dark/001.png"]
+    assert sum(row["correct"] == "True" for row in predictions) == result.accuracy * 8
+    metadata = read_metadata(out / "model.safetensors")
+    assert metadata["metadata"]["classes"] == ["dark", "light"]
+    assert metadata["metadata"]["preprocessing"] == {"size": 8, "resize": 8} | {
+        key: value for key, value in metadata["metadata"]["preprocessing"].items() if key not in ("size", "resize")
+    }
+    assert list((out / "tensorboard").glob("events.*"))
+    assert "val accuracy after 3 epochs" in str(result)
+    assert str(out) in str(result)
+
+
+def test_both_networks_see_the_same_and_start_from_the_same_weights(tiny, pictures, tmp_path):
+    seen = []
+    for name, spec, workers in (("plain", None, 0), ("se", SESpec(), 0), ("se_workers", SESpec(), 2)):
+        watch = Watch()
+        train(tiny, pictures, out=tmp_path / name, spec=spec, workers=workers, callbacks=[watch], **SHORT)
+        seen.append(watch)
+    plain, *others = seen
+    assert len(plain.batches) == 9
+    for other in others:
+        assert _same(plain.weights, other.weights)
+        for one, two in zip(plain.batches, other.batches, strict=True):
+            assert torch.equal(one[0], two[0])
+            assert torch.equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny, pictures, tmp_path, epoch, workers):
+    asked = {**SHORT, "spec": SESpec(), "workers": workers}
+    whole = train(tiny, pictures, out=tmp_path / "whole", **asked)
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        train(tiny, pictures, out=tmp_path / "cut", callbacks=[Interrupt(epoch)], **asked)
+    assert (tmp_path / "cut/checkpoints").exists() == (epoch > 0)
+    assert not (tmp_path / "cut/result.json").exists()
+    watch = Watch()
+    resumed = train(tiny, pictures, out=tmp_path / "cut", callbacks=[watch], **asked)
+    assert len(watch.batches) == 3 * (3 - epoch)  # what was done is not done again
+    assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+    assert resumed.correct == whole.correct
+    metrics = [[{**row, "seconds": 0} for row in result.history] for result in (whole, resumed)]
+    assert metrics[0] == metrics[1]
+    assert not (tmp_path / "cut/checkpoints").exists()
+
+
+def test_a_run_killed_after_its_last_epoch_is_only_measured_again(tiny, pictures, tmp_path, monkeypatch):
+    whole = train(tiny, pictures, out=tmp_path / "whole", **SHORT)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "predict_all", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny, pictures, out=tmp_path / "cut", **SHORT)
+    watch = Watch()
+    resumed = train(tiny, pictures, out=tmp_path / "cut", callbacks=[watch], **SHORT)
+    assert watch.batches == []
+    assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+
+
+def test_ctrl_c_is_a_keyboard_interrupt(tiny, pictures, tmp_path):
+    class Press(L.Callback):
+        def on_train_batch_end(self, *_):
+            raise KeyboardInterrupt
+
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, pictures, out=tmp_path / "run", callbacks=[Press()], **SHORT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_finished_run_is_not_trained_again(tiny, pictures, tmp_path):
+    first = train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    watch = Watch()
+    again = train(tiny, pictures, out=tmp_path / "run", callbacks=[watch], **SHORT)
+    assert watch.batches == []
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"epochs": 4}, "recipe.epochs was 3 and is now 4"),
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"spec": SESpec(4)}, "se.reduction_ratio was 16 and is now 4"),
+        ({"spec": SESpec(), "where": "blocks.0*"}, "sites was .* and is now"),
+        ({"size": 16}, "preprocessing.size was 8 and is now 16"),
+    ],
+)
+def test_a_folder_of_other_settings_is_left_alone(tiny, pictures, tmp_path, changed, words):
+    asked = {**SHORT, "spec": SESpec()}
+    with pytest.raises(RuntimeError, match="power"):
+        train(tiny, pictures, out=tmp_path / "run", callbacks=[Interrupt(0)], **asked)
+    with pytest.raises(StudyError, match=f"other settings: {words}"):
+        train(tiny, pictures, out=tmp_path / "run", **{**asked, **changed})
+
+
+def test_a_folder_whose_images_have_changed_since_is_left_alone(tiny, pictures, tmp_path):
+    train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    (pictures / "train/dark/000.png").unlink()
+    with pytest.raises(StudyError, match=r"data .*pictures has changed since"):
+        train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    moved = pictures.rename(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match=r"data was .*pictures' and is now .*elsewhere'"):
+        train(tiny, moved, out=tmp_path / "run", **SHORT)
+
+
+def test_going_on_can_be_refused(tiny, pictures, tmp_path):
+    train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    with pytest.raises(StudyError, match="holds a study already"):
+        train(tiny, pictures, out=tmp_path / "run", resume=False, **SHORT)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(tiny, pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    watch = Watch()
+    with pytest.raises(StudyError, match=r"output folder .*file.* cannot be written"):
+        train(tiny, pictures, out=tmp_path / "file/run", callbacks=[watch], **SHORT)
+    assert watch.weights == {}
+
+
+def test_an_se_block_that_does_not_run_stops_the_run(tiny, pictures, tmp_path):
+    class PassBy(L.Callback):
+        def setup(self, trainer, pl_module, stage):
+            pl_module.network.blocks[0].unused = SEBlock(8)
+
+    with pytest.raises(StudyError, match=r"did not run in the first training step: blocks\.0\.unused;"):
+        train(tiny, pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[PassBy()], **SHORT)
+
+
+def test_a_network_that_returns_no_scores_is_refused(tiny, pictures, tmp_path):
+    with pytest.raises(StudyError, match=r"this one returned a tensor of shape \(8, 2, 8, 8\)"):
+        train(tiny.replace(":tiny", ":maps"), pictures, out=tmp_path / "run", **SHORT)
+
+
+def test_data_without_training_images_is_refused(tiny, paint, tmp_path):
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train(tiny, paint({"val/a": 2, "val/b": 2}), out=tmp_path / "run", **SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
+    asked = {**SHORT, "out": tmp_path / "run"}
+    for seed in (-1, 0.5, "0"):
+        with pytest.raises(ValueError, match="seed is a whole number"):
+            train(tiny, pictures, seed=seed, **asked)
+    with pytest.raises(TypeError, match=r"a network's name, not a Tiny: .*file\.py:function"):
+        train(create(tiny), pictures, **asked)
+    with pytest.raises(ValueError, match="classes of another network"):
+        train(tiny, open_data(pictures, class_offset=1), **asked)
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_images_are_reported_and_val_images_watched(tiny, paint, tmp_path):
+    folder = paint(
+        {"train/a": 8, "train/b": 8, "val/a": 3, "val/b": 3, "test/a": 2, "test/b": 2},
+    )
+    result = train(tiny, folder, out=tmp_path / "run", **SHORT)
+    assert (result.split, len(result.correct)) == ("test", 4)
+    assert "val_accuracy" in result.history[0]
+
+
+@pytest.mark.parametrize(("start", "given", "expected"), [
+    (None, None, "identity"), ("paper", None, "paper"), (None, "paper", "paper"), ("identity", "paper", "identity"),
+])  # fmt: skip
+def test_from_weights_se_starts_as_the_identity_unless_asked(tiny, pictures, tmp_path, start, given, expected):
+    torch.save(create(tiny, num_classes=5).state_dict(), tmp_path / "weights.pth")
+    arm = Arm(tiny, str(tmp_path / "weights.pth"), SESpec(start=given)).with_start(start)
+    assert arm.spec.start == expected
+    made = make(arm, num_classes=2, size=8, seed=0)
+    assert made.notes == (f"{tmp_path}/weights.pth: fc: 5 classes in the file, 2 wanted: starts fresh",)
+    scales = {float(block.scale) for block in blocks(made.network).values()}
+    assert scales == ({2.0} if expected == "identity" else {1.0})
+
+
+def test_from_scratch_se_starts_as_in_the_paper_unless_asked(tiny):
+    assert Arm(tiny, None, SESpec()).with_start(None).spec.start == "paper"
+    assert Arm(tiny, None, SESpec()).with_start("identity").spec.start == "identity"
+    with pytest.raises(ValueError, match="identity"):
+        Arm(tiny, None, SESpec(gate="tanh")).with_start("identity")
+
+
+def test_training_goes_on_from_a_run_and_keeps_its_preprocessing(tiny, pictures, paint, tmp_path):
+    first = train(tiny, pictures, out=tmp_path / "first", size=16, **SHORT)
+    photos = paint({"a": 8, "b": 8}, size=(70, 80), root="photos")
+    watch = Watch()
+    weights = first.folder / "model.safetensors"
+    train(tiny, photos, out=tmp_path / "next", weights=weights, callbacks=[watch], **SHORT)
+    assert watch.batches[0][0].shape == (8, 3, 16, 16)
+    kept = _tensors(first.folder, tiny)
+    assert torch.equal(watch.weights["blocks.0.conv1.weight"], kept["blocks.0.conv1.weight"])
+
+
+def test_the_callers_random_numbers_are_left_alone(tiny, pictures, tmp_path):
+    before = torch.get_rng_state()
+    train(tiny, open_data(pictures), out=tmp_path / "run", **SHORT)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_is_printed_unless_asked(tiny, pictures, tmp_path, capfd):
+    train(tiny, pictures, out=tmp_path / "quiet", **SHORT)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    train(tiny, pictures, out=tmp_path / "loud", **{**SHORT, "epochs": 12, "progress": True})
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert 3 <= len(lines) <= 8
+    assert "loud, epoch 12 of 12: training loss" in lines[-1]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(8, 1), (64, 3)])
+def test_small_work_is_done_by_one_thread(tiny, pictures, tmp_path, size, expected):
+    seen = []
+
+    class Threads(L.Callback):
+        def on_train_batch_start(self, *_):
+            seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(3)
+    train(tiny, pictures, out=tmp_path / "run", size=size, callbacks=[Threads()], **{**SHORT, "epochs": 1})
+    assert set(seen) == {expected}
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("asked", "kind"), [("cpu", "cpu"), ("CPU", "cpu")])
+def test_devices(asked, kind):
+    assert device_of(asked).type == kind
+    assert device_of("auto") == device_of(1)
+
+
+@pytest.mark.parametrize("asked", [2, "3", "cuda:99", "tpu", "", "cpu:1", 0])
+def test_devices_that_are_not_there(asked):
+    with pytest.raises(StudyError, match="devices="):
+        device_of(asked)
