@@ -18,6 +18,8 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from senet.errors import InputError, InputTypeError
+
 __all__ = ["GATES", "PLACEMENTS", "SQUEEZES", "STARTS", "SEBlock", "SESpec", "hidden_width"]
 
 GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -38,7 +40,7 @@ def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
         return
     close = difflib.get_close_matches(str(given), options, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name} is one of {', '.join(map(repr, options))}, not {given!r}{hint}")
+    raise InputError(f"{name} is one of {', '.join(map(repr, options))}, not {given!r}{hint}")
 
 
 def _positive_int(name: str, given: object) -> int:
@@ -47,7 +49,7 @@ def _positive_int(name: str, given: object) -> int:
     except TypeError:
         value = 0
     if isinstance(given, bool) or value < 1:
-        raise ValueError(f"{name} is a whole number of at least 1, not {given!r}")
+        raise InputError(f"{name} is a whole number of at least 1, not {given!r}")
     return value
 
 
@@ -91,7 +93,7 @@ class SESpec:
         _check_choice("gate", self.gate, tuple(GATES))
         _check_choice("placement", self.placement, PLACEMENTS)
         if not isinstance(self.bias, bool):
-            raise ValueError(f"bias is True or False, not {self.bias!r}")
+            raise InputError(f"bias is True or False, not {self.bias!r}")
         if self.start is not None:
             _check_choice("start", self.start, STARTS)
         if self.start == "identity":
@@ -127,7 +129,7 @@ class SESpec:
 def check_identity_start(gate: str) -> None:
     """Raise the ValueError that says why a gate that is 0 at 0 cannot start as the identity."""
     if gate not in _GATES_WITH_IDENTITY:
-        raise ValueError(
+        raise InputError(
             f"gate={gate!r} is 0 at 0 and cannot start as the identity: ask for start='paper', "
             f"or for gate='sigmoid' or 'hard_sigmoid'"
         )
@@ -188,12 +190,12 @@ def _se_gate(
     """The channel weights of `x`, in its dtype: one node in a symbolic trace, whatever the shape of x."""
     channels = fc1_weight.shape[1]
     if x.dim() not in (2, 3, 4, 5) or x.shape[1] != channels:
-        raise ValueError(
+        raise InputError(
             f"this SE block has {channels} channels and takes (N, {channels}), (N, {channels}, L), "
             f"(N, {channels}, H, W) or (N, {channels}, D, H, W), not {tuple(x.shape)}"
         )
     if not x.is_floating_point():
-        raise TypeError(f"an SE block takes floating-point tensors, not {x.dtype}")
+        raise InputTypeError(f"an SE block takes floating-point tensors, not {x.dtype}")
     device = x.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
@@ -258,7 +260,7 @@ class SEBlock(nn.Module):
         self.in_channels = _positive_int("in_channels", in_channels)
         spec = SESpec(reduction_ratio, width, squeeze, gate, bias)  # checks them
         if not (isinstance(scale, int | float) and math.isfinite(scale)):
-            raise ValueError(f"scale is a finite number, not {scale!r}")
+            raise InputError(f"scale is a finite number, not {scale!r}")
         self.reduction_ratio = spec.reduction_ratio
         self.width = hidden_width(self.in_channels, spec.reduction_ratio, spec.width)
         self.squeeze = spec.squeeze

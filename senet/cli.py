@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from senet import __version__, flags
+from senet import flags
+from senet._version import __version__
 from senet.console.stopping import Stopped
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore

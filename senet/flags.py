@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
+from senet.errors import SenetError
 from senet.recipe import flags as recipeflags
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FLAGS", "UsageError", "parse"]
 
 
-class UsageError(ValueError):
+class UsageError(SenetError, ValueError):
     """The command was typed in a way that it does not understand; the message says what would do."""
 
 

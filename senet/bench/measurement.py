@@ -24,6 +24,7 @@ from senet.bench.engines import inference
 from senet.bench.rows import Ratio, Row
 from senet.bench.steps import kept, largest_batch, training_step
 from senet.bench.timing import FULL, QUICK, Effort, in_turn
+from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.files.atomic import atomic_write
 
@@ -38,7 +39,7 @@ RESULT = "bench.json"
 _PACKAGES = ("timm", "onnxruntime", "openvino", "nncf")
 
 
-class BenchError(ValueError):
+class BenchError(SenetError, ValueError):
     """A measurement cannot be made or gone on with as asked; the message says why, and what would do."""
 
 

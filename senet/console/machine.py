@@ -16,7 +16,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Processor, accelerator, threads and versions, as plain values."""
     import lightning
 
-    import senet
+    from senet._version import __version__
 
     return {
         "processor": _processor(),
@@ -27,7 +27,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
-        "senet": senet.__version__,
+        "senet": __version__,
     }
 
 

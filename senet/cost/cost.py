@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from senet.cost.activations import kept_for_backward, watched
+from senet.errors import InputError
 from senet.fused.switch import of_any_size
 from senet.insertion import blocks, remove
 from senet.running import as_call, describe, devices_of, run, untouched
@@ -133,7 +134,7 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         ValueError: where the network does not take the example, or has lazy layers that were never built.
     """
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} has lazy layers, which have no shapes yet: run it once on an input first"
         )
     found = blocks(model)

@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from senet.data.quiet import without_warnings
+from senet.errors import BadImageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
     "EXTENSIONS",
-    "BadImageError",
-    "DataError",
     "decode",
     "decode_bytes",
     "readable_formats",
@@ -44,24 +43,6 @@ _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000
 _PASSING = frozenset({errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
 _WAITS = (0.1, 1.0)  # seconds before a network's file system is asked again
 _ORIENTATION = 0x0112
-
-
-class DataError(ValueError):
-    """Data that cannot be found, read or used; the message says what would be right."""
-
-
-class BadImageError(DataError):
-    """One image that cannot be read.
-
-    Attributes:
-        reason: why, without the image's name.
-        lasting: whether that is so for as long as the file is the same; not where the system failed to read it.
-    """
-
-    def __init__(self, message: str, reason: str = "", *, lasting: bool = True) -> None:
-        super().__init__(message)  # one argument is enough: a loader's workers send errors as their text
-        self.reason = reason or message
-        self.lasting = lasting
 
 
 def decode(path: Path) -> Image.Image:

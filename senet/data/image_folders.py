@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from senet.data.decoding import EXTENSIONS, DataError
+from senet.data.decoding import (
+    EXTENSIONS,
+)
 from senet.data.images import FileImages, text_of
 from senet.data.unreadable import BadFile
+from senet.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from senet.data.decoding import EXTENSIONS, BadImageError, DataError, decode, reason_of, to_rgb
+from senet.data.decoding import (
+    EXTENSIONS,
+    decode,
+    reason_of,
+    to_rgb,
+)
+from senet.errors import BadImageError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

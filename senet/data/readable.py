@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from senet.data.decoding import BadImageError, DataError
 from senet.data.sampling import forking, usual_workers
 from senet.data.unreadable import BadFile, too_many
+from senet.errors import BadImageError, DataError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +97,7 @@ class Readable:
         before: tuple[BadFile, ...] = (),
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 0):
-            raise ValueError(f"workers is a whole number of at least 0, not {workers!r}")
+            raise InputError(f"workers is a whole number of at least 0, not {workers!r}")
         wanted = usual_workers() if workers is None else workers
         self.images = images
         self.max_bad = max_bad

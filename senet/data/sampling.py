@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from senet.data.images import Images
 from senet.data.signals import Shield
 from senet.data.transforms import Augmentation, Preprocessing
-from senet.files.run_folder import StudyError
+from senet.errors import InputError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -262,7 +262,7 @@ def _workers(held: Held, asked: int | None) -> int:
     if asked is None:
         return 0 if held.in_memory else usual_workers()
     if type(asked) is not int or asked < 0:
-        raise ValueError(f"workers is a whole number of at least 0, not {asked!r}")
+        raise InputError(f"workers is a whole number of at least 0, not {asked!r}")
     return asked
 
 

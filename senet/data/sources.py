@@ -12,8 +12,15 @@ import numpy as np
 import torch
 
 from senet.data.image_folders import class_indices, read_folder, stratified_split
-from senet.data.images import ArrayImages, ChosenImages, DataError, Images, JoinedImages, TorchvisionImages
+from senet.data.images import (
+    ArrayImages,
+    ChosenImages,
+    Images,
+    JoinedImages,
+    TorchvisionImages,
+)
 from senet.data.shards.shards import read_shards
+from senet.errors import DataError
 from senet.files.cache import cache_folder
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from senet.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -58,20 +60,20 @@ class Preprocessing:
         for name in ("size", "resize"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is a whole number of pixels, at least 1, not {value!r}")
+                raise InputError(f"{name} is a whole number of pixels, at least 1, not {value!r}")
         if self.resize < self.size:
-            raise ValueError(f"resize ({self.resize}) is at least the size cut out of it ({self.size})")
+            raise InputError(f"resize ({self.resize}) is at least the size cut out of it ({self.size})")
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-                raise ValueError(f"{name} is three numbers, one a channel{', positive' * (name == 'std')}: {values}")
+                raise InputError(f"{name} is three numbers, one a channel{', positive' * (name == 'std')}: {values}")
             object.__setattr__(self, name, values)
         if self.interpolation not in INTERPOLATIONS:
             close = difflib.get_close_matches(str(self.interpolation), INTERPOLATIONS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
+            raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
         if self.channels not in ("RGB", "BGR"):
-            raise ValueError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
+            raise InputError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An RGB image as (3, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
@@ -113,7 +115,7 @@ class Preprocessing:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
+            raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
         return cls(**values)
 
 

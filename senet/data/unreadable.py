@@ -10,8 +10,8 @@ import PIL
 import torch
 
 from senet.console.progress import Progress
-from senet.data.decoding import BadImageError, DataError
 from senet.data.images import ArrayImages, ChosenImages, Images, JoinedImages, TorchvisionImages
+from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
 
 if TYPE_CHECKING:

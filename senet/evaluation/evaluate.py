@@ -15,13 +15,12 @@ from senet.data.readable import Readable
 from senet.data.sources import DataSource, open_data
 from senet.data.transforms import Preprocessing
 from senet.data.unreadable import MAX_BAD
+from senet.errors import InputError, StudyError, WeightsError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
 from senet.evaluation.logits import device_of, predict_all
 from senet.evaluation.networks import Arm, heard, known_preprocessing
 from senet.evaluation.reliability import CalibrationError
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
-from senet.files.fileformat import WeightsError
-from senet.files.run_folder import StudyError
 from senet.zoo import create
 from senet.zoo.names.naming import is_saved
 from senet.zoo.weights.load import noted_preprocessing
@@ -95,7 +94,7 @@ def evaluate(
         ValueError: where more images are unreadable than may be, or data, network, weights or numbers are not as asked.
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise ValueError(f"batch_size is a whole number of at least 1, not {batch_size!r}")
+        raise InputError(f"batch_size is a whole number of at least 1, not {batch_size!r}")
     device = device_of(devices)
     where = data.name if isinstance(data, DataSource) else str(data)
     folder = None if out is None else evaluation_folder(out, where, predictions)
@@ -225,9 +224,9 @@ def asked_preprocessing(
     base = known or Preprocessing()
     if crop is not None:
         if resize is not None:
-            raise ValueError(f"resize ({resize}) and crop ({crop}) are two words for one thing: give one of them")
+            raise InputError(f"resize ({resize}) and crop ({crop}) are two words for one thing: give one of them")
         if not 0 < crop <= 1:
-            raise ValueError(f"crop is the share that is cut out, above 0 and at most 1, not {crop!r}")
+            raise InputError(f"crop is the share that is cut out, above 0 and at most 1, not {crop!r}")
         wanted = base.size if size is None else size
         size, resize = wanted, max(wanted, math.floor(wanted / crop))
     if resize is None:

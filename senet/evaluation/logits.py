@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senet.data.sampling import forking
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from senet.data.transforms import Preprocessing, timm_preprocessing
-from senet.files.fileformat import WeightsError
+from senet.errors import InputTypeError, WeightsError
 from senet.files.run_folder import MODEL
 from senet.insertion import insert, inserted
 from senet.zoo import create
@@ -46,7 +46,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):
-            raise TypeError(
+            raise InputTypeError(
                 f"a study takes a network's name, not a {type(self.model).__name__}: runs are made anew for each "
                 "seed; a network of your own is named path/to/file.py:function"
             )

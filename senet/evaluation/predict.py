@@ -13,12 +13,12 @@ from torch import nn
 from senet.console import display
 from senet.console.progress import Progress
 from senet.data import unreadable as badfiles
-from senet.data.decoding import DataError
 from senet.data.image_folders import files_below, named_otherwise
 from senet.data.images import FileImages, text_of
 from senet.data.readable import Readable
 from senet.data.transforms import Preprocessing
 from senet.data.unreadable import BadFile
+from senet.errors import DataError, InputError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
 from senet.evaluation.evaluate import asked_preprocessing, network_of
 from senet.evaluation.logits import answers, device_of
@@ -143,7 +143,7 @@ def predict(
     """
     for name, value in (("batch_size", batch_size), ("top", top)):
         if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+            raise InputError(f"{name} is a whole number of at least 1, not {value!r}")
     device = device_of(devices)
     file = None if out is None else check_table(out)
     named = None if classes is None else names_in(classes, class_offset)

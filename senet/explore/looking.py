@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from senet.errors import InputError
 from senet.evaluation.logits import logits_of
 from senet.insertion import blocks, holding, recording
 from senet.insertion.recognise import channel_dim_of
@@ -35,9 +36,9 @@ class Held:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"gates are held as one of {', '.join(KINDS)}, not {self.kind!r}")
+            raise InputError(f"gates are held as one of {', '.join(KINDS)}, not {self.kind!r}")
         if not 0 <= self.factor <= 2:
-            raise ValueError(f"gates are scaled by 0 to 2, not {self.factor!r}")
+            raise InputError(f"gates are scaled by 0 to 2, not {self.factor!r}")
 
     @property
     def changes(self) -> bool:

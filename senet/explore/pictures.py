@@ -9,8 +9,13 @@ import re
 
 from PIL import Image, UnidentifiedImageError
 
-from senet.data.decoding import BadImageError, decode_bytes, readable_formats, reason_of
+from senet.data.decoding import (
+    decode_bytes,
+    readable_formats,
+    reason_of,
+)
 from senet.data.quiet import without_warnings
+from senet.errors import BadImageError, SenetError
 
 __all__ = ["MOST_BYTES", "MOST_PIXELS", "PictureError", "from_base64", "read_picture", "too_many_bytes"]
 
@@ -20,7 +25,7 @@ _LONGEST = 40
 """Times the shorter side: resized by its shorter side, a thread of pixels would fill the memory."""
 
 
-class PictureError(ValueError):
+class PictureError(SenetError, ValueError):
     """A file that is not shown; the message says why, and what would be."""
 
 

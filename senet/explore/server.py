@@ -16,8 +16,8 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from senet.errors import StudyError
 from senet.explore.pictures import MOST_BYTES
-from senet.files.run_folder import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
+from senet.errors import SenetError
 from senet.explore.looking import AS_COMPUTED, KINDS, Held, Look, Means
 from senet.explore.pictures import PictureError, from_base64, read_picture, too_many_bytes
 from senet.explore.subject import fingerprint
@@ -27,7 +28,7 @@ SLOTS = ("A", "B")
 _LONGEST_NAME = 80
 
 
-class ActionError(ValueError):
+class ActionError(SenetError, ValueError):
     """Something the page cannot have asked for."""
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from senet.data.image_folders import class_indices
-from senet.data.sources import DataError, open_data
+from senet.data.sources import (
+    open_data,
+)
 from senet.data.transforms import Preprocessing
+from senet.errors import DataError, StudyError
 from senet.evaluation.evaluate import asked_preprocessing, network_of, trained_classes
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import Arm, heard, known_preprocessing
 from senet.explore.looking import Held, Look, Means, look, mean_gates
-from senet.files.run_folder import StudyError
 from senet.insertion import blocks, channels_of
 from senet.zoo.weights.load import noted_preprocessing
 

@@ -35,7 +35,7 @@ def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[
     """
     import torch
 
-    import senet
+    from senet._version import __version__
 
     if given is not None and not isinstance(given, Mapping):
         raise ExportError(f"metadata is a mapping, not a {type(given).__name__}")
@@ -46,7 +46,7 @@ def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[
     noted = noted_preprocessing(model)
     return {
         **({"network": name, "options": options} if name else {}),
-        "senet": senet.__version__,
+        "senet": __version__,
         "torch": torch.__version__,
         **({"preprocessing": noted} if noted else {}),
         **own,

@@ -20,8 +20,8 @@ from senet.errors import ExportError
 from senet.export.description import FIRST
 from senet.export.onnx_squeeze import branches, pool_squeezes
 from senet.export.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
+from senet.extras import extra
 from senet.running import as_call
-from senet.zoo.names.sources import extra
 
 if TYPE_CHECKING:
     from senet.export.tracing import Traced

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from senet.zoo.names.sources import extra
+from senet.extras import extra
 
 __all__ = ["branches", "pool_squeezes"]
 

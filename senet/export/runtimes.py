@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from senet.export.description import FIRST
+from senet.extras import extra
 from senet.running import as_call
-from senet.zoo.names.sources import extra
 
 __all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from senet.errors import ExportError
+from senet.errors import ExportError, InputTypeError
 from senet.running import as_call, describe, run, untouched
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def check_exportable(model: nn.Module, example: Any) -> None:
         TypeError: where there is no network.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a network to export is an nn.Module, not {type(model).__name__}")
+        raise InputTypeError(f"a network to export is an nn.Module, not {type(model).__name__}")
     tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
     if not tensors or not tensors[0].dim():
         raise ExportError(f"the example is {describe(example)}; it needs a tensor whose first dimension is the batch")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from senet.errors import InputError, WeightsError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,10 +45,6 @@ _KINDS: Mapping[str, Any] = {
     "torch": str,
     "pruned": dict,
 }
-
-
-class WeightsError(ValueError):
-    """A file of weights cannot be read, or does not fit; the message says why, and what would."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +100,10 @@ def plain_json(value: object, where: str, *, nested: bool = True) -> Any:
     if nested and isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ValueError(f"{where} has the key {key!r}; JSON's keys are strings")
+                raise InputError(f"{where} has the key {key!r}; JSON's keys are strings")
         return {key: plain_json(item, f"{where}[{key!r}]") for key, item in value.items()}
     kinds = "numbers, strings, True, False, None, and lists of these" + (", and mappings" if nested else "")
-    raise ValueError(f"{where} is {_short(value)}, which cannot be written as JSON ({kinds} can)")
+    raise InputError(f"{where} is {_short(value)}, which cannot be written as JSON ({kinds} can)")
 
 
 def write(path: Path, state: Mapping[str, Any], header: Header) -> None:
@@ -184,13 +182,13 @@ def _stored_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str,
 
 def _check_writable(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name} is a {type(value).__name__}, not a tensor; a file of weights holds tensors alone")
+        raise InputError(f"{name} is a {type(value).__name__}, not a tensor; a file of weights holds tensors alone")
     if nn.parameter.is_lazy(value):
-        raise ValueError(f"{name} has no values yet (a lazy module): run the network once, then save it")
+        raise InputError(f"{name} has no values yet (a lazy module): run the network once, then save it")
     if value.is_meta:
-        raise ValueError(f"{name} is on the meta device and has no values to save")
+        raise InputError(f"{name} is on the meta device and has no values to save")
     if value.layout is not torch.strided or value.dtype not in _DTYPES:
-        raise ValueError(f"{name} is a {value.layout} tensor of {value.dtype}, which safetensors cannot hold")
+        raise InputError(f"{name} is a {value.layout} tensor of {value.dtype}, which safetensors cannot hold")
 
 
 def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.errors import StudyError
 from senet.files.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -35,10 +36,6 @@ RESULT = "result.json"
 SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
-
-
-class StudyError(ValueError):
-    """A study that cannot be run or gone on with as asked; the message says what would be right."""
 
 
 def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) -> Path:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.errors import StudyError
 from senet.files.atomic import atomic_write
-from senet.files.run_folder import StudyError, write_csv
+from senet.files.run_folder import (
+    write_csv,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from senet.errors import InputError
+
 __all__ = ["Statistics", "normalises", "statistics_of"]
 
 _INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -76,7 +78,7 @@ class OverBatch:
         if self.group is not None:
             center, m2, count = _together(center, m2, len(mean), space, self.group)
         if count <= 1:
-            raise ValueError(f"a batch normalisation needs more than 1 value per channel in training, not {count:g}")
+            raise InputError(f"a batch normalisation needs more than 1 value per channel in training, not {count:g}")
         self.count = count
         self._remember(center[0], m2[0] / (count - 1))
         return center, m2 / count

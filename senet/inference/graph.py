@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from senet.errors import OptimizeError
+from senet.errors import InputError, OptimizeError
 from senet.insertion import as_call, describe, untouched
 
 __all__ = ["Network", "batch_size", "capture", "expect", "repeated", "value_of"]
@@ -268,7 +268,7 @@ def expect(x: Tensor, shape: Sequence[int | None]) -> Tensor:
         want is not None and size != want for size, want in zip(x.shape, shape, strict=True)
     ):
         words = ", ".join("any" if want is None else str(want) for want in shape)
-        raise ValueError(
+        raise InputError(
             f"this inference form was made for tensors of shape ({words}), not {tuple(x.shape)}; "
             f"senet.optimize(..., dynamic_size=True) makes one for any size, where the network allows it"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from senet.errors import OptimizeError
+from senet.errors import InputTypeError, OptimizeError
 from senet.inference.agreement import another_batch, another_size, check
 from senet.inference.algebra import folded_fc, window_means
 from senet.inference.eager.conditions import share_threads
@@ -98,7 +98,7 @@ def _try(model: nn.Module, example: Any) -> None:
 
 def _check_network(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise OptimizeError(f"the network is wrapped in {type(model).__name__}: give `model.module`")
     for name, module in model.named_modules():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SEBlock
+from senet.errors import InputTypeError
 
 __all__ = ["adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se"]
 
@@ -62,7 +63,7 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
         return block.gate(x)
     form = _form(block)
     if form is None:
-        raise TypeError(f"{type(block).__name__} is no SE block that senet knows; `senet.blocks` lists those")
+        raise InputTypeError(f"{type(block).__name__} is no SE block that senet knows; `senet.blocks` lists those")
     return _gate(block, form, x)
 
 

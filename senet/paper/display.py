@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from senet.console.display import count, share, table
+from senet.errors import InputError
+from senet.extras import extra
 from senet.report.figures import save_figure
-from senet.zoo.names.sources import extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +202,7 @@ def figure_format(path: Path) -> str:
     """
     kind = path.suffix.lower()
     if kind not in FIGURES:
-        raise ValueError(f"{path}: a figure's name ends in {' or '.join(FIGURES)}")
+        raise InputError(f"{path}: a figure's name ends in {' or '.join(FIGURES)}")
     return kind.removeprefix(".")
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from senet.block import SESpec
 from senet.cost.cost import count_calls
+from senet.errors import InputError
 from senet.insertion import blocks, inserted, untouched
 from senet.paper import figures as paper
 from senet.zoo import create
@@ -124,7 +125,7 @@ def count(name: str, spec: SESpec | None = None, *, num_classes: int = 1000, sid
         model = create(name, num_classes=num_classes, spec=spec)
         shape = resolve(name)[0].input_shape(Built(model, origin(model)[1]))
         if shape is None:
-            raise ValueError(f"what {name} takes as input is not known: name a network of the zoo")
+            raise InputError(f"what {name} takes as input is not known: name a network of the zoo")
         channels, *space = shape
         example = torch.empty(1, channels, *([side, side] if side is not None else space))
     found = blocks(model)

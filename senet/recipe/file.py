@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.recipe.recipe import Recipe
 
 if TYPE_CHECKING:

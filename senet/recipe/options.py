@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from senet.errors import InputTypeError
 from senet.recipe.recipe import Changes, Recipe
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def known_options(options: Mapping[str, Any], function: str) -> Options:
         if name not in _NAMES:
             close = difflib.get_close_matches(name, _NAMES, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{function}() has no option {name!r}{hint}")
+            raise InputTypeError(f"{function}() has no option {name!r}{hint}")
     return cast("Options", dict(options))
 
 

@@ -7,6 +7,8 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from senet.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -124,32 +126,32 @@ class Recipe:
         for name, least in (("batch_size", 1), ("epochs", 1), ("accumulate", 1), ("cutout", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+                raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
         for name in ("lr", "se_lr", "clip", "lr_factor", "crop_scale"):
             value = getattr(self, name)
             if value is None and name in ("se_lr", "clip", "crop_scale"):
                 continue
             if not _is_number(value) or not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is a number greater than 0, not {value!r}")
+                raise InputError(f"{name} is a number greater than 0, not {value!r}")
         if self.crop_scale is not None and self.crop_scale > 1:
-            raise ValueError(f"crop_scale is a share of the area, at most 1, not {self.crop_scale!r}")
+            raise InputError(f"crop_scale is a share of the area, at most 1, not {self.crop_scale!r}")
         for name, below in _AT_LEAST_0.items():
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < below:
                 end = "" if math.isinf(below) else f" and less than {below:g}"
-                raise ValueError(f"{name} is a number of at least 0{end}, not {value!r}")
+                raise InputError(f"{name} is a number of at least 0{end}, not {value!r}")
         for name in ("random_erasing", "freeze_statistics"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= 1:
-                raise ValueError(f"{name} is a number from 0 to 1, not {value!r}")
+                raise InputError(f"{name} is a number from 0 to 1, not {value!r}")
         for name in ("nesterov", "decay_norms_and_biases", "trivial_augment", "channels_last", "compile"):
             if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name} is True or False, not {getattr(self, name)!r}")
+                raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
         for name, allowed in _WORDS.items():
             _check_word(name, getattr(self, name), allowed)
         self._check_milestones()
         if self.batch_size % self.accumulate:
-            raise ValueError(
+            raise InputError(
                 f"a batch_size of {self.batch_size} does not come in {self.accumulate} equal parts: accumulate divides "
                 "batch_size"
             )
@@ -157,12 +159,12 @@ class Recipe:
     def _check_milestones(self) -> None:
         found = self.milestones
         if not isinstance(found, list | tuple) or not all(_is_number(share) and 0 < share < 1 for share in found):
-            raise ValueError(f"milestones are shares of the run, above 0 and below 1, not {found!r}")
+            raise InputError(f"milestones are shares of the run, above 0 and below 1, not {found!r}")
         if list(found) != sorted(set(found)):
-            raise ValueError(f"milestones come one after the other, each once, not {found!r}")
+            raise InputError(f"milestones come one after the other, each once, not {found!r}")
         object.__setattr__(self, "milestones", tuple(float(share) for share in found))
         if self.schedule == "step" and not found:
-            raise ValueError("a schedule of 'step' needs milestones, such as 0.3 0.6 0.9")
+            raise InputError("a schedule of 'step' needs milestones, such as 0.3 0.6 0.9")
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """The same with the changes that are not None; for another batch size the learning rates follow.
@@ -176,7 +178,7 @@ class Recipe:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f": it has {', '.join(known)}"
-                raise ValueError(f"a recipe has no {name!r}{hint}")
+                raise InputError(f"a recipe has no {name!r}{hint}")
         found = dataclasses.replace(self, **given)
         if "lr" in given or found.lr_scaling == "none":
             return found
@@ -207,4 +209,4 @@ def _check_word(name: str, value: object, allowed: tuple[str, ...]) -> None:
         return
     close = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}{hint}")
+    raise InputError(f"{name} is one of {', '.join(allowed)}, not {value!r}{hint}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import senet
+from senet._version import __version__
+from senet.errors import InputError
 from senet.files.atomic import atomic_write
 from senet.report.figures import inline_svg, save_figure
 
@@ -208,7 +209,7 @@ def render(page: Page) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     template = environment.get_template("page.html")
-    return template.render(page=page, script=script, style=style, policy=policy, version=senet.__version__)
+    return template.render(page=page, script=script, style=style, policy=policy, version=__version__)
 
 
 def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
@@ -224,7 +225,7 @@ def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
     parts: list[Chart | Table] = [*page.charts, *page.tables]
     names = [part.name for part in parts]
     for wrong in (n for n in names if names.count(n) > 1 or not re.fullmatch(r"[\w-]+", n)):
-        raise ValueError(f"a part of a report is named {wrong!r}; names are unique, of letters, digits, _ and -")
+        raise InputError(f"a part of a report is named {wrong!r}; names are unique, of letters, digits, _ and -")
     for chart in page.charts:
         for kind in ("png", "svg"):
             save_figure(chart.figure, folder / f"{chart.name}.{kind}")

@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec, hidden_width
+from senet.errors import InputError, InputTypeError, WeightsError
 from senet.files import fileformat
 from senet.files.atomic import atomic_write
-from senet.files.fileformat import Header, WeightsError, plain_json
+from senet.files.fileformat import (
+    Header,
+    plain_json,
+)
 from senet.insertion import InsertionError, Site, attach, inserted
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
@@ -51,10 +55,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
         OSError: where the file cannot be written.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
+        raise InputTypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
     model = _unwrapped(model)
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise ValueError(f"metadata is a mapping, not a {type(metadata).__name__}")
+        raise InputError(f"metadata is a mapping, not a {type(metadata).__name__}")
     known = {"preprocessing": preprocessing} if (preprocessing := noted_preprocessing(model)) else {}
     header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
     with atomic_write(path) as temporary:
@@ -132,13 +136,13 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
-    import senet
+    from senet._version import __version__
 
     name, options = origin(model)
     try:
         options = {key: plain_json(value, key, nested=False) for key, value in options.items()}
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"{name} was made with an option that no file can name: {error}. Make it by a function of your own, "
             f"path/to/file.py:function, and load it with senet.load(path, model=...)"
         ) from None
@@ -149,7 +153,7 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
         metadata=metadata,
         aliases={},
         pruned=pruned(model),
-        senet=senet.__version__,
+        senet=__version__,
         torch=torch.__version__,
     )
 
@@ -201,7 +205,7 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Mo
 
 def _plain_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is the plain network, an nn.Module, not {type(model).__name__}")
+        raise InputTypeError(f"model is the plain network, an nn.Module, not {type(model).__name__}")
     network = copy.deepcopy(model)
     for name in inserted(network):
         detach(network, name)

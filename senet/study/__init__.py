@@ -1,10 +1,13 @@
 """Train networks on images, measure them, and learn honestly whether SE helped."""
 
-from senet.data.sources import DataError, DataSource, open_data
+from senet.data.sources import (
+    DataSource,
+    open_data,
+)
 from senet.data.transforms import Preprocessing
+from senet.errors import DataError, StudyError
 from senet.evaluation.evaluate import Evaluation, evaluate
 from senet.evaluation.predict import Predicted, predict
-from senet.files.run_folder import StudyError
 from senet.recipe.choose import Recipe
 from senet.recipe.file import read_recipe, recipes
 from senet.study.ablation import Ablation, ablate

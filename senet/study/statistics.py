@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from senet.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -87,10 +89,10 @@ def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence
         ValueError: where there is no seed, the two are not of one length, or a number is not finite.
     """
     if len(plain) != len(se) or not plain:
-        raise ValueError(f"accuracies come in pairs, at least one: {len(plain)} of plain, {len(se)} of SE")
+        raise InputError(f"accuracies come in pairs, at least one: {len(plain)} of plain, {len(se)} of SE")
     values = tuple(float(b) - float(a) for a, b in zip(plain, se, strict=True))
     if not all(map(math.isfinite, values)):
-        raise ValueError(f"accuracies are finite numbers; the differences are {values}")
+        raise InputError(f"accuracies are finite numbers; the differences are {values}")
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Difference(values, mean, None, None, None, confidence)
@@ -187,7 +189,7 @@ def bootstrap_over_images(
     """
     first, second = np.asarray(plain, dtype=np.float64), np.asarray(se, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 2 or not first.size:
-        raise ValueError(f"both are (seeds, images) and not empty: {first.shape} of plain, {second.shape} of SE")
+        raise InputError(f"both are (seeds, images) and not empty: {first.shape} of plain, {second.shape} of SE")
     difference = (second - first).sum(axis=0)  # whole numbers, so that equal ones are equal
     values, counts = np.unique(difference, return_counts=True)
     images = difference.size

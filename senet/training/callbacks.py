@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.fused.switch import unobtrusive, watching
 from senet.insertion import blocks
 from senet.training.schedules import frozen_from

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from senet.errors import StudyError
 from senet.files.atomic import atomic_write
-from senet.files.run_folder import CHECKPOINTS, StudyError
+from senet.files.run_folder import (
+    CHECKPOINTS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.training.checkpointing import newest
 
 if TYPE_CHECKING:

@@ -19,8 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from senet.console.stopping import Stopped
 from senet.data.augmentation import mixing_of
 from senet.data.sampling import forking, random_key
+from senet.errors import StudyError
 from senet.evaluation.logits import logits_of
-from senet.files.run_folder import TENSORBOARD, StudyError
+from senet.files.run_folder import (
+    TENSORBOARD,
+)
 from senet.insertion import parameter_groups
 from senet.training.callbacks import Averaging, EveryBlockRuns, FrozenStatistics
 from senet.training.failures import in_plain_words

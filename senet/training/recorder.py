@@ -11,7 +11,14 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from senet.console.stopping import Stopped
 from senet.data.signals import StopRequest
-from senet.files.run_folder import BEST, METRICS, NOT_FINITE, StudyError, write_csv, write_json
+from senet.errors import StudyError
+from senet.files.run_folder import (
+    BEST,
+    METRICS,
+    NOT_FINITE,
+    write_csv,
+    write_json,
+)
 from senet.saving.saving import save
 from senet.training.checkpointing import place, sweep
 from senet.training.tally import NotFinite, Sums

@@ -10,7 +10,7 @@ import torch
 
 from senet.data.augmentation import augmentation_of
 from senet.data.sampling import Held, eval_loader, hold, train_loader
-from senet.data.sources import DataError
+from senet.errors import DataError
 from senet.training.processes.processes import Processes
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from senet.data import unreadable as badfiles
 from senet.data.sources import DataSource, open_data
 from senet.data.transforms import preprocessing_for
 from senet.data.unreadable import MAX_BAD, checked
+from senet.errors import InputError
 from senet.evaluation.logits import predict_all
 from senet.evaluation.networks import Arm, Made, known_preprocessing, make
 from senet.fast import synchronise
@@ -135,7 +136,7 @@ def train(
         ValueError: where data, network, weights, sites or numbers are not as asked.
     """
     if type(seed) is not int or seed < 0:
-        raise ValueError(f"seed is a whole number of at least 0, not {seed!r}")
+        raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
     asked = known_options(options, "train")
     arm = Arm(model, None if weights is None else str(weights), spec, where).with_start(start)
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
@@ -176,7 +177,7 @@ def plan_of(
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
-        raise ValueError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
+        raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
     return Plan(
         source,
         preprocessing,

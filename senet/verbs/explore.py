@@ -8,6 +8,7 @@ import sys
 
 from senet import flags
 from senet.console import display
+from senet.errors import MissingPackageError
 
 __all__ = ["explore"]
 
@@ -41,7 +42,7 @@ def explore(
       senet explore --model torchvision:mobilenet_v3_small timm:seresnet50 --weights pretrained pretrained
     """
     if importlib.util.find_spec("gradio") is None:
-        raise ImportError("gradio is not installed: pip install 'senet[explore]'", name="gradio")
+        raise MissingPackageError("gradio is not installed: pip install 'senet[explore]'", name="gradio")
     from senet.explore import listen, open_subject, serve
 
     preprocessing = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from senet import flags
 from senet.block import SESpec
 from senet.console import display
+from senet.errors import InputError
 
 __all__ = ["Network", "cost", "insert", "models", "sites"]
 
@@ -172,7 +173,7 @@ def models(pattern: str = "*") -> None:
 
     names = list_models(pattern)
     if not names:
-        raise ValueError(f"no network of the zoo is named like {pattern!r}; there are {', '.join(list_models())}")
+        raise InputError(f"no network of the zoo is named like {pattern!r}; there are {', '.join(list_models())}")
     display.show(*names)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet import flags
 from senet.console import display
+from senet.errors import InputError
 from senet.files.atomic import check_writable
 from senet.verbs.network import Network
 
@@ -142,7 +143,7 @@ def _names(file: str) -> list[str]:
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"the classes file {file} is not JSON: {error}") from error
+        raise InputError(f"the classes file {file} is not JSON: {error}") from error
     return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
 
 

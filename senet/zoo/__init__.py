@@ -1,10 +1,14 @@
 """The networks of the paper, and the names under which they, and other libraries' networks, are made."""
 
-from senet.errors import ModelError
+from senet.errors import ModelError, WeightsError
 from senet.zoo.names.create import create
 from senet.zoo.names.naming import list_models
 from senet.zoo.weights.compatibility import MismatchError, classes_in
-from senet.zoo.weights.load import LoadReport, WeightsError, load_weights, read_weights
+from senet.zoo.weights.load import (
+    LoadReport,
+    load_weights,
+    read_weights,
+)
 
 __all__ = [
     "LoadReport",

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from senet.data.image_folders import class_indices, read_folder, stratified_split
-from senet.data.sources import DataError, open_data
+from senet.data.sources import (
+    open_data,
+)
+from senet.errors import DataError
 
 FULL = {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1, "test/a": 1, "test/b": 1}
 

@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 
 from senet.data import decoding
-from senet.data.decoding import BadImageError, decode, decode_bytes
+from senet.data.decoding import (
+    decode,
+    decode_bytes,
+)
+from senet.errors import BadImageError
 from tests.data.realfolder import bad_files, encoded, odd_pictures, picture, png_of
 
 PLAIN = np.asarray(picture(0), dtype=int)
@@ -79,7 +83,8 @@ def test_a_huge_jpeg_is_read_at_a_fraction_of_its_size(monkeypatch):
 BOMB = """
 import resource, sys
 from pathlib import Path
-from senet.study.decoding import BadImageError, decode
+from senet.data.decoding import decode
+from senet.errors import BadImageError
 for path in sys.argv[1:]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:

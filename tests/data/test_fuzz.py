@@ -6,9 +6,13 @@ import sys
 
 import pytest
 
-from senet.data.decoding import MOST_PIXELS, BadImageError, decode_bytes
+from senet.data.decoding import (
+    MOST_PIXELS,
+    decode_bytes,
+)
 from senet.data.sources import open_data
 from senet.data.unreadable import checked
+from senet.errors import BadImageError
 from senet.training.train import train
 from tests.data.mutations import mutated, seeds
 

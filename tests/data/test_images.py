@@ -6,12 +6,12 @@ from PIL import Image
 from senet.data.images import (
     ArrayImages,
     ChosenImages,
-    DataError,
     FileImages,
     JoinedImages,
     TorchvisionImages,
     to_rgb,
 )
+from senet.errors import DataError
 
 COLOUR = (200, 100, 50)
 

@@ -13,9 +13,12 @@ import torch
 from senet.data.image_folders import files_below
 from senet.data.sampling import forking, hold, train_loader
 from senet.data.shards import index as shardindex
-from senet.data.sources import DataError, open_data
+from senet.data.sources import (
+    open_data,
+)
 from senet.data.transforms import Augmentation
 from senet.data.unreadable import checked
+from senet.errors import DataError
 from senet.saving.saving import load
 from senet.training.train import train
 from senet.zoo import create

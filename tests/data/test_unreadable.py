@@ -12,9 +12,12 @@ from PIL import Image
 from senet.data import unreadable as badfiles
 from senet.data.images import FileImages
 from senet.data.sampling import forking, hold, train_loader
-from senet.data.sources import DataError, open_data
+from senet.data.sources import (
+    open_data,
+)
 from senet.data.transforms import Augmentation
 from senet.data.unreadable import BadFile, allowed, checked, listed
+from senet.errors import DataError
 from senet.files.cache import remembered
 from senet.study.comparison.compare import compare
 from senet.training.train import train

@@ -5,10 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from senet.block import SESpec
-from senet.data.sources import DataError, open_data
+from senet.data.sources import (
+    open_data,
+)
 from senet.data.transforms import Preprocessing
+from senet.errors import DataError, StudyError
 from senet.evaluation.evaluate import evaluate
-from senet.files.run_folder import StudyError
 from senet.training.train import train
 from senet.zoo import create
 from senet.zoo.weights.load import note_preprocessing

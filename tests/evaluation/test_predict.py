@@ -4,11 +4,10 @@ import json
 import pytest
 import torch
 
-from senet.data.sources import DataError
 from senet.data.transforms import Preprocessing
+from senet.errors import DataError, StudyError
 from senet.evaluation.classnames import published_classes
 from senet.evaluation.networks import Arm
-from senet.files.run_folder import StudyError
 from senet.saving.saving import save
 from senet.study import predict
 from senet.training.train import train

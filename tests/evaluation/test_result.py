@@ -7,13 +7,16 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from senet.data.images import ArrayImages
-from senet.data.sources import DataError, DataSource, open_data
+from senet.data.sources import (
+    DataSource,
+    open_data,
+)
 from senet.data.unreadable import BadFile
+from senet.errors import DataError, StudyError
 from senet.evaluation.classwise import class_results, confusion_of
 from senet.evaluation.evaluate import evaluate
 from senet.evaluation.logits import Predictions
 from senet.evaluation.reliability import CalibrationError, bins_of
-from senet.files.run_folder import StudyError
 from senet.files.tables import write_table
 from senet.training.train import train
 from senet.zoo import create

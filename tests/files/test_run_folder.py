@@ -1,6 +1,14 @@
 import pytest
 
-from senet.files.run_folder import StudyError, digest_of, open_folder, read_csv, read_json, write_csv, write_json
+from senet.errors import StudyError
+from senet.files.run_folder import (
+    digest_of,
+    open_folder,
+    read_csv,
+    read_json,
+    write_csv,
+    write_json,
+)
 
 SETTINGS = {"data": {"name": "digits", "content": "abc"}, "recipe": {"lr": 0.1, "sizes": (1, 2)}}
 

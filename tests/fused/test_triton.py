@@ -15,7 +15,7 @@ INTERPRETED = """
 import warnings
 warnings.simplefilter("ignore")
 import torch
-from senet.fast.triton_passes import TritonPasses
+from senet.fused.passes.triton import TritonPasses
 from tests.fused.test_norm import CASES, check_passes
 for case in CASES:
     if case.shape != (1, 16, 40, 40):  # the interpreter is slow

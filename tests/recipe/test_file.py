@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 
 from senet import cli, flags
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.recipe.file import read_recipe
 from senet.recipe.options import Options, known_options
 from senet.recipe.recipe import Changes, Recipe

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.training.checkpointing import is_whole, newest, place, read_checkpoint, step_of, sweep, write_checkpoint
 
 
@@ -104,7 +104,7 @@ def test_the_newest_is_found_and_older_ones_are_swept(tmp_path):
 LIMITED = """
 import resource, signal, sys, torch
 from pathlib import Path
-from senet.study.checkpointing import write_checkpoint
+from senet.training.checkpointing import write_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:

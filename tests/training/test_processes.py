@@ -8,8 +8,8 @@ import torch
 
 from senet.block import SESpec
 from senet.data.sampling import KeyedSampler, ShareSampler, share_of
+from senet.errors import StudyError
 from senet.evaluation.logits import Predictions
-from senet.files.run_folder import StudyError
 from senet.insertion import blocks
 from senet.saving.saving import load
 from senet.training.processes.processes import Placement, Processes, joined, joined_predictions, placement_of

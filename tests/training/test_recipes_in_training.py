@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from senet.block import SESpec
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.insertion import blocks
 from senet.recipe.recipe import Recipe
 from senet.saving.saving import load

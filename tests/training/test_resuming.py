@@ -14,7 +14,10 @@ from torch import nn
 from senet.block import SESpec
 from senet.console.stopping import Stopped
 from senet.data import signals
-from senet.files.run_folder import StudyError, read_json
+from senet.errors import StudyError
+from senet.files.run_folder import (
+    read_json,
+)
 from senet.saving.saving import load, read_metadata
 from senet.training import recorder
 from senet.training.checkpointing import newest, place

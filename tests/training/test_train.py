@@ -7,9 +7,12 @@ import torch
 
 from senet.block import SEBlock, SESpec
 from senet.data.sources import open_data
+from senet.errors import StudyError
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import Arm, make
-from senet.files.run_folder import StudyError, read_csv
+from senet.files.run_folder import (
+    read_csv,
+)
 from senet.insertion import blocks
 from senet.saving.saving import load, read_metadata
 from senet.training import train as training

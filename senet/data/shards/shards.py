@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from senet.data.decoding import BadImageError, DataError, decode_bytes, reason_of
+from senet.data.decoding import (
+    decode_bytes,
+    reason_of,
+)
 from senet.data.images import digest, text_of
 from senet.data.shards.index import index_of, state_of
 from senet.data.unreadable import BadFile
+from senet.errors import BadImageError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

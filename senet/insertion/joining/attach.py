@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SEBlock, SESpec
-from senet.errors import InsertionError
+from senet.errors import InputTypeError, InsertionError
 from senet.fused.normalisations import normalises
 from senet.fused.units import known_unit, rescaled, runs, unit_of
 from senet.insertion.rules.site import POSITIONS, Site
@@ -261,7 +261,7 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
         """Pickle as the base, to be given the subclass again: the subclass itself has no name to import."""
         reduced = base.__reduce_ex__(self, protocol)
         if isinstance(reduced, str):
-            raise TypeError(f"{base.__name__} pickles by name and cannot hold SE")
+            raise InputTypeError(f"{base.__name__} pickles by name and cannot hold SE")
         function, arguments, *rest = reduced
         arguments = tuple(base if argument is type(self) else argument for argument in arguments)
         return _rebuild, (function, arguments, base, position, child, channel_dim), *rest

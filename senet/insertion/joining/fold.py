@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from senet.block import SEBlock
-from senet.errors import InsertionError
+from senet.errors import InputError, InsertionError
 from senet.insertion.joining.attach import attached
 
 __all__ = ["fold_start", "parameter_groups"]
@@ -91,7 +91,7 @@ def parameter_groups(
     se_weight_decay = weight_decay if se_weight_decay is None else se_weight_decay
     for name, value in (("lr", lr), ("se_lr", se_lr), ("weight_decay", weight_decay)):
         if not value >= 0:
-            raise ValueError(f"{name} is a number of at least 0, not {value!r}")
+            raise InputError(f"{name} is a number of at least 0, not {value!r}")
     in_se = {
         id(parameter) for block in model.modules() if isinstance(block, SEBlock) for parameter in block.parameters()
     }

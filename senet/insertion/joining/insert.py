@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from senet.block import SEBlock, SESpec
-from senet.errors import InsertionError
+from senet.errors import InputTypeError, InsertionError
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.reading.dataflow import Dataflow, record
@@ -70,7 +70,7 @@ def insert(
     """
     spec = SESpec() if spec is None else spec
     if not isinstance(spec, SESpec):
-        raise TypeError(f"spec is a SESpec, not {type(spec).__name__}")
+        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
     start = spec.resolved_start("identity")
     found, flow = _analyse(model, example, spec.placement)
     chosen = select(found, where)
@@ -137,7 +137,7 @@ def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site]
 
 def _check_network(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is an nn.Module, not {type(model).__name__}")
+        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}")
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, wrappers):
         raise InsertionError(

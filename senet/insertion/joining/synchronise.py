@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from senet.errors import InputError, InputTypeError
 from senet.fused.norm import normalise_and_excite
 from senet.fused.normalisations import OverProcesses
 from senet.fused.passes.protocol import layout
@@ -50,12 +51,12 @@ class SynchronisedBatchNorm(OverProcesses, nn.modules.batchnorm._BatchNorm):
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_features:
-            raise ValueError(
+            raise InputError(
                 f"a batch normalisation of {self.num_features} channels takes (N, {self.num_features}, ...), "
                 f"not {tuple(x.shape)}"
             )
         if not x.is_floating_point():
-            raise TypeError(f"a batch normalisation takes floating-point tensors, not {x.dtype}")
+            raise InputTypeError(f"a batch normalisation takes floating-point tensors, not {x.dtype}")
 
 
 def synchronise(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from senet.block import SESpec
 from senet.console.machine import machine
 from senet.console.progress import Progress
+from senet.errors import InputError
 from senet.evaluation.networks import Arm, Made, example_of
 from senet.files.run_folder import METRICS, RESULT, open_folder, write_csv, write_json
 from senet.insertion import InsertionError, sites
@@ -94,7 +95,7 @@ def ablate(
         ValueError: where data, network, weights, sites or numbers are not as asked.
     """
     if type(seeds) is not int or seeds < 1:
-        raise ValueError(f"seeds is a whole number of at least 1, not {seeds!r}")
+        raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
     shown = progress if isinstance(progress, Progress) else Progress(progress)
     plain = Arm(model, None if weights is None else str(weights))
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")

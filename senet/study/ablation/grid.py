@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from senet.block import GATES, PLACEMENTS, SESpec
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.insertion import Site
 from senet.insertion.rules.site import select
 from senet.study.ablation.published import Published, published

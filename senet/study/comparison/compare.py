@@ -10,8 +10,15 @@ from senet.block import SESpec
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.cost.cost import cost
+from senet.errors import InputError, StudyError
 from senet.evaluation.networks import Arm, Made, example_of, make
-from senet.files.run_folder import METRICS, RESULT, StudyError, open_folder, write_csv, write_json
+from senet.files.run_folder import (
+    METRICS,
+    RESULT,
+    open_folder,
+    write_csv,
+    write_json,
+)
 from senet.insertion import inserted
 from senet.recipe.options import known_options
 from senet.study.comparison.pages import write_comparison
@@ -86,7 +93,7 @@ def compare(
         ValueError: where data, network, weights, sites or numbers are not as asked.
     """
     if type(seeds) is not int or seeds < 1:
-        raise ValueError(f"seeds is a whole number of at least 1, not {seeds!r}")
+        raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
     plain = Arm(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))

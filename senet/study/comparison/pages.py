@@ -11,7 +11,14 @@ from senet.console import display
 from senet.console.progress import duration
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
-from senet.files.run_folder import METRICS, RESULT, SETTINGS, StudyError, read_csv, read_json
+from senet.errors import InputError, StudyError
+from senet.files.run_folder import (
+    METRICS,
+    RESULT,
+    SETTINGS,
+    read_csv,
+    read_json,
+)
 from senet.report import (
     COLOURS,
     INK,
@@ -64,7 +71,7 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
         ValueError: where there is none.
     """
     if not comparisons:
-        raise ValueError("a page of comparisons needs at least one")
+        raise InputError("a page of comparisons needs at least one")
     names = _names(comparisons)
     columns = [
         Column("comparison", number=False),

@@ -13,8 +13,12 @@ from senet.block import SEBlock
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.cost.cost import cost
+from senet.errors import InputError, StudyError
 from senet.files.atomic import atomic_write
-from senet.files.run_folder import StudyError, write_csv, write_json
+from senet.files.run_folder import (
+    write_csv,
+    write_json,
+)
 from senet.insertion import Hold, InsertionError, adds_input, channel_dim_of, channels_of, inserted, untouched
 from senet.insertion.reading.dataflow import record
 from senet.insertion.reading.layout import stage
@@ -64,7 +68,7 @@ def explain(
         ValueError: where data, network, weights or numbers are not as asked.
     """
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
+        raise InputError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
     folder = None if out is None else _folder(out)
     with open_subject(model, data, checked(looking, "explain")) as subject:
         explanation = explain_subject(subject, tolerance=tolerance, progress=Progress(progress))

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from senet.console import display
 from senet.console.progress import Progress
 from senet.cost.cost import cost
+from senet.errors import StudyError
 from senet.evaluation.networks import metadata_of
-from senet.files.run_folder import StudyError, read_json
+from senet.files.run_folder import (
+    read_json,
+)
 from senet.insertion import channels_of, fold_gates
 from senet.saving.saving import save
 from senet.study.comparison.report import percent

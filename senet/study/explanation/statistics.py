@@ -7,6 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from senet.errors import InputError
+
 __all__ = ["BINS", "ChannelStatistics", "GateStatistics"]
 
 BINS = 200
@@ -128,7 +130,7 @@ class GateStatistics:
             ValueError: where nothing was.
         """
         if self._shift is None:
-            raise ValueError("no gates were counted")
+            raise InputError("no gates were counted")
         n, counts = self.count, self.class_counts
         mean = self.total / n
         total = (self.squares - n * mean.square()).clamp(min=0)

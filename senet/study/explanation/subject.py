@@ -16,10 +16,10 @@ from senet.data.images import ChosenImages, JoinedImages
 from senet.data.sampling import eval_loader, hold
 from senet.data.sources import DataSource, open_data
 from senet.data.transforms import Preprocessing
+from senet.errors import InputError, InputTypeError, StudyError
 from senet.evaluation.evaluate import asked_preprocessing, by_name, network_of, trained_classes
 from senet.evaluation.logits import device_of, predict_all
 from senet.evaluation.networks import Arm, heard, known_preprocessing
-from senet.files.run_folder import StudyError
 from senet.insertion import Hold, blocks, holding, recording
 from senet.zoo.weights.load import noted_preprocessing
 
@@ -66,7 +66,7 @@ def checked(looking: Mapping[str, Any], function: str) -> Looking:
         if name not in _KNOWN:
             close = difflib.get_close_matches(name, _KNOWN, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{function}() has no argument {name!r}{hint}")
+            raise InputTypeError(f"{function}() has no argument {name!r}{hint}")
     return cast(Looking, {name: value for name, value in looking.items() if value is not None})
 
 
@@ -179,7 +179,7 @@ def open_subject(
     """
     batch_size = looking.get("batch_size", 64)
     if type(batch_size) is not int or batch_size < 2:
-        raise ValueError(f"batch_size is here a whole number of at least 2, not {batch_size!r}")
+        raise InputError(f"batch_size is here a whole number of at least 2, not {batch_size!r}")
     device = device_of(looking.get("devices", "auto"))
     classes, offset = looking.get("classes"), looking.get("class_offset", 0)
     if isinstance(data, DataSource):

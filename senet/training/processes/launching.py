@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from senet.console.stopping import Stopped
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

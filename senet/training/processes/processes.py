@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from senet.errors import StudyError
 from senet.evaluation.logits import device_of
-from senet.files.run_folder import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

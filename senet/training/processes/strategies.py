@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from senet.files.run_folder import StudyError
+from senet.errors import StudyError
 from senet.training.checkpointing import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:

@@ -15,14 +15,17 @@ import torch
 from torch import nn
 
 from senet.block import SESpec
-from senet.errors import ModelError
+from senet.errors import InputTypeError, ModelError, WeightsError
+from senet.extras import extra
 from senet.insertion import insert
 from senet.zoo.names.naming import is_saved, list_models, mark, origin, resolve
 from senet.zoo.names.skeleton import insert_without_values
-from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource, extra
+from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource
 from senet.zoo.weights.adapt import for_model, holds_se, take_se
 from senet.zoo.weights.compatibility import head_of
-from senet.zoo.weights.load import WeightsError, load_file
+from senet.zoo.weights.load import (
+    load_file,
+)
 from senet.zoo.weights.reading import WeightsFile, read_file
 
 __all__ = ["create"]
@@ -75,9 +78,9 @@ def create(
         ImportError: where torchvision or timm is needed and missing, with the command that installs it.
     """
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"a network's name is a string, not {type(name).__name__}")
+        raise InputTypeError(f"a network's name is a string, not {type(name).__name__}")
     if spec is not None and not isinstance(spec, SESpec):
-        raise TypeError(f"spec is a SESpec, not {type(spec).__name__}")
+        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
     name = os.fspath(name)
     classes = None if num_classes is _CLASSES else _count(name, num_classes)
     if name not in list_models() and is_saved(name):

@@ -15,7 +15,8 @@ from torch import nn
 
 from senet.block import SESpec
 from senet.errors import ModelError
-from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource, extra
+from senet.extras import extra
+from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource
 from senet.zoo.networks import (
     bn_inception,
     cifar_resnet,

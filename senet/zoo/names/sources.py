@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from senet.errors import ModelError
+from senet.extras import extra
 from senet.words import did_you_mean
 from senet.zoo.networks.entry import Entry
 from senet.zoo.weights.load import load_tensors
@@ -229,22 +230,6 @@ class FileSource:
             own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
             raise ModelError(f"{self.path} has no function {self.function!r}{did_you_mean(self.function, own)}")
         return function
-
-
-def extra(module: str, name: str) -> Any:
-    """Import a module that one of our extras brings.
-
-    Raises:
-        ImportError: where it is not installed, with the command that installs it.
-    """
-    root = module.partition(".")[0]
-    try:
-        importlib.import_module(root)
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != root:
-            raise
-        raise ImportError(f"{error.name} is not installed: pip install 'senet[{name}]'", name=error.name) from None
 
 
 def _with_classes(num_classes: int | None, options: Mapping[str, Any]) -> dict[str, Any]:

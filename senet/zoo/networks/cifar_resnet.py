@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senet.block import _positive_int
+from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
 
 __all__ = ["NETWORKS", "BasicBlock", "CifarResNet", "Shortcut"]
@@ -86,7 +87,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         n, rest = divmod(_positive_int("depth", depth) - 2, 6)
         if rest or n < 1:
-            raise ValueError(f"depth is 6n + 2 (20, 32, 44, 56, 110), not {depth!r}")
+            raise InputError(f"depth is 6n + 2 (20, 32, 44, 56, 110), not {depth!r}")
         num_classes = _positive_int("num_classes", num_classes)
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from torch import nn
 
 from senet.block import _positive_int
+from senet.errors import InputError
 
 __all__ = ["ConvUnit", "initialise", "scaled", "with_dropout", "with_in_channels"]
 
@@ -70,7 +71,7 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
         ValueError: where the width is no positive finite number.
     """
     if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
-        raise ValueError(f"width is a positive number, a multiple of the paper's channels, not {width!r}")
+        raise InputError(f"width is a positive number, a multiple of the paper's channels, not {width!r}")
     return channels if width == 1 else max(divisor, round(channels * width / divisor) * divisor)
 
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from senet.block import _positive_int
+from senet.extras import extra
 from senet.insertion import remove
-from senet.zoo.names.sources import extra
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import ConvUnit, initialise, scaled, with_in_channels
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from senet.block import _positive_int
+from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise
 
@@ -71,7 +72,7 @@ class PreActResNet(nn.Module):
         super().__init__()
         n, rest = divmod(_positive_int("depth", depth) - 2, 9)
         if rest or n < 1:
-            raise ValueError(f"depth is 9n + 2 (164, or 11, 20, 29, ...), not {depth!r}")
+            raise InputError(f"depth is 9n + 2 (164, or 11, 20, 29, ...), not {depth!r}")
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.layer1 = _stage(n, _STEM, 4 * _STEM, 1)
         self.layer2 = _stage(n, 4 * _STEM, 8 * _STEM, 2)

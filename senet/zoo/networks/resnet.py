@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from senet.zoo.names.sources import extra
+from senet.extras import extra
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import scaled, with_dropout, with_in_channels
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senet.block import _positive_int
+from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise
 
@@ -120,9 +121,9 @@ class ShakeShake(nn.Module):
         super().__init__()
         n, rest = divmod(_positive_int("depth", depth) - 2, 6)
         if rest or n < 1:
-            raise ValueError(f"depth is 6n + 2 (26, or 20, 32, 38), not {depth!r}")
+            raise InputError(f"depth is 6n + 2 (26, or 20, 32, 38), not {depth!r}")
         if _positive_int("width", width) % 2:
-            raise ValueError(f"width is an even number of channels, such as 96, not {width!r}")
+            raise InputError(f"width is an even number of channels, such as 96, not {width!r}")
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
         self.layer1 = _stage(n, _STEM, width, 1)

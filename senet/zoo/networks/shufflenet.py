@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import _positive_int
+from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import ConvUnit, initialise, scaled
 
@@ -100,7 +101,7 @@ class ShuffleNetV1(nn.Module):
     ) -> None:
         super().__init__()
         if groups not in _CHANNELS:
-            raise ValueError(f"groups is one of {', '.join(map(str, _CHANNELS))}, not {groups!r}")
+            raise InputError(f"groups is one of {', '.join(map(str, _CHANNELS))}, not {groups!r}")
         self.stem = ConvUnit(_positive_int("in_channels", in_channels), _STEM, 3, 2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         before, channels = _STEM, scaled(_CHANNELS[groups], width, 4 * groups)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from senet.zoo.names.sources import extra
+from senet.extras import extra
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import with_in_channels
 

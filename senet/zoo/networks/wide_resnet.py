@@ -13,6 +13,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from senet.block import _positive_int
+from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise
 
@@ -71,7 +72,7 @@ class WideResNet(nn.Module):
         super().__init__()
         n, rest = divmod(_positive_int("depth", depth) - 4, 6)
         if rest or n < 1:
-            raise ValueError(f"depth is 6n + 4 (16, 22, 28, 40), not {depth!r}")
+            raise InputError(f"depth is 6n + 4 (16, 22, 28, 40), not {depth!r}")
         base = _STEM * _positive_int("width", width)
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.layer1 = _stage(n, _STEM, base, 1, dropout)

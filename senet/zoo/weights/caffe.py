@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from senet.files.fileformat import WeightsError
+from senet.errors import WeightsError
 from senet.zoo.weights.caffe_format import Layer, read_layers
 
 if TYPE_CHECKING:

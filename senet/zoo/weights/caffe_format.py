@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from senet.files.fileformat import WeightsError
+from senet.errors import MissingPackageError, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,7 +254,7 @@ def _messages() -> Mapping[str, Any]:
             for name in ("descriptor_pb2", "descriptor_pool", "message_factory")
         )
     except ImportError as error:
-        raise ImportError("protobuf is not installed: pip install 'senet[caffe]'", name="protobuf") from error
+        raise MissingPackageError("protobuf is not installed: pip install 'senet[caffe]'", name="protobuf") from error
     file = descriptor_pb2.FileDescriptorProto(name="senet/caffe.proto", package="caffe", syntax="proto2")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

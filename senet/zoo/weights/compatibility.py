@@ -9,7 +9,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from senet.block import SEBlock
-from senet.files.fileformat import WeightsError
+from senet.errors import WeightsError
 
 __all__ = ["Difference", "Head", "MismatchError", "classes_in", "classifier_of", "compare", "head_of"]
 

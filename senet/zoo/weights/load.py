@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from senet.block import SEBlock
-from senet.files.fileformat import WeightsError
+from senet.errors import InputError, WeightsError
 from senet.insertion import inserted
 from senet.insertion.joining.attach import attached
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
@@ -95,7 +95,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *
 def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> LoadReport:
     """`load_weights` of a file that is read already."""
     if head not in ("replace", "strict"):
-        raise ValueError(f"head is 'replace' or 'strict', not {head!r}")
+        raise InputError(f"head is 'replace' or 'strict', not {head!r}")
     tensors, names, notes = for_model(model, file)
     found = head_of(model, tensors) if head == "replace" else None
     without_se = _se_without_tensors(model, tensors)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from senet.errors import WeightsError
 from senet.files import fileformat
-from senet.files.fileformat import WeightsError
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
 from senet.zoo.weights.dialects import CAFFE, SENET, Dialect, detect, renamed, stride_of

@@ -10,7 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from senet.block import SESpec
 from senet.data.sources import open_data
-from senet.files.run_folder import StudyError, read_csv, read_json
+from senet.errors import StudyError
+from senet.files.run_folder import (
+    read_csv,
+    read_json,
+)
 from senet.saving.saving import load
 from senet.study import compare as public
 from senet.study.comparison.compare import compare
