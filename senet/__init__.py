@@ -18,8 +18,8 @@ from senet.insertion import (
     remove,
     sites,
 )
-from senet.saving.saving import load, save
-from senet.zoo import create, list_models
+from senet.saving import create, load, save
+from senet.zoo import list_models
 
 redirect()
 

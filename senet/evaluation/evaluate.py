@@ -21,7 +21,7 @@ from senet.evaluation.logits import device_of, predict_all
 from senet.evaluation.networks import Arm, heard, known_preprocessing
 from senet.evaluation.reliability import CalibrationError
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
-from senet.zoo import create
+from senet.saving import create
 from senet.zoo.names.naming import is_saved
 from senet.zoo.weights.load import noted_preprocessing
 

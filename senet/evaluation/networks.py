@@ -15,7 +15,7 @@ from senet.data.transforms import Preprocessing, timm_preprocessing
 from senet.errors import InputTypeError, WeightsError
 from senet.files.run_folder import MODEL
 from senet.insertion import insert, inserted
-from senet.zoo import create
+from senet.saving import create
 from senet.zoo.names.naming import is_saved
 from senet.zoo.weights.reading import read_preprocessing
 

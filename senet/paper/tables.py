@@ -19,7 +19,7 @@ from senet.cost.cost import count_calls
 from senet.errors import InputError
 from senet.insertion import blocks, inserted, untouched
 from senet.paper import figures as paper
-from senet.zoo import create
+from senet.saving import create
 from senet.zoo.names.naming import origin, resolve
 from senet.zoo.names.sources import Built
 

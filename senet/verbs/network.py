@@ -35,7 +35,7 @@ class Network:
 
     def make(self) -> tuple[nn.Module, Tensor]:
         """The network, and one random input that it takes, always the same; notes go to standard error."""
-        from senet.zoo import create
+        from senet.saving import create
 
         options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
         if self.in_channels is not None:

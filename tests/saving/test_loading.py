@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from senet.errors import WeightsError
+from senet.saving import create
 from senet.saving.saving import load, read_metadata, save
-from senet.zoo import WeightsError, create
 from tests.saving.test_saving import Own, same_state, text_of, trained
 
 

@@ -13,10 +13,11 @@ from torch import nn
 
 import senet
 from senet.block import SESpec
+from senet.errors import WeightsError
 from senet.files import fileformat
 from senet.insertion import blocks, insert, inserted, remove
+from senet.saving import create
 from senet.saving.saving import load, read_metadata, save
-from senet.zoo import WeightsError, create
 from senet.zoo.names.naming import origin
 
 
@@ -284,7 +285,7 @@ WRITER = """
 import resource, sys, time
 import torch
 from torch import nn
-from senet import fileformat
+from senet.files import fileformat
 from senet.saving import save
 
 how, path = sys.argv[1:]

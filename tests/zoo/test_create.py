@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import senet
 from senet.block import SEBlock, SESpec
 from senet.insertion import blocks, insert, inserted, remove
 from senet.saving.saving import save
@@ -231,7 +232,7 @@ class TestSaved:
 
     @pytest.mark.parametrize("name", [".", "model.safetensors"])
     def test_file_and_run_folder(self, run, name):
-        model = create(str(run / name), num_classes=10)
+        model = senet.create(str(run / name), num_classes=10)
         assert model.training
         assert len(se_names(model)) == 9
 
@@ -246,14 +247,18 @@ class TestSaved:
     )
     def test_takes_nothing_else(self, run, given, message):
         with pytest.raises(ModelError, match=message):
-            create(str(run), **given)
+            senet.create(str(run), **given)
+
+    def test_the_zoo_alone_says_who_opens_it(self, run):
+        with pytest.raises(ModelError, match=r"is a saved network: senet.create and senet.load open it"):
+            create(str(run))
 
     def test_as_weights_with_a_fresh_classifier(self, run):
-        model = create("se_resnet20", weights=run / "model.safetensors", num_classes=3)
+        model = senet.create("se_resnet20", weights=run / "model.safetensors", num_classes=3)
         assert model.fc.out_features == 3
 
     def test_a_name_of_the_zoo_is_not_a_folder(self, run, monkeypatch):
         (run / "resnet20").mkdir()
         (run / "model.safetensors").rename(run / "resnet20" / "model.safetensors")
         monkeypatch.chdir(run)
-        assert not se_names(create("resnet20"))
+        assert not se_names(senet.create("resnet20"))

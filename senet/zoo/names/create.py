@@ -18,17 +18,15 @@ from senet.block import SESpec
 from senet.errors import InputTypeError, ModelError, WeightsError
 from senet.extras import extra
 from senet.insertion import insert
-from senet.zoo.names.naming import is_saved, list_models, mark, origin, resolve
+from senet.zoo.names.naming import is_saved, list_models, mark, resolve
 from senet.zoo.names.skeleton import insert_without_values
 from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource
 from senet.zoo.weights.adapt import for_model, holds_se, take_se
 from senet.zoo.weights.compatibility import head_of
-from senet.zoo.weights.load import (
-    load_file,
-)
+from senet.zoo.weights.load import load_file
 from senet.zoo.weights.reading import WeightsFile, read_file
 
-__all__ = ["create"]
+__all__ = ["CLASSES", "create", "requested_classes"]
 
 _log = logging.getLogger("senet")
 _SMALLER = {224: 128}  # pixels a side: the zoo's networks have the same sites there, found in a third of the time
@@ -39,28 +37,27 @@ class _NotGiven(int):
     """The default of `num_classes`: 1000 to a reader, and known from a 1000 that was asked for."""
 
 
-_CLASSES = _NotGiven(DEFAULT_CLASSES)
+CLASSES = _NotGiven(DEFAULT_CLASSES)
 
 
 def create(
     name: str,
     *,
-    num_classes: int = _CLASSES,
+    num_classes: int = CLASSES,
     weights: str | os.PathLike[str] | None = None,
     spec: SESpec | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Make a network by its name, in training mode, as PyTorch's constructors do.
+    """Make a network by its name, in training mode. `senet.create` also takes saved networks.
 
     Under `with torch.device("meta"):` it has shapes and no values, SE included: for counting, in no time.
 
     Args:
         name: of the zoo (`resnet20`; `se_resnet20` is the same with SE as the authors released it, with biases),
-            `torchvision:mobilenet_v2`, `timm:convnext_tiny`, `path/to/file.py:function` (the file is run), or
-            a file that `save` wrote, or a run folder.
+            `torchvision:mobilenet_v2`, `timm:convnext_tiny` or `path/to/file.py:function` (the file is run).
         num_classes: size of the classifier. Not given, it is the weights' own, and without weights the network's:
             1000, or what torchvision, timm or the function have set. A function that does not take it is not
-            given it. A saved network keeps its own.
+            given it.
         weights: a path (`.safetensors`, `.pth`, the authors' `.caffemodel`; published weights in every dialect that
             `senet.zoo.load_weights` knows), "pretrained" (torchvision's or timm's own, which may be
             downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever downloaded. Where
@@ -82,9 +79,9 @@ def create(
     if spec is not None and not isinstance(spec, SESpec):
         raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
     name = os.fspath(name)
-    classes = None if num_classes is _CLASSES else _count(name, num_classes)
+    classes = requested_classes(name, num_classes)
     if name not in list_models() and is_saved(name):
-        return _loaded(name, classes, weights, spec, options)
+        raise ModelError(f"{name} is a saved network: senet.create and senet.load open it")
     source, named_spec = resolve(name)
     spec = named_spec if spec is None else spec
     if weights is None:
@@ -148,7 +145,14 @@ def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> n
     return insert(model, example.to(like), spec, where=where, inplace=True)
 
 
-def _count(name: str, num_classes: object) -> int:
+def requested_classes(name: str, num_classes: int) -> int | None:
+    """The number of classes that was asked for, or None where the default stands.
+
+    Raises:
+        ModelError: where that is no number of classes.
+    """
+    if num_classes is CLASSES:
+        return None
     try:
         count = operator.index(num_classes)  # type: ignore[arg-type]
     except TypeError:
@@ -176,25 +180,3 @@ def _fetched(weights: str | os.PathLike[str]) -> str | os.PathLike[str]:
             raise WeightsError(f"{weights} cannot be fetched: {type(error).__name__}: {error}") from error
         return path
     raise WeightsError(f"{weights} has none of {', '.join(_HUB_FILES)}")
-
-
-def _loaded(
-    name: str,
-    classes: int | None,
-    weights: str | os.PathLike[str] | None,
-    spec: SESpec | None,
-    options: Mapping[str, Any],
-) -> nn.Module:
-    from senet.saving.saving import load
-
-    for what, given in (("weights", weights), ("spec", spec), *options.items()):
-        if given is not None:
-            raise ModelError(f"{name} is a saved network, complete with weights, SE and options; it takes no {what}=")
-    model = load(name)
-    network, saved = origin(model)
-    if classes is not None and saved.get("num_classes", classes) != classes:
-        raise ModelError(
-            f"{name} has {saved['num_classes']} classes, not {classes}; for a fresh classifier on its weights "
-            f"create {network!r} with weights={name!r}"
-        )
-    return model.train()
