@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from senet.console.progress import Progress
-from senet.evaluation.networks import Arm, make
+from senet.evaluation.networks import NetworkSpec, make
 from senet.insertion import parameter_groups
 from senet.study import open_data
 from senet.training.loop import quiet
@@ -58,7 +58,7 @@ def ours(given, source, *_):
 
 
 def bare(given, _, plan, prepared):
-    network = make(Arm(given.model), num_classes=plan.num_classes, size=given.size, seed=0).network
+    network = make(NetworkSpec(given.model), num_classes=plan.num_classes, size=given.size, seed=0).network
     network.to(memory_format=torch.channels_last)
     groups = parameter_groups(network, 0.01, weight_decay=plan.recipe.weight_decay)
     optimiser = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
@@ -127,7 +127,7 @@ def main():
     given = parser.parse_args()
     source = open_data(given.folder)
     options = {"size": given.size, "batch_size": given.batch_size, "epochs": 2, "lr": 0.01, "workers": given.workers}
-    plan = plan_of(Arm(given.model), source, options, placement_of("cpu"), Processes(), Progress(False))
+    plan = plan_of(NetworkSpec(given.model), source, options, placement_of("cpu"), Processes(), Progress(False))
     prepared = Prepared(plan)
     found = {loop.__name__: [] for loop in (ours, bare, timms)}
     for _ in range(given.rounds):

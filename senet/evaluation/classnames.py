@@ -11,12 +11,12 @@ from senet.zoo.names.naming import is_saved
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from senet.evaluation.networks import Arm
+    from senet.evaluation.networks import NetworkSpec
 
 __all__ = ["names_in", "published_classes", "trained_classes"]
 
 
-def trained_classes(arm: Arm) -> list[str] | None:
+def trained_classes(arm: NetworkSpec) -> list[str] | None:
     """The class names that a run saved with the network."""
     for name in (arm.weights, arm.model):
         if name and is_saved(name) and (found := metadata_of(name).get("classes")):
@@ -33,7 +33,7 @@ def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
     return {index + offset: name for name, index in class_table(path).items()}
 
 
-def published_classes(arm: Arm, count: int) -> list[str] | None:
+def published_classes(arm: NetworkSpec, count: int) -> list[str] | None:
     """The names of the `count` classes of weights that torchvision or timm publishes, where they say them."""
     library, _, name = arm.model.partition(":")
     if library == "torchvision":

@@ -18,7 +18,7 @@ from senet.data.unreadable import MAX_BAD
 from senet.errors import InputError, StudyError, WeightsError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
 from senet.evaluation.logits import device_of, predict_all
-from senet.evaluation.networks import Arm, heard, known_preprocessing
+from senet.evaluation.networks import NetworkSpec, heard, known_preprocessing
 from senet.evaluation.reliability import CalibrationError
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
 from senet.saving import create
@@ -103,7 +103,7 @@ def evaluate(
     else:
         source = open_data(data, classes=classes, class_offset=class_offset, data_root=data_root)
     name, images = source.split(split)
-    arm = Arm(model if isinstance(model, str) else "", None if weights is None else str(weights))
+    arm = NetworkSpec(model if isinstance(model, str) else "", None if weights is None else str(weights))
     with heard() as notes:
         network = model if isinstance(model, nn.Module) else network_of(arm, num_classes)
     if classes is None and class_offset == 0:
@@ -163,7 +163,9 @@ def evaluate(
     return result
 
 
-def _names(arm: Arm, count: int, source: DataSource, classes: str | Path | None, offset: int) -> Mapping[int, str]:
+def _names(
+    arm: NetworkSpec, count: int, source: DataSource, classes: str | Path | None, offset: int
+) -> Mapping[int, str]:
     """What the classes are called: by the file that was given, by the run, else as the folders are."""
     if classes is not None:
         return names_in(classes, offset)
@@ -173,7 +175,7 @@ def _names(arm: Arm, count: int, source: DataSource, classes: str | Path | None,
     return dict(enumerate(trained)) if trained else dict(enumerate(source.classes, offset))
 
 
-def network_of(arm: Arm, num_classes: int | None) -> nn.Module:
+def network_of(arm: NetworkSpec, num_classes: int | None) -> nn.Module:
     """The network of an arm, its weights loaded with whatever SE a file of `save` has."""
     from senet.saving.saving import load, read_metadata
 

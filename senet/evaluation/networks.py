@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from senet.block import SESpec
     from senet.insertion import Site, Where
 
-__all__ = ["Arm", "Made", "known_preprocessing", "make"]
+__all__ = ["BuiltNetwork", "NetworkSpec", "known_preprocessing", "make"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class NetworkSpec:
     """Which network, and with which SE.
 
     Attributes:
@@ -58,7 +58,7 @@ class Arm:
         """Whether the network starts from weights, or is a saved one."""
         return self.weights is not None or is_saved(self.model)
 
-    def with_start(self, start: str | None) -> Arm:
+    def with_start(self, start: str | None) -> NetworkSpec:
         """The same, its SE's start decided: as asked, else identity from weights and the paper's from scratch.
 
         Raises:
@@ -71,7 +71,7 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class BuiltNetwork:
     """A network that was made.
 
     Attributes:
@@ -85,7 +85,7 @@ class Made:
     notes: tuple[str, ...]
 
 
-def make(arm: Arm, *, num_classes: int, size: int, seed: int) -> Made:
+def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNetwork:
     """Make the network of an arm; its random numbers are those of `seed`, and the caller's are left alone.
 
     Raises:
@@ -97,7 +97,7 @@ def make(arm: Arm, *, num_classes: int, size: int, seed: int) -> Made:
         if arm.spec is not None:
             network = insert(network, example_of(size), arm.spec, where=arm.where, inplace=True)
     found = tuple(site for site, _ in inserted(network).values())
-    return Made(network.train(), found, tuple(notes))
+    return BuiltNetwork(network.train(), found, tuple(notes))
 
 
 def example_of(size: int) -> torch.Tensor:
@@ -105,7 +105,7 @@ def example_of(size: int) -> torch.Tensor:
     return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def known_preprocessing(arm: Arm) -> Preprocessing | None:
+def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     """What the weights that a network starts from were trained with, where their file or timm says."""
     for name in (arm.weights, arm.model):
         if name is not None and is_saved(name) and (metadata := metadata_of(name)).get("preprocessing"):

@@ -22,7 +22,7 @@ from senet.errors import DataError, InputError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
 from senet.evaluation.evaluate import asked_preprocessing, network_of
 from senet.evaluation.logits import answers, device_of
-from senet.evaluation.networks import Arm, heard, known_preprocessing
+from senet.evaluation.networks import NetworkSpec, heard, known_preprocessing
 from senet.evaluation.result import prediction_columns
 from senet.files.tables import check_table, write_table
 from senet.zoo.names.naming import origin, resolve
@@ -148,7 +148,7 @@ def predict(
     file = None if out is None else check_table(out)
     named = None if classes is None else names_in(classes, class_offset)
     images, others = _pictures([data] if isinstance(data, str | Path) else list(data))
-    arm = Arm(model if isinstance(model, str) else "", None if weights is None else str(weights))
+    arm = NetworkSpec(model if isinstance(model, str) else "", None if weights is None else str(weights))
     with heard() as notes:
         network = model if isinstance(model, nn.Module) else network_of(arm, num_classes)
     preprocessing = asked_preprocessing(
@@ -227,7 +227,7 @@ def _missing(path: Path) -> str:
     return f"there is no picture or folder {path}{hint} (labelled data with a name, such as digits, is for evaluate)"
 
 
-def _known(arm: Arm, network: nn.Module) -> Preprocessing | None:
+def _known(arm: NetworkSpec, network: nn.Module) -> Preprocessing | None:
     """How pictures become the network's input, as far as anyone says."""
     known = known_preprocessing(arm)
     if known is None and (noted := noted_preprocessing(network)):
@@ -240,5 +240,5 @@ def _known(arm: Arm, network: nn.Module) -> Preprocessing | None:
     return known
 
 
-def _names(arm: Arm, count: int) -> Mapping[int, str]:
+def _names(arm: NetworkSpec, count: int) -> Mapping[int, str]:
     return dict(enumerate(trained_classes(arm) or published_classes(arm, count) or ()))

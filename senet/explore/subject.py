@@ -18,7 +18,7 @@ from senet.data.transforms import Preprocessing
 from senet.errors import DataError, StudyError
 from senet.evaluation.evaluate import asked_preprocessing, network_of, trained_classes
 from senet.evaluation.logits import device_of
-from senet.evaluation.networks import Arm, heard, known_preprocessing
+from senet.evaluation.networks import NetworkSpec, heard, known_preprocessing
 from senet.explore.looking import Held, Look, Means, look, mean_gates
 from senet.insertion import blocks, channels_of
 from senet.zoo.weights.load import noted_preprocessing
@@ -105,7 +105,7 @@ def open_subject(
         ValueError: where network, weights, names or data are not as asked.
     """
     device = device_of(devices)
-    arm = Arm(model, weights)
+    arm = NetworkSpec(model, weights)
     with heard() as notes, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = network_of(arm, None)
@@ -150,7 +150,7 @@ def _native(network: nn.Module) -> Preprocessing | None:
 
 
 def _class_names(
-    count: int, arm: Arm, trained: list[str] | None, file: str | Path | None, offset: int
+    count: int, arm: NetworkSpec, trained: list[str] | None, file: str | Path | None, offset: int
 ) -> tuple[str, ...]:
     """A name for each of the network's outputs."""
     numbered = tuple(f"class {index}" for index in range(count))
@@ -175,7 +175,7 @@ def _read_names(file: str | Path) -> list[tuple[str, int]]:
     return list(content.items()) if isinstance(content, dict) else [(name, i) for i, name in enumerate(content)]
 
 
-def _torchvision_names(arm: Arm) -> list[str] | None:
+def _torchvision_names(arm: NetworkSpec) -> list[str] | None:
     """The class names of torchvision's own weights."""
     if arm.weights != "pretrained" or not arm.model.startswith("torchvision:"):
         return None

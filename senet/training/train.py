@@ -17,7 +17,7 @@ from senet.data.transforms import preprocessing_for
 from senet.data.unreadable import MAX_BAD, checked
 from senet.errors import InputError
 from senet.evaluation.logits import predict_all
-from senet.evaluation.networks import Arm, Made, known_preprocessing, make
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, known_preprocessing, make
 from senet.fast import synchronise
 from senet.files.run_folder import (
     METRICS,
@@ -138,7 +138,7 @@ def train(
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
     asked = known_options(options, "train")
-    arm = Arm(model, None if weights is None else str(weights), spec, where).with_start(start)
+    arm = NetworkSpec(model, None if weights is None else str(weights), spec, where).with_start(start)
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     if placement.to_start:
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seed": seed}
@@ -162,7 +162,7 @@ def train(
 
 
 def plan_of(
-    arm: Arm,
+    arm: NetworkSpec,
     data: str | Path | DataSource,
     options: Options,
     placement: Placement,
@@ -189,7 +189,7 @@ def plan_of(
     )
 
 
-def settings_of(arm: Arm, plan: Plan, made: Made) -> dict[str, Any]:
+def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, Any]:
     """All that decides the result of a run but its seed, as plain values."""
     return {
         "model": named(arm.model, digest_of(arm.model)),
@@ -205,7 +205,7 @@ def settings_of(arm: Arm, plan: Plan, made: Made) -> dict[str, Any]:
 
 
 def run(
-    made: Made,
+    made: BuiltNetwork,
     prepared: Prepared,
     folder: Path,
     settings: Mapping[str, Any],
@@ -264,7 +264,12 @@ def run(
 
 
 def _write(
-    result: RunResult, network: nn.Module, said: Predictions, made: Made, plan: Plan, settings: Mapping[str, Any]
+    result: RunResult,
+    network: nn.Module,
+    said: Predictions,
+    made: BuiltNetwork,
+    plan: Plan,
+    settings: Mapping[str, Any],
 ) -> None:
     """Write what a run has found; result.json is last, and then the checkpoints are needed no more."""
     folder = result.folder

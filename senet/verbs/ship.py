@@ -127,9 +127,9 @@ def _known(
 ) -> tuple[dict[str, Any], Preprocessing | None]:
     """What is known of a network beside its weights: the names of its classes, and how pictures become its input."""
     from senet.evaluation.evaluate import asked_preprocessing, trained_classes
-    from senet.evaluation.networks import Arm, known_preprocessing
+    from senet.evaluation.networks import NetworkSpec, known_preprocessing
 
-    arm = Arm(network.model, network.weights)
+    arm = NetworkSpec(network.model, network.weights)
     names = trained_classes(arm) if classes is None else _names(classes)
     known = known_preprocessing(arm)
     if not (known is None and pictures is None and source is None):

@@ -7,7 +7,7 @@ import torch
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, StudyError
 from senet.evaluation.classnames import published_classes
-from senet.evaluation.networks import Arm
+from senet.evaluation.networks import NetworkSpec
 from senet.saving.saving import save
 from senet.study import predict
 from senet.training.train import train
@@ -159,18 +159,18 @@ def test_what_makes_no_sense_is_refused(tiny, album, tmp_path, monkeypatch, give
 
 
 def test_published_weights_know_their_classes():
-    arm = Arm("torchvision:mobilenet_v2", "somewhere/mobilenet_v2-b0353104.pth")
+    arm = NetworkSpec("torchvision:mobilenet_v2", "somewhere/mobilenet_v2-b0353104.pth")
     assert published_classes(arm, 1000)[:2] == ["tench", "goldfish"]
     assert published_classes(arm, 10) is None
-    assert published_classes(Arm("torchvision:mobilenet_v2", "mine.pth"), 1000) is None
-    assert published_classes(Arm("torchvision:mobilenet_v2", "pretrained"), 1000)[281] == "tabby"
-    assert published_classes(Arm("resnet20", "mine.pth"), 10) is None
+    assert published_classes(NetworkSpec("torchvision:mobilenet_v2", "mine.pth"), 1000) is None
+    assert published_classes(NetworkSpec("torchvision:mobilenet_v2", "pretrained"), 1000)[281] == "tabby"
+    assert published_classes(NetworkSpec("resnet20", "mine.pth"), 10) is None
 
 
 def test_timms_weights_know_their_classes():
     pytest.importorskip("timm", reason="timm is not there")
-    assert "tabby" in published_classes(Arm("timm:resnet18", "pretrained"), 1000)[281]
-    assert published_classes(Arm("timm:resnet18", "mine.pth"), 1000) is None
+    assert "tabby" in published_classes(NetworkSpec("timm:resnet18", "pretrained"), 1000)[281]
+    assert published_classes(NetworkSpec("timm:resnet18", "mine.pth"), 1000) is None
 
 
 def test_real_weights_name_real_photos(shared, imagenet100):

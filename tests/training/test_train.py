@@ -9,7 +9,7 @@ from senet.block import SEBlock, SESpec
 from senet.data.sources import open_data
 from senet.errors import StudyError
 from senet.evaluation.logits import device_of
-from senet.evaluation.networks import Arm, make
+from senet.evaluation.networks import NetworkSpec, make
 from senet.files.run_folder import (
     read_csv,
 )
@@ -254,7 +254,7 @@ def test_test_images_are_reported_and_val_images_watched(tiny, paint, tmp_path):
 ])  # fmt: skip
 def test_from_weights_se_starts_as_the_identity_unless_asked(tiny, pictures, tmp_path, start, given, expected):
     torch.save(create(tiny, num_classes=5).state_dict(), tmp_path / "weights.pth")
-    arm = Arm(tiny, str(tmp_path / "weights.pth"), SESpec(start=given)).with_start(start)
+    arm = NetworkSpec(tiny, str(tmp_path / "weights.pth"), SESpec(start=given)).with_start(start)
     assert arm.spec.start == expected
     made = make(arm, num_classes=2, size=8, seed=0)
     assert made.notes == (f"{tmp_path}/weights.pth: fc: 5 classes in the file, 2 wanted: starts fresh",)
@@ -263,10 +263,10 @@ def test_from_weights_se_starts_as_the_identity_unless_asked(tiny, pictures, tmp
 
 
 def test_from_scratch_se_starts_as_in_the_paper_unless_asked(tiny):
-    assert Arm(tiny, None, SESpec()).with_start(None).spec.start == "paper"
-    assert Arm(tiny, None, SESpec()).with_start("identity").spec.start == "identity"
+    assert NetworkSpec(tiny, None, SESpec()).with_start(None).spec.start == "paper"
+    assert NetworkSpec(tiny, None, SESpec()).with_start("identity").spec.start == "identity"
     with pytest.raises(ValueError, match="identity"):
-        Arm(tiny, None, SESpec(gate="tanh")).with_start("identity")
+        NetworkSpec(tiny, None, SESpec(gate="tanh")).with_start("identity")
 
 
 def test_training_goes_on_from_a_run_and_keeps_its_preprocessing(tiny, pictures, paint, tmp_path):

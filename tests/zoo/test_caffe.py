@@ -7,7 +7,7 @@ import torch
 
 from senet.block import SESpec
 from senet.data.transforms import Preprocessing
-from senet.evaluation.networks import Arm, known_preprocessing
+from senet.evaluation.networks import NetworkSpec, known_preprocessing
 from senet.insertion import blocks, insert, inserted
 from senet.saving.saving import load, read_metadata, save
 from senet.zoo import WeightsError, create, load_weights, read_weights
@@ -60,7 +60,7 @@ def test_se_resnet50_survives_saving(se_resnet50, tmp_path):
     assert same(again.state_dict(), made.state_dict())
     found = read_metadata(tmp_path / "saved.safetensors")["metadata"]["preprocessing"]
     assert found == read_preprocessing(se_resnet50[1]) == noted_preprocessing(again)
-    assert known_preprocessing(Arm(str(tmp_path / "saved.safetensors"))).channels == "BGR"
+    assert known_preprocessing(NetworkSpec(str(tmp_path / "saved.safetensors"))).channels == "BGR"
 
 
 def test_other_weights_have_another_input(small_state, tmp_path):
@@ -203,7 +203,7 @@ def test_the_input_is_noted(tmp_path, small_state, mean, scale, expected):
     found = read_preprocessing(path)
     assert found == read_file(path).preprocessing
     assert found["channels"] == "BGR"
-    assert known_preprocessing(Arm("se_resnet50", str(path))) == Preprocessing.from_json(found)
+    assert known_preprocessing(NetworkSpec("se_resnet50", str(path))) == Preprocessing.from_json(found)
     assert found["mean"] == pytest.approx(expected[0])
     assert found["std"] == pytest.approx([expected[1]] * 3)
 

@@ -11,7 +11,7 @@ from senet.block import SESpec
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import InputError
-from senet.evaluation.networks import Arm, Made, example_of
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
 from senet.files.run_folder import METRICS, RESULT, open_folder, write_csv, write_json
 from senet.insertion import InsertionError, sites
 from senet.insertion.rules.site import select
@@ -97,7 +97,7 @@ def ablate(
     if type(seeds) is not int or seeds < 1:
         raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
     shown = progress if isinstance(progress, Progress) else Progress(progress)
-    plain = Arm(model, None if weights is None else str(weights))
+    plain = NetworkSpec(model, None if weights is None else str(weights))
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
     asked = known_options(options, "ablate")
     placement, beside = apart(placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
@@ -144,7 +144,7 @@ def ablate(
 
 
 def _cells(
-    plain: Made,
+    plain: BuiltNetwork,
     plan: Plan,
     base: SESpec,
     where: Where,
@@ -159,8 +159,8 @@ def _cells(
 
 
 def _arms(
-    cells: Mapping[str, Cell], plain: Arm, first: dict[str, Made], plan: Plan, where: Where
-) -> tuple[dict[str, Arm], dict[str, str]]:
+    cells: Mapping[str, Cell], plain: NetworkSpec, first: dict[str, BuiltNetwork], plan: Plan, where: Where
+) -> tuple[dict[str, NetworkSpec], dict[str, str]]:
     """The arm of each cell that can be made, its network for seed 0 in `first`, and why the others cannot."""
     arms, impossible = {PLAIN: plain}, {}
     example = example_of(plan.preprocessing.size)

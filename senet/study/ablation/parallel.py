@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from senet.evaluation.networks import Arm
+from senet.evaluation.networks import NetworkSpec
 from senet.files.run_folder import RESULT
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def apart(placement: Placement) -> tuple[Placement, list[str]]:
 
 
 def train_beside(
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, NetworkSpec],
     data: str | Path | DataSource,
     folder: Path,
     seeds: int,
@@ -86,7 +86,7 @@ def _take(free: Any, threads: int) -> None:
         raise RuntimeError("there are more processes than devices") from None
 
 
-def _train(arm: Arm, data: str | Path | DataSource, out: Path, seed: int, options: Options) -> None:
+def _train(arm: NetworkSpec, data: str | Path | DataSource, out: Path, seed: int, options: Options) -> None:
     from senet.training.train import train
 
     own = options.copy()

@@ -11,7 +11,7 @@ from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import InputError, StudyError
-from senet.evaluation.networks import Arm, Made, example_of, make
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of, make
 from senet.files.run_folder import (
     METRICS,
     RESULT,
@@ -94,7 +94,7 @@ def compare(
     """
     if type(seeds) is not int or seeds < 1:
         raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
-    plain = Arm(model, None if weights is None else str(weights))
+    plain = NetworkSpec(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, "compare")
@@ -122,12 +122,12 @@ def compare(
     return comparison
 
 
-def made_of(arm: Arm, plan: Plan, seed: int) -> Made:
+def made_of(arm: NetworkSpec, plan: Plan, seed: int) -> BuiltNetwork:
     """The network of an arm for a seed, of the plan's size and classes."""
     return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
 
 
-def checked_plain(arm: Arm, made: Made) -> Made:
+def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
     """The same, without inserted SE.
 
     Raises:
@@ -140,7 +140,7 @@ def checked_plain(arm: Arm, made: Made) -> Made:
     return made
 
 
-def cost_of(made: Made, plan: Plan, *, latency: bool) -> Cost:
+def cost_of(made: BuiltNetwork, plan: Plan, *, latency: bool) -> Cost:
     """What one image costs, where the network is trained; the network stays on the CPU."""
     network = made.network.to(plan.device)
     found = cost(network, example_of(plan.preprocessing.size).to(plan.device), latency=latency)
@@ -149,7 +149,7 @@ def cost_of(made: Made, plan: Plan, *, latency: bool) -> Cost:
 
 
 def train_all(
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, NetworkSpec],
     plan: Plan,
     settings: Mapping[str, Mapping[str, object]],
     folder: Path,
@@ -182,7 +182,7 @@ def train_all(
 def _judged(
     runs: Mapping[str, Sequence[RunResult]],
     costs: Mapping[str, Cost],
-    with_se: Made,
+    with_se: BuiltNetwork,
     plan: Plan,
     settings: Mapping[str, object],
     folder: Path,

@@ -19,7 +19,7 @@ from senet.data.transforms import Preprocessing
 from senet.errors import InputError, InputTypeError, StudyError
 from senet.evaluation.evaluate import asked_preprocessing, by_name, network_of, trained_classes
 from senet.evaluation.logits import device_of, predict_all
-from senet.evaluation.networks import Arm, heard, known_preprocessing
+from senet.evaluation.networks import NetworkSpec, heard, known_preprocessing
 from senet.insertion import Hold, blocks, holding, recording
 from senet.zoo.weights.load import noted_preprocessing
 
@@ -188,7 +188,7 @@ def open_subject(
         source = open_data(data, classes=classes, class_offset=offset, data_root=looking.get("data_root"))
     split, images = source.split(looking.get("split"))
     weights = looking.get("weights")
-    arm = Arm(model if isinstance(model, str) else "", None if weights is None else str(weights))
+    arm = NetworkSpec(model if isinstance(model, str) else "", None if weights is None else str(weights))
     with heard() as notes:
         network = model if isinstance(model, nn.Module) else network_of(arm, looking.get("num_classes"))
     if whole and not blocks(network):
