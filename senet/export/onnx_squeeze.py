@@ -12,11 +12,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from senet.activations import ACTIVATIONS
 from senet.extras import extra
 
 __all__ = ["branches", "pool_squeezes"]
 
-_ELEMENTWISE = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "LeakyRelu", "Elu", "Gelu", "Mish")
+_ELEMENTWISE = tuple(each.onnx for each in ACTIVATIONS if each.onnx)
 _LINEAR = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}  # x Wᵀ + b
 _SCALAR = ("Mul", "Add", "Div")
 _IN_BLOCKS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from senet.activations import ACTIVATIONS
 from senet.inference.algebra import folded_fc
 from senet.inference.find_se import Gate
 from senet.inference.graph import Network, value_of
@@ -31,22 +32,7 @@ _VIEWS = (
     _aten.permute.default,
     _aten.transpose.int,
 )
-_UNARY = (
-    _aten.relu.default,
-    _aten.sigmoid.default,
-    _aten.hardsigmoid.default,
-    _aten.hardtanh.default,
-    _aten.hardswish.default,
-    _aten.silu.default,
-    _aten.gelu.default,
-    _aten.tanh.default,
-    _aten.leaky_relu.default,
-    _aten.elu.default,
-    _aten.mish.default,
-    _aten.clamp.default,
-    _aten.relu6.default,
-    _aten._to_copy.default,
-)
+_UNARY = (*(getattr(_aten, each.op).default for each in ACTIVATIONS if each.unary), _aten._to_copy.default)
 _SCALAR = (_aten.mul.Tensor, _aten.add.Tensor, _aten.div.Tensor)
 
 

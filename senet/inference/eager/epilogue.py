@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from senet.activations import ACTIVATIONS
 from senet.fused.passes.native import library
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
@@ -91,12 +92,12 @@ _FRESH = (
 )
 _READERS = (gates, window_means, _aten.mean.dim)  # what they give is their own
 _IN_PLACE = {
-    _aten.relu.default: _aten.relu_.default,
-    _aten.silu.default: _aten.silu_.default,
-    _aten.hardswish.default: _aten.hardswish_.default,
-    _aten.hardtanh.default: _aten.hardtanh_.default,
-    _aten.leaky_relu.default: _aten.leaky_relu_.default,
     _aten.add.Tensor: _aten.add_.Tensor,
+    **{
+        getattr(_aten, each.op).default: getattr(_aten, f"{each.op}_").default
+        for each in ACTIVATIONS
+        if each.overwrites
+    },
 }
 
 

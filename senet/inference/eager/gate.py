@@ -12,20 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from senet.activations import ACTIVATIONS
 from senet.fused.passes.native import library
 from senet.inference.graph import Network, value_of
 
 __all__ = ["fuse_gates", "gates"]
 
 _aten = torch.ops.aten
-_ACTIVATIONS = {  # by operation: its number in excitation.c
-    _aten.relu.default: 1,
-    _aten.sigmoid.default: 2,
-    _aten.hardsigmoid.default: 3,
-    _aten.silu.default: 4,
-    _aten.hardswish.default: 5,
-    _aten.tanh.default: 6,
-}
+_ACTIVATIONS = {getattr(_aten, each.op).default: each.native for each in ACTIVATIONS if each.native}
 _FLOAT = torch.float32
 _FEW = 8  # samples, beyond which a library's matrix product is faster than a product for each
 _ONES = tuple((1,) * n for n in range(8))

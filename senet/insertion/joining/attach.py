@@ -17,6 +17,7 @@ from senet.block import SEBlock, SESpec
 from senet.errors import InputTypeError, InsertionError
 from senet.fused.normalisations import normalises
 from senet.fused.units import known_unit, rescaled, runs, unit_of
+from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.rules.site import POSITIONS, Site
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "check_detachable",
     "detach",
     "exchange_base",
-    "iterates_its_children",
 ]
 
 _KEY = "_senet_attachment"  # in the __dict__ of the module that holds the SE
@@ -69,11 +69,6 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
         found = attachment(module)
         if found is not None:
             yield name, module, found
-
-
-def iterates_its_children(module: nn.Module) -> bool:
-    """Whether a child more would be taken for a layer more."""
-    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
 def attach(model: nn.Module, site: Site, spec: SESpec) -> SEBlock:

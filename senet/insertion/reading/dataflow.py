@@ -31,6 +31,7 @@ class Convolution:
     kernel: tuple[int, ...]
     transposed: bool
     depthwise: bool
+    groups: int
 
     @property
     def spatial(self) -> bool:
@@ -167,6 +168,11 @@ def record(model: nn.Module, example: Any) -> Dataflow:
     return Dataflow(recorder.values, recorder.calls, output)
 
 
+_FACTORIES = frozenset(
+    "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full".split()
+)
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -195,17 +201,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        op = func._schema.name.split("::")[-1].rstrip("_")
+        if op in _FACTORIES:  # empty_like(x), x.new_zeros(...): x gives its shape and dtype, and none of its values
+            return func(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         known = [self.value_of(tensor) for tensor in tensors]
         result = func(*args, **kwargs)
         operands = tuple(index for index in known if index is not None)
         if not operands:
             return result  # made from constants alone: a constant itself
-        name = func._schema.name.split("::")[-1]
-        op = name.rstrip("_")
         more = _details(op, args, kwargs)
         constants = len(known) - len(operands)
-        for tensor in tree_leaves(result):
+        made = tree_leaves(result)
+        for tensor in made[:1] if op == "log_sigmoid_forward" else made:  # its second is a buffer for the backward pass
             if isinstance(tensor, Tensor):
                 in_place = any(tensor is given for given in tensors)
                 index = self.new(op, operands, constants, tensor, **more)
@@ -239,7 +247,7 @@ def _details(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
     if op == "convolution":
         weight, transposed, groups = args[1], bool(args[6]), int(args[8])
         depthwise = groups > 1 and groups == args[0].shape[1]
-        return {"convolution": Convolution(tuple(weight.shape[2:]), transposed, depthwise)}
+        return {"convolution": Convolution(tuple(weight.shape[2:]), transposed, depthwise, groups)}
     if op in (
         "cat",
         "slice",

@@ -1,10 +1,13 @@
-"""What operations are: PyTorch's names for activations, normalisations, layouts; and questions about sets of values."""
+"""What operations are: PyTorch's names for activations, normalisations and layouts, and questions about values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from senet.insertion.reading.dataflow import Dataflow, Value
+from torch import nn
+
+from senet import activations
+from senet.insertion.reading.dataflow import Convolution, Dataflow, Value
 
 __all__ = [
     "ACTIVATIONS",
@@ -12,31 +15,36 @@ __all__ = [
     "LAYOUT",
     "LINEAR",
     "NORMS",
+    "SOFTMAXES",
     "SPLITS",
     "attends",
     "convolutions",
+    "inside",
     "is_activation",
     "is_linear",
     "is_split",
+    "iterates_its_children",
     "only_upsampled",
     "self_gated",
     "spatial_convolutions",
     "splits_channels",
 ]
 
-ACTIVATIONS = frozenset(
-    "relu relu6 hardtanh leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid sigmoid tanh softplus "
-    "_prelu_kernel prelu rrelu rrelu_with_noise softsign log_sigmoid_forward threshold clamp clamp_min".split()
-)
-ELEMENTWISE = ACTIVATIONS | frozenset(
-    "mul div add sub neg clone alias detach _to_copy contiguous native_dropout dropout copy lift_fresh".split()
+ACTIVATIONS = frozenset(activation.op for activation in activations.ACTIVATIONS)
+SOFTMAXES = frozenset(activations.SOFTMAXES)
+_CURVES = ACTIVATIONS | frozenset("cos pow square abs exp log log1p erf reciprocal sqrt rsqrt".split())
+ELEMENTWISE = _CURVES | frozenset(
+    "mul div add sub rsub neg clone alias detach _to_copy contiguous native_dropout dropout copy lift_fresh".split()
 )
 NORMS = frozenset(
     "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
-    "miopen_batch_norm native_group_norm native_layer_norm batch_norm_with_update _batch_norm_no_update".split()
+    "miopen_batch_norm native_group_norm native_layer_norm batch_norm_with_update _batch_norm_no_update "
+    "_fused_rms_norm rms_norm".split()
 )
-LINEAR = NORMS | frozenset("convolution add mul div clone contiguous native_dropout dropout alias view".split())
-LAYOUT = frozenset("view _unsafe_view reshape permute transpose clone contiguous channel_shuffle".split())
+LAYOUT = frozenset(
+    "view _unsafe_view reshape permute transpose t clone contiguous channel_shuffle squeeze unsqueeze expand".split()
+)
+LINEAR = NORMS | LAYOUT | frozenset("convolution add mul div native_dropout dropout alias".split())
 SPLITS = frozenset("slice split split_with_sizes narrow select unbind chunk".split())
 _UPSAMPLINGS = frozenset(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
@@ -46,41 +54,86 @@ _UPSAMPLINGS = frozenset(
 )
 
 
+def iterates_its_children(module: nn.Module) -> bool:
+    """Whether the module runs whatever children it holds, so that one more would be one more layer."""
+    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
+def inside(flow: Dataflow, values: Iterable[int]) -> Iterator[tuple[int, Convolution]]:
+    """The convolutions among `values`, in order, each with what it is."""
+    for index in sorted(values):
+        convolution = flow.values[index].convolution
+        if convolution is not None:
+            yield index, convolution
+
+
 def convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
     """The convolutions among `values`, in order."""
-    return [index for index in sorted(values) if flow.values[index].convolution is not None]
+    return [index for index, _ in inside(flow, values)]
 
 
 def spatial_convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
     """The convolutions among `values` with a kernel larger than one, in order."""
-    found = ((index, flow.values[index].convolution) for index in sorted(values))
-    return [index for index, convolution in found if convolution is not None and convolution.spatial]
+    return [index for index, convolution in inside(flow, values) if convolution.spatial]
 
 
 def is_activation(flow: Dataflow, index: int) -> bool:
-    """Whether `index` is what an activation gives: an operation of that name, or x · σ(x) written by hand."""
+    """Whether `index` is what an activation gives: an operation of that name, or one written by hand.
+
+    By hand is x · σ(x), or x joined by another arithmetic operation to a curve of itself: Snake's x + sin²(ax)/a,
+    x − tanh(x), x / (1 + |x|).
+    """
     value = flow.values[index]
-    operands = list(dict.fromkeys(value.operands))
-    if value.op == "mul" and len(operands) == 2:
-        return len(self_gated(flow, operands)) == 1
-    if value.op not in ACTIVATIONS or len(operands) != 1:
+    if len(_distinct(value)) == 1:
+        return value.op in ACTIVATIONS and not _is_part_of_another(flow, index)
+    return _is_written_by_hand(flow, value)
+
+
+def _is_written_by_hand(flow: Dataflow, value: Value) -> bool:
+    if value.op not in ("mul", "add", "sub", "rsub", "div") or len(_distinct(value)) != 2:
         return False
-    return not any(flow.values[i].op == "mul" and operands[0] in flow.values[i].operands for i in flow.consumers[index])
+    path = _path_to_itself(flow, _distinct(value))
+    # A product with itself is never linear; a sum is, unless a curve lies on the way: x + dropout(x).
+    return path is not None and (value.op == "mul" or any(flow.values[step].op in _CURVES for step in path))
+
+
+def _is_part_of_another(flow: Dataflow, index: int) -> bool:
+    """Whether an activation is only a step of one that is written by hand, such as the σ in x · σ(x)."""
+    while True:
+        after = [flow.values[use] for use in flow.consumers[index]]
+        if any(_is_written_by_hand(flow, use) and index == max(use.operands) for use in after):
+            return True
+        if len(after) != 1 or after[0].op not in ELEMENTWISE or len(_distinct(after[0])) != 1:
+            return False
+        index = after[0].index
 
 
 def self_gated(flow: Dataflow, operands: list[int]) -> list[int]:
     """Of x and σ(x), the x alone; of any other two operands, both."""
-    early, late = sorted(operands)
-    at: tuple[int, int] | None = (late, 1)
-    while at is not None and at[0] > early:
-        value = flow.values[at[0]]
-        at = (value.operands[0], 1) if value.op in ELEMENTWISE and len(set(value.operands)) == 1 else None
-    return [early] if at is not None and at[0] == early else operands
+    return operands if _path_to_itself(flow, operands) is None else [min(operands)]
+
+
+def _path_to_itself(flow: Dataflow, operands: list[int]) -> list[int] | None:
+    """The elementwise steps from the earlier of two operands to the later; None where that is not all there is."""
+    early, at = sorted(operands)
+    path = []
+    while at > early:
+        value = flow.values[at]
+        before = _distinct(value)
+        if value.op not in ELEMENTWISE or len(before) != 1:
+            return None
+        path.append(at)
+        at = before[0]
+    return path if at == early else None
+
+
+def _distinct(value: Value) -> list[int]:
+    return list(dict.fromkeys(value.operands))
 
 
 def is_linear(flow: Dataflow, values: Iterable[int]) -> bool:
     """Whether `values` holds no activation: convolutions and normalisations alone are one linear map."""
-    return not any(flow.values[index].op in ACTIVATIONS for index in values)
+    return not any(flow.values[index].op in ACTIVATIONS | SOFTMAXES for index in values)
 
 
 def attends(flow: Dataflow) -> bool:

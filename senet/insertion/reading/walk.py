@@ -7,10 +7,9 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 
-from senet.insertion.joining.attach import iterates_its_children
 from senet.insertion.reading.dataflow import Call, Dataflow
 from senet.insertion.reading.layout import channel_dim
-from senet.insertion.reading.operations import ACTIVATIONS, ELEMENTWISE, NORMS, self_gated
+from senet.insertion.reading.operations import ACTIVATIONS, ELEMENTWISE, NORMS, iterates_its_children, self_gated
 
 __all__ = [
     "Option",

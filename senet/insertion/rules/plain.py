@@ -6,21 +6,35 @@ import math
 from collections.abc import Iterator
 
 from senet.insertion.reading.dataflow import Dataflow
-from senet.insertion.reading.operations import LINEAR, attends, convolutions, is_activation, spatial_convolutions
+from senet.insertion.reading.operations import (
+    LAYOUT,
+    LINEAR,
+    attends,
+    convolutions,
+    inside,
+    is_activation,
+    spatial_convolutions,
+)
 from senet.insertion.reading.walk import Unit
 from senet.insertion.rules.findings import Finding
 
 __all__ = ["plain"]
 
+_STEM = 4  # units: what a transformer cuts its picture into tokens with, as LeViT and XCiT do
+
 
 def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
     """Convolution units, each up to its activation; a depthwise convolution and the 1×1 behind it are one unit.
 
-    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. A network that attends
-    has none: its few convolutions only cut the picture into tokens.
+    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. A network that attends has
+    none where its few convolutions only cut the picture into tokens; a longer encoder before the attention counts.
     """
-    if attends(flow):
-        return
+    found = list(_units(flow, squeezed))
+    if not attends(flow) or sum(finding.unit is not None for finding in found) > _STEM:
+        yield from found
+
+
+def _units(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
     depthwise: dict[int, tuple[frozenset[int], frozenset[int]]] = {}  # activation -> what it holds, what it is given
     for value in flow.values:
         if len(value.shape) < 3 or value.index in squeezed or not is_activation(flow, value.index):
@@ -29,27 +43,29 @@ def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
         found = convolutions(flow, region)
         if not found or _is_a_linear_layer(flow, found[-1]):
             continue
+        end = _with_its_scale(flow, value.index)
         if squeezed & region or squeezed.intersection(given):
-            unit = Unit("plain", value.index, value.index, min(given, default=0), region)
-            yield Finding(value.index, "its convolution is behind SE already", unit, squeezed=True)
+            unit = Unit("plain", end, end, min(given, default=0), region)
+            yield Finding(end, "its convolution is behind SE already", unit, squeezed=True)
             continue
-        if _goes_on_as_separable(flow, value.index, found):
-            depthwise[value.index] = region, given
+        if _goes_on_as_separable(flow, end, found):
+            depthwise[end] = region, given
             continue
         before: frozenset[int] = frozenset()
         for index in given & depthwise.keys():
             before, given = depthwise[index][0] | {index}, depthwise[index][1]
-        own = region | before | {value.index}
+        own = region | before | {value.index, end}
         if not spatial_convolutions(flow, own):
-            yield Finding(value.index, "a 1×1 convolution, with no spatial one in its unit")
+            yield Finding(end, "a 1×1 convolution, with no spatial one in its unit")
             continue
-        kind = "a depthwise separable convolution" if before else "a convolution"
-        kind = f"{len(found)} parallel convolutions" if len(found) > 1 and not before else kind
-        unit = Unit("plain", value.index, value.index, max(given, default=0), own)
-        if squeezed.intersection(flow.consumers[value.index]):
-            yield Finding(value.index, "its output goes through SE already", unit, squeezed=True)
+        separable = before or any(flow.values[index].operands[0] in region for index in found)
+        kind = "a depthwise separable convolution" if separable else "a convolution"
+        kind = f"{len(found)} parallel convolutions" if len(found) > 1 and not separable else kind
+        unit = Unit("plain", end, end, max(given, default=0), own)
+        if squeezed.intersection(flow.consumers[end]):
+            yield Finding(end, "its output goes through SE already", unit, squeezed=True)
             continue
-        yield Finding(value.index, f"the activation of {kind}, in a network without shortcuts", unit)
+        yield Finding(end, f"the activation of {kind}, in a network without shortcuts", unit)
 
 
 def _is_a_linear_layer(flow: Dataflow, index: int) -> bool:
@@ -73,11 +89,25 @@ def _linear_before(flow: Dataflow, activation: int) -> tuple[frozenset[int], fro
             given.add(index)
             continue
         region.add(index)
-        if value.convolution is not None:
-            given.update(value.operands)
-        else:
+        if value.convolution is None or _is_separable(flow, index):
             open_ends.extend(value.operands)
+        else:
+            given.update(value.operands)
     return frozenset(region), frozenset(given)
+
+
+def _is_separable(flow: Dataflow, index: int) -> bool:
+    """Whether a 1×1 convolution stands behind its depthwise one, with a norm or a change of layout at most between."""
+    convolution = flow.values[index].convolution
+    if convolution is None or convolution.spatial:
+        return False
+    at = flow.values[index].operands[0]
+    while flow.values[at].op in LINEAR and flow.values[at].operands and len(flow.consumers[at]) == 1:
+        before = flow.values[at].convolution
+        if before is not None:
+            return before.depthwise
+        at = flow.values[at].operands[0]
+    return False
 
 
 def _is_gate(flow: Dataflow, operand: int, activation: int) -> bool:
@@ -86,10 +116,20 @@ def _is_gate(flow: Dataflow, operand: int, activation: int) -> bool:
     return len(operands) == 2 and operand == max(operands)
 
 
+def _with_its_scale(flow: Dataflow, activation: int) -> int:
+    """The activation, with the division by a number that may end it: x · relu6(x + 3) / 6."""
+    after = [flow.values[index] for index in flow.consumers[activation]]
+    if len(after) == 1 and after[0].op in ("mul", "div") and after[0].constants == 0 and len(after[0].operands) == 1:
+        return after[0].index
+    return activation
+
+
 def _goes_on_as_separable(flow: Dataflow, activation: int, found: list[int]) -> bool:
     """Whether only depthwise convolutions lie before the activation, and a 1×1 convolution alone behind it."""
-    kinds = [flow.values[index].convolution for index in found]
-    if not all(kind is not None and kind.depthwise for kind in kinds):
+    if not all(convolution.depthwise for _, convolution in inside(flow, found)):
         return False
-    behind = [flow.values[index].convolution for index in flow.consumers[activation]]
+    after = flow.consumers[activation]
+    while len(after) == 1 and flow.values[after[0]].op in LAYOUT:
+        after = flow.consumers[after[0]]
+    behind = [flow.values[index].convolution for index in after]
     return len(behind) == 1 and behind[0] is not None and not behind[0].spatial

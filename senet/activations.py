@@ -1,0 +1,63 @@
+"""The activations: every elementwise nonlinearity of PyTorch, once, for all who ask what an operation is.
+
+A recorded run, a graph that is rewritten for inference and an ONNX graph name the same functions differently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = ["ACTIVATIONS", "SOFTMAXES", "Activation"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Activation:
+    """One activation and its names.
+
+    Attributes:
+        op: the operation in ATen, without overload and in-place mark.
+        onnx: the ONNX operator that computes it alone; empty where there is none.
+        native: its number in `fused/passes/excitation.c`; 0 where the compiled excitation does not have it.
+        overwrites: whether `optimize` may let it write over its operand.
+        unary: whether it maps each element of one tensor, with no other tensor and no random number.
+    """
+
+    op: str
+    onnx: str = ""
+    native: int = 0
+    overwrites: bool = False
+    unary: bool = True
+
+
+ACTIVATIONS = (
+    Activation("relu", "Relu", native=1, overwrites=True),
+    Activation("relu6"),
+    Activation("hardtanh", "Clip", overwrites=True),
+    Activation("clamp", "Clip"),
+    Activation("clamp_min"),
+    Activation("threshold"),
+    Activation("leaky_relu", "LeakyRelu", overwrites=True),
+    Activation("_prelu_kernel", unary=False),
+    Activation("prelu", unary=False),
+    Activation("rrelu", unary=False),
+    Activation("rrelu_with_noise", unary=False),
+    Activation("elu", "Elu"),
+    Activation("celu"),
+    Activation("selu"),
+    Activation("gelu", "Gelu"),
+    Activation("silu", native=4, overwrites=True),
+    Activation("mish", "Mish"),
+    Activation("hardswish", "HardSwish", native=5, overwrites=True),
+    Activation("sigmoid", "Sigmoid", native=2),
+    Activation("hardsigmoid", "HardSigmoid", native=3),
+    Activation("log_sigmoid_forward", unary=False),
+    Activation("tanh", "Tanh", native=6),
+    Activation("softplus"),
+    Activation("sin"),
+    Activation("hardshrink"),
+    Activation("softshrink"),
+    Activation("glu", unary=False),
+)
+
+SOFTMAXES = ("_softmax", "_log_softmax")
+"""Nonlinear, but over a dimension and not by element."""
