@@ -12,6 +12,7 @@ import torch
 from senet import flags
 from senet._version import __version__
 from senet.console.stopping import Stopped
+from senet.errors import SenetError
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import cost, insert, models, sites
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
-    except (ValueError, OSError, ImportError) as error:
+    except (SenetError, OSError, ImportError) as error:  # any other is a mistake of ours, and its traceback helps
         if debug and not isinstance(error, flags.UsageError):
             raise
         print(f"senet: error: {_in_one_line(error)}", file=sys.stderr)

@@ -52,6 +52,7 @@ class DataSource:
         bad: images that were found to be unreadable, and are in no split.
         others: files beside the images that are none by their names.
         checked: whether every image was decoded once, to see that it can be.
+        renumbered: whether the labels are the class indices of another network, as `classes` or `class_offset` said.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DataSource:
     bad: tuple[BadFile, ...] = ()
     others: tuple[BadFile, ...] = ()
     checked: bool = False
+    renumbered: bool = False
 
     @property
     def skipped(self) -> tuple[BadFile, ...]:
@@ -218,9 +220,8 @@ def _renumbered(source: DataSource, classes: str | Path | None, offset: int) -> 
     def renumber(images: Images | None) -> Images | None:
         return None if images is None else source.relabelled(images, table)
 
-    return dataclasses.replace(
-        source, train=renumber(source.train), val=renumber(source.val), test=renumber(source.test)
-    )
+    splits = {name: renumber(getattr(source, name)) for name in ("train", "val", "test")}
+    return dataclasses.replace(source, **splits, renumbered=True)  # type: ignore[arg-type]
 
 
 def _digits(split_seed: int) -> DataSource:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.data.image_folders import class_table
@@ -9,16 +11,14 @@ from senet.evaluation.networks import metadata_of
 from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from senet.evaluation.networks import NetworkSpec
 
 __all__ = ["names_in", "published_classes", "trained_classes"]
 
 
-def trained_classes(arm: NetworkSpec) -> list[str] | None:
+def trained_classes(spec: NetworkSpec) -> list[str] | None:
     """The class names that a run saved with the network."""
-    for name in (arm.weights, arm.model):
+    for name in (spec.weights, spec.model):
         if name and is_saved(name) and (found := metadata_of(name).get("classes")):
             return list(found)
     return None
@@ -30,24 +30,28 @@ def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
     Raises:
         DataError: where it is no such file.
     """
-    return {index + offset: name for name, index in class_table(path).items()}
+    table = class_table(path)
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    # Two classes of a list may share a name, as ImageNet's two cranes do, and a table by name has one of them.
+    pairs = table.items() if isinstance(content, dict) else zip(content, range(len(content)), strict=True)
+    return {index + offset: name for name, index in pairs}
 
 
-def published_classes(arm: NetworkSpec, count: int) -> list[str] | None:
+def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:
     """The names of the `count` classes of weights that torchvision or timm publishes, where they say them."""
-    library, _, name = arm.model.partition(":")
+    library, _, name = spec.model.partition(":")
     if library == "torchvision":
         from torchvision import models
 
         if name not in models.list_models():
             return None
         known = models.get_model_weights(name)
-        file = (arm.weights or "").rpartition("/")[2]  # the file's name ends with a digest of its content
+        file = (spec.weights or "").rpartition("/")[2]  # the file's name ends with a digest of its content
         for weights in known:
-            chosen = weights is known.DEFAULT if arm.weights == "pretrained" else weights.url.endswith(f"/{file}")
+            chosen = weights is known.DEFAULT if spec.weights == "pretrained" else weights.url.endswith(f"/{file}")
             if file and chosen and len(weights.meta.get("categories", ())) == count:
                 return list(weights.meta["categories"])
-    if library == "timm" and arm.weights == "pretrained":
+    if library == "timm" and spec.weights == "pretrained":
         from timm.data import imagenet_info
 
         if subset := imagenet_info.infer_imagenet_subset({"num_classes": count}):  # as timm's own programs do

@@ -72,25 +72,25 @@ class Confusion:
         return list(zip(self.indices, self.names, strict=True))
 
 
-def confusion_of(said: Predictions, name_of: Callable[[int], str]) -> Confusion:
+def confusion_of(predictions: Predictions, name_of: Callable[[int], str]) -> Confusion:
     """The confusion matrix, by torchmetrics."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    first = said.top[:, 0].contiguous()
-    seen = torch.cat([said.labels, first]).unique()  # type: ignore[no-untyped-call]
-    places = torch.searchsorted(seen, torch.stack([first, said.labels]))
+    first = predictions.top[:, 0].contiguous()
+    seen = torch.cat([predictions.labels, first]).unique()  # type: ignore[no-untyped-call]
+    places = torch.searchsorted(seen, torch.stack([first, predictions.labels]))
     counts = multiclass_confusion_matrix(places[0], places[1], num_classes=max(2, len(seen)))
     indices = tuple(seen.tolist())
     return Confusion(indices, tuple(map(name_of, indices)), counts[: len(seen), : len(seen)].long())
 
 
-def class_results(said: Predictions, confusion: Confusion) -> tuple[ClassResult, ...]:
+def class_results(predictions: Predictions, confusion: Confusion) -> tuple[ClassResult, ...]:
     """The figures of each class that some image is of."""
     results = []
-    among_five = (said.top == said.labels[:, None]).any(1)
+    among_five = (predictions.top == predictions.labels[:, None]).any(1)
     taken = confusion.counts.sum(0)
     for at, (index, name) in enumerate(zip(confusion.indices, confusion.names, strict=True)):
-        own = said.labels == index
+        own = predictions.labels == index
         images = int(own.sum())
         if not images:
             continue

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.data.sampling import forking
 from senet.errors import StudyError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def device_of(devices: str | int) -> torch.device:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if asked.isdecimal():
-        raise StudyError(f"devices={devices}: a run trains on one device; start several comparisons for several")
+        raise StudyError(f"devices={devices}: one device is used here: name it, such as cpu or cuda:1")
     kind, _, index = asked.replace("gpu", "cuda").partition(":")
     if kind == "cpu" and not index:
         return torch.device("cpu")
@@ -64,7 +63,7 @@ def logits_of(output: Any) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a network said of n images.
+    """What a network predicts for n images.
 
     Attributes:
         labels: (n,) the right classes.
@@ -102,7 +101,7 @@ class Predictions:
 
 
 class Answer(NamedTuple):
-    """What a network said of one batch: (N, classes) scores, and the N right classes."""
+    """What a network predicts for one batch: (N, classes) scores, and the N right classes."""
 
     logits: Tensor
     labels: Tensor
@@ -117,11 +116,13 @@ def answers(
     device: torch.device,
     step: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer]:
-    """Ask `network`, in eval mode and on `device`, about every batch; what it says is float32, on the CPU.
+    """Ask `network`, in eval mode and on `device`, about every batch; its scores are float32, on the CPU.
 
     Raises:
         StudyError: where it does not return scores.
     """
+    from senet.data.sampling import forking  # numpy, which a network without images does not need
+
     network.to(device).eval()
     with forking():
         loaded = iter(batches)
@@ -163,11 +164,11 @@ def predict_all(
                 "say with `classes` which folder is which class, or give the network's own data"
             )
         loss += F.cross_entropy(logits, right, reduction="sum")
-        said = logits.softmax(1)
-        probability, top = said.topk(min(5, classes))
+        shares = logits.softmax(1)
+        probability, top = shares.topk(min(5, classes))
         labels.append(right)
         tops.append(top)
         probabilities.append(probability)
-        each(said, right)
+        each(shares, right)
     joined = torch.cat(labels)
     return Predictions(joined, torch.cat(tops), torch.cat(probabilities), float(loss) / len(joined), classes)

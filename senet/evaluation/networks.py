@@ -1,10 +1,11 @@
-"""The network of one run: made by name, the same plain weights for a seed whether SE is then inserted or not."""
+"""A network by its name and weights, with or without SE: for a training, and for everything that looks at it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 
 from senet.data.transforms import Preprocessing, timm_preprocessing
-from senet.errors import InputTypeError, WeightsError
+from senet.errors import InputTypeError, ModelError, StudyError, WeightsError
+from senet.evaluation.logits import logits_of
 from senet.files.run_folder import MODEL
-from senet.insertion import insert, inserted
-from senet.saving import create
+from senet.insertion import attach, insert, inserted, remove
+from senet.running import untouched
+from senet.saving import create, load, read_metadata
 from senet.zoo.names.naming import is_saved
+from senet.zoo.weights.load import load_tensors
 from senet.zoo.weights.reading import read_preprocessing
 
 if TYPE_CHECKING:
@@ -25,7 +29,19 @@ if TYPE_CHECKING:
     from senet.block import SESpec
     from senet.insertion import Site, Where
 
-__all__ = ["BuiltNetwork", "NetworkSpec", "known_preprocessing", "make"]
+__all__ = [
+    "BuiltNetwork",
+    "NetworkSpec",
+    "has",
+    "heard",
+    "known_preprocessing",
+    "make",
+    "metadata_of",
+    "network_of",
+    "probe",
+]
+
+_log = logging.getLogger("senet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +74,11 @@ class NetworkSpec:
         """Whether the network starts from weights, or is a saved one."""
         return self.weights is not None or is_saved(self.model)
 
+    @property
+    def own(self) -> bool:
+        """Whether a function of a person's own file makes the network, which may load weights of its own."""
+        return _is_own(self.model)
+
     def with_start(self, start: str | None) -> NetworkSpec:
         """The same, its SE's start decided: as asked, else identity from weights and the paper's from scratch.
 
@@ -86,18 +107,123 @@ class BuiltNetwork:
 
 
 def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNetwork:
-    """Make the network of an arm; its random numbers are those of `seed`, and the caller's are left alone.
+    """Make the network of an arm, the same plain weights for a seed whether SE is then inserted or not.
+
+    Its random numbers are those of `seed`, and the caller's are left alone.
 
     Raises:
-        ModelError, WeightsError, InsertionError: (all ValueErrors) where it cannot be made as asked.
+        ModelError, WeightsError, InsertionError: where it cannot be made as asked.
+        StudyError: where it does not take pictures of `size`, or has fewer outputs than classes.
     """
     with torch.random.fork_rng(devices=[]), heard() as notes:
         torch.default_generator.manual_seed(seed)
-        network = create(arm.model, num_classes=num_classes, weights=arm.weights)
+        network = network_of(arm, num_classes=num_classes)
+        outputs = probe(network, Preprocessing(size, size), arm.model)
+        if outputs < num_classes:
+            raise StudyError(
+                f"{arm.model} {has(outputs)} and the images have {num_classes} classes: give a network of "
+                f"{num_classes} classes, such as a function that takes num_classes"
+            )
+        if outputs > num_classes:
+            notes.append(f"{arm.model} has {outputs} classes, and the images have the first {num_classes} of them")
         if arm.spec is not None:
             network = insert(network, example_of(size), arm.spec, where=arm.where, inplace=True)
     found = tuple(site for site, _ in inserted(network).values())
     return BuiltNetwork(network.train(), found, tuple(notes))
+
+
+def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
+    """The plain network that a spec names, its weights loaded with whatever SE a file of `save` has.
+
+    Args:
+        spec: its name and weights.
+        num_classes: where they are not the weights' own, the classifier starts fresh.
+        in_channels: of its input images, where they are not its own.
+
+    Raises:
+        ModelError, WeightsError: where it cannot be made as asked.
+    """
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if in_channels is not None:
+        options["in_chans" if spec.model.startswith("timm:") else "in_channels"] = in_channels
+    if is_saved(spec.model):
+        _refuse_to_run(spec.model)
+    if spec.weights is None or not is_saved(spec.weights):
+        return create(spec.model, weights=spec.weights, **options)
+    try:
+        header = read_metadata(spec.weights)
+    except WeightsError:
+        header = {"sites": [], "pruned": {}}
+    if not (header["sites"] or header["pruned"]):
+        return create(spec.model, weights=spec.weights, **options)
+    saved = header["options"].get("num_classes")
+    network = load(spec.weights, create(spec.model, **options | ({} if saved is None else {"num_classes": saved})))
+    if num_classes is None or saved in (None, num_classes):
+        return network
+    fresh = create(spec.model, **options)
+    if inserted(fresh):
+        fresh = remove(fresh)
+    for site, block in inserted(network).values():
+        attach(fresh, site, block)
+    for note in load_tensors(fresh, network.state_dict(), spec.weights).notes:
+        _log.info("%s: %s", spec.weights, note)
+    return fresh
+
+
+def _refuse_to_run(saved: str) -> None:
+    """Say how a saved network of a person's own function is made: what a file names is never run."""
+    try:
+        name = read_metadata(saved)["model"] or ""
+    except WeightsError:
+        return  # which making it will say
+    if _is_own(name):
+        raise ModelError(
+            f"{saved} is a network of {name}, and a file never makes us run code that it names: give "
+            f"--model {name} --weights {saved} (in Python, model={name!r} and weights={saved!r})"
+        )
+
+
+def _is_own(name: str) -> bool:
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
+    """How many classes a network has scores for, seen on one grey picture; the network stays as it is.
+
+    Raises:
+        StudyError: where it does not take a picture of that size, or does not return (N, classes) scores.
+    """
+    size = preprocessing.size
+    first = next(network.parameters(), torch.empty(0))
+    grey = torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=first.device)
+    try:
+        with untouched(network), torch.no_grad():
+            output = network(preprocessing.normalise(grey))
+    except Exception as error:  # whatever a person's own network makes of it
+        layer = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+        if layer is not None and layer.in_channels != 3:
+            channels = f"{layer.in_channels} channel{'' if layer.in_channels == 1 else 's'}"
+            raise StudyError(
+                f"{name} does not take a picture of 3 × {size} × {size}: its first layer takes {channels}, and "
+                "pictures are given in RGB. Give a network whose first layer takes 3 channels"
+            ) from error
+        words = " ".join(str(error).split()) or "no message"
+        raise StudyError(
+            f"{name} does not take a picture of 3 × {size} × {size}: {type(error).__name__}: {words:.300}{_line(error)}"
+        ) from error
+    return logits_of(output).shape[1]
+
+
+def has(outputs: int) -> str:
+    """How many classes a network has, in a message: a lone output is a regression's."""
+    return "has one output, as for regression," if outputs == 1 else f"has {outputs} classes"
+
+
+def _line(error: Exception) -> str:
+    """Where in a person's own file an error came up; nothing for one that came up in a library."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [(frame.f_code.co_filename, frame.f_lineno) for frame in frames if "_senet_version" in frame.f_globals]
+    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
 def example_of(size: int) -> torch.Tensor:
@@ -122,8 +248,6 @@ def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
 
 def metadata_of(name: str) -> dict[str, Any]:
     """What a run wrote beside the tensors of a saved network; nothing for a file of tensors alone."""
-    from senet.saving.saving import read_metadata
-
     try:
         metadata: dict[str, Any] = read_metadata(name)["metadata"]
     except WeightsError:

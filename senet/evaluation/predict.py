@@ -7,40 +7,39 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from senet.console import display
 from senet.console.progress import Progress
 from senet.data import unreadable as badfiles
 from senet.data.image_folders import files_below, named_otherwise
 from senet.data.images import FileImages, text_of
 from senet.data.readable import Readable
-from senet.data.transforms import Preprocessing
 from senet.data.unreadable import BadFile
-from senet.errors import DataError, InputError
-from senet.evaluation.classnames import names_in, published_classes, trained_classes
-from senet.evaluation.evaluate import asked_preprocessing, network_of
+from senet.errors import DataError
+from senet.evaluation.classnames import names_in
+from senet.evaluation.evaluate import whole_number
 from senet.evaluation.logits import answers, device_of
-from senet.evaluation.networks import NetworkSpec, heard, known_preprocessing
+from senet.evaluation.networks import probe
+from senet.evaluation.open import in_eval_mode, open_network
+from senet.evaluation.options import PredictOptions, known
 from senet.evaluation.result import prediction_columns
 from senet.files.tables import check_table, write_table
-from senet.zoo.names.naming import origin, resolve
-from senet.zoo.names.sources import Built
-from senet.zoo.weights.load import noted_preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from typing import Unpack
 
     from rich.console import RenderableType
+    from torch import nn
+
+    from senet.data.transforms import Preprocessing
 
 __all__ = ["Predicted", "predict"]
 
-SHOWN = 50
-"""Pictures that are shown on the screen; a file has all."""
+SHOWN, PLACES = 50, 5
+"""Pictures, and classes of each, that are shown on the screen; a file has all."""
 
-SMALL = 64
-"""Networks for images of at most so many pixels a side, such as CIFAR's, are given them whole."""
+FEW = 64
+"""Fewer pictures are read without processes for it, which take longer to start than the reading."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +79,17 @@ class Predicted:
     def parts(self) -> list[RenderableType]:
         """What `str()` shows, for a terminal."""
         rows = [
-            (image, *[f"{name} {probability:.1%}" for name, probability in zip(classes, probabilities, strict=True)])
-            for image, classes, probabilities in zip(self.images, self.classes, self.probabilities, strict=True)
+            (image, *[f"{name} {share:.1%}" for name, share in zip(classes[:PLACES], shares, strict=False)])
+            for image, classes, shares in zip(self.images, self.classes, self.probabilities, strict=True)
         ]
-        places = ["class", *(f"{place}." for place in range(2, len(self.classes[0]) + 1))]
+        asked = len(self.classes[0])
+        places = ["class", *(f"{place}." for place in range(2, min(asked, PLACES) + 1))]
         title = f"{len(rows)} {'picture' if len(rows) == 1 else 'pictures'}"
-        more = [f"and {len(rows) - SHOWN} more: a file has all (out)"] if len(rows) > SHOWN else []
+        if asked > PLACES:
+            title += f", {PLACES} of {asked} classes shown"
+        more = [f"{len(rows) - SHOWN} more pictures are not shown"] if len(rows) > SHOWN else []
+        if more or asked > PLACES:
+            more.append("all are written with --out FILE.csv (in Python, out=)")
         table = display.table(title, ("picture", *places), rows[:SHOWN], numbers=range(0))
         return [*self.notes, table, *more, *badfiles.listed(self.skipped)]
 
@@ -94,91 +98,48 @@ def predict(
     model: str | nn.Module,
     data: str | Path | Sequence[str | Path],
     *,
-    weights: str | Path | None = None,
-    num_classes: int | None = None,
-    classes: str | Path | None = None,
-    class_offset: int = 0,
     top: int = 5,
-    size: int | None = None,
-    resize: int | None = None,
-    crop: float | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    channels: str | None = None,
-    batch_size: int | None = None,
-    devices: str | int = "auto",
-    workers: int | None = None,
     out: str | Path | None = None,
     progress: bool = True,
+    **options: Unpack[PredictOptions],
 ) -> Predicted:
     """The classes that a network sees in pictures, with their probabilities.
 
     Args:
         model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
         data: a picture, a folder of pictures, nested as they may be, or several of these.
-        weights: of the network; its number of classes is theirs.
-        num_classes: of the network, where it is to be another.
-        classes: a JSON file with the names of the network's classes in order (or name -> index). Not given: those
-            that a run saved with the network, or that its library says; else classes are called by their numbers.
-        class_offset: added to each index of that file: 1 for networks that count a background class first.
         top: how many classes of each picture, the likeliest first; fewer where the network has fewer.
-        size: pixels a side that the network is given. This and the next six, not given, are what a run saved with
-            the network, what its Caffe file or timm says of it, a CIFAR network's 32, else ImageNet's: 224 of 256.
-        resize: pixels of the shorter side before the middle `size` × `size` is cut out.
-        crop: in place of `resize`, the share of the shorter side that is cut out: 0.875 is 224 of 256.
-        mean: of each channel, values being in [0, 1].
-        std: of each channel.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
-        channels: their order in the network's input, "RGB" or "BGR".
-        batch_size: pictures at a time; 64 where not given.
-        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
-        workers: processes that load pictures; not given, one a core, at most 8, and none for few pictures.
         out: a .csv or .parquet file to write to, with one row for each file, also for those that were skipped.
         progress: whether to show how far it is, on standard error.
+        options: `weights`, `classes`, `size`, ...: `senet.evaluation.options.PredictOptions` has them all.
 
     Raises:
-        StudyError: where the network returns no scores, or `out` cannot be written.
-        ValueError: where there are no pictures, none can be read, or network, weights or numbers are not as asked.
+        StudyError: where the network does not take pictures of that size or returns no scores, or `out` cannot be
+            written.
+        DataError: where there are no pictures, or none can be read.
+        SenetError: where network, weights or numbers are not as asked.
     """
-    for name, value in (("batch_size", batch_size), ("top", top)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise InputError(f"{name} is a whole number of at least 1, not {value!r}")
-    device = device_of(devices)
+    given = known(options, PredictOptions, "predict")
+    batch_size, top = whole_number("batch_size", given.get("batch_size", 64)), whole_number("top", top)
+    device = device_of(given.get("devices", "auto"))
     file = None if out is None else check_table(out)
-    named = None if classes is None else names_in(classes, class_offset)
+    if (classes := given.get("classes")) is not None:
+        names_in(classes)  # before anything that takes time
     images, others = _pictures([data] if isinstance(data, str | Path) else list(data))
-    arm = NetworkSpec(model if isinstance(model, str) else "", None if weights is None else str(weights))
-    with heard() as notes:
-        network = model if isinstance(model, nn.Module) else network_of(arm, num_classes)
-    preprocessing = asked_preprocessing(
-        _known(arm, network),
-        size=size,
-        resize=resize,
-        crop=crop,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        channels=channels,
-    )
-    few = workers is None and len(images) < 64
-    batches = Readable(images, preprocessing, batch_size or 64, workers=0 if few else workers, name="the data")
+    opened = open_network(model, given)
+    preprocessing = opened.preprocessing(given)
+    count = probe(opened.network.to(device), preprocessing, opened.name)
+    names = opened.class_names(count, given)
+    workers = given.get("workers", 0 if len(images) < FEW else None)
+    batches = Readable(images, preprocessing, batch_size, workers=workers, name="the data")
     shown = Progress(progress)
-    modes = [(module, module.training) for module in network.modules()]
     probabilities, indices = [], []
-    count = 0
-    with shown.steps(len(batches)), torch.random.fork_rng(devices=[]):
+    with shown.steps(len(batches)), in_eval_mode(opened.network, device) as network:
         shown.run(f"{len(images)} pictures")
         for logits, _ in answers(network, batches, preprocessing, device=device, step=shown.step):
-            count = logits.shape[1]
             highest = logits.softmax(1).topk(min(top, count))
             probabilities += highest.values.tolist()
             indices += highest.indices.tolist()
-    for module, mode in modes:
-        module.training = mode
-    names = _names(arm, count) if named is None else named
-    if isinstance(model, str) and not arm.pretrained:
-        notes.append(f"{model} has random weights, and its answers mean nothing: give weights")
     result = Predicted(
         images=tuple(images.names[index] for index in batches.indices),
         classes=tuple(tuple(names.get(index, str(index)) for index in each) for each in indices),
@@ -186,7 +147,7 @@ def predict(
         probabilities=tuple(map(tuple, probabilities)),
         preprocessing=preprocessing,
         skipped=(*batches.bad, *others),
-        notes=tuple(notes),
+        notes=opened.notes,
     )
     if file is not None:
         write_table(file, result.rows())
@@ -225,20 +186,3 @@ def _missing(path: Path) -> str:
     close = difflib.get_close_matches(path.name, beside, n=1)
     hint = f"; did you mean {path.parent / close[0]}?" if close else ""
     return f"there is no picture or folder {path}{hint} (labelled data with a name, such as digits, is for evaluate)"
-
-
-def _known(arm: NetworkSpec, network: nn.Module) -> Preprocessing | None:
-    """How pictures become the network's input, as far as anyone says."""
-    known = known_preprocessing(arm)
-    if known is None and (noted := noted_preprocessing(network)):
-        known = Preprocessing.from_json(noted)
-    if known is None:
-        name, options = origin(network)
-        shape = resolve(name)[0].input_shape(Built(network, options)) if name else None
-        if shape is not None and shape[-1] <= SMALL:
-            return Preprocessing(shape[-1], shape[-1])
-    return known
-
-
-def _names(arm: NetworkSpec, count: int) -> Mapping[int, str]:
-    return dict(enumerate(trained_classes(arm) or published_classes(arm, count) or ()))

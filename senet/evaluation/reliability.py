@@ -64,14 +64,14 @@ class CalibrationError:
         return float(self._metric.compute())  # type: ignore[operator]
 
 
-def bins_of(said: Predictions) -> tuple[Bin, ...]:
+def bins_of(predictions: Predictions) -> tuple[Bin, ...]:
     """The bins of equal width over which the calibration error is a mean."""
-    highest = said.probability.contiguous()
+    highest = predictions.probability.contiguous()
     edges = torch.linspace(0, 1, BINS + 1, dtype=highest.dtype)
     place = (torch.bucketize(highest, edges, right=True) - 1).clamp(0, BINS - 1)
     counts = place.bincount(minlength=BINS)
     confidence = place.bincount(highest.double(), minlength=BINS) / counts
-    accuracy = place.bincount(said.correct.double(), minlength=BINS) / counts
+    accuracy = place.bincount(predictions.correct.double(), minlength=BINS) / counts
     return tuple(
         Bin(at / BINS, (at + 1) / BINS, int(n), float(c) if c.isfinite() else None, float(a) if n else None)
         for at, (n, c, a) in enumerate(zip(counts, confidence, accuracy, strict=True))

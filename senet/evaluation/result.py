@@ -59,7 +59,7 @@ class Evaluation:
         data: the images' name.
         images: the name of each image.
         names: of the classes, by the network's index; one that is not in it is called by its index.
-        said: labels and highest scores of each image.
+        answers: labels and highest scores of each image.
         skipped: files that are no readable images; they are not counted.
         notes: what is worth saying of the network.
     """
@@ -78,7 +78,7 @@ class Evaluation:
     data: str
     images: tuple[str, ...] = dataclasses.field(repr=False)
     names: Mapping[int, str] = dataclasses.field(repr=False)
-    said: Predictions = dataclasses.field(repr=False, compare=False)
+    answers: Predictions = dataclasses.field(repr=False, compare=False)
     skipped: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -89,17 +89,17 @@ class Evaluation:
     @functools.cached_property
     def confusion(self) -> Confusion:
         """Which classes were taken for which."""
-        return confusion_of(self.said, self.name_of)
+        return confusion_of(self.answers, self.name_of)
 
     @functools.cached_property
     def per_class(self) -> tuple[ClassResult, ...]:
         """The figures of each class that some image is of."""
-        return class_results(self.said, self.confusion)
+        return class_results(self.answers, self.confusion)
 
     @functools.cached_property
     def bins(self) -> tuple[Bin, ...]:
         """The bins of confidence that the calibration error is a mean of."""
-        return bins_of(self.said)
+        return bins_of(self.answers)
 
     def __str__(self) -> str:
         return display.plain_text(*self.parts(), wrap=False)
@@ -153,12 +153,12 @@ class Evaluation:
 
     def predictions(self) -> list[dict[str, Any]]:
         """One row for each image: its class, and the five classes of the highest scores with their probabilities."""
-        said = self.said
+        answers = self.answers
         return [
             {"image": image, "class": self.name_of(label), "correct": label == top[0]}
             | prediction_columns([self.name_of(index) for index in top], probabilities)
             for image, label, top, probabilities in zip(
-                self.images, said.labels.tolist(), said.top.tolist(), said.probabilities.tolist(), strict=True
+                self.images, answers.labels.tolist(), answers.top.tolist(), answers.probabilities.tolist(), strict=True
             )
         ]
 

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Unpack
 
 from senet.console import display
+from senet.evaluation.options import MeasureOptions
+from senet.verbs.place import Place, is_pruned
 
-__all__ = ["Look", "explain", "prune"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """The flags that name a network with SE, and say how its images are seen."""
-
-    model: str
-    data: str
-    data_root: str | None = None
-    weights: str | None = None
-    num_classes: int | None = None
-    size: int | None = None
-    resize: int | None = None
-    crop: float | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    interpolation: str | None = None
-    channels: str | None = None
-    classes: str | None = None
-    class_offset: int = 0
-    split: str | None = None
-    batch_size: int | None = None
-    devices: str = "auto"
-    workers: int | None = None
+__all__ = ["explain", "prune"]
 
 
-def explain(look: Look, out: str, tolerance: float = 0.001) -> None:
+def explain(model: str, data: str, out: str, tolerance: float = 0.001, **options: Unpack[MeasureOptions]) -> None:
     """Show what the gates of a network's SE blocks do on labelled images, and what can go.
 
     For every block: its gates by class, their spread, how class-specific they are, and the accuracy with
@@ -46,17 +24,21 @@ def explain(look: Look, out: str, tolerance: float = 0.001) -> None:
     """
     from senet.study import explain as look_into
 
-    result = look_into(out=out, tolerance=tolerance, **dataclasses.asdict(look))
+    result = look_into(model, data, out=out, tolerance=tolerance, **options)
     display.show(*result.parts(), f"Report: {out}/report.html")
 
 
 def prune(
-    look: Look,
+    model: str,
+    data: str,
+    *,
     blocks: list[str] | None = None,
     advice: bool = False,
     explanation: str | None = None,
     tolerance: float = 0.001,
     out: str | None = None,
+    force: bool = False,
+    **options: Unpack[MeasureOptions],
 ) -> None:
     """Put constants in place of SE blocks' gates, folded into the weights, and prove the accuracy after.
 
@@ -66,12 +48,7 @@ def prune(
     """
     from senet.study import prune as cut
 
-    result = cut(
-        blocks=blocks,
-        advice=advice,
-        explanation=explanation,
-        tolerance=tolerance,
-        out=out,
-        **dataclasses.asdict(look),
-    )
-    display.show(str(result))
+    if out is not None:
+        Place(out, force=force, ours=is_pruned).make()
+    how = {"blocks": blocks, "advice": advice, "explanation": explanation, "tolerance": tolerance, "out": out}
+    display.show(str(cut(model, data, **how, **options)))  # type: ignore[arg-type]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+from typing import Unpack
 
 from senet import flags
 from senet.console import display
 from senet.errors import MissingPackageError
+from senet.evaluation.options import SizedPictureOptions
 
 __all__ = ["explore"]
 
@@ -21,15 +23,9 @@ def explore(
     class_offset: int = 0,
     data: str | None = None,
     data_root: str | None = None,
-    size: int | None = None,
-    resize: int | None = None,
-    crop: float | None = None,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
-    interpolation: str | None = None,
-    channels: str | None = None,
     devices: str = "auto",
     port: int | None = None,
+    **preprocessing: Unpack[SizedPictureOptions],
 ) -> None:
     """Open a page on this machine: drop a picture, see the gates of every SE block, hold them, see what changes.
 
@@ -45,15 +41,6 @@ def explore(
         raise MissingPackageError("gradio is not installed: pip install 'senet[explore]'", name="gradio")
     from senet.explore import listen, open_subject, serve
 
-    preprocessing = {
-        "size": size,
-        "resize": resize,
-        "crop": crop,
-        "mean": mean,
-        "std": std,
-        "interpolation": interpolation,
-        "channels": channels,
-    }
     each = zip(model, _each("weights", weights, model), _each("classes", classes, model), strict=True)
     with listen(port) as server:  # before the networks are made, which takes time
         subjects = {}

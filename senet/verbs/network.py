@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,8 @@ from senet import flags
 from senet.block import SESpec
 from senet.console import display
 from senet.errors import InputError
+from senet.verbs.place import Place, is_inserted
+from senet.words import counted
 
 __all__ = ["Network", "cost", "insert", "models", "sites"]
 
@@ -33,22 +33,18 @@ class Network:
     data: str | None = None
     data_root: str | None = None
 
-    def make(self) -> tuple[nn.Module, Tensor]:
-        """The network, and one random input that it takes, always the same; notes go to standard error."""
-        from senet.saving import create
+    def open(self) -> nn.Module:
+        """The network; notes go to standard error."""
+        from senet.evaluation.networks import NetworkSpec, heard, network_of
 
-        options: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
-        if self.in_channels is not None:
-            options["in_chans" if self.model.startswith("timm:") else "in_channels"] = self.in_channels
-        log, handler = logging.getLogger("senet"), logging.StreamHandler(sys.stderr)
-        level = log.level
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        try:
-            network = create(self.model, weights=self.weights, **options)
-        finally:
-            log.removeHandler(handler)
-            log.setLevel(level)
+        with heard() as notes:
+            spec = NetworkSpec(self.model, self.weights)
+            network = network_of(spec, num_classes=self.num_classes, in_channels=self.in_channels)
+        print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+        return network
+
+    def example(self, network: nn.Module) -> Tensor:
+        """One random input that the network takes, always the same."""
         channels, *space = _input_shape(network)
         size = self.size
         if size is None and self.data is not None:
@@ -58,7 +54,12 @@ class Network:
             size = source.native_size if source.small else None
         shape = (1, channels, *(side if size is None else size for side in space))
         like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-        return network, torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+
+    def make(self) -> tuple[nn.Module, Tensor]:
+        """The network, and one input that it takes."""
+        network = self.open()
+        return network, self.example(network)
 
 
 def sites(network: Network, placement: str = "standard", where: list[str] | None = None) -> None:
@@ -72,11 +73,11 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
     from senet.insertion.rules.site import select
 
     found = select(find(*network.make(), placement=placement), where)
-    title = f"SE can go into {network.model} in {_counted(len(found), 'place')}"
+    title = f"SE can go into {network.model} in {counted(len(found), 'place')}"
     display.show(display.sites_table(found, title))
 
 
-def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None) -> None:
+def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None, force: bool = False) -> None:
     """Put SE into a network, prove that it computes what it did, and save it.
 
     Examples:
@@ -85,8 +86,9 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     """
     from senet.insertion import blocks, describe, largest_difference, run, untouched
     from senet.insertion import insert as put
-    from senet.saving.saving import save
+    from senet.saving import save
 
+    place = Place(out, force=force, ours=is_inserted)
     plain, example = network.make()
     with_se = put(plain, example, spec, where=where)
     outputs = []
@@ -96,12 +98,12 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     difference = largest_difference(*outputs)
     before, after = plain.state_dict(), with_se.state_dict()
     kept = sum(torch.equal(value, after[key]) for key, value in before.items())
-    save(with_se, out)
+    save(with_se, place.make())
 
     found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
     same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
     display.show(
-        display.inserted_table(found, f"SE is in {network.model}, in {_counted(len(found), 'place')}"),
+        display.inserted_table(found, f"SE is in {network.model}, in {counted(len(found), 'place')}"),
         f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
         f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
         f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); senet.load({out!r}) makes it again.",
@@ -191,7 +193,3 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
             if isinstance(module, kind):
                 return (module.in_channels, *[_UNKNOWN_SIZE] * dimensions)
     return (3, _UNKNOWN_SIZE, _UNKNOWN_SIZE)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -5,43 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from senet import flags
 from senet.console import display
 from senet.errors import InputError
-from senet.files.atomic import check_writable
+from senet.evaluation.options import PictureOptions
 from senet.verbs.network import Network
+from senet.verbs.place import Place, is_exported
 
 if TYPE_CHECKING:
-    from torch import nn
+    from senet.study import Evaluation
 
-    from senet.data.sources import DataSource
-    from senet.study import Evaluation, Preprocessing
-
-__all__ = ["Pictures", "bench", "export"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """The flags that say how a picture becomes the network's input."""
-
-    resize: int | None = None
-    crop: float | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    interpolation: str | None = None
-    channels: str | None = None
+__all__ = ["bench", "export"]
 
 
 def export(
     network: Network,
     out: str,
-    pictures: Pictures | None = None,
     classes: str | None = None,
     class_offset: int = 0,
     dynamic_size: bool = False,
     int8: bool = False,
+    force: bool = False,
+    **pictures: Unpack[PictureOptions],
 ) -> None:
     """Write a network to a file that ONNX Runtime (.onnx), OpenVINO (.xml) or PyTorch (.pt2) runs.
 
@@ -63,26 +50,57 @@ def export(
         raise flags.UsageError("senet export takes --class-offset with --int8 alone, for the classes of --data")
     if int8 and Path(out).suffix != ".xml":
         raise flags.UsageError(f"senet export --int8 writes for OpenVINO: give --out {Path(out).with_suffix('.xml')}")
-    check_writable(out)
-    source = _opened(network, classes, class_offset) if int8 else None
-    metadata, preprocessing = _known(network, pictures, classes, source)
-    if network.size is None and preprocessing is not None:
-        network = dataclasses.replace(network, size=preprocessing.size)
-    model, example = network.make()
-    model.eval()
-    if preprocessing is not None:
-        metadata["preprocessing"] = preprocessing.to_json()
-    if source is None or preprocessing is None:
-        found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata)
-        display.show(str(found))
+    place = Place(out, force=force, ours=is_exported)
+    if int8:
+        _export_int8(network, place, classes, class_offset, dynamic_size, pictures)
         return
+    from senet.evaluation.networks import NetworkSpec, known_preprocessing
+    from senet.evaluation.open import OpenedNetwork
+
+    spec = NetworkSpec(network.model, network.weights)
+    opened = OpenedNetwork(network.model, network.open().eval(), spec, ())
+    metadata: dict[str, Any] = {}
+    if names := opened.trained_classes if classes is None else _names(classes):
+        metadata["classes"] = names
+    if pictures or known_preprocessing(spec) is not None:
+        preprocessing = opened.preprocessing({**pictures, "size": network.size})
+        metadata["preprocessing"] = preprocessing.to_json()
+        network = dataclasses.replace(network, size=preprocessing.size)
+    example = network.example(opened.network)
+    found = exporting.export(opened.network, example, place.make(), dynamic_size=dynamic_size, metadata=metadata)
+    display.show(str(found))
+
+
+def _export_int8(
+    network: Network, place: Place, classes: str | None, class_offset: int, dynamic_size: bool, pictures: PictureOptions
+) -> None:
+    """Export in INT8, and measure the network before and the file after."""
     from senet.data.calibration import calibration_batches
+    from senet.evaluation.evaluate import measure
+    from senet.evaluation.open import open_labelled
+    from senet.evaluation.options import MeasureOptions, known
+    from senet.export.export import export as write
     from senet.export.runtimes import OpenVino
 
-    before = _measured(model, source, network, preprocessing, classes)
-    batches = calibration_batches(source, preprocessing)
-    found = exporting.export(model, example, out, dynamic_size=dynamic_size, metadata=metadata, calibration=batches)
-    after = _measured(OpenVino(out), source, network, preprocessing, classes)
+    asked = {name: getattr(network, name) for name in ("weights", "num_classes", "size", "data_root")}
+    options = {**pictures, **asked, "classes": classes, "class_offset": class_offset, "devices": "cpu"}
+    labelled = open_labelled(network.model, str(network.data), known(options, MeasureOptions, "export"))
+    opened, source, how = labelled.opened, labelled.source, labelled.preprocessing
+    metadata: dict[str, Any] = {"preprocessing": how.to_json()}
+    if names := opened.trained_classes if classes is None else _names(classes):
+        metadata["classes"] = names
+    before = measure(labelled)
+    batches = calibration_batches(source, how)
+    path = place.make()
+    found = write(
+        opened.network.eval(),
+        batches[0],
+        path,
+        dynamic_size=dynamic_size,
+        metadata=metadata,
+        calibration=batches,
+    )
+    after = measure(dataclasses.replace(labelled, opened=dataclasses.replace(opened, network=OpenVino(path))))
     calibrated = f"Calibrated on {len(batches)} pictures of {source.name}."
     display.show(str(found), calibrated, _change(before, after, len(batches) if source.train is None else 0))
 
@@ -122,22 +140,6 @@ def with_se(model: str) -> str:
     return f"se_{model}" if f"se_{model}" in list_models() else model
 
 
-def _known(
-    network: Network, pictures: Pictures | None, classes: str | None, source: DataSource | None
-) -> tuple[dict[str, Any], Preprocessing | None]:
-    """What is known of a network beside its weights: the names of its classes, and how pictures become its input."""
-    from senet.evaluation.evaluate import asked_preprocessing, trained_classes
-    from senet.evaluation.networks import NetworkSpec, known_preprocessing
-
-    arm = NetworkSpec(network.model, network.weights)
-    names = trained_classes(arm) if classes is None else _names(classes)
-    known = known_preprocessing(arm)
-    if not (known is None and pictures is None and source is None):
-        asked = dataclasses.asdict(pictures or Pictures())
-        known = asked_preprocessing(known, source, size=network.size, **asked)
-    return {"classes": names} if names else {}, known
-
-
 def _names(file: str) -> list[str]:
     """The names of a classes file that lists them in order; a mapping is for looking folders up alone."""
     try:
@@ -145,24 +147,6 @@ def _names(file: str) -> list[str]:
     except ValueError as error:
         raise InputError(f"the classes file {file} is not JSON: {error}") from error
     return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
-
-
-def _opened(network: Network, classes: str | None, class_offset: int) -> DataSource:
-    from senet.data.sources import open_data
-
-    return open_data(str(network.data), classes=classes, class_offset=class_offset, data_root=network.data_root)
-
-
-def _measured(
-    model: nn.Module, source: DataSource, network: Network, preprocessing: Preprocessing, classes: str | None
-) -> Evaluation:
-    """The accuracy of a network, or of the file that it became, on the pictures of the data that are held out."""
-    from senet.study import evaluate
-    from senet.zoo.names.naming import is_saved
-
-    saved = next((name for name in (network.weights, network.model) if name and is_saved(name)), None)
-    values = preprocessing.to_json()
-    return evaluate(model, source, weights=saved, classes=classes, devices="cpu", **values)
 
 
 def _change(before: Evaluation, after: Evaluation, among: int) -> str:

@@ -1,4 +1,4 @@
-"""The verbs that need pictures: train, evaluate, predict, compare."""
+"""The verbs that take images: train, evaluate, predict, compare, ablate, report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Unpack
 
 from senet.block import SESpec
 from senet.console import display
+from senet.evaluation.options import PredictOptions, SplitOptions
 from senet.recipe.options import Options
 
 __all__ = ["ablate", "compare", "evaluate", "predict", "report", "train"]
@@ -46,25 +47,11 @@ def evaluate(
     model: str,
     data: str,
     *,
-    data_root: str | None = None,
-    weights: str | None = None,
-    num_classes: int | None = None,
     size: list[int] | None = None,
-    resize: int | None = None,
-    crop: float | None = None,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
-    interpolation: str | None = None,
-    channels: str | None = None,
-    classes: str | None = None,
-    class_offset: int = 0,
-    split: str | None = None,
-    batch_size: int | None = None,
-    devices: str = "auto",
-    workers: int | None = None,
     max_bad: str = "0.2",
     out: str | None = None,
     predictions: str = "csv",
+    **options: Unpack[SplitOptions],
 ) -> None:
     """Measure a network on labelled images: accuracy, which classes it mistakes, calibration.
 
@@ -81,53 +68,13 @@ def evaluate(
     sizes: list[int | None] = list(size) if size else [None]
     for each in sizes:
         folder = out if out is None or len(sizes) == 1 else str(Path(out) / f"size-{each}")
-        result = measure(
-            model,
-            data,
-            data_root=data_root,
-            weights=weights,
-            num_classes=num_classes,
-            size=each,
-            resize=resize,
-            crop=crop,
-            mean=mean,
-            std=std,
-            interpolation=interpolation,
-            channels=channels,
-            classes=classes,
-            class_offset=class_offset,
-            split=split,
-            batch_size=batch_size,
-            devices=devices,
-            workers=workers,
-            max_bad=max_bad,
-            out=folder,
-            predictions=predictions,
-        )
+        result = measure(model, data, size=each, max_bad=max_bad, out=folder, predictions=predictions, **options)
         written = [] if folder is None else [f"written to {folder}"]
         display.show(*result.parts(), *written, *[""] * (each != sizes[-1]))
 
 
 def predict(
-    model: str,
-    data: list[str],
-    *,
-    weights: str | None = None,
-    num_classes: int | None = None,
-    size: int | None = None,
-    resize: int | None = None,
-    crop: float | None = None,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
-    interpolation: str | None = None,
-    channels: str | None = None,
-    classes: str | None = None,
-    class_offset: int = 0,
-    top: int = 5,
-    batch_size: int | None = None,
-    devices: str = "auto",
-    workers: int | None = None,
-    out: str | None = None,
+    model: str, data: list[str], *, top: int = 5, out: str | None = None, **options: Unpack[PredictOptions]
 ) -> None:
     """Say what a network sees in pictures: the likeliest classes of each, with their probabilities.
 
@@ -138,26 +85,7 @@ def predict(
     """
     from senet.study import predict as ask
 
-    result = ask(
-        model,
-        data,
-        weights=weights,
-        num_classes=num_classes,
-        size=size,
-        resize=resize,
-        crop=crop,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        channels=channels,
-        classes=classes,
-        class_offset=class_offset,
-        top=top,
-        batch_size=batch_size,
-        devices=devices,
-        workers=workers,
-        out=out,
-    )
+    result = ask(model, data, top=top, out=out, **options)
     display.show(*result.parts(), *([] if out is None else [f"written to {out}"]))
 
 

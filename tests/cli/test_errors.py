@@ -57,7 +57,6 @@ BAD = {
     "inserting twice": (("insert", "--model", "se_resnet20", "--out", "x"), "holds SE already"),
     "no such weights": (("cost", "--model", "resnet20", "--weights", "nowhere.pth"), "nowhere.pth"),
     "weights of no one": (("cost", "--model", "resnet20", "--weights", "pretrained"), "no published weights"),
-    "out in no folder": (("insert", "--model", "resnet20", "--out", "no/folder/x.safetensors"), "no/folder"),
     "out is a folder": (("insert", "--model", "resnet20", "--out", "."), "is a folder"),
     "too small": (("sites", "--model", "torchvision:resnet18", "--in-channels", "1"), "in_channels"),
     "no data": (("sites", "--model", "resnet20", "--data", "nowhere"), "nowhere"),

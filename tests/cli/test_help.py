@@ -17,7 +17,7 @@ def test_help_explains_every_flag_and_has_examples_that_work(capsys, verb):
     for parameter in flags._parameters(cli.VERBS[verb]):
         name = flags._typed(parameter.name) if parameter.name != "pattern" else "PATTERN"
         assert re.search(rf"^  {name}\b", text, re.MULTILINE)
-        assert " ".join(flags.FLAGS[parameter.name].help.split()) in " ".join(text.split())
+        assert " ".join(flags.FLAGS[parameter.name].text(verb).split()) in " ".join(text.split())
         usual = parameter.usual
         if usual is not None and usual is not False and usual is not True and name != "PATTERN":
             assert f"(default: {usual})" in " ".join(text.split())

@@ -19,10 +19,11 @@ QUIET = {"devices": "cpu", "workers": 0, "progress": False}
 SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
 
 
-def test_figures_are_those_of_the_definition(tiny, paint):
+def test_figures_are_those_of_the_definition(tiny, paint, tmp_path):
     folder = paint({"val/a": 5, "val/b": 4, "val/c": 3})
     network = create(tiny, num_classes=7)
-    found = evaluate(network, folder, batch_size=5, **QUIET)
+    (tmp_path / "classes.json").write_text('["a", "b", "c"]')
+    found = evaluate(network, folder, classes=tmp_path / "classes.json", batch_size=5, **QUIET)
     source = open_data(folder)
     how = Preprocessing(8, 8)
     pixels = torch.stack([how(source.val.load(index)) for index in range(12)])

@@ -100,7 +100,7 @@ def test_a_real_folder_ends_no_prediction(tiny, tmp_path):
     assert sorted(found.images) == good
     assert sorted(file.name for file in found.skipped) == bad
     assert {name for each in found.classes for name in each} <= {"0", "1", "2"}
-    assert "and 150 more" in str(found)
+    assert "150 more pictures are not shown" in str(found)
 
 
 def test_names_of_classes_can_be_said(tiny, album, tmp_path):

@@ -218,7 +218,7 @@ def test_an_se_block_that_does_not_run_stops_the_run(tiny, pictures, tmp_path):
 
 
 def test_a_network_that_returns_no_scores_is_refused(tiny, pictures, tmp_path):
-    with pytest.raises(StudyError, match=r"this one returned a tensor of shape \(8, 2, 8, 8\)"):
+    with pytest.raises(StudyError, match=r"this one returned a tensor of shape \(1, 2, 8, 8\)"):
         train(tiny.replace(":tiny", ":maps"), pictures, out=tmp_path / "run", **SHORT)
 
 

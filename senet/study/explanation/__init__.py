@@ -3,6 +3,5 @@
 from senet.study.explanation.explain import explain
 from senet.study.explanation.explanation import Explanation
 from senet.study.explanation.pruning import Pruned, prune
-from senet.study.explanation.subject import Looking
 
-__all__ = ["Explanation", "Looking", "Pruned", "explain", "prune"]
+__all__ = ["Explanation", "Pruned", "explain", "prune"]

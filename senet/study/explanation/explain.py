@@ -14,6 +14,8 @@ from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import InputError, StudyError
+from senet.evaluation.options import MeasureOptions
+from senet.evaluation.options import known as known_options
 from senet.files.atomic import atomic_write
 from senet.files.run_folder import (
     write_csv,
@@ -26,7 +28,7 @@ from senet.report import write_page
 from senet.study.explanation.explanation import Advice, BlockFindings, Effect, Explanation, StageFindings
 from senet.study.explanation.pages import channel_rows, explanation_page
 from senet.study.explanation.statistics import ChannelStatistics, GateStatistics
-from senet.study.explanation.subject import Looking, Subject, checked, open_subject
+from senet.study.explanation.subject import Subject, open_subject
 from senet.study.statistics import bootstrap_over_images
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def explain(
     out: str | Path | None = None,
     tolerance: float = 0.001,
     progress: bool = True,
-    **looking: Unpack[Looking],
+    **options: Unpack[MeasureOptions],
 ) -> Explanation:
     """Show what the gates of a network's SE blocks do on labelled images, and what it does without them.
 
@@ -60,8 +62,8 @@ def explain(
         out: a folder for report.html, its pictures and numbers, explanation.json and gates.safetensors (the means).
         tolerance: how much accuracy the advised blocks may cost together; 0.001 is the paper's 0.1 points.
         progress: whether to show how far it is, on standard error.
-        looking: how the network is made and the images are seen, as in `evaluate`: `weights`, `classes`, `split`,
-            `size`, `mean`, ...
+        options: `weights`, `classes`, `split`, `size`, ..., as in `evaluate`: `senet.evaluation.options.MeasureOptions`
+            has them all.
 
     Raises:
         StudyError: where the network holds no SE, there is one image alone, or the folder cannot be written.
@@ -70,7 +72,7 @@ def explain(
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
         raise InputError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
     folder = None if out is None else _folder(out)
-    with open_subject(model, data, checked(looking, "explain")) as subject:
+    with open_subject(model, data, known_options(options, MeasureOptions, "explain")) as subject:
         explanation = explain_subject(subject, tolerance=tolerance, progress=Progress(progress))
     if folder is not None:
         _write(explanation, folder)

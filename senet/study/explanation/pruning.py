@@ -16,6 +16,8 @@ from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import StudyError
 from senet.evaluation.networks import metadata_of
+from senet.evaluation.options import MeasureOptions
+from senet.evaluation.options import known as known_options
 from senet.files.run_folder import (
     read_json,
 )
@@ -24,7 +26,7 @@ from senet.saving.saving import save
 from senet.study.comparison.report import percent
 from senet.study.explanation.explain import EXPLANATION, GATES, explain_subject, gate_statistics
 from senet.study.explanation.explanation import Explanation
-from senet.study.explanation.subject import Looking, Subject, checked, open_subject
+from senet.study.explanation.subject import Subject, open_subject
 from senet.study.statistics import points
 from senet.zoo.names.naming import is_saved
 
@@ -115,7 +117,7 @@ def prune(
     tolerance: float = 0.001,
     out: str | Path | None = None,
     progress: bool = True,
-    **looking: Unpack[Looking],
+    **options: Unpack[MeasureOptions],
 ) -> Pruned:
     """Put constants, the means over the images, in place of SE blocks' gates, and prove the accuracy after.
 
@@ -134,7 +136,8 @@ def prune(
         tolerance: for `advice` without an explanation: as in `explain`.
         out: a file for the pruned network, which `senet.load` reads.
         progress: whether to show how far it is, on standard error.
-        looking: how the network is made and the images are seen, as in `evaluate`.
+        options: `weights`, `classes`, `split`, `size`, ..., as in `evaluate`: `senet.evaluation.options.MeasureOptions`
+            has them all.
 
     Raises:
         StudyError: where neither or both of `blocks` and `advice` are given, nothing matches, nothing is advised, or
@@ -148,7 +151,7 @@ def prune(
         raise StudyError(f"cannot write {out}: the folder {Path(out).parent} does not exist")
     known = None if explanation is None else _known(explanation)
     shown = Progress(progress)
-    with open_subject(model, data, checked(looking, "prune")) as subject:
+    with open_subject(model, data, known_options(options, MeasureOptions, "prune")) as subject:
         if known is None and advice:
             found = explain_subject(subject, tolerance=tolerance, progress=shown)
             known = found.means, list(found.advice.blocks)

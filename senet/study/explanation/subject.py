@@ -4,70 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
-from senet.data.images import ChosenImages, JoinedImages
+from senet.data.images import ChosenImages
 from senet.data.sampling import eval_loader, hold
-from senet.data.sources import DataSource, open_data
-from senet.data.transforms import Preprocessing
-from senet.errors import InputError, InputTypeError, StudyError
-from senet.evaluation.evaluate import asked_preprocessing, by_name, network_of, trained_classes
-from senet.evaluation.logits import device_of, predict_all
-from senet.evaluation.networks import NetworkSpec, heard, known_preprocessing
+from senet.errors import StudyError
+from senet.evaluation.evaluate import whole_number
+from senet.evaluation.logits import predict_all
+from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.insertion import Hold, blocks, holding, recording
-from senet.zoo.weights.load import noted_preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
     from senet.console.progress import Progress
     from senet.data.images import Images
+    from senet.data.sources import DataSource
+    from senet.data.transforms import Preprocessing
     from senet.evaluation.logits import Predictions
+    from senet.evaluation.open import OpenedNetwork
+    from senet.evaluation.options import MeasureOptions
 
-__all__ = ["Looking", "Subject", "checked", "open_subject"]
-
-
-class Looking(TypedDict, total=False):
-    """How a network is made and its images are seen: the arguments of `evaluate`, of the same meaning."""
-
-    weights: str | Path | None
-    num_classes: int | None
-    classes: str | Path | None
-    class_offset: int
-    split: str | None
-    size: int | None
-    resize: int | None
-    crop: float | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    interpolation: str | None
-    channels: str | None
-    batch_size: int | None
-    devices: str | int
-    workers: int | None
-    data_root: str | Path | None
-
-
-_KNOWN = tuple(Looking.__annotations__)
-_PREPROCESSING = ("size", "resize", "crop", "mean", "std", "interpolation", "channels")
-
-
-def checked(looking: Mapping[str, Any], function: str) -> Looking:
-    """The arguments, their names known; those that are None are left out.
-
-    Raises:
-        TypeError: on a name that is none, with the nearest right one.
-    """
-    for name in looking:
-        if name not in _KNOWN:
-            close = difflib.get_close_matches(name, _KNOWN, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputTypeError(f"{function}() has no argument {name!r}{hint}")
-    return cast(Looking, {name: value for name, value in looking.items() if value is not None})
+__all__ = ["Subject", "open_subject"]
 
 
 @dataclasses.dataclass
@@ -163,75 +126,47 @@ class Subject:
 
 @contextlib.contextmanager
 def open_subject(
-    model: str | nn.Module, data: str | Path | DataSource, looking: Looking, *, whole: bool = True
+    model: str | nn.Module, data: str | Path | DataSource, options: MeasureOptions, *, whole: bool = True
 ) -> Iterator[Subject]:
-    """Make the network and find the images; on leaving, a network that was given is in the modes that it was in.
+    """Open a network and its images; on leaving, each module of the network is in the mode that it was in.
 
     Args:
         model: a network's name, or a network.
         data: the images' name, or what `open_data` returned.
-        looking: how they are seen.
+        options: how they are opened.
         whole: whether the network must hold SE.
 
     Raises:
-        StudyError: where the network holds no SE, there is one image alone, or classes do not go together.
-        ValueError: where data, network, weights or numbers are not as asked.
+        StudyError: where the network holds no SE, there is one image alone, or network and images do not go together.
+        SenetError: where data, network, weights or numbers are not as asked.
     """
-    batch_size = looking.get("batch_size", 64)
-    if type(batch_size) is not int or batch_size < 2:
-        raise InputError(f"batch_size is here a whole number of at least 2, not {batch_size!r}")
-    device = device_of(looking.get("devices", "auto"))
-    classes, offset = looking.get("classes"), looking.get("class_offset", 0)
-    if isinstance(data, DataSource):
-        source = data
-    else:
-        source = open_data(data, classes=classes, class_offset=offset, data_root=looking.get("data_root"))
-    split, images = source.split(looking.get("split"))
-    weights = looking.get("weights")
-    arm = NetworkSpec(model if isinstance(model, str) else "", None if weights is None else str(weights))
-    with heard() as notes:
-        network = model if isinstance(model, nn.Module) else network_of(arm, looking.get("num_classes"))
-    if whole and not blocks(network):
-        name = model if isinstance(model, str) else type(network).__name__
-        raise StudyError(f"{name} holds no SE: give a network that does, such as a run folder of compare (se-0)")
-    if classes is None and offset == 0:
-        images = by_name(images, source, trained_classes(arm))
+    batch_size = whole_number("batch_size", options.get("batch_size", 64), least=2)
+
+    def check(opened: OpenedNetwork) -> None:
+        if whole and not blocks(opened.network):
+            raise StudyError(
+                f"{opened.name} holds no SE: give a network that does, such as a run folder of compare (se-0)"
+            )
+
+    labelled = open_labelled(model, data, options, check=check)
+    opened, images = labelled.opened, labelled.images
     if len(images) < 2:
-        raise StudyError(f"{source.name} has one image to look at; gates are looked at through at least two")
-    known = known_preprocessing(arm)
-    if known is None and (noted := noted_preprocessing(network)):
-        known = Preprocessing.from_json(noted)
-    asked = {name: looking.get(name) for name in _PREPROCESSING}
+        raise StudyError(f"{labelled.source.name} has one image to look at; gates are looked at through at least two")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
-    names = {int(c): source.classes[own] for c, own in zip(images.labels, _folders_of(images), strict=True)}
-    modes = [(module, module.training) for module in network.modules()]
-    try:
+    with in_eval_mode(opened.network, labelled.device) as network:
         yield Subject(
-            model=model if isinstance(model, str) else type(network).__name__,
-            network=network.to(device).eval(),
-            data=source.name,
-            split=split,
+            model=opened.name,
+            network=network,
+            data=labelled.source.name,
+            split=labelled.split,
             images=ChosenImages(images, order),
-            classes=dict(sorted(names.items())),
-            preprocessing=asked_preprocessing(known, source, **asked),  # type: ignore[arg-type]
-            device=device,
-            notes=tuple(notes),
+            classes={label: labelled.names[label] for label in sorted(set(images.labels.tolist()))},
+            preprocessing=labelled.preprocessing,
+            device=labelled.device,
+            notes=opened.notes,
             batch_size=_batch_size(len(images), batch_size),
-            workers=looking.get("workers"),
+            workers=options.get("workers"),
         )
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _folders_of(images: Images) -> list[int]:
-    """The images' classes as the data counts them, under whatever numbers a network knows them."""
-    if isinstance(images, JoinedImages):
-        return [label for part in images.parts for label in _folders_of(part)]
-    if isinstance(images, ChosenImages):
-        inner = _folders_of(images.images)
-        return [inner[index] for index in images.indices]
-    return [int(label) for label in images.labels]
 
 
 def _batch_size(images: int, asked: int) -> int:

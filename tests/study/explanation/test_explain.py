@@ -145,7 +145,9 @@ def test_the_report_in_a_browser(trained, chromium, tmp_path):
         folder = data / (EVIL if index % 2 else f"{index % 4}")
         folder.mkdir(parents=True, exist_ok=True)
         source.val.load(index).save(folder / f"{index}.png")
-    found = explain(network, tmp_path / "data", size=8, out=tmp_path / "report", **QUIET)
+    (tmp_path / "classes.json").write_text(json.dumps(["0", "2", EVIL]))
+    how = {"classes": tmp_path / "classes.json", **QUIET}
+    found = explain(network, tmp_path / "data", size=8, out=tmp_path / "report", **how)
     assert EVIL in found.classes.values()
     path = tmp_path / "report" / "report.html"
     opened(chromium, path)

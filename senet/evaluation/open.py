@@ -1,0 +1,258 @@
+"""Open a network, its images, its classes and its preprocessing: once, for everything that looks at a network."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from senet.data.sources import DataSource, open_data
+from senet.data.transforms import Preprocessing
+from senet.errors import DataError, InputError, StudyError
+from senet.evaluation.classnames import names_in, published_classes, trained_classes
+from senet.evaluation.logits import device_of
+from senet.evaluation.networks import NetworkSpec, has, heard, known_preprocessing, network_of, probe
+from senet.zoo.names.naming import origin, resolve
+from senet.zoo.names.sources import Built
+from senet.zoo.weights.load import noted_preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from senet.data.images import Images
+    from senet.evaluation.options import MeasureOptions
+
+__all__ = ["LabelledNetwork", "OpenedNetwork", "in_eval_mode", "native_preprocessing", "open_labelled", "open_network"]
+
+SMALL = 64
+"""Networks for images of at most so many pixels a side, such as CIFAR's, are given them whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedNetwork:
+    """A network, and what is known of it beside its weights.
+
+    Attributes:
+        name: what it is called in results and messages.
+        network: the network, in the mode in which it was made or given.
+        spec: its name and weights; None where the caller gave a network.
+        notes: what is worth saying of it, random weights included.
+    """
+
+    name: str
+    network: nn.Module
+    spec: NetworkSpec | None
+    notes: tuple[str, ...]
+
+    @property
+    def weights(self) -> str | None:
+        """The weights that were named."""
+        return None if self.spec is None else self.spec.weights
+
+    @property
+    def trained_classes(self) -> list[str] | None:
+        """The class names that a run saved with the network."""
+        return None if self.spec is None else trained_classes(self.spec)
+
+    def known_classes(self, count: int) -> list[str] | None:
+        """The names of its `count` classes that a run saved, or that its library publishes."""
+        trained = self.trained_classes
+        return published_classes(self.spec, count) if trained is None and self.spec is not None else trained
+
+    def class_names(self, count: int, options: Mapping[str, Any]) -> dict[int, str]:
+        """The names of its `count` classes by index: by the file that was given, else as they are known.
+
+        Raises:
+            DataError: where the file names a class that the network does not have.
+        """
+        file, offset = options.get("classes"), options.get("class_offset", 0)
+        if file is None:
+            return dict(enumerate(self.known_classes(count) or ()))
+        named = names_in(file, offset)
+        beyond = next((index for index in named if not 0 <= index < count), None)
+        if beyond is not None:
+            raise DataError(
+                f"the classes file {file} names {len(named)} classes; with class_offset {offset} {named[beyond]!r} "
+                f"would be class {beyond}; the network's classes are 0 to {count - 1}"
+            )
+        return named
+
+    def preprocessing(self, options: Mapping[str, Any], source: DataSource | None = None) -> Preprocessing:
+        """How pictures become its input: what is known of it, with what `PictureOptions` and `size` ask for.
+
+        Small images of `source` keep their own size where nobody says what the network was trained with.
+        """
+        known = None if self.spec is None else known_preprocessing(self.spec)
+        if known is None and (noted := noted_preprocessing(self.network)):
+            known = Preprocessing.from_json(noted)
+        if known is None and source is not None and source.small and options.get("size") is None:
+            assert source.native_size is not None
+            known = Preprocessing(source.native_size, source.native_size)
+        return _asked(known or native_preprocessing(self.network) or Preprocessing(), options)
+
+
+def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNetwork:
+    """Make the network that is named, or take the one that is given.
+
+    Args:
+        model: a name as `senet.create` takes it, a run folder, a saved file, or a network.
+        options: of which `weights` and `num_classes` are looked at.
+
+    Raises:
+        SenetError: where it cannot be made, or weights are named for a network that has them.
+    """
+    weights = options.get("weights")
+    if isinstance(model, nn.Module):
+        if weights is not None:
+            raise InputError("a network that is given has its weights: load them into it, or name the network")
+        return OpenedNetwork(type(model).__name__, model, None, ())
+    spec = NetworkSpec(model, None if weights is None else str(weights))
+    # Random weights are those of seed 0, so that the same command gives the same figures.
+    with heard() as notes, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = network_of(spec, num_classes=options.get("num_classes"))
+    if not spec.pretrained and not spec.own:
+        notes.append(f"{model} has random weights, and its answers mean nothing: give weights")
+    return OpenedNetwork(model, network, spec, tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledNetwork:
+    """A network, and labelled images whose labels are its own class indices.
+
+    Attributes:
+        opened: the network.
+        source: the images.
+        split: which of them: "train", "val", "test" or "all".
+        images: the images of that split.
+        preprocessing: how an image becomes the network's input.
+        classes: how many classes the network has.
+        names: of the classes, by the network's index.
+        device: where it runs.
+    """
+
+    opened: OpenedNetwork
+    source: DataSource
+    split: str
+    images: Images
+    preprocessing: Preprocessing
+    classes: int
+    names: Mapping[int, str]
+    device: torch.device
+
+
+def open_labelled(
+    model: str | nn.Module,
+    data: str | Path | DataSource,
+    options: MeasureOptions,
+    *,
+    check: Callable[[OpenedNetwork], None] = lambda _: None,
+) -> LabelledNetwork:
+    """Open a network and labelled images, and see on one grey picture that they go together.
+
+    Args:
+        model: as `open_network` takes it.
+        data: a name that `open_data` takes, or what it returned.
+        options: how they are opened.
+        check: is given the network, and raises what there is against it.
+
+    Raises:
+        StudyError: where the network does not take such pictures, does not return a score for each class, or its
+            classes are not those of the images.
+        SenetError: where data, network or options are not as asked.
+    """
+    device = device_of(options.get("devices", "auto"))
+    file, offset = options.get("classes"), options.get("class_offset", 0)
+    if isinstance(data, DataSource):
+        source = data
+    else:
+        source = open_data(data, classes=file, class_offset=offset, data_root=options.get("data_root"))
+    split, images = source.split(options.get("split"))
+    opened = open_network(model, options)
+    check(opened)
+    preprocessing = opened.preprocessing(options, source)
+    classes = probe(opened.network.to(device), preprocessing, opened.name)
+    if file is None and offset == 0 and not source.renumbered:
+        images, names = _matched(images, source, opened, classes)
+    else:
+        names = {index + offset: name for index, name in enumerate(source.classes)}
+        if file is not None:
+            names = names_in(file, offset)
+    highest = int(images.labels.max())
+    if highest >= classes:
+        raise StudyError(
+            f"the network {has(classes)} and the images have class {highest} (from 0): say with `classes` "
+            "(--classes) which folder is which class, or give the network's own data"
+        )
+    return LabelledNetwork(opened, source, split, images, preprocessing, classes, names, device)
+
+
+def _matched(
+    images: Images, source: DataSource, opened: OpenedNetwork, classes: int
+) -> tuple[Images, Mapping[int, str]]:
+    """The images with the network's own class indices, by name where its classes have names, else in order."""
+    trained, own = opened.trained_classes, source.classes
+    names = trained or opened.known_classes(classes) or []
+    unknown = [name for name in own if names.count(name) != 1]  # two of ImageNet's classes are called crane
+    if names and not unknown:
+        return source.relabelled(images, [names.index(name) for name in own]), dict(enumerate(names))
+    if trained is not None:
+        close = difflib.get_close_matches(unknown[0], trained, n=1)
+        hint = f" (the nearest is {close[0]!r})" if close else ""
+        raise StudyError(
+            f"the network was trained on {len(trained)} classes, and {unknown[0]!r} of {source.name} is none of "
+            f"them{hint}: name its folders as those, or say which is which with `classes` (--classes)"
+        )
+    if classes > len(own):
+        # The network's first classes would be taken for the folders, and the accuracy be near zero in silence.
+        raise StudyError(
+            f"{opened.name} has {classes} classes, and {source.name} has {len(own)}: say with `classes` (--classes "
+            "FILE, a JSON list of the network's class names in order) which folder is which class"
+        )
+    return images, dict(enumerate(own))
+
+
+def native_preprocessing(network: nn.Module) -> Preprocessing | None:
+    """The input of a network whose library says for what size it was made; small pictures are seen whole."""
+    name, options = origin(network)
+    shape = resolve(name)[0].input_shape(Built(network, options)) if name else None
+    if shape is None:
+        return None
+    size = shape[-1]
+    return Preprocessing(size, size) if size <= SMALL else Preprocessing().at(size)
+
+
+@contextlib.contextmanager
+def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """Within it the network is in eval mode and on the device; on leaving, each module is in its own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield network.to(device).eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _asked(known: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
+    """What is known of a network's input, with what was asked for in its place."""
+    size, resize, crop = (options.get(name) for name in ("size", "resize", "crop"))
+    changes = {
+        name: options[name] for name in ("mean", "std", "interpolation", "channels") if options.get(name) is not None
+    }
+    if crop is not None:
+        if resize is not None:
+            raise InputError(f"resize ({resize}) and crop ({crop}) are two words for one thing: give one of them")
+        if not 0 < crop <= 1:
+            raise InputError(f"crop is the share that is cut out, above 0 and at most 1, not {crop!r}")
+        size = known.size if size is None else size
+        resize = max(size, math.floor(size / crop))
+    if resize is None:
+        return dataclasses.replace(known.at(size), **changes)
+    return dataclasses.replace(known, size=known.size if size is None else size, resize=resize, **changes)

@@ -1,0 +1,231 @@
+"""The texts of the command's flags: one name and one meaning each, in the words of the verb that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from senet.recipe import flags as recipeflags
+
+__all__ = ["FLAGS", "GROUPS", "POSITIONAL", "Flag"]
+
+
+class Flag(NamedTuple):
+    """What a flag is called in help, what it means, the least number that it takes, and its meaning in some verbs."""
+
+    metavar: str
+    help: str
+    least: float | None = None
+    verbs: Mapping[str, str] = MappingProxyType({})
+
+    def text(self, verb: str) -> str:
+        """The help of the flag in a verb."""
+        return self.verbs.get(verb, self.help)
+
+
+_IMAGES = (
+    "digits (built in), a folder of class folders (with train/ and val/ or test/ inside, or split 80/20), "
+    "torchvision:NAME, or shards of WebDataset (wds:path/{0000..0099}.tar)"
+)
+_MODEL = (
+    "a name of the zoo (resnet20, se_resnet20), torchvision:NAME, timm:NAME, path/to/file.py:FUNCTION (the file is "
+    "run), or a file or run folder that senet wrote"
+)
+_MEASURED = "images at a time; the default is 64"
+_SIDE = "height and width of its input; the default is its own, 224 where that is not known"
+_SEEN = (
+    "height and width of what the network sees; the default is what it was trained with or made for, else 224, or "
+    "the images' own size where that is at most 64"
+)
+_ONE_DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps; the default is auto"
+_REPORT = "the folder to write to: report.html and its numbers"
+
+_NETWORK: Mapping[str, Flag] = {
+    "model": Flag(
+        "NAME",
+        f"the network: {_MODEL}",
+        verbs={"explore": f"the networks, one or several; each is {_MODEL}"},
+    ),
+    "weights": Flag(
+        "FILE",
+        "its weights: a .safetensors, .pth or .caffemodel file, a run folder, 'pretrained' (the library's own, may be "
+        "downloaded), or hf:OWNER/NAME; the default is random weights",
+        verbs={
+            "explore": "the weights of each network, in their order: a file, a run folder, 'pretrained', "
+            "hf:OWNER/NAME, or 'none'"
+        },
+    ),
+    "num_classes": Flag("N", "classes that the network tells apart; the default is its own number", 1),
+    "in_channels": Flag("N", "channels of its input images; the default is its own number, mostly 3", 1),
+}
+_SE: Mapping[str, Flag] = {
+    "reduction_ratio": Flag("R", "hidden units are channels / R, at least 1"),
+    "width": Flag("H", "hidden units, in place of the ratio"),
+    "squeeze": Flag("KIND", "how a map becomes one number: avg, max, or none (nothing is squeezed)"),
+    "gate": Flag("KIND", "sigmoid, hard_sigmoid, tanh or relu"),
+    "bias": Flag("", "give both layers biases, as the authors' released networks have them"),
+    "placement": Flag("PLACE", "standard, pre, post, identity or inner (figure 5 of the paper)"),
+    "start": Flag(
+        "START",
+        "identity: the network computes at first what it did; paper: He initialisation, to train from scratch; "
+        "the default is identity, or paper where the network itself is trained from scratch",
+    ),
+    "where": Flag("PATTERN", "only the sites whose name matches one of these patterns, such as 'layer4*'"),
+}
+_DATA: Mapping[str, Flag] = {
+    "data": Flag(
+        "NAME",
+        f"the images: {_IMAGES}",
+        verbs={
+            "predict": "pictures, and folders of pictures, nested as they may be",
+            "explore": f"images over which gates are averaged: {_IMAGES}; at most 200 of them are taken",
+            "export": f"with --int8, the images to calibrate on and to measure: {_IMAGES}",
+            **dict.fromkeys(("sites", "insert", "cost"), f"images whose size the input has: {_IMAGES}"),
+        },
+    ),
+    "data_root": Flag(
+        "FOLDER", "where torchvision's data sets lie, and are downloaded to; the default is ~/.cache/senet/data"
+    ),
+    "size": Flag(
+        "PIXELS",
+        _SEEN,
+        1,
+        verbs={
+            "evaluate": f"one or several: {_SEEN}",
+            **dict.fromkeys(("sites", "insert", "cost", "bench"), _SIDE),
+        },
+    ),
+    "resize": Flag(
+        "PIXELS",
+        "shorter side of an image before its middle is cut out; the default of this flag and the next five is what was "
+        "saved with the weights, what their library says of them, or ImageNet's",
+        1,
+    ),
+    "crop": Flag("SHARE", "in place of --resize: the share of the shorter side that is cut out, such as 0.875", 0),
+    "mean": Flag("X", "of red, green and blue, of values in [0, 1]"),
+    "std": Flag("X", "of red, green and blue: with 0.5 0.5 0.5 for both, the input is in [-1, 1]", 0),
+    "interpolation": Flag("KIND", "of the resizing: nearest, bilinear, bicubic or lanczos"),
+    "channels": Flag("ORDER", "of the colours in the network's input: RGB or BGR"),
+    "classes": Flag(
+        "FILE",
+        "a JSON file with the network's class names in order, by which the folders are looked up; the default is "
+        "the names that were saved with the network or that its library publishes, and a network without names "
+        "takes the folders in the order of their names",
+        verbs={
+            "predict": "a JSON file with the network's class names in order; the default is the names that were "
+            "saved with the network or that its library publishes, else numbers",
+            "explore": "a JSON file with the class names of each network, in their order, or 'none'; the default is "
+            "the names that were saved with it or that its library publishes, else numbers",
+            "export": "a JSON file with the network's class names in order, kept in the file; the default is the "
+            "names that were saved with the network",
+        },
+    ),
+    "class_offset": Flag(
+        "N", "added to the number of each class, 1 where the network's first class is the background; default: 0", 0
+    ),
+    "top": Flag("K", "the K likeliest classes of each picture; the screen shows five of them", 1),
+    "split": Flag("NAME", "which images: train, val, test or all; the default is test, or val where there is no test"),
+    "batch_size": Flag(
+        "N",
+        "images at a time; the default is 32 from weights, 64 from scratch, 128 for small images other than digits",
+        1,
+        verbs={
+            **dict.fromkeys(("evaluate", "predict", "explain", "prune"), _MEASURED),
+            "bench": "images at a time; the default is 1 and 16 (128 for small images, 256 on a GPU)",
+        },
+    ),
+    "max_bad": Flag(
+        "N",
+        "images that may be unreadable, a number (40) or a share of all (0.05): so many are skipped and listed at "
+        "the end, and more stop the command",
+    ),
+    "workers": Flag("N", "processes that load images; 0 is none; the default is as many as help", 0),
+}
+_TRAINING: Mapping[str, Flag] = {
+    "epochs": Flag(
+        "N",
+        "passes over the training images; the default is 5 from weights, and from scratch 15 for digits, 30 for "
+        "other small images, 60 for photos",
+        1,
+    ),
+    "lr": Flag(
+        "RATE",
+        "highest learning rate; the default is 0.01 from weights, 0.05 from scratch, 0.1 for small images other than "
+        "digits, in proportion to the batch",
+    ),
+    "seed": Flag("N", "decides all that is random: weights, order of the images, augmentation", 0),
+    "seeds": Flag("N", "train each network N times, with seeds 0 to N - 1", 1),
+    "devices": Flag(
+        "DEVICE",
+        "where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps, or how many, such as 8 or cpu*2; "
+        "the default is auto",
+        verbs=dict.fromkeys(("evaluate", "predict", "explain", "prune", "explore"), _ONE_DEVICE),
+    ),
+    **{name: Flag(*texts) for name, texts in recipeflags.WHERE.items()},
+}
+_GATES: Mapping[str, Flag] = {
+    "blocks": Flag("PATTERN", "the SE blocks to prune: names, or patterns such as 'layer4*'"),
+    "advice": Flag("", "in place of --blocks: those that explain advises"),
+    "explanation": Flag("FOLDER", "what explain wrote of this network: its means and its advice are taken as they are"),
+    "tolerance": Flag("SHARE", "how much accuracy the advised blocks may cost together, as a fraction", 0),
+}
+_OUTPUT: Mapping[str, Flag] = {
+    "out": Flag(
+        "PATH",
+        "the folder to write to",
+        verbs={
+            "insert": "the .safetensors file to write; a folder that is missing is made",
+            "export": "the file to write, which ends in .onnx (ONNX), .xml (OpenVINO) or .pt2 (PyTorch); a folder "
+            "that is missing is made",
+            "prune": "a .safetensors file for the pruned network; a folder that is missing is made",
+            "cost": "with --table, a .png or .svg file for the figure of the paper's accuracies against the costs",
+            "predict": "a .csv or .parquet file for the classes of every picture",
+            "train": "the folder of the run: the network, its metrics and its checkpoints",
+            "evaluate": "the folder to write to: predictions, figures and result.json",
+            **dict.fromkeys(("compare", "ablate"), "the folder of the study: report.html, its numbers, and every run"),
+            **dict.fromkeys(("report", "explain"), _REPORT),
+            "bench": "the folder to write to: table, figure and bench.json",
+        },
+    ),
+    "force": Flag("", "write over a file at --out that this command did not write"),
+    "predictions": Flag("KIND", "how the prediction for each image is written to --out: csv or parquet"),
+    "table": Flag(
+        "NAME",
+        "train the variants of a table of the paper: reduction, squeeze, no-squeeze, gate, stages, placement, bias, or "
+        "all",
+        verbs={"cost": "count the networks of the paper's tables, and set the paper's figures beside them"},
+    ),
+    "grid": Flag(
+        "AXIS=VALUES",
+        "train every combination of these: reduction-ratio=4,16 width=8 squeeze=avg,max,none gate=sigmoid,tanh "
+        "bias=no,yes placement=standard,pre stages=all,each,but-each,2,-2,2+3 (2 alone, all but 2, both)",
+    ),
+    "runs": Flag("FOLDER", "what compare wrote, finished"),
+    "resume": Flag("", "go on with what is in the folder from an earlier call"),
+    "engines": Flag(
+        "NAME",
+        "what to measure in: eager, channels-last, compile, onnxruntime, openvino, openvino-bf16, openvino-int8, "
+        "cuda, cuda-compile; the default is all but openvino-int8",
+    ),
+    "quick": Flag("", "fewer rounds and nothing compiled: a look, no figure to report"),
+    "dynamic_size": Flag("", "let the file take pictures of any height and width, not of --size alone"),
+    "int8": Flag(
+        "", "compute in INT8 (OpenVINO), calibrated on pictures of --data, the accuracy before and after shown"
+    ),
+    "port": Flag("N", "the page is at http://127.0.0.1:N; the default is 7860, or a free one where that is taken", 1),
+    "latency": Flag("", "also measure the time of a forward pass, in turn with and without SE"),
+}
+POSITIONAL: Mapping[str, Flag] = {"pattern": Flag("PATTERN", "names to list, such as 'resnet*'")}
+GROUPS: Mapping[str, Mapping[str, Flag]] = {
+    "the network": _NETWORK,
+    "the images": _DATA,
+    "the SE blocks": _SE,
+    "the gates": _GATES,
+    "the training": _TRAINING,
+    "the recipe": {name: Flag(*texts) for name, texts in recipeflags.RECIPE.items()},
+    "the output": _OUTPUT,
+}
+
+FLAGS: Mapping[str, Flag] = {name: flag for group in (*GROUPS.values(), POSITIONAL) for name, flag in group.items()}
+"""By the parameter's name: `batch_size` is typed `--batch-size`."""
