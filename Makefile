@@ -3,6 +3,7 @@
 # make check  formatter, linter, type checker
 # make long   the tests marked long
 # make fuzz   40,000 mutated JPEG and PNG files through the decoder, its memory measured: a minute
+# make sanitize the compiled C under address and undefined-behaviour sanitizers, over 2,000 layouts of memory: minutes
 # make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make bench  what SE costs in time and memory, by engine: docs/speed.md; hours, on an idle machine
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long chaos fuzz survey bench check clean
+.PHONY: demo test long sanitize chaos fuzz survey bench check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -36,6 +37,12 @@ long: $(VENV)/ready
 
 fuzz: $(VENV)/ready
 	$(BIN)/python -m pytest -s -m long tests/data/test_fuzz.py
+
+# The sanitizers' libraries must be loaded before Python; Python's own leaks at exit are not ours.
+sanitize: $(VENV)/ready
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python -m pytest -p tests.fused.sanitized -m "long or not long" tests/fused/test_layouts.py
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -s -m long tests/training/test_chaos.py

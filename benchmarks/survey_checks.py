@@ -139,7 +139,7 @@ def joint(plain, se, entry: Entry) -> dict:
     import torch
     from torch.utils._pytree import tree_map_only
 
-    from senet.fused.switch import of_any_size, watching
+    from senet.fused.switch import fuse_any_size, watching
     from senet.insertion import as_call, largest_difference
 
     def double(x):
@@ -151,7 +151,7 @@ def joint(plain, se, entry: Entry) -> dict:
         for model in (plain, se):
             model = copy.deepcopy(model).double().train()
             torch.manual_seed(0)
-            with torch.no_grad(), of_any_size(), watching(lambda block, _: blocks.add(block)):
+            with torch.no_grad(), fuse_any_size(), watching(lambda block, _: blocks.add(block)):
                 outputs.append(model(*args, **kwargs))
     except Exception as error:
         return {"joint_failed": f"{type(error).__name__}: {error}"[:300]}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet.fused.switch import of_any_size
+from senet.fused.switch import fuse_any_size
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _TRAINS = {"data", "training", "evaluation", "study", "recipe"}  # rooms whose tests train small networks as they are
@@ -36,7 +36,7 @@ def _small_tensors_too(request: pytest.FixtureRequest):
 
     Not where whole trainings are compared, some of them in processes of their own.
     """
-    with nullcontext() if _TRAINS & set(request.path.parts) else of_any_size():
+    with nullcontext() if _TRAINS & set(request.path.parts) else fuse_any_size():
         yield
 
 

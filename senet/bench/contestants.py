@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from senet.block import SESpec
 from senet.cost.cost import count_calls
 from senet.export.export import inference_form
-from senet.fused.switch import straightforward
+from senet.fused.switch import unfused
 from senet.inference.eager.epilogue import fuse_epilogues
 from senet.inference.folding import fold_affine, fold_constants
 from senet.inference.graph import capture
@@ -51,7 +51,7 @@ class Contestants:
 
     def within(self, name: str) -> AbstractContextManager[None]:
         """Within it that contestant's SE is computed as it is to be."""
-        return straightforward() if name == PEER and not self.foreign else contextlib.nullcontext()
+        return unfused() if name == PEER and not self.foreign else contextlib.nullcontext()
 
     def inference_forms(self, example: Tensor) -> dict[str, nn.Module]:
         """What is run in inference: normalisations folded in all; in the optimized ones the squeeze moved through."""

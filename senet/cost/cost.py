@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from senet.cost.activations import kept_for_backward, watched
 from senet.errors import InputError
-from senet.fused.switch import of_any_size
+from senet.fused.switch import fuse_any_size
 from senet.insertion import blocks, remove
 from senet.running import as_call, describe, devices_of, run, untouched
 
@@ -142,7 +142,7 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         example = tree_map_only(Tensor, _outside_inference_mode, example)
         with untouched(model):
             calls, multiply_adds = count_calls(model, found, example)
-        with untouched(model, training=True), of_any_size():  # one image stands for a batch of them
+        with untouched(model, training=True), fuse_any_size():  # one image stands for a batch of them
             activation_bytes, bytes_for = kept_for_backward(model, found, example)
         ratio: float | None = None
         if latency:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,31 @@ __all__ = ["cache_folder", "remembered"]
 
 
 def cache_folder() -> Path:
-    """Where senet keeps what anyone may remove: $SENET_CACHE, else $XDG_CACHE_HOME/senet or ~/.cache/senet."""
-    if own := os.environ.get("SENET_CACHE"):
-        return Path(own).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "senet"
+    """Where senet keeps what anyone may remove: $SENET_CACHE, else senet in $XDG_CACHE_HOME or ~/.cache.
+
+    A leading ~ is the user's home. A user without one, as in many containers, gets a folder among the
+    temporary files. It is made if it can be, for this user alone.
+    """
+    try:
+        own, cache = os.environ.get("SENET_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = Path(own).expanduser() if own else Path(cache).expanduser() / "senet"
+    except RuntimeError:  # there is no home: neither $HOME nor an entry in the list of users
+        folder = _without_home()
+    # Compiled code is run from here, so even a umask of 002 must not let the group write.
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _without_home() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"senet-{user}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == user and not folder.is_symlink():
+            return folder
+    return Path(tempfile.mkdtemp(prefix="senet-"))  # someone else has taken that name
 
 
 def remembered(kind: str, key: bytes, make: Callable[[], tuple[Any, bool]]) -> Any:

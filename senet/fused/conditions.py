@@ -8,15 +8,16 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as every_module
 
 from senet.block import SEBlock
-from senet.fused.passes.protocol import compute_dtype, layout
-from senet.fused.switch import fusing, obtrusive
+from senet.fused.passes.pointers import layout
+from senet.fused.passes.protocol import compute_dtype
+from senet.fused.switch import fusing, needs_module_call
 
-__all__ = ["applies", "hooked", "looked_at"]
+__all__ = ["can_fuse", "hooked", "is_being_traced"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def applies(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
+def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
     """Whether the pass may be shared here and now.
 
     Not in eval mode, where the straightforward path is equal bit for bit to the plain network's; not while something
@@ -40,7 +41,7 @@ def applies(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
         and (block is None or _takes_part(block, v.shape[1]))
         and _parameters_fit([norm] if block is None else [norm, *block.children()], v)
         and fusing(v)
-        and not looked_at()
+        and not is_being_traced()
     )
 
 
@@ -70,10 +71,10 @@ def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
 def hooked(module: nn.Module) -> bool:
     """Whether somebody's hook waits for this module's call."""
     kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks and any(map(obtrusive, hooks.values())) for hooks in kinds)
+    return any(hooks and any(map(needs_module_call, hooks.values())) for hooks in kinds)
 
 
-def looked_at() -> bool:
+def is_being_traced() -> bool:
     """Whether something looks at single operations, or at every module."""
     return bool(
         torch.compiler.is_compiling()

@@ -32,7 +32,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.block import GATES, SEBlock, _se_gate
 from senet.fused.normalisations import Statistics, statistics_of
-from senet.fused.passes.protocol import Passes, compute_dtype, like, passes_for
+from senet.fused.passes.choose import passes_for
+from senet.fused.passes.pointers import dense, like
+from senet.fused.passes.protocol import Passes, compute_dtype
 from senet.fused.switch import report
 
 __all__ = ["normalise_and_excite"]
@@ -60,7 +62,7 @@ def normalise_and_excite(
 ) -> Tensor | None:
     """SE of the normalisation of v, plus `other`, rectified, where it can be had in one pass.
 
-    Running statistics are updated as the normalisation does it. Whether it may be done is for `applies` to say.
+    Running statistics are updated as the normalisation does it. Whether it may be done is for `can_fuse` to say.
 
     Shapes: (N, C, *space), the output like v.
 
@@ -68,8 +70,8 @@ def normalise_and_excite(
         norm: a batch, group or instance normalisation in training mode.
         kind: its class without SE.
         block: an SEBlock that averages; None for the normalisation alone.
-        v: contiguous or channels last.
-        other: like v, what is added (the shortcut).
+        v: the activation; if it is not contiguous or channels last it is copied.
+        other: what is added (the shortcut), of v's shape and dtype.
         relu: whether the sum is rectified.
         rectified: whether SE is given the rectified normalisation; nothing is added then.
 
@@ -81,6 +83,7 @@ def normalise_and_excite(
         return None
     if rectified and (other is not None or block is None or not _always_positive(block)):
         return None
+    v = dense(v)
     to = compute_dtype(v)
     with torch.no_grad():
         mean, m2 = passes.stats(v.detach())

@@ -62,7 +62,7 @@ class OverGroups:
         return x.view(len(x), self.groups, -1).mean(2)
 
 
-class OverBatch:
+class BatchStatistics:
     """Batch normalisation: a channel over the samples of the batch, and of all processes where there is a group."""
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, group: dist.ProcessGroup | None) -> None:
@@ -151,9 +151,9 @@ class OverProcesses:
 def statistics_of(norm: nn.Module, kind: type[nn.Module]) -> Statistics | None:
     """How a normalisation of exactly the class `kind` comes to its statistics in training; None for any other."""
     if kind in _BATCH:
-        return OverBatch(norm, None)  # type: ignore[arg-type]
+        return BatchStatistics(norm, None)  # type: ignore[arg-type]
     if isinstance(norm, OverProcesses):
-        return OverBatch(norm, norm.group())  # type: ignore[arg-type]
+        return BatchStatistics(norm, norm.group())  # type: ignore[arg-type]
     if kind is nn.GroupNorm:
         return OverGroups(norm.num_channels, norm.num_groups, norm.eps)  # type: ignore[arg-type]
     if kind in _INSTANCE and not norm.track_running_stats:

@@ -9,7 +9,16 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["fusing", "obtrusive", "of_any_size", "report", "straightforward", "unobtrusive", "watching"]
+__all__ = [
+    "fuse_any_size",
+    "fusing",
+    "needs_module_call",
+    "report",
+    "straightforward",
+    "unfused",
+    "unobtrusive",
+    "watching",
+]
 
 Watcher = Callable[[nn.Module, Sequence[Tensor]], None]
 _Hook = TypeVar("_Hook", bound=Callable[..., Any])
@@ -29,7 +38,7 @@ def fusing(v: Tensor | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def straightforward() -> Iterator[None]:
+def unfused() -> Iterator[None]:
     """Within it SE runs after its normalisation, as equations 2 to 4 stand: to compare with, and to measure against.
 
     The results are the same but for rounding. It holds for this thread (or task) only.
@@ -41,8 +50,11 @@ def straightforward() -> Iterator[None]:
         _fusing.reset(token)
 
 
+straightforward = unfused  # its public name, `senet.fast.straightforward`
+
+
 @contextlib.contextmanager
-def of_any_size() -> Iterator[None]:
+def fuse_any_size() -> Iterator[None]:
     """Within it passes are fused over small tensors too: to test, and to count what a small example stands for."""
     token = _any_size.set(True)
     try:
@@ -77,6 +89,6 @@ def unobtrusive(hook: _Hook) -> _Hook:
     return hook
 
 
-def obtrusive(hook: object) -> bool:
+def needs_module_call(hook: object) -> bool:
     """Whether a module's hook wants to see the module called."""
     return not getattr(hook, _UNOBTRUSIVE, False)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from senet.block import SEBlock
-from senet.fused.conditions import applies, hooked, looked_at
+from senet.fused.conditions import can_fuse, hooked, is_being_traced
 from senet.fused.norm import normalise_and_excite
 from senet.fused.normalisations import normalises
 from senet.fused.switch import fusing
@@ -29,7 +29,7 @@ __all__ = ["KnownUnit", "code_digest", "known_unit", "rescaled", "runs", "unit_o
 
 def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor) -> Tensor | None:
     """SE of the normalisation of v in one pass, where that may be; else None, and nothing has been done."""
-    if not applies(norm, block, v) or not isinstance(block, SEBlock):
+    if not can_fuse(norm, block, v) or not isinstance(block, SEBlock):
         return None
     return normalise_and_excite(norm, kind, block, v)
 
@@ -40,7 +40,7 @@ def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *,
     if joined is not None and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
         kind, child = joined
         block = getattr(norm, child)
-        if applies(norm, block, v):
+        if can_fuse(norm, block, v):
             result = normalise_and_excite(norm, kind, block, v, shortcut, relu=relu is not None)
             if result is not None:
                 return result
@@ -50,8 +50,8 @@ def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *,
 
 
 def _adds(v: Tensor, shortcut: Tensor) -> bool:
-    """Whether the sum has v's shape, dtype and layout."""
-    return type(shortcut) is Tensor and (shortcut.shape, shortcut.dtype) == (v.shape, v.dtype)
+    """Whether the sum has v's shape, dtype and device; however the shortcut lies, the pass looks at that."""
+    return type(shortcut) is Tensor and all(getattr(v, a) == getattr(shortcut, a) for a in ("shape", "dtype", "device"))
 
 
 def _rectifies(relu: nn.Module | None) -> bool:
@@ -124,7 +124,7 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
     if kind is not nn.ReLU or not normalises(type(norm)) or type(v) is not Tensor or hooked(norm) or hooked(relu):
         return None
     block = getattr(relu, child)
-    if not applies(norm, block, v):
+    if not can_fuse(norm, block, v):
         return None
     return normalise_and_excite(norm, type(norm), block, v, rectified=True)
 
@@ -208,4 +208,4 @@ def code_digest(function: Callable[..., Any]) -> str:
 
 def runs(unit: nn.Module, x: object) -> bool:
     """Whether `unit` may be run here and now in place of its class's own forward."""
-    return unit.training and type(x) is Tensor and fusing() and not looked_at()
+    return unit.training and type(x) is Tensor and fusing() and not is_being_traced()

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import senet
 from senet import SEBlock, SESpec
-from senet.fast import straightforward
 from senet.fused import switch
 from senet.fused.norm import normalise_and_excite
-from senet.fused.passes import native
-from senet.fused.passes import protocol as passes
-from senet.fused.passes.protocol import NativePasses, TorchPasses
-from senet.fused.switch import watching
+from senet.fused.passes import choose, library
+from senet.fused.passes.native import NativePasses
+from senet.fused.passes.operations import TorchPasses
+from senet.fused.passes.protocol import Passes, compute_dtype
+from senet.fused.switch import unfused, watching
 from senet.insertion.joining.attach import attach
 from senet.insertion.rules.site import Site
 
@@ -63,7 +63,7 @@ def both_ways(model: nn.Module, x: Tensor, dy: Tensor) -> list[tuple[Tensor, ...
     results = []
     for apart in (False, True):
         each, v = copy.deepcopy(model), x.clone(memory_format=torch.preserve_format).requires_grad_()
-        with straightforward() if apart else nullcontext():
+        with unfused() if apart else nullcontext():
             y, ran = watched(each, v)
         assert bool(ran) is not apart
         y.backward(dy)
@@ -157,7 +157,7 @@ def test_options_of_batch_norm_over_three_batches(options):
     for step in range(3):
         x = torch.randn(2 + step, 8, 5, 5)
         y = model(x)
-        with straightforward():
+        with unfused():
             torch.testing.assert_close(y, apart(x), rtol=1e-5, atol=1e-6)
     for a, b in zip(model.buffers(), apart.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
@@ -216,7 +216,7 @@ def test_tensors_kept():
         return [t for t in kept.values() if t.numel() == x.numel()]
 
     assert len(maps(plain)) == len(maps(model)) == 1
-    with straightforward():
+    with unfused():
         assert len(maps(model)) == 2
 
 
@@ -233,12 +233,12 @@ def test_checkpointing_autocast_compile_and_functions_of_it(name):
         torch.testing.assert_close(a.grad, b.grad)
     with torch.autocast("cpu", torch.bfloat16):
         ours = apart(h)
-        with straightforward():
+        with unfused():
             theirs = apart(h)
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
-    with straightforward():
+    with unfused():
         torch.testing.assert_close(compiled(x), copy.deepcopy(model)(x), rtol=1e-4, atol=1e-4)
 
 
@@ -255,7 +255,7 @@ def test_a_training_of_both_ways():
         for network, optimiser in zip(networks, optimisers, strict=True):
             optimiser.zero_grad()
             if network is networks[1]:
-                with straightforward():
+                with unfused():
                     loss = nn.functional.cross_entropy(network(x[part]), y[part])
             else:
                 loss = nn.functional.cross_entropy(network(x[part]), y[part])
@@ -268,38 +268,21 @@ def test_a_training_of_both_ways():
 def test_other_kinds_of_pass_and_a_machine_without_a_compiler(monkeypatch, caplog):
     model, x = joined(nn.BatchNorm2d(8), SESpec(4), 8).train(), torch.randn(2, 8, 4, 4)
     expected = model(x)
-    monkeypatch.setenv(native.OFF, "0")
-    native.library.cache_clear()
+    monkeypatch.setenv(library.OFF, "0")
+    library.library.cache_clear()
     try:
-        assert isinstance(passes.passes_for(x), TorchPasses)
+        assert isinstance(choose.passes_for(x), TorchPasses)
         torch.testing.assert_close(model(x), expected)
-        monkeypatch.delenv(native.OFF)
-        native.library.cache_clear()
-        monkeypatch.setattr(native.shutil, "which", lambda _: None)
+        monkeypatch.delenv(library.OFF)
+        library.library.cache_clear()
+        monkeypatch.setattr(library.shutil, "which", lambda _: None)
         with caplog.at_level("INFO", logger="senet"):
-            assert native.library() is native.library() is None
+            assert library.library() is library.library() is None
         assert [r.message for r in caplog.records] == [
             "no C compiler here: normalisation and SE share a pass in PyTorch's operations, which is slower"
         ]
     finally:
-        native.library.cache_clear()
-
-
-def test_the_compiled_passes_are_kept_for_this_user_alone(monkeypatch, tmp_path):
-    if native.library() is None:
-        pytest.skip("there is no C compiler here")
-    monkeypatch.setenv("SENET_CACHE", str(tmp_path))
-    compiler = native.shutil.which("gcc")
-    made = native._compiled(compiler)
-    assert made.parent == tmp_path
-    assert [p.name for p in tmp_path.iterdir()] == [made.name]
-    before = made.stat().st_mtime_ns
-    assert native._compiled(compiler) == made
-    assert made.stat().st_mtime_ns == before
-    made.chmod(0o777)  # someone else might have written it
-    native._compiled(compiler)
-    assert made.stat().st_mtime_ns != before
-    assert not made.stat().st_mode & 0o022
+        library.library.cache_clear()
 
 
 @dataclasses.dataclass
@@ -323,11 +306,11 @@ CASES = [
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-def check_passes(case: Case, ways: passes.Passes) -> None:
+def check_passes(case: Case, ways: Passes) -> None:
     """Each pass against PyTorch's operations."""
     exact = TorchPasses()
     v, dy, out, other = case.tensor(3), case.tensor(), case.tensor(), case.tensor()
-    accumulated = passes.compute_dtype(v)
+    accumulated = compute_dtype(v)
     p = [torch.randn(case.shape[:2], dtype=accumulated) for _ in range(4)]
 
     def same(a: Tensor, b: Tensor) -> None:
@@ -356,7 +339,7 @@ def check_passes(case: Case, ways: passes.Passes) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_passes_in_c(case):
-    found = native.library()
+    found = library.library()
     if found is None:
         pytest.skip("there is no C compiler here")
     check_passes(case, NativePasses(found))
@@ -365,7 +348,7 @@ def test_the_passes_in_c(case):
 def test_a_rectified_nan_stays_one():
     v = torch.tensor([[[float("nan"), -1.0, 2.0]]])
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    for ways in filter(None, (TorchPasses(), native.library() and NativePasses(native.library()))):
+    for ways in filter(None, (TorchPasses(), library.library() and NativePasses(library.library()))):
         assert ways.affine(v, zero, one, zero, relu=True).isnan().tolist() == [[[True, False, False]]]
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import senet
-from senet.fast import straightforward
 from senet.fused import units
 from senet.fused.norm import normalise_and_excite
+from senet.fused.switch import unfused
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -51,7 +51,7 @@ def test_a_step_of_training(name, joined):
     se = senet.insert(plain, x[:1].float(), senet.SESpec(start="paper")).double().train()
     apart = copy.deepcopy(se)
     results = []
-    for network, passes in ((se, None), (apart, straightforward())):
+    for network, passes in ((se, None), (apart, unfused())):
         torch.manual_seed(1)  # drop-path draws the same
         if passes is None:
             y = network(x)
@@ -114,7 +114,7 @@ def test_a_relu_between_the_two(gate, last, joined):
             parameter.copy_(torch.randn_like(parameter) + 0.2)
     apart, plain = copy.deepcopy(se), copy.deepcopy(model)
     se(x).square().sum().backward()
-    with straightforward():
+    with unfused():
         apart(x).square().sum().backward()
     assert joined == [(False, "rectified")] * len(joined)  # others are asked for, and refused
     for a, b in zip(se.parameters(), apart.parameters(), strict=True):

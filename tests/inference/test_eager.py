@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 
 import senet
-from senet.fused.passes.native import library
+from senet.fused.passes.library import library
 from senet.inference.eager.conditions import threads
 from senet.inference.eager.epilogue import rescale_add, rescale_add_relu
 from senet.inference.eager.gate import gates

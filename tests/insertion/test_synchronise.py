@@ -15,7 +15,7 @@ from torch import nn
 
 import senet
 from senet.fast import straightforward, synchronise
-from senet.fused.switch import of_any_size
+from senet.fused.switch import fuse_any_size
 from senet.insertion.joining.synchronise import SynchronisedBatchNorm
 
 
@@ -50,7 +50,7 @@ def worker(rank: int, rendezvous: str, folder: str, apart: bool) -> None:
         with straightforward():
             loss = step(model, x[part], y[part], 2.0)  # DDP takes the mean over processes
     else:
-        with of_any_size():
+        with fuse_any_size():
             loss = step(model, x[part], y[part], 2.0)
     gradients = {name: p.grad for name, p in model.module.named_parameters()}
     torch.save((loss, gradients, dict(model.module.named_buffers())), Path(folder, f"{rank}.pt"))

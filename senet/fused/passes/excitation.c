@@ -1,10 +1,16 @@
-/* Squeeze and excitation of a few samples in one call, in float32. Done as operations of a library they are eight, and
-   their calls take longer than their arithmetic: 5 % of SE-ResNet-50's time for one picture. */
+/* In inference: squeeze and excitation of a few samples in one call, in float32. As operations of a library they are
+   eight, and their calls take longer than their arithmetic: 5 % of SE-ResNet-50's time for one picture. */
 #include <math.h>
 #include <stdlib.h>
 
+#ifndef ALLOCATE /* a test builds with one that always fails */
+#define ALLOCATE(bytes) malloc(bytes)
+#endif
+
 enum { NONE, RELU, SIGMOID, HARD_SIGMOID, SILU, HARD_SWISH, TANH };
-enum { BLOCK = 512, RUN = 256, LINE = 16, WIDE = 64, SMALL = 1 << 14 }; /* SMALL: below it a second thread costs more than it does */
+/* LINE: floats of a cache line, which two threads should not share; SMALL: below it a second thread costs more than
+   it does. */
+enum { BLOCK = 512, RUN = 256, LINE = 16, WIDE = 64, SMALL = 1 << 14 };
 
 static float activated(float x, int kind)
 {
@@ -33,7 +39,8 @@ static float mean_of_row(const float *x, long space)
     return (float)(total / space);
 }
 
-/* the means of `width` channels that lie side by side, `channels` from one position to the next */
+/* The means of `width` channels that lie side by side, `channels` from one position to the next. Inlined, so that a
+   constant width becomes a loop of vectors without a remainder. */
 static inline __attribute__((always_inline)) void means_of_columns(const float *x, long space, long channels, long width,
                                                                    float *mean)
 {
@@ -50,7 +57,8 @@ static inline __attribute__((always_inline)) void means_of_columns(const float *
     for (long c = 0; c < width; c++) mean[c] = (float)(total[c] / space);
 }
 
-/* out[n, r] = activation(weight[r] · x[n] + bias[r]) for rows from..to, four at a time; bias may be null */
+/* out[n, r] = activation(weight[r] · x[n] + bias[r]) for rows from..to; bias may be null. Four rows at a time read x once
+   for all four; rows beyond `to` repeat the first, and what they give is dropped. */
 static void linear(const float *x, long samples, long inputs, const float *weight, const float *bias, long outputs,
                    int kind, float *out, long from, long to)
 {
@@ -76,12 +84,14 @@ static void linear(const float *x, long samples, long inputs, const float *weigh
 }
 
 /* gates (samples, outputs) of h: (samples, channels, space), or with `last` (samples, space, channels). Weights are
-   (width, channels) and (outputs, width); biases may be null. 1 where it is done, 0 where there is no memory for it. */
+   (width, channels) and (outputs, width); biases may be null. Returns 1 if it is done, 0 if there is no memory for
+   it. */
 int gates(const float *h, long samples, long channels, long space, int last, const float *w1, const float *b1, long width,
           int inner, const float *w2, const float *b2, long outputs, int outer, float *gate, int threads)
 {
-    float *mean = malloc(sizeof(float) * samples * (channels + width)), *hidden = mean + samples * channels;
+    float *mean = ALLOCATE(sizeof(float) * samples * (channels + width));
     if (!mean) return 0;
+    float *hidden = mean + samples * channels;
     if (samples * (channels * space + width * (channels + outputs)) < SMALL) threads = 1;
     long piece = (samples * channels + threads - 1) / threads;
     piece = piece < LINE ? LINE : piece > WIDE ? WIDE : (piece + LINE - 1) / LINE * LINE;

@@ -1,137 +1,117 @@
-"""The passes in C: compiled once by this machine's C compiler, kept in the user's cache, used through ctypes."""
+"""The passes in C (passes.c), over as many threads as PyTorch uses."""
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import stat
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-__all__ = ["OFF", "library"]
+import torch
+from torch import Tensor
 
-OFF = "SENET_NATIVE"  # set to 0: PyTorch's operations are used
-_CACHE = "SENET_CACHE"  # the folder for what was compiled; else senet under the user's cache folder
-_SOURCES = ("passes.c", "excitation.c")
-_READ_BY_THEM = ("passes.h",)
-_COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
-_OWN_MACHINE = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
-_LIMIT_S = 120
+from senet.fused.passes.library import library
+from senet.fused.passes.operations import TorchPasses
+from senet.fused.passes.pointers import address, dense, layout, like, per_map, writable
+from senet.fused.passes.protocol import compute_dtype
 
-log = logging.getLogger("senet")
+__all__ = ["NativePasses", "library"]
+
+_SMALL = 1 << 14  # elements, below which a second thread costs more than it saves
 
 
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled passes, or None where this machine cannot have them: said once, in the log "senet".
+class NativePasses(TorchPasses):
+    """The passes of `senet.fused.passes.protocol.Passes` on the CPU.
 
-    It needs a C compiler that knows OpenMP by the library that PyTorch itself uses (gcc); the first call of all
-    compiles for about two seconds. The environment's SENET_NATIVE=0 turns it off.
+    Where there is no memory for the scratch of a call, PyTorch's operations do that call.
     """
-    if os.environ.get(OFF, "1") in ("0", ""):
-        return None
-    compiler = next(filter(None, map(shutil.which, ("gcc", "cc"))), None) if sys.platform == "linux" else None
-    if compiler is None:
-        log.info("no C compiler here: normalisation and SE share a pass in PyTorch's operations, which is slower")
-        return None
-    try:
-        return _declared(ctypes.CDLL(str(_compiled(compiler))))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        log.info("the passes did not compile (%s): PyTorch's operations are used, which is slower", said.strip()[-300:])
-        return None
+
+    def __init__(self, functions: ctypes.CDLL) -> None:
+        self.functions = functions
+
+    def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        v = dense(v)
+        mean, m2 = _per_map(v, torch.float64), _per_map(v, torch.float64)
+        done = self._run("stats", v, [v], [], [], [mean, m2])
+        return (mean, m2) if done else super().stats(v)
+
+    def affine(
+        self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """As `Passes` says."""
+        v = dense(v)
+        out = torch.empty_like(v)
+        done = self._run("affine", v, [v, other], [out], [center, scale, shift], [], int(relu))
+        return out if done else super().affine(v, center, scale, shift, other, relu)
+
+    def sums(
+        self, dy: Tensor, v: Tensor, mean: Tensor, out: Tensor | None = None, keep: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Passes` says."""
+        v = dense(v)
+        kept = torch.empty_like(v) if keep and out is not None else None
+        s0, s1 = _per_map(v), _per_map(v)
+        done = self._run("sums", v, [dy, v, out], [kept], [mean], [s0, s1])
+        return (s0, s1, dy if kept is None else kept) if done else super().sums(dy, v, mean, out, keep)
+
+    def input(
+        self,
+        dy: Tensor,
+        v: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        c1: Tensor,
+        c0: Tensor,
+        out: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """As `Passes` says."""
+        v = dense(v)
+        dv = torch.empty_like(v)
+        added = scale.new_zeros(()) if extra is None else extra
+        done = self._run("input", v, [dy, v, out], [dv], [center, scale, c1, c0, added], [])
+        return dv if done else super().input(dy, v, center, scale, c1, c0, out, extra)
+
+    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        v = dense(v)
+        n0, n1 = _per_map(v), _per_map(v)
+        done = self._run("passed", v, [v], [], [center, scale, shift], [n0, n1])
+        return (n0, n1) if done else super().passed(v, center, scale, shift)
+
+    def _run(
+        self,
+        name: str,
+        v: Tensor,
+        read: list[Tensor | None],
+        written: list[Tensor | None],
+        given: list[Tensor],
+        results: list[Tensor],
+        *flags: int,
+    ) -> bool:
+        """Call one function of the C; False if it had no memory.
+
+        Args:
+            name: the pass.
+            v: a dense activation, whose layout and dtype decide which function it is.
+            read: maps of v's shape.
+            written: new maps like v.
+            given: values for each sample and channel.
+            results: new tensors (N, C).
+            flags: whatever else the function takes.
+        """
+        samples, channels = v.shape[:2]
+        space = v.numel() // (samples * channels)
+        threads = torch.get_num_threads() if v.numel() >= _SMALL else 1
+        kind = layout(v)
+        pieces = min(-(-threads // samples), space)  # of a sample, so that few samples keep all threads busy
+        sizes = (samples * channels, space) if kind == "rows" else (samples, space, channels, pieces)
+        # Copies must be held until the call returns: an address alone keeps nothing alive.
+        maps = [None if x is None else like(x, v) for x in read] + [
+            None if x is None else writable(x, v) for x in written
+        ]
+        values = [per_map(x, v, compute_dtype(v)) for x in given] + results
+        function = getattr(self.functions, f"{name}_{kind}_{str(v.dtype).removeprefix('torch.')}")
+        return bool(function(*map(address, maps), *sizes, *map(address, values), *flags, threads))
 
 
-def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
-    """The functions, with the types of what those take that are called for small maps too."""
-    pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    functions.gates.argtypes = [
-        *(pointer, size, size, size, number),
-        *(pointer, pointer, size, number, pointer, pointer, size, number),
-        *(pointer, number),
-    ]
-    for dtype in ("float32", "bfloat16"):
-        rows, last = (getattr(functions, f"rescale_{kind}_{dtype}") for kind in ("rows", "last"))
-        rows.argtypes = [pointer, pointer, size, size, pointer, number, number]
-        last.argtypes = [pointer, pointer, size, size, size, pointer, number, number]
-    return functions
-
-
-def _compiled(compiler: str) -> Path:
-    """The shared library: the one in the cache where it is there and this user's own, else a new one."""
-    folder = _cache_folder()
-    path = folder / f"passes-{_fingerprint(compiler)}.so"
-    if _ours(path):
-        return path
-    sources = [str(Path(__file__).with_name(name)) for name in _SOURCES]
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / path.name
-        for i, machine in enumerate(_OWN_MACHINE):
-            words = [compiler, *_COMMON, *machine, *sources, "-o", str(made), "-lm"]
-            try:
-                subprocess.run(words, check=True, capture_output=True, text=True, timeout=_LIMIT_S)
-            except subprocess.CalledProcessError:
-                if i == len(_OWN_MACHINE) - 1:
-                    raise
-                continue
-            break
-        made.chmod(0o700)
-        made.replace(path)  # whole or not at all, whoever else compiles at the same time
-    return path
-
-
-def _fingerprint(compiler: str) -> str:
-    """What the library depends on: the source, the flags, the compiler and the processor."""
-    digest = hashlib.sha256()
-    for name in (*_SOURCES, *_READ_BY_THEM):
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_LIMIT_S)
-    digest.update(repr((_COMMON, _OWN_MACHINE, version.stdout, platform.machine(), _processor())).encode())
-    return digest.hexdigest()[:20]
-
-
-def _processor() -> str:
-    """The processor's abilities: a cache may be shared by machines that differ in them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get(_CACHE) or Path(base) / "senet")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK) and _safe(folder):
-            return folder
-    except OSError:
-        pass
-    return _private_folder()
-
-
-@functools.cache
-def _private_folder() -> Path:
-    """A folder for this process alone, where the user has no cache that is only theirs to write."""
-    folder = tempfile.mkdtemp(prefix="senet-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-def _ours(path: Path) -> bool:
-    return path.is_file() and _safe(path)
-
-
-def _safe(path: Path) -> bool:
-    """Whether nobody else could have written it: code is loaded from there."""
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _per_map(v: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(v.shape[:2], dtype=dtype or compute_dtype(v), device=v.device)

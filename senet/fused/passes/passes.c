@@ -1,12 +1,15 @@
 /* Normalisation and Squeeze-and-Excitation in one pass, on the CPU: the loops of passes.h for each element type.
 
-   Compiled once on the user's machine by its C compiler (native.py); without one, PyTorch's operations do the same. */
+   Compiled once on the user's machine by its C compiler (library.py); without one, PyTorch's operations do the same. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { BLOCK = 512, RUN = 256, WIDE = 64, SMALL = 1 << 14 };
 
+#ifndef ALLOCATE /* a test builds with one that always fails */
+#define ALLOCATE(bytes) malloc(bytes)
+#endif
 
 static inline float f32_of_bf16(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; memcpy(&f, &u, 4); return f; }
 static inline uint16_t bf16_of_f32(float f)
@@ -15,7 +18,7 @@ static inline uint16_t bf16_of_f32(float f)
     uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16; /* to nearest, ties to even */
     return f != f ? 0x7fc0 : (uint16_t)rounded;
 }
-static inline float relu_f32(float y) { return y < 0 ? 0 : y; } /* NaN stays NaN */
+static inline float relu_f32(float y) { return y < 0 ? 0 : y; } /* not y > 0 ? y : 0, which would hide a NaN */
 static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 
 #define ACC float
@@ -26,6 +29,7 @@ static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 #define LOAD(x) (x)
 #define STORE(x) (x)
 #include "passes.h"
+#include "rescale.h"
 #undef T
 #undef F
 #undef LOAD
@@ -36,12 +40,13 @@ static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 #define LOAD(x) f32_of_bf16(x)
 #define STORE(x) bf16_of_f32(x)
 #include "passes.h"
+#include "rescale.h"
 #undef T
 #undef F
 #undef LOAD
 #undef STORE
 
-#ifdef __FLT16_MAX__
+#ifdef __FLT16_MAX__ /* not every compiler has a half float; without one float16 is left to PyTorch's operations */
 #define T _Float16
 #define F(name) name##_float16
 #define LOAD(x) ((float)(x))

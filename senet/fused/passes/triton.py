@@ -1,24 +1,36 @@
-"""The passes on CUDA, through Triton's kernels."""
+"""The passes on CUDA, through Triton's kernels (triton_kernels.py)."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import importlib.util
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from senet.fused.passes.protocol import compute_dtype, layout
+from senet.fused.passes.operations import TorchPasses
+from senet.fused.passes.pointers import address, dense, layout, like, per_map, writable
+from senet.fused.passes.protocol import compute_dtype
 
 __all__ = ["TritonPasses", "available"]
+
+log = logging.getLogger("senet")
 
 
 @functools.cache
 def available() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is installed and its kernels can be loaded."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        kernels()
+    except Exception as error:  # a Triton for other devices, or of another age: slower, but no reason to stop
+        _say(error)
+        return False
+    return True
 
 
 @functools.cache
@@ -27,65 +39,48 @@ def kernels() -> Any:
     return importlib.import_module("senet.fused.passes.triton_kernels")
 
 
-class TritonPasses:
-    """The passes of `senet.fused.passes.protocol.Passes`, on CUDA tensors (or, in Triton's interpreter, on any)."""
+class TritonPasses(TorchPasses):
+    """The passes of `senet.fused.passes.protocol.Passes`, on CUDA tensors (or, in Triton's interpreter, on any).
+
+    Where a kernel cannot be compiled, PyTorch's operations do its work.
+    """
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """As `Passes` says."""
-        mean, m2 = (torch.empty(v.shape[:2], dtype=torch.float64, device=v.device) for _ in range(2))
-        last, (channels, space), (c, s) = _shape(v, reduces=True)
-        double = v.dtype == torch.float64
-        grid = (_blocks(channels, c), len(v))
-        _launch(kernels().stats, grid, v, v, mean, m2, channels, space, LAST=last, DOUBLE=double, C=c, S=s)
-        return mean, m2
+        v = dense(v)
+        results = [torch.empty(v.shape[:2], dtype=torch.float64, device=v.device) for _ in range(2)]
+        done = _reduce("stats", v, [v], [], [], results, DOUBLE=v.dtype == torch.float64)
+        return (results[0], results[1]) if done else super().stats(v)
 
     def affine(
         self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, relu: bool = False
     ) -> Tensor:
         """As `Passes` says."""
+        v = dense(v)
         out = torch.empty_like(v)
-        last, (channels, space), (c, s) = _shape(v)
-        given = (x.expand(v.shape[:2]).contiguous() for x in (center, scale, shift))
-        grid = (_blocks(channels, c), _blocks(space, s), len(v))
-        maps = (v, v if other is None else other, out)
-        _launch(
-            kernels().affine,
-            grid,
-            v,
-            *maps,
-            *given,
-            channels,
-            space,
-            ADD=other is not None,
-            RELU=relu,
-            LAST=last,
-            C=c,
-            S=s,
-        )
-        return out
+        added = v if other is None else other
+        done = _map("affine", v, [v, added], [out], [center, scale, shift], ADD=other is not None, RELU=relu)
+        return out if done else super().affine(v, center, scale, shift, other, relu)
 
     def sums(
         self, dy: Tensor, v: Tensor, mean: Tensor, out: Tensor | None = None, keep: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Passes` says."""
-        keep = keep and out is not None
-        kept = torch.empty_like(v) if keep else dy
-        s0, s1 = (torch.empty(v.shape[:2], dtype=compute_dtype(v), device=v.device) for _ in range(2))
-        last, (channels, space), (c, s) = _shape(v, reduces=True)
-        grid = (_blocks(channels, c), len(v))
-        maps = (dy, v, v if out is None else out, kept)
-        given = (mean.contiguous(), s0, s1, channels, space)
-        _launch(kernels().sums, grid, v, *maps, *given, RELU=out is not None, KEEP=keep, LAST=last, C=c, S=s)
-        return s0, s1, kept
+        v = dense(v)
+        # Kernels have no null: what is not used is given as a tensor that is there anyway.
+        kept = torch.empty_like(v) if keep and out is not None else None
+        read, written = [dy, v, v if out is None else out], [] if kept is None else [kept]
+        s0, s1 = _per_map(v), _per_map(v)
+        options = {"RELU": out is not None, "KEEP": kept is not None}
+        done = _reduce("sums", v, read if written else [*read, v], written, [mean], [s0, s1], **options)
+        return (s0, s1, dy if kept is None else kept) if done else super().sums(dy, v, mean, out, keep)
 
     def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """As `Passes` says."""
-        n0, n1 = (torch.empty(v.shape[:2], dtype=compute_dtype(v), device=v.device) for _ in range(2))
-        last, (channels, space), (c, s) = _shape(v, reduces=True)
-        given = (x.expand(v.shape[:2]).contiguous() for x in (center, scale, shift))
-        grid = (_blocks(channels, c), len(v))
-        _launch(kernels().passed, grid, v, v, *given, n0, n1, channels, space, LAST=last, C=c, S=s)
-        return n0, n1
+        v = dense(v)
+        n0, n1 = _per_map(v), _per_map(v)
+        done = _reduce("passed", v, [v], [], [center, scale, shift], [n0, n1])
+        return (n0, n1) if done else super().passed(v, center, scale, shift)
 
     def input(
         self,
@@ -99,36 +94,87 @@ class TritonPasses:
         extra: Tensor | None = None,
     ) -> Tensor:
         """As `Passes` says."""
-        extra = scale.new_zeros(()) if extra is None else extra
+        v = dense(v)
         dv = torch.empty_like(v)
-        last, (channels, space), (c, s) = _shape(v)
-        given = (x.expand(v.shape[:2]).contiguous() for x in (center, scale, c1, c0, extra))
-        grid = (_blocks(channels, c), _blocks(space, s), len(v))
-        maps = (dy, v, v if out is None else out, dv)
-        _launch(
-            kernels().input_gradient, grid, v, *maps, *given, channels, space, RELU=out is not None, LAST=last, C=c, S=s
-        )
-        return dv
+        values = [center, scale, c1, c0, scale.new_zeros(()) if extra is None else extra]
+        done = _map("input_gradient", v, [dy, v, v if out is None else out], [dv], values, RELU=out is not None)
+        return dv if done else super().input(dy, v, center, scale, c1, c0, out, extra)
 
 
-def _shape(v: Tensor, *, reduces: bool = False) -> tuple[bool, tuple[int, int], tuple[int, int]]:
-    """Whether channels lie last, how many they are and how many positions, and the block of both for a program."""
-    samples, channels = v.shape[:2]
-    space = v.numel() // (samples * channels)
+def _per_map(v: Tensor) -> Tensor:
+    return torch.empty(v.shape[:2], dtype=compute_dtype(v), device=v.device)
+
+
+def block_sizes(v: Tensor, *, reduces: bool) -> tuple[int, int]:
+    """How many channels and positions of v a program of a kernel takes at a time: powers of 2."""
+    channels, space = v.shape[1], v.numel() // (v.shape[0] * v.shape[1])
     if layout(v) == "rows":
         wide = min(1024, _power_of_2(space))
-        return False, (channels, space), (max(1, min(1024 // wide, 16)), wide)
+        return max(1, min(1024 // wide, 16)), wide
     wide = min(64 if reduces else 128, _power_of_2(channels))
-    return True, (channels, space), (wide, max(1, min(4096 // wide, _power_of_2(space))))
+    return wide, max(1, min(4096 // wide, _power_of_2(space)))
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], v: Tensor, *args: Any, **options: Any) -> None:
-    """Run a kernel on v's own device, which need not be the current one."""
-    if v.device.type == "cuda":
-        with torch.cuda.device(v.device):
-            kernel[grid](*args, **options)
-    else:
-        kernel[grid](*args, **options)
+def _reduce(
+    name: str,
+    v: Tensor,
+    read: list[Tensor],
+    written: list[Tensor],
+    given: list[Tensor],
+    results: list[Tensor],
+    **options: bool,
+) -> bool:
+    """Launch a kernel whose programs take whole maps and sum over them; False if it cannot be compiled."""
+    c, s = block_sizes(v, reduces=True)
+    grid = (_blocks(v.shape[1], c), len(v))
+    return _launch(name, grid, v, read, written, given, results, C=c, S=s, **options)
+
+
+def _map(name: str, v: Tensor, read: list[Tensor], written: list[Tensor], given: list[Tensor], **options: bool) -> bool:
+    """Launch a kernel whose programs take parts of maps; False if it cannot be compiled."""
+    c, s = block_sizes(v, reduces=False)
+    grid = (_blocks(v.shape[1], c), _blocks(v[0, 0].numel(), s), len(v))
+    return _launch(name, grid, v, read, written, given, [], C=c, S=s, **options)
+
+
+def _launch(
+    name: str,
+    grid: tuple[int, ...],
+    v: Tensor,
+    read: list[Tensor],
+    written: list[Tensor],
+    given: list[Tensor],
+    results: list[Tensor],
+    **options: Any,
+) -> bool:
+    maps = [like(x, v) for x in read] + [writable(x, v) for x in written]
+    tensors = [*maps, *(per_map(x, v, compute_dtype(v)) for x in given), *results]
+    for x in tensors:
+        address(x)
+    arguments = (*tensors, v.shape[1], v[0, 0].numel())
+    kernel = getattr(kernels(), name)
+    if name in _failed:
+        return False
+    try:
+        if v.device.type == "cuda":
+            with torch.cuda.device(v.device):  # which need not be the current one
+                kernel[grid](*arguments, LAST=layout(v) == "last", **options)
+        else:
+            kernel[grid](*arguments, LAST=layout(v) == "last", **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # no assembler, no compiler for the launcher, a device that is too old
+        _failed.add(name)
+        _say(error)
+        return False
+    return True
+
+
+_failed: set[str] = set()  # kernels that this machine cannot compile: said once, and not tried again
+
+
+def _say(error: Exception) -> None:
+    log.info("Triton's kernels do not run here (%s): PyTorch's operations are used, which is slower", error)
 
 
 def _blocks(n: int, size: int) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.autograd import forward_ad
 
-from senet.fused.conditions import looked_at
-from senet.fused.passes.native import library
+from senet.fused.conditions import is_being_traced
+from senet.fused.passes.library import library
 from senet.inference.graph import Network, expect, value_of
 
 __all__ = ["computed_now", "share_threads", "threads"]
@@ -35,7 +35,7 @@ def threads(*tensors: Tensor) -> int:
     for x in tensors[1:]:
         if type(x) not in _KINDS or not x.is_cpu or x.dtype is not tensors[1].dtype or not x.is_contiguous():
             return 0
-    if looked_at() or not computed_now(*tensors) or type(tensors[0]) not in _KINDS or library() is None:
+    if is_being_traced() or not computed_now(*tensors) or type(tensors[0]) not in _KINDS or library() is None:
         return 0
     return torch.get_num_threads()
 

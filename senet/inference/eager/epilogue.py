@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
-from senet.fused.passes.native import library
+from senet.fused.passes.library import library
+from senet.fused.passes.pointers import address, overlaps
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
 from senet.inference.eager.gate import gates
@@ -58,16 +59,16 @@ def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor, relu: int) ->
     if u.requires_grad or x.requires_grad or gate.requires_grad or len(shape) < 3 or gate.shape[:2] != shape[:2]:
         return False
     size, maps, channels = u.numel(), gate.numel(), shape[1]
-    if not size or maps != shape[0] * channels or not gate.is_contiguous():
+    if not size or maps != shape[0] * channels or not gate.is_contiguous() or overlaps(u, x):
         return False
     rows, last = _COMPILED[dtype]
-    at = (u.data_ptr(), x.data_ptr())
+    at = (address(u), address(x))
     if u.is_contiguous() and x.is_contiguous():
-        getattr(library(), rows)(*at, maps, size // maps, gate.data_ptr(), relu, threads)
+        getattr(library(), rows)(*at, maps, size // maps, address(gate), relu, threads)
         return True
     lies = _LAST.get(len(shape))
     if lies and u.is_contiguous(memory_format=lies) and x.is_contiguous(memory_format=lies):
-        getattr(library(), last)(*at, shape[0], size // maps, channels, gate.data_ptr(), relu, threads)
+        getattr(library(), last)(*at, shape[0], size // maps, channels, address(gate), relu, threads)
         return True
     return False
 

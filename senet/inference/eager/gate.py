@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
-from senet.fused.passes.native import library
+from senet.fused.passes.library import library
+from senet.fused.passes.pointers import address
 from senet.inference.graph import Network, value_of
 
 __all__ = ["fuse_gates", "gates"]
@@ -62,10 +63,10 @@ def gates(
             last >= 0
             and channels == inputs
             and library().gates(  # type: ignore[union-attr]
-                *(h.data_ptr(), samples, channels, h.numel() // (samples * channels), last),
-                *(weight1.data_ptr(), None if bias1 is None else bias1.data_ptr(), width, inner),
-                *(weight2.data_ptr(), None if bias2 is None else bias2.data_ptr(), outputs, outer),
-                *(gate.data_ptr(), threads),
+                *(address(h), samples, channels, h.numel() // (samples * channels), last),
+                *(address(weight1), address(bias1), width, inner),
+                *(address(weight2), address(bias2), outputs, outer),
+                *(address(gate), threads),
             )
         ):
             return gate

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from senet.errors import InputError, InputTypeError
 from senet.fused.norm import normalise_and_excite
 from senet.fused.normalisations import OverProcesses
-from senet.fused.passes.protocol import layout
+from senet.fused.passes.pointers import layout
 
 __all__ = ["SynchronisedBatchNorm", "synchronise"]
 

@@ -1,0 +1,26 @@
+"""Which way of computing the passes serves an activation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from senet.fused.passes.library import library
+from senet.fused.passes.native import NativePasses
+from senet.fused.passes.operations import TorchPasses
+from senet.fused.passes.protocol import Passes
+from senet.fused.passes.triton import TritonPasses, available
+
+__all__ = ["passes_for"]
+
+
+def passes_for(v: Tensor) -> Passes | None:
+    """The fastest way this machine has for v; None if v's device has none."""
+    if v.device.type == "cpu":
+        found = library()
+        # Not every compiler has a half float.
+        half = v.dtype == torch.float16 and not hasattr(found, "stats_rows_float16")
+        return TorchPasses() if found is None or half else NativePasses(found)
+    if v.device.type == "cuda":
+        return TritonPasses() if available() else TorchPasses()
+    return None

@@ -1,0 +1,188 @@
+"""The compiled library: built once by this machine's C compiler, kept in the user's cache, called through ctypes.
+
+It is a speed-up and nothing else. Whatever goes wrong here is said once, in the log "senet", and
+PyTorch's operations do the work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from senet.files.cache import cache_folder
+
+__all__ = ["OFF", "library"]
+
+OFF = "SENET_NATIVE"  # set to 0: PyTorch's operations are used
+_SOURCES = ("passes.c", "excitation.c")
+_READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h")
+_COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+_OWN_MACHINE = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
+_LIMIT_S = 120
+
+# What each pass takes in C: maps, values for each sample and channel, flags. The sizes stand behind the
+# maps and the number of threads at the end. Undeclared, ctypes would cut a pointer to 32 bits.
+_PASSES = {"stats": (1, 2, 0), "affine": (3, 3, 1), "sums": (4, 3, 0), "passed": (1, 5, 0), "input": (4, 5, 0)}
+_RESCALE = {"rescale": (2, 1, 1)}
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+log = logging.getLogger("senet")
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled passes, or None if this machine cannot have them; the reason is logged once.
+
+    It needs a C compiler that links the OpenMP library of PyTorch itself (gcc): the one that $CC names,
+    else gcc or cc. The first call of all compiles for some seconds. SENET_NATIVE=0 in the environment
+    turns it off.
+    """
+    if os.environ.get(OFF, "1") in ("0", ""):
+        return None
+    compilers = list(_compilers()) if sys.platform == "linux" else []
+    if not compilers:
+        log.info("no C compiler here: normalisation and SE share a pass in PyTorch's operations, which is slower")
+        return None
+    said = ""
+    for compiler in compilers:
+        for folder in (_shared_folder, _private_folder):  # the first may be full, or forbid running code
+            # Whatever it is, a training must not stop for want of speed.
+            try:
+                return _declared(ctypes.CDLL(str(_compiled(compiler, folder()))))
+            except Exception as error:
+                said = getattr(error, "stderr", "") or str(error) or type(error).__name__
+    log.info("the passes did not compile (%s): PyTorch's operations are used, which is slower", said.strip()[-300:])
+    return None
+
+
+def _compilers() -> Iterator[tuple[str, ...]]:
+    """Commands of C compilers: $CC, which may hold flags (conda sets it), then the system's."""
+    with contextlib.suppress(ValueError):  # quotes that do not close
+        words = shlex.split(os.environ.get("CC", ""))
+        if words and (found := shutil.which(words[0])):
+            yield found, *words[1:]
+    if found := shutil.which("gcc") or shutil.which("cc"):
+        yield (found,)
+
+
+def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
+    """The functions with the types of all their arguments."""
+    pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    functions.gates.argtypes = [
+        *(pointer, size, size, size, number),
+        *(pointer, pointer, size, number, pointer, pointer, size, number),
+        *(pointer, number),
+    ]
+    for name, (maps, values, flags) in (_PASSES | _RESCALE).items():
+        for kind, sizes in (("rows", 2), ("last", 4 if name in _PASSES else 3)):
+            for dtype in _DTYPES:
+                # Not every compiler has a half float, and `rescale` has two types.
+                function = getattr(functions, f"{name}_{kind}_{dtype}", None)
+                if function is not None:
+                    function.argtypes = [pointer] * maps + [size] * sizes + [pointer] * values + [number] * (flags + 1)
+    return functions
+
+
+def _compiled(compiler: Sequence[str], folder: Path) -> Path:
+    """The shared library in `folder`: the one that is there if it is whole and this user's own, else a new one."""
+    name = f"passes-{_fingerprint(compiler)}"
+    for path in folder.glob(f"{name}-*.so"):
+        if _is_whole(path):
+            return path
+        with contextlib.suppress(OSError):
+            path.unlink()
+    sources = [str(Path(__file__).with_name(source)) for source in _SOURCES]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / f"{name}.so"
+        for i, machine in enumerate(_OWN_MACHINE):
+            try:
+                _run([*compiler, *_COMMON, *machine, *sources, "-o", str(made), "-lm"])
+            except subprocess.CalledProcessError:
+                if i == len(_OWN_MACHINE) - 1:
+                    raise
+                continue
+            break
+        made.chmod(0o700)
+        path = folder / f"{name}-{_digest(made)}.so"
+        made.replace(path)  # whole or not at all, whoever else compiles at the same time
+    return path
+
+
+def _run(words: Sequence[str]) -> str:
+    """What a command writes. Compilers write in the user's language and encoding, which need not be UTF-8."""
+    done = subprocess.run(words, check=True, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S)
+    return done.stdout
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file holds what its name vouches for, and nobody else could have written it.
+
+    The loader maps a library without reading it: a truncated one would kill the process much later.
+    """
+    return path.is_file() and _is_safe(path) and path.stem.endswith(f"-{_digest(path)}")
+
+
+def _fingerprint(compiler: Sequence[str]) -> str:
+    """What the library depends on: the source, the flags, the compiler and the processor."""
+    digest = hashlib.sha256()
+    for name in (*_SOURCES, *_READ_BY_THEM):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    version = _run([*compiler, "--version"])
+    words = (_COMMON, _OWN_MACHINE, *compiler[1:], version, platform.machine(), _processor())
+    digest.update(repr(words).encode(errors="replace"))
+    return digest.hexdigest()[:20]
+
+
+def _processor() -> str:
+    """The processor's abilities: a cache may be shared by machines that differ in them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+
+
+def _shared_folder() -> Path:
+    """The user's cache folder, if code from there is safe to run; else one for this process alone."""
+    folder = cache_folder()
+    try:
+        if not os.access(folder, os.W_OK):
+            return _private_folder()
+        if _is_safe(folder):
+            return folder
+    except OSError:
+        return _private_folder()
+    log.info("others can write to %s, so nothing compiled is kept there: chmod go-w or chown it", folder)
+    return _private_folder()
+
+
+@functools.cache
+def _private_folder() -> Path:
+    """A folder that goes with this process."""
+    folder = tempfile.mkdtemp(prefix="senet-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _is_safe(path: Path) -> bool:
+    """Whether nobody but this user could have written it: code is loaded from there."""
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,0 +1,75 @@
+"""The passes in PyTorch's operations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from senet.fused.passes.protocol import compute_dtype
+
+__all__ = ["TorchPasses"]
+
+
+class TorchPasses:
+    """The passes in PyTorch's operations.
+
+    They serve machines without a compiler and tensors that compiled code does not take, and the others
+    are checked against them.
+    """
+
+    def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        x = v.flatten(2).to(compute_dtype(v))
+        near = x.mean(2, keepdim=True)
+        deviations = x - near
+        rest = deviations.mean(2, dtype=torch.float64)
+        m2 = deviations.square_().sum(2, dtype=torch.float64) - rest.square() * x.shape[2]
+        return near[..., 0] + rest, m2
+
+    def affine(
+        self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """As `Passes` says."""
+        center, scale, shift = (_over_space(x, v) for x in (center, scale, shift))
+        y = torch.addcmul(shift, v - center, scale)
+        if other is not None:
+            y += other
+        return (y.relu_() if relu else y).to(v.dtype)
+
+    def sums(
+        self, dy: Tensor, v: Tensor, mean: Tensor, out: Tensor | None = None, keep: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Passes` says."""
+        kept = dy if out is None else torch.where(out <= 0, 0, dy)
+        space = list(range(2, v.dim()))
+        d = kept.to(mean.dtype)
+        return d.sum(space), (d * (v - _over_space(mean, v))).sum(space), kept if keep else dy
+
+    def input(
+        self,
+        dy: Tensor,
+        v: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        c1: Tensor,
+        c0: Tensor,
+        out: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """As `Passes` says."""
+        center, scale, c1, c0 = (_over_space(x, v) for x in (center, scale, c1, c0))
+        du = dy.to(scale.dtype) * scale
+        if out is not None:
+            du = torch.where(out <= 0, 0, du if extra is None else du + _over_space(extra, v))
+        return torch.addcmul(du + c0, v - center, c1).to(v.dtype)
+
+    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Passes` says."""
+        deviations = v - _over_space(center, v)
+        through = torch.addcmul(_over_space(shift, v), deviations, _over_space(scale, v)) > 0
+        space = list(range(2, v.dim()))
+        return through.sum(space, dtype=scale.dtype), (deviations * through).sum(space)
+
+
+def _over_space(x: Tensor, v: Tensor) -> Tensor:
+    return x[(...,) + (None,) * (v.dim() - 2)]

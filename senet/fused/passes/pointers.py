@@ -1,0 +1,111 @@
+"""The one gate between tensors and compiled code, for C and Triton alike.
+
+A compiled function gets a pointer and sizes, and believes both. Whatever is not as it believes gives
+wrong numbers or reads foreign memory, in silence. So a tensor is checked here, right before the call,
+and nothing else in senet takes its address.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from senet.errors import InputError
+
+__all__ = ["LAST", "UnfitError", "address", "dense", "layout", "like", "overlaps", "per_map", "writable"]
+
+LAST: Final = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class UnfitError(InputError):
+    """A tensor is not what compiled code would take it for."""
+
+
+def layout(v: Tensor) -> str:
+    """How the elements of v lie: "rows" (contiguous), "last" (channels last) or "" (otherwise)."""
+    if v.is_contiguous():
+        return "rows"
+    last = LAST.get(v.dim())
+    return "last" if last is not None and v.is_contiguous(memory_format=last) else ""
+
+
+def dense(v: Tensor) -> Tensor:
+    """The activation v itself if it is contiguous or channels last and as it seems, else a contiguous copy."""
+    return v if layout(v) and not _seems(v) else v.resolve_neg().contiguous()
+
+
+def like(x: Tensor, v: Tensor) -> Tensor:
+    """The values of x in v's dtype and layout: x itself if it has both, else a copy.
+
+    Raises:
+        UnfitError: x has another shape or lies on another device.
+    """
+    if x.shape != v.shape or x.device != v.device:
+        raise UnfitError(f"{_described(x)} stands beside {_described(v)}: their shapes and devices must be equal")
+    # Two dense tensors of one shape have the same order of elements exactly if `layout` calls them the
+    # same. Strides do not say so: those of dimensions of size 1 are arbitrary.
+    if x.dtype == v.dtype and layout(x) == layout(v) and not _seems(x):
+        return x
+    return torch.empty_like(v).copy_(x)
+
+
+def writable(x: Tensor, v: Tensor) -> Tensor:
+    """X itself, a new tensor with v's shape, dtype and layout that compiled code may write.
+
+    Raises:
+        UnfitError: it differs; a copy would be written in its place, and be lost.
+    """
+    if like(x, v) is not x:
+        raise UnfitError(f"{_described(x)} does not lie as {_described(v)} does and cannot be written in its place")
+    return x
+
+
+def per_map(x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
+    """A value for each sample and channel of v, contiguous: x (N, C), or what broadcasts to it, in `dtype`.
+
+    Raises:
+        UnfitError: x does not broadcast to (N, C), or lies on another device.
+    """
+    broadcasts = x.dim() <= 2 and all(n in (1, v.shape[1 - i]) for i, n in enumerate(reversed(x.shape)))
+    if x.device != v.device or not broadcasts:
+        raise UnfitError(f"{_described(x)} is no value for each sample and channel of {_described(v)}")
+    return x.expand(v.shape[:2]).to(dtype).resolve_neg().contiguous()
+
+
+def address(x: Tensor | None) -> int | None:
+    """Where the elements of a dense tensor begin; None for None.
+
+    Raises:
+        UnfitError: its memory was given back (as FSDP does with parameters), it is negated only when read
+            (as the imaginary part of a conjugate is), or its class hides what it is.
+    """
+    if x is None:
+        return None
+    if type(x) not in _PLAIN or x.layout is not torch.strided or _seems(x):
+        raise UnfitError(f"compiled code cannot read {_described(x)}, a {type(x).__name__}, as it lies")
+    end = (x.storage_offset() + x.numel()) * x.element_size()
+    if x.untyped_storage().nbytes() < end:
+        raise UnfitError(f"{_described(x)} reaches beyond its storage: {x.untyped_storage().nbytes()} of {end} bytes")
+    return x.data_ptr()
+
+
+def overlaps(u: Tensor, x: Tensor) -> bool:
+    """Whether writing to the dense tensor u changes an element of the dense x that belongs to another of u."""
+    a, b = u.data_ptr(), x.data_ptr()
+    if a == b and u.shape == x.shape and layout(u) == layout(x):
+        return False
+    return a < b + x.numel() * x.element_size() and b < a + u.numel() * u.element_size()
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _seems(x: Tensor) -> bool:
+    """Whether the bytes of x are not its values: PyTorch negates some views only when they are read."""
+    return x.is_neg()
+
+
+def _described(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)} on {x.device}"

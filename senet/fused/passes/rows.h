@@ -1,0 +1,163 @@
+/* The passes over contiguous maps: `rows` = N*C of them, `space` elements each. Sums run in blocks of BLOCK elements:
+   in a block in ACC, where the compiler can use vectors, and over blocks in double, where nothing is lost. */
+
+/* Mean and sum of squared deviations of every row. Two readings, the second from the processor's cache: in one reading,
+   E[x^2] - E[x]^2 would cancel where the mean is many deviations. `rest` is what rounding left of the mean. */
+int F(stats_rows)(const T *v, long rows, long space, double *mean, double *m2, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const T *x = v + r * space;
+        double total = 0;
+        for (long b = 0; b < space; b += BLOCK) {
+            long n = space - b < BLOCK ? space - b : BLOCK;
+            ACC s = 0;
+            #pragma omp simd reduction(+ : s)
+            for (long i = 0; i < n; i++) s += LOAD(x[b + i]);
+            total += s;
+        }
+        ACC m = (ACC)(total / space);
+        double squares = 0, rest = 0;
+        for (long b = 0; b < space; b += BLOCK) {
+            long n = space - b < BLOCK ? space - b : BLOCK;
+            ACC s = 0, d1 = 0;
+            #pragma omp simd reduction(+ : s, d1)
+            for (long i = 0; i < n; i++) {
+                ACC d = LOAD(x[b + i]) - m;
+                s += d * d;
+                d1 += d;
+            }
+            squares += s;
+            rest += d1;
+        }
+        mean[r] = m + rest / space;
+        m2[r] = squares - rest * rest / space;
+    }
+    return 1;
+}
+
+/* out = (v - center) * scale + shift, then + other (may be null), then ReLU if asked. Four loops and not one with
+   branches inside: only without a branch does the compiler use vectors. */
+int F(affine_rows)(const T *v, const T *other, T *out, long rows, long space, const ACC *center, const ACC *scale,
+                    const ACC *shift, int relu, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const T *x = v + r * space;
+        const T *o = other + (other ? r * space : 0);
+        T *y = out + r * space;
+        const ACC m = center[r], a = scale[r], b = shift[r];
+        if (!other && !relu) {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE((LOAD(x[i]) - m) * a + b);
+        } else if (!other) {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE(RELU((LOAD(x[i]) - m) * a + b));
+        } else if (!relu) {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE((LOAD(x[i]) - m) * a + b + LOAD(o[i]));
+        } else {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE(RELU((LOAD(x[i]) - m) * a + b + LOAD(o[i])));
+        }
+    }
+    return 1;
+}
+
+/* The sums of dy and of dy * (v - mean) of every row. If `out` is given, dy counts where out is not <= 0: the backward
+   pass of the ReLU, which lets a NaN through. If `kept` is given too, that dy is written there. Both may be null. */
+int F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long space, const ACC *mean, ACC *s0,
+                  ACC *s1, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const T *g = dy + r * space, *x = v + r * space, *o = out + (out ? r * space : 0);
+        T *k = kept + (kept ? r * space : 0);
+        const ACC m = mean[r];
+        double total = 0, product = 0;
+        for (long b = 0; b < space; b += BLOCK) {
+            long n = space - b < BLOCK ? space - b : BLOCK;
+            ACC p = 0, q = 0;
+            if (!out) {
+                #pragma omp simd reduction(+ : p, q)
+                for (long i = b; i < b + n; i++) {
+                    ACC d = LOAD(g[i]);
+                    p += d;
+                    q += d * (LOAD(x[i]) - m);
+                }
+            } else if (!kept) {
+                #pragma omp simd reduction(+ : p, q)
+                for (long i = b; i < b + n; i++) {
+                    ACC d = LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]);
+                    p += d;
+                    q += d * (LOAD(x[i]) - m);
+                }
+            } else {
+                #pragma omp simd reduction(+ : p, q)
+                for (long i = b; i < b + n; i++) {
+                    ACC d = LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]);
+                    k[i] = STORE(d);
+                    p += d;
+                    q += d * (LOAD(x[i]) - m);
+                }
+            }
+            total += p;
+            product += q;
+        }
+        s0[r] = (ACC)total;
+        s1[r] = (ACC)product;
+    }
+    return 1;
+}
+
+/* How many positions of every row a ReLU of (v - center) * scale + shift passes, and the sum of v - center over them. */
+int F(passed_rows)(const T *v, long rows, long space, const ACC *center, const ACC *scale, const ACC *shift, ACC *n0,
+                    ACC *n1, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const T *x = v + r * space;
+        const ACC m = center[r], a = scale[r], b = shift[r];
+        double count = 0, total = 0;
+        for (long s = 0; s < space; s += BLOCK) {
+            long n = space - s < BLOCK ? space - s : BLOCK;
+            ACC p = 0, q = 0;
+            #pragma omp simd reduction(+ : p, q)
+            for (long i = s; i < s + n; i++) {
+                ACC d = LOAD(x[i]) - m;
+                ACC one = d * a + b <= 0 ? 0 : 1;
+                p += one;
+                q += one * d;
+            }
+            count += p;
+            total += q;
+        }
+        n0[r] = (ACC)count;
+        n1[r] = (ACC)total;
+    }
+    return 1;
+}
+
+/* dv = scale * dy + c1 * (v - center) + c0. If `out` (may be null) is given, dy counts where out is not <= 0, and
+   `extra` is added there. */
+int F(input_rows)(const T *dy, const T *v, const T *out, T *dv, long rows, long space, const ACC *center,
+                   const ACC *scale, const ACC *c1, const ACC *c0, const ACC *extra, int threads)
+{
+    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const T *g = dy + r * space, *x = v + r * space, *o = out + (out ? r * space : 0);
+        T *y = dv + r * space;
+        const ACC m = center[r], a = scale[r], b = c1[r], c = c0[r], e = extra[r];
+        if (!out) {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) y[i] = STORE(a * LOAD(g[i]) + (b * (LOAD(x[i]) - m) + c));
+        } else {
+            #pragma omp simd
+            for (long i = 0; i < space; i++) {
+                ACC d = LOAD(o[i]) <= 0 ? 0 : a * LOAD(g[i]) + e;
+                y[i] = STORE(d + (b * (LOAD(x[i]) - m) + c));
+            }
+        }
+    }
+    return 1;
+}
