@@ -7,13 +7,14 @@ from senet.insertion.joining.constant import ConstantGate, PrunedSE, pruned
 from senet.insertion.joining.fold import fold_start, parameter_groups
 from senet.insertion.joining.foldgates import fold_gates
 from senet.insertion.joining.insert import insert, inserted, largest_difference, remove, sites
-from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of, gate, is_se
+from senet.insertion.recognise import InlineSE, adds_input, blocks, channel_dim_of, channels_of, gate, is_se
 from senet.insertion.rules.site import Site, Where
 from senet.running import as_call, describe, run, untouched
 
 __all__ = [
     "ConstantGate",
     "Hold",
+    "InlineSE",
     "InsertionError",
     "PrunedSE",
     "Site",

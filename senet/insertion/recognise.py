@@ -1,155 +1,320 @@
-"""SE blocks that other libraries and articles built, seen through one interface, without importing any of them.
+"""SE that is there already, whoever built it, seen through one interface and without importing any library.
 
-A block is recognised by its layers, and then by what it does: on a random map it must return x · gate(x), the
-gate being computed from the map's averages by those layers. So what is only named like SE is not taken for it.
+A block is recognised by what it computes on a small map: x · gate(x), the gate coming from averages of x through
+layers and an activation. So what is only named like SE is not taken for it, and what is named otherwise is found.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from senet.block import SEBlock
-from senet.errors import InputTypeError
+from senet.errors import InputError, InputTypeError, InsertionError
+from senet.insertion.reading.channel_gates import channel_gates, rescaling_call
+from senet.insertion.reading.dataflow import Dataflow, record
+from senet.insertion.reading.operations import iterates_its_children
+from senet.running import untouched
 
-__all__ = ["adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se"]
+__all__ = ["InlineSE", "adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se", "squeezed_values"]
 
-
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """One way of writing SE: the children that make the gate in order, the child that squeezes, and the layout."""
-
-    layers: tuple[str, ...]
-    pool: str = ""
-    residual: str = ""  # an attribute that, where true, adds the input to the output
-    channels_last: bool = False
-
-
-_FORMS = (
-    _Form(("fc1", "bn", "act", "fc2", "gate")),  # timm's SEModule
-    _Form(("fc1", "relu", "fc2", "sigmoid")),  # timm's first SENets, pretrained-models.pytorch
-    _Form(("fc1", "relu", "fc2", "sigmoid"), "avg_pool"),
-    _Form(("conv_reduce", "act1", "conv_expand", "gate")),  # timm's SqueezeExcite of the EfficientNets
-    _Form(("fc1", "act", "fc2", "gate"), channels_last=True),  # timm's SqueezeExciteCl
-    _Form(("fc", "gate")),  # timm's EffectiveSEModule: one layer
-    _Form(("conv", "sigmoid")),  # the same in timm's HGNet
-    _Form(("fc1", "activation", "fc2", "scale_activation"), "avgpool"),  # torchvision's SqueezeExcitation
-    _Form(("fc",), "avg_pool", residual="add_residual"),  # moskomule's SELayer, MONAI's ChannelSELayer
-    _Form(("excitation",), "squeeze"),  # the article's block
-)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_MOST_LAYERS = 3
+_MOST_MODULES = 24
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Form:
+    """What a run showed of a block: C (None where any number does), the dimension that counts it, and any shortcut."""
+
+    channels: int | None
+    channel_dim: int
+    adds_input: bool = False
+
+
 _known: weakref.WeakKeyDictionary[nn.Module, _Form | None] = weakref.WeakKeyDictionary()
 
 
+class InlineSE(nn.Module):
+    """SE written into the forward of a larger module: a handle that says where, with the layers of the gate.
+
+    It can be listed and counted. It cannot be run, recorded, held, removed or pruned, as no module makes the product.
+
+    Attributes:
+        where: the name of the module whose forward multiplies; empty for the network itself.
+        layers: names of the layers that make the gate, in the order of the run.
+        channels: C.
+        channel_dim: the dimension of the map that counts them.
+        rescaling: multiplications by gates in the run.
+    """
+
+    def __init__(
+        self, where: str, layers: dict[str, nn.Module], channels: int, channel_dim: int, rescaling: int
+    ) -> None:
+        super().__init__()
+        self.where, self.layers = where, tuple(layers)
+        self.channels, self.channel_dim, self.rescaling = channels, channel_dim, rescaling
+        for name, layer in layers.items():
+            self.add_module(name.replace(".", "/"), layer)  # a view: the layers stay the network's
+
+    def forward(self, *_: Any) -> Tensor:
+        """Not possible.
+
+        Raises:
+            InsertionError: always, saying what cannot be done and why.
+        """
+        raise InsertionError(self.refusal())
+
+    def refusal(self) -> str:
+        """What cannot be done, and why, in one line."""
+        at = f"of {self.where}" if self.where else "of the network"
+        return (
+            f"the SE in the forward {at} has no module of its own that returns the product: it is listed and counted, "
+            f"but its gates cannot be computed alone, recorded, held, removed or pruned. Give it a module, such as "
+            f"senet.SEBlock({self.channels})"
+        )
+
+    def extra_repr(self) -> str:
+        """Where it stands, for `print`."""
+        return f"{self.channels}, in the forward of {self.where or 'the network'}"
+
+
 def is_se(module: nn.Module) -> bool:
-    """Whether `module` is an SE block: ours, timm's, torchvision's, MONAI's, moskomule's or the article's."""
-    return isinstance(module, SEBlock) or _form(module) is not None
+    """Whether `module` is a block that returns x · gate(x): SE, effective SE or ECA, ours or anybody's."""
+    return isinstance(module, SEBlock | InlineSE) or _form(module) is not None
+
+
+def blocks(model: nn.Module, example: Any = None) -> dict[str, nn.Module]:
+    """Every SE block in `model`, whoever built it, by name and in the order of its modules; a shared block once.
+
+    Without an example each small module is tried on a small map of its own. With one the network is run once, in eval
+    mode and leaving no trace: blocks that such a trial cannot run are seen too, and so is SE that is written into the
+    forward of a larger module, which gets an `InlineSE` under that module's name.
+
+    Args:
+        model: any network.
+        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+    Raises:
+        InsertionError: where the network does not run on the example.
+    """
+    inline: dict[str, nn.Module] = {}
+    if example is not None:
+        with torch.inference_mode(False), untouched(model):
+            inline = _learn(record(model, example))
+    return {name: module for name, module in model.named_modules() if is_se(module)} | inline
+
+
+def squeezed_values(flow: Dataflow) -> frozenset[int]:
+    """The values of a run that SE made on the way from a map to its product, wherever it is written."""
+    made = {index for gate in channel_gates(flow) for index in gate.made}
+    # Ours without a squeeze makes a gate for each place, which is no channel gate, and is SE all the same.
+    ours = (range(call.first, call.end) for call in flow.calls if isinstance(call.module, SEBlock))
+    return frozenset(made.union(*ours))
 
 
 def gate(block: nn.Module, x: Tensor) -> Tensor:
-    """The channel weights that an SE block of any known kind gives to `x` (equation 3 of the paper).
+    """The channel weights that an SE block of any kind gives to `x` (equation 3 of the paper).
 
     Shapes: (N, C, *space) -> (N, C, 1, ...), or what `SEBlock.gate` gives for its other inputs; for a block that
     works on (N, *space, C), (N, 1, ..., C).
 
     Raises:
-        TypeError: where `block` is no SE block that is known here.
+        TypeError: where `block` is no SE block, or one without a module of its own.
     """
     if isinstance(block, SEBlock):
         return block.gate(x)
+    if isinstance(block, InlineSE):
+        raise InputTypeError(block.refusal())
     form = _form(block)
     if form is None:
-        raise InputTypeError(f"{type(block).__name__} is no SE block that senet knows; `senet.blocks` lists those")
-    return _gate(block, form, x)
-
-
-def blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Every SE block in `model`, whoever built it, by name and in the order of its modules; a shared block once."""
-    return {name: module for name, module in model.named_modules() if is_se(module)}
+        raise InputTypeError(f"{type(block).__name__} is no SE block: `senet.blocks` lists those of a network")
+    # The block is run and its product is watched, so that the gate is the one it computes, with its gradient. On a
+    # copy, as some multiply in place; and by the class's own forward, as `holding` puts another on the instance.
+    x = x.clone()
+    with _ProductWith(x) as watched:
+        type(block).forward(block, x)
+    if watched.gate is None:
+        raise InputTypeError(f"{type(block).__name__} multiplies where Python cannot see it, as in a scripted function")
+    kept = [n if dim in (0, form.channel_dim % x.dim()) else 1 for dim, n in enumerate(x.shape)]
+    result: Tensor = watched.gate.reshape(kept)
+    return result
 
 
 def channels_of(block: nn.Module) -> int:
-    """C, the channels that an SE block rescales."""
-    first = _first_layer(block)
-    return int(first.in_features if isinstance(first, nn.Linear) else first.in_channels)
+    """C, the channels that an SE block rescales.
+
+    Raises:
+        ValueError: where the block takes any number and none has been seen yet, as ECA does.
+    """
+    form = _form_of(block)
+    if form.channels is None:
+        raise InputError(
+            f"{type(block).__name__} takes any number of channels: `senet.blocks(model, example)` learns it from a run"
+        )
+    return form.channels
 
 
 def channel_dim_of(block: nn.Module) -> int:
     """The dimension of an SE block's input that counts the channels: 1, or -1 for a block on (N, *space, C)."""
-    form = None if isinstance(block, SEBlock) else _form(block)
-    return -1 if form is not None and form.channels_last else 1
+    return _form_of(block).channel_dim
 
 
 def adds_input(block: nn.Module) -> bool:
     """Whether a block returns x · gate(x) + x, as MONAI's residual one does, and not x · gate(x)."""
-    form = None if isinstance(block, SEBlock) else _form(block)
-    return form is not None and bool(form.residual) and bool(getattr(block, form.residual, False))
+    return _form_of(block).adds_input
 
 
-def _first_layer(block: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear:
-    return next(module for module in block.modules() if isinstance(module, _LAYERS))
+def _form_of(block: nn.Module) -> _Form:
+    if isinstance(block, SEBlock):
+        return _Form(block.in_channels, 1)
+    if isinstance(block, InlineSE):
+        return _Form(block.channels, block.channel_dim)
+    form = _form(block)
+    if form is None:
+        raise InputTypeError(f"{type(block).__name__} is no SE block: `senet.blocks` lists those of a network")
+    return form
 
 
 def _form(module: nn.Module) -> _Form | None:
-    if module in _known:
-        return _known[module]
-    children = {name for name, _ in module.named_children()}
-    for form in _FORMS:
-        if children == {*form.layers, form.pool} - {""} and _does_what_it_says(module, form):
-            _known[module] = form
-            return form
-    _known[module] = None
+    if module not in _known:
+        _known[module] = _try(module) if _may_be_se(module) else None
+    return _known[module]
+
+
+def _learn(flow: Dataflow) -> dict[str, nn.Module]:
+    """Remember the blocks that a run showed; return handles for the SE that has no module of its own."""
+    inline: dict[str, nn.Module] = {}
+    for found in channel_gates(flow):
+        call, adds = rescaling_call(flow, found)
+        shape = flow.values[found.product].shape
+        dim = -1 if found.channel_dim == len(shape) - 1 else found.channel_dim
+        if call is not None:
+            if not isinstance(call.module, SEBlock):
+                _known[call.module] = _Form(found.channels, dim, adds)
+            continue
+        around = flow.made_in[found.product]
+        where = around.name if around else ""
+        makers = [flow.made_in[index] for index in found.layers]
+        layers = {call.name: call.module for call in makers if call is not None and call is not around}
+        name, count = where, 1
+        while name in inline:
+            count += 1
+            name = f"{where}#{count}"
+        inline[name] = InlineSE(where, layers, found.channels, dim, math.prod(shape))
+    return inline
+
+
+def _layers(module: nn.Module) -> list[Any]:
+    return [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
+
+
+def _widths(layer: Any) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels
+
+
+def _is_over_channels(layer: Any) -> bool:
+    """Whether a convolution slides over the channels of a squeezed map, as ECA's does."""
+    return isinstance(layer, nn.Conv1d) and _widths(layer) == (1, 1)
+
+
+def _may_be_se(module: nn.Module) -> bool:
+    """Whether a trial is worth its time: few layers, none of them spatial, from C channels to C and never more.
+
+    Without the last a transformer's every MLP would be copied and run, gigabytes of it.
+    """
+    if iterates_its_children(module) or isinstance(module, torch.jit.ScriptModule):
+        return False
+    inner, layers = list(module.modules()), _layers(module)
+    if len(inner) > _MOST_MODULES or not 1 <= len(layers) <= _MOST_LAYERS or isinstance(module, _LAYERS):
+        return False
+    if any(isinstance(each, SEBlock | InlineSE | nn.MultiheadAttention) for each in inner):
+        return False
+    if len(layers) == 1 and _is_over_channels(layers[0]):
+        return True
+    ins, outs = zip(*map(_widths, layers), strict=True)
+    pointwise = all(k == 1 for layer in layers for k in getattr(layer, "kernel_size", ()))
+    return pointwise and 1 < ins[0] == outs[-1] == max(*ins, *outs)
+
+
+def _try(module: nn.Module) -> _Form | None:
+    """Run a copy of the module, in eval mode, on small maps of every layout that its layers may take."""
+    layers = _layers(module)
+    channels = None if _is_over_channels(layers[0]) else max(max(_widths(layer)) for layer in layers)
+    try:
+        trial = copy.deepcopy(module).eval()
+    except Exception:  # what cannot be copied is not tried; a run of the network may still show it
+        return None
+    for each in trial.modules():
+        each._forward_hooks.clear()
+        each._forward_pre_hooks.clear()
+    weight = layers[0].weight
+    for shape in _shapes(layers[0], channels or 16):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(shape, generator=generator).to(weight.device, weight.dtype)
+        try:
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                flow = record(trial, x)
+        except InsertionError:  # it does not take this layout
+            continue
+        for found in channel_gates(flow):
+            call, adds = rescaling_call(flow, found)
+            if call is not None and call.module is trial:
+                return _Form(channels, 1 if found.channel_dim == 1 else -1, adds)
     return None
 
 
-def _gate(block: nn.Module, form: _Form, x: Tensor) -> Tensor:
-    space = list(range(1, x.dim() - 1)) if form.channels_last else list(range(2, x.dim()))
-    z = x.mean(space, keepdim=True)
-    if getattr(block, "add_maxpool", False):
-        z = 0.5 * z + 0.5 * x.amax(space, keepdim=True)
-    kept = z.shape
-    if isinstance(_first_layer(block), nn.Linear) and not form.channels_last:
-        z = z.flatten(1)
-    for name in form.layers:
-        z = block.get_submodule(name)(z)
-    return z.reshape(kept)
+def _shapes(layer: Any, channels: int) -> Iterator[tuple[int, ...]]:
+    """Shapes of small maps, none of whose sides equals C."""
+    space = [n for n in (3, 5, 7, 2) if n != channels]
+    fixed = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+    kind = next((dims for cls, dims in fixed.items() if isinstance(layer, cls) and not _is_over_channels(layer)), None)
+    for dims in (2, 1, 3) if kind is None else (kind,):
+        yield 2, channels, *space[:dims]
+    if kind in (None, 2):
+        yield 2, *space[:2], channels
+        yield 2, space[0], channels
 
 
-def _does_what_it_says(module: nn.Module, form: _Form) -> bool:
-    """Try it: small, in eval mode, on a copy, with a generator of our own."""
-    layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
-    if not layers:
-        return False
-    first, last = layers[0], layers[-1]
-    if not isinstance(first, nn.Linear) and any(k != 1 for layer in layers for k in getattr(layer, "kernel_size", ())):
-        return False
-    channels = channels_of(module)
-    if channels != (last.out_features if isinstance(last, nn.Linear) else last.out_channels):
-        return False
-    if first.weight.is_meta:
-        return True  # nothing to try it with
-    dims = _dims(module, first, form)
-    shape = (2, *(3,) * dims, channels) if form.channels_last else (2, channels, *(3,) * dims)
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(first.weight)
-    try:
-        trial = copy.deepcopy(module).eval()
-        with torch.no_grad():
-            expected = x * _gate(trial, form, x)
-            if form.residual and getattr(module, form.residual, False):
-                expected = expected + x
-            given = trial(x)
-    except Exception:  # whatever it is, it is not SE of this form
-        return False
-    tolerance = 4 * torch.finfo(x.dtype).eps
-    return isinstance(given, Tensor) and torch.allclose(given, expected, rtol=tolerance, atol=tolerance)
+_PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ __imul__ multiply multiply_ addcmul addcmul_".split())
 
 
-def _dims(module: nn.Module, first: nn.Module, form: _Form) -> int:
-    pool = type(getattr(module, form.pool, None)).__name__ if form.pool else ""
-    if isinstance(first, nn.Conv1d) or pool == "AdaptiveAvgPool1d":
-        return 1
-    return 3 if isinstance(first, nn.Conv3d) or pool == "AdaptiveAvgPool3d" else 2
+class _ProductWith(TorchFunctionMode):
+    """Within it the last factor that x, or a map of x's size, is multiplied by is kept as `gate`."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+        self.gate: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _PRODUCTS:
+            tensors = [each for each in args if isinstance(each, Tensor)][-2:]
+            for u, factor in (tensors, tensors[::-1]) if len(tensors) == 2 else ():
+                if self._is_map(u) and not self._is_map(factor):
+                    self.gate = self._of_channels(factor)
+                    break
+        return func(*args, **(kwargs or {}))
+
+    def _is_map(self, tensor: Tensor) -> bool:
+        # On a map of one position a gate is of the map's size; then only x itself, or a view of it, is the map.
+        if tensor.untyped_storage()._cdata == self.x.untyped_storage()._cdata:
+            return True
+        one_position = self.x.numel() == self.x.shape[0] * max(self.x.shape[1], self.x.shape[-1])
+        return not one_position and tensor.numel() == self.x.numel() and 0 not in tensor.stride()
+
+    def _of_channels(self, factor: Tensor) -> Tensor:
+        for dim, stride in enumerate(factor.stride()):
+            if stride == 0 and dim > 0:  # spread over the map by expand_as
+                factor = factor.narrow(dim, 0, 1)
+        return factor

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import senet
+from senet.errors import WeightsError
 from senet.insertion import ConstantGate, InsertionError, PrunedSE, fold_gates, holding, pruned
 
 timm = pytest.importorskip("timm")
@@ -237,10 +238,10 @@ def test_a_file_that_prunes_what_is_no_block_is_refused(tmp_path):
         tensors, header = fileformat.read(tmp_path / "a.safetensors")
         header.pruned[name] = kind
         fileformat.write(tmp_path / "b.safetensors", tensors, header)
-        with pytest.raises(senet.saving.WeightsError, match=words):
+        with pytest.raises(WeightsError, match=words):
             senet.load(tmp_path / "b.safetensors")
     header.pruned.clear()
     header.pruned["x"] = 3
     fileformat.write(tmp_path / "b.safetensors", model.state_dict(), header)
-    with pytest.raises(senet.saving.WeightsError, match="is pruned as 3"):
+    with pytest.raises(WeightsError, match="is pruned as 3"):
         senet.load(tmp_path / "b.safetensors")

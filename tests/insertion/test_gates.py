@@ -8,7 +8,7 @@ from torch import nn
 
 import senet
 from senet.insertion import InsertionError, holding, recording
-from tests.insertion.test_foreign import BLOCKS
+from tests.insertion.test_recognise import BLOCKS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from senet.errors import InputTypeError, InsertionError
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.reading.dataflow import Dataflow, record
-from senet.insertion.recognise import is_se
+from senet.insertion.recognise import is_se, squeezed_values
 from senet.insertion.rules.choose import find
 from senet.insertion.rules.site import Site, Where, select
 from senet.running import run, untouched
@@ -131,7 +131,7 @@ def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site]
     _check_network(model)
     with untouched(model):
         flow = record(model, example)
-    squeezed = frozenset(index for call in flow.calls if is_se(call.module) for index in range(call.first, call.end))
+    squeezed = squeezed_values(flow)
     return find(flow, placement, squeezed, type(model).__name__), flow
 
 

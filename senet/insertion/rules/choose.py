@@ -133,7 +133,7 @@ def _nothing_found(
     if units and all(finding.squeezed for finding in units):
         return (
             f"{network} holds SE already wherever it could go ({counted(len(units), 'place')}): {looked_at}. "
-            f"`senet.remove` takes SE out"
+            f"`senet.remove` takes out SE that is a module of its own"
         )
     if not places:
         layers = counted(len(convolutions(flow, range(len(flow.values)))), "convolution")

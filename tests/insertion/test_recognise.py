@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from senet.insertion import channels_of, is_se
+from senet import InsertionError
+from senet.insertion import InlineSE, channels_of, holding, is_se, recording
+from tests.insertion.se_twins import ECA, INLINE, MODULES, Unit, network
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
@@ -158,3 +160,101 @@ def test_removing_then_inserting_makes_timms_network_ours():
     """SEResNet-50 of timm with its SE taken out is a plain ResNet-50 into which ours goes."""
     bare = senet.remove(timm.create_model("seresnet50"))
     assert len(senet.sites(bare, torch.randn(1, 3, 64, 64))) == 16
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_twins_of_other_libraries(name):
+    """No second SE goes behind one that is there; it is listed, gives its gates, is held, and goes."""
+    make, dims = MODULES[name]
+    model, x = network(lambda: Unit(16, make(16), dims), dims)
+    with pytest.raises(InsertionError, match=r"holds SE already wherever it could go \(2 places\)"):
+        senet.sites(model, x)
+    assert list(senet.blocks(model)) == list(senet.blocks(model, x)) == ["1.attend", "2.attend"]
+    block, u = model[1].attend.eval(), torch.randn(2, 16, *(4, 5, 6)[:dims])
+    assert channels_of(block) == 16
+    torch.testing.assert_close(u * senet.gate(block, u), block(u))
+    with torch.no_grad(), recording(model) as gates:
+        model(x)
+        assert gates["1.attend"].shape == (2, 16)
+        with holding(model, {"1.attend": 0.5}):
+            torch.testing.assert_close(block(u), 0.5 * u)
+    bare = senet.remove(model)
+    assert senet.blocks(bare) == {}
+    assert len(senet.sites(bare, x)) == 2
+
+
+@pytest.mark.parametrize("name", INLINE)
+def test_se_written_into_a_forward(name):
+    unit, layers = INLINE[name]
+    model, x = network(lambda: unit(16))
+    with pytest.raises(InsertionError, match=r"holds SE already wherever it could go \(2 places\)"):
+        senet.sites(model, x)
+    assert senet.blocks(model) == {}  # no module of its own to try
+    found = senet.blocks(model, x)
+    assert list(found) == ["1", "2"]
+    assert all(isinstance(block, InlineSE) for block in found.values())
+    assert found["1"].layers == tuple(f"1.{layer}" for layer in layers)
+    own = [p for layer in layers for p in model[1].get_submodule(layer).parameters()]
+    assert [id(p) for p in found["1"].parameters()] == [id(p) for p in own]
+    assert channels_of(found["1"]) == (32 if name == "efficientnet_pytorch" else 16)
+    with pytest.raises(InsertionError, match="SE in the forward of 1 has no module of its own"):
+        found["1"](x)
+    with pytest.raises(TypeError, match="cannot be computed alone, recorded, held, removed or pruned"):
+        senet.gate(found["1"], x)
+
+
+def test_the_channels_of_eca_are_learnt_from_a_run():
+    block = ECA(16)
+    with pytest.raises(ValueError, match="takes any number of channels"):
+        channels_of(block)
+    senet.blocks(block, torch.randn(1, 24, 5, 5))
+    assert channels_of(block) == 24
+
+
+def test_the_gradient_of_a_gate_is_the_blocks():
+    block = Moskomule(32)
+    x = torch.randn(2, 32, 4, 5, requires_grad=True)
+    senet.gate(block, x).sum().backward()
+    given, x.grad = x.grad, None
+    block.fc(block.avg_pool(x).flatten(1)).sum().backward()
+    torch.testing.assert_close(given, x.grad)
+
+
+class OtherMap(nn.Module):
+    """A gate that another map determines: a modulation, and no SE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.a(x) * torch.sigmoid(self.b(x.mean((2, 3), keepdim=True)))
+
+
+class Normalised(nn.Module):
+    """A norm by hand and a response norm: functions of averages, without layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt(x.pow(2).mean((2, 3), keepdim=True) + 1e-5)
+        g = x.norm(p=2, dim=(2, 3), keepdim=True)
+        return x * (g / (g.mean(1, keepdim=True) + 1e-6))
+
+
+@pytest.mark.parametrize("module", [OtherMap(), Normalised(), SpatialGate(8)])
+@pytest.mark.parametrize("size", [1, 6])  # on one position a gate over space has the shape of one over channels
+def test_a_run_takes_no_other_product_for_se(module, size):
+    assert senet.blocks(nn.Sequential(module), torch.randn(2, 8, size, size)) == {}
+
+
+def test_a_large_module_is_not_tried(monkeypatch):
+    """What a transformer is made of is told apart by its widths, before anything is copied or run."""
+    from senet.insertion import recognise
+
+    monkeypatch.setattr(recognise, "_try", lambda module: pytest.fail(f"tried {type(module).__name__}"))
+    layer = nn.TransformerEncoderLayer(8, 2, 32)
+    mlp = timm.layers.Mlp(8, 32)
+    attention = timm.models.vision_transformer.Attention(8, 2)
+    assert (
+        senet.blocks(nn.ModuleList([layer, nn.MultiheadAttention(8, 2), mlp, attention, torchvision.models.resnet18()]))
+        == {}
+    )

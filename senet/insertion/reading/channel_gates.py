@@ -1,0 +1,145 @@
+"""Channel gates in a recorded run: products of a map with weights per channel that the map itself determines.
+
+SE, effective SE, ECA and their kin, in whatever way they are written: a map u, a reduction over its space, layers that
+mix channels, a gate, and the product with u. What is found is what was computed; no name is looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from senet.insertion.reading.dataflow import Call, Dataflow, Value
+from senet.insertion.reading.operations import ACTIVATIONS, LAYOUT, SOFTMAXES
+
+__all__ = ["ChannelGate", "channel_gates", "rescaling_call"]
+
+_SAME = LAYOUT | frozenset("alias detach _to_copy dropout native_dropout".split())  # steps that leave a map what it is
+_REDUCTIONS = frozenset(
+    "mean sum amax max std var std_mean var_mean logsumexp linalg_vector_norm norm adaptive_avg_pool1d "
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d "
+    "avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices bmm".split()
+)
+_LAYERS = frozenset("convolution addmm mm bmm baddbmm addbmm linear".split())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChannelGate:
+    """One product of a map with its gate.
+
+    Attributes:
+        map: the value that is squeezed and rescaled.
+        product: what it becomes.
+        made: the values between the two, the product among them.
+        layers: those of them that layers made.
+        channels: C.
+        channel_dim: the dimension of the map that counts them.
+    """
+
+    map: int
+    product: int
+    made: frozenset[int]
+    layers: tuple[int, ...]
+    channels: int
+    channel_dim: int
+
+
+def channel_gates(flow: Dataflow) -> Iterator[ChannelGate]:
+    """Every channel gate of a run, in the order of the products."""
+    for value in flow.values:
+        operands = list(dict.fromkeys(value.operands))
+        if value.op not in ("mul", "addcmul") or len(operands) != 2 or len(value.shape) < 3:
+            continue
+        for rescaled, gate in (operands, operands[::-1]):
+            dim = _channel_dim(flow, rescaled, gate)
+            source = _source(flow, rescaled)
+            between = None if dim is None else _between(flow, gate, source)
+            if dim is not None and between is not None:
+                layers = tuple(sorted(index for index in between if _is_layer(flow.values[index])))
+                channels = flow.values[rescaled].shape[dim]
+                yield ChannelGate(source, value.index, between | {value.index}, layers, channels, dim)
+                break
+
+
+def rescaling_call(flow: Dataflow, gate: ChannelGate) -> tuple[Call | None, bool]:
+    """The innermost call that is given the map and returns the product, and whether it adds the map to it.
+
+    None where no module does just that: the gate is then part of a larger module's forward.
+    """
+    ends = {gate.product: False}
+    for index in flow.consumers[gate.product]:
+        value = flow.values[index]
+        if value.op == "add" and {_source(flow, operand) for operand in value.operands} == {gate.map, gate.product}:
+            ends[index] = True
+    for call in flow.calls:
+        if len(call.outputs) != 1 or not call.inputs or not call.first <= min(gate.made) <= gate.product < call.end:
+            continue
+        end = _source(flow, call.outputs[0])
+        if end in ends and call.returns_tensor and _source(flow, call.inputs[0]) == gate.map:
+            return call, ends[end]
+    return None, False
+
+
+def _source(flow: Dataflow, index: int) -> int:
+    """The value that `index` is, but for its layout and dtype."""
+    value = flow.values[index]
+    while value.op in _SAME and value.operands:
+        value = flow.values[value.operands[0]]
+    return value.index
+
+
+def _channel_dim(flow: Dataflow, rescaled: int, gate: int) -> int | None:
+    """The one dimension beside the samples' in which the gate differs; None where it differs in others too."""
+    shape, weights = flow.values[rescaled].shape, flow.values[_before_expanding(flow, gate)].shape
+    weights = (1,) * (len(shape) - len(weights)) + weights
+    if len(weights) != len(shape) or weights[0] != shape[0]:
+        return None
+    varies = [dim for dim in range(1, len(shape)) if weights[dim] != 1]
+    one = len(varies) == 1 and weights[varies[0]] == shape[varies[0]]
+    return varies[0] if one else None
+
+
+def _before_expanding(flow: Dataflow, index: int) -> int:
+    """A gate that was spread over the whole map, as it was before."""
+    while flow.values[index].op == "expand":
+        index = flow.values[index].operands[0]
+    return index
+
+
+def _between(flow: Dataflow, gate: int, source: int) -> frozenset[int] | None:
+    """The values from a map to its gate, where a squeeze, layers and an activation lie on the way and nothing else.
+
+    None where a path reaches the map without a reduction, as a gate over space does, or begins anywhere else.
+    """
+    made: set[int] = set()
+    open_ends = [(gate, False)]
+    seen: set[tuple[int, bool]] = set()
+    while open_ends:
+        index, reduced = open_ends.pop()
+        if (index, reduced) in seen:
+            continue
+        seen.add((index, reduced))
+        value = flow.values[index]
+        if index == source:
+            if not reduced:
+                return None
+            continue
+        if index < source or not value.operands:
+            return None  # of another input, or of what came before the map
+        made.add(index)
+        reduced = reduced or _reduces(flow, value)
+        open_ends.extend((operand, reduced) for operand in value.operands)
+    ops = {flow.values[index].op for index in made}
+    has_layer = any(_is_layer(flow.values[index]) for index in made)
+    return frozenset(made) if has_layer and ops & (ACTIVATIONS | SOFTMAXES) else None
+
+
+def _reduces(flow: Dataflow, value: Value) -> bool:
+    """Whether the operation takes a map to fewer numbers; on a map of one position, whether it would."""
+    if value.op not in _REDUCTIONS:
+        return False
+    return any(len(flow.values[operand].shape) >= 3 for operand in value.operands)
+
+
+def _is_layer(value: Value) -> bool:
+    return value.op in _LAYERS and value.constants > 0
