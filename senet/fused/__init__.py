@@ -1,1 +1,1 @@
-"""Training: normalisation and SE in one pass."""
+"""Training: normalisation and SE in one pass. README.md says how."""

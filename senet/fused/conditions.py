@@ -1,13 +1,12 @@
-"""When normalisation and SE may share a pass: where nobody could tell but by the clock and the memory."""
+"""When normalisation and SE may share a pass: only where that changes nothing but time and memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as every_module
 
 from senet.block import SEBlock
+from senet.fused.internals import hooks_of, is_being_traced, tensors_of
 from senet.fused.passes.pointers import layout
 from senet.fused.passes.protocol import compute_dtype
 from senet.fused.switch import fusing, needs_module_call
@@ -20,15 +19,16 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
     """Whether the pass may be shared here and now.
 
-    Not in eval mode, where the straightforward path is equal bit for bit to the plain network's; not while something
-    looks at the operations (a compiler, a tracer, a dispatch mode, a function transform), which is given the
-    equations as they stand; not where someone's hook wants to see the tensor between the two; not over small tensors,
-    where it would take longer.
+    It may not
+    - in eval mode, where the plain path equals the plain network bit for bit;
+    - while something looks at the operations (`is_being_traced`);
+    - if a hook waits for the tensor between normalisation and SE;
+    - over small tensors, where it would take longer.
 
     Args:
         norm: a normalisation, or one that SE was joined to.
         block: the SE block; None for the normalisation alone.
-        v: what the normalisation is given.
+        v: the normalisation's input.
     """
     return (
         norm.training
@@ -36,12 +36,12 @@ def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
         and v.dim() > 2
         and v.dtype in _DTYPES
         and v.shape[1] == getattr(norm, "num_features", getattr(norm, "num_channels", 0))
-        and v.numel() > v.shape[1]  # one value per channel is refused, by the normalisation itself
+        and v.numel() > v.shape[1]  # the normalisation itself refuses one value per channel
+        and fusing(v)
+        and not is_being_traced()  # before what relies on torch's internals
         and bool(layout(v))
         and (block is None or _takes_part(block, v.shape[1]))
         and _parameters_fit([norm] if block is None else [norm, *block.children()], v)
-        and fusing(v)
-        and not is_being_traced()
     )
 
 
@@ -57,33 +57,17 @@ def _takes_part(block: nn.Module, channels: int) -> bool:
 
 
 def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
-    """Parameters on v's device, of its dtype or the one that sums are taken in."""
+    """Whether all parameters are plain, on v's device, and of its dtype or the dtype of sums."""
     allowed = (v.dtype, compute_dtype(v))
     return all(
         tensor is None
         or not tensor.is_floating_point()
         or (tensor.dtype in allowed and tensor.device == v.device and type(tensor) in (nn.Parameter, Tensor))
         for module in modules
-        for tensor in (*module._parameters.values(), *module._buffers.values())
+        for tensor in tensors_of(module)
     )
 
 
 def hooked(module: nn.Module) -> bool:
     """Whether somebody's hook waits for this module's call."""
-    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks and any(map(needs_module_call, hooks.values())) for hooks in kinds)
-
-
-def is_being_traced() -> bool:
-    """Whether something looks at single operations, or at every module."""
-    return bool(
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.maybe_current_level() is not None
-        or forward_ad._current_level >= 0
-        or every_module._global_forward_hooks
-        or every_module._global_forward_pre_hooks
-        or every_module._global_backward_hooks
-        or every_module._global_backward_pre_hooks
-    )
+    return any(map(needs_module_call, hooks_of(module)))

@@ -1,4 +1,4 @@
-"""What a normalisation normalises with: which values share a mean and a variance, and what is remembered of them."""
+"""Which values share a mean and a variance in each kind of normalisation, and what is remembered of them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Statistics(Protocol):
-    """Which values share their statistics. What is said of a map is (N, C); what is shared, as PyTorch keeps it."""
+    """Which values share their statistics. Values of maps are (N, C); shared ones have PyTorch's own shape."""
 
     def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of all that share them, from each map's mean and sum of squared deviations."""
+        """The shared mean and biased variance, from each map's mean and sum of squared deviations."""
 
     def spread(self, shared: Tensor) -> Tensor:
-        """To each map what it shares: (N, C), or (1, C)."""
+        """Each map's value of what is shared: (N, C), or (1, C)."""
 
     def averages(self, first: Tensor, second: Tensor, space: int) -> tuple[Tensor, Tensor]:
-        """The means over all values that share statistics, spread, from two sums of each map."""
+        """The means over all values that share statistics, from two sums of each map; spread again."""
 
     def normalised(self, v: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """The normalisation of v in PyTorch's own operations, for differentiating twice; nothing is remembered."""
+        """The normalisation of v in PyTorch's operations, to differentiate twice; nothing is remembered."""
 
 
-class OverGroups:
+class GroupStatistics:
     """Group and instance normalisation: the channels of a group, within a sample."""
 
     def __init__(self, channels: int, groups: int, eps: float) -> None:
@@ -65,13 +65,13 @@ class OverGroups:
 class BatchStatistics:
     """Batch normalisation: a channel over the samples of the batch, and of all processes where there is a group."""
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, group: dist.ProcessGroup | None) -> None:
         self.norm = norm
         self.group = group
         self.count = 0.0  # values that share statistics
 
     def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
-        """As `Statistics` says; the running statistics take their share."""
+        """As `Statistics` says; the running statistics are updated."""
         center = mean.mean(0, keepdim=True)
         m2 = m2.sum(0, keepdim=True) + (mean - center).square().sum(0, keepdim=True) * space
         count: float = len(mean) * space
@@ -123,7 +123,7 @@ class BatchStatistics:
 def _together(
     mean: Tensor, m2: Tensor, samples: int, space: int, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, float]:
-    """One process's statistics and every other's; a process may have fewer samples, or another size of map."""
+    """The statistics of all processes together; each may have another number of samples, or size of map."""
     count = mean.new_full((1, 1), samples * space)
     ours = torch.cat([mean, m2, count], 1)
     all_of = [torch.empty_like(ours) for _ in range(dist.get_world_size(group))]
@@ -136,26 +136,26 @@ def _together(
 
 
 def normalises(kind: type[nn.Module]) -> bool:
-    """Whether modules of exactly this class are normalisations whose pass SE can share."""
+    """Whether SE can share the pass of modules of exactly this class."""
     return kind in _BATCH or kind in _INSTANCE or kind is nn.GroupNorm or issubclass(kind, OverProcesses)
 
 
 class OverProcesses:
-    """What a batch normalisation inherits from whose statistics go over processes."""
+    """The base of a batch normalisation whose statistics go over processes."""
 
     def group(self) -> dist.ProcessGroup | None:
-        """The processes that take part now; None where there is only this one."""
+        """The processes that take part now; None if this is the only one."""
         raise NotImplementedError
 
 
 def statistics_of(norm: nn.Module, kind: type[nn.Module]) -> Statistics | None:
-    """How a normalisation of exactly the class `kind` comes to its statistics in training; None for any other."""
+    """How a normalisation of exactly the class `kind` gets its statistics in training; None for another class."""
     if kind in _BATCH:
         return BatchStatistics(norm, None)  # type: ignore[arg-type]
     if isinstance(norm, OverProcesses):
         return BatchStatistics(norm, norm.group())  # type: ignore[arg-type]
     if kind is nn.GroupNorm:
-        return OverGroups(norm.num_channels, norm.num_groups, norm.eps)  # type: ignore[arg-type]
+        return GroupStatistics(norm.num_channels, norm.num_groups, norm.eps)  # type: ignore[arg-type]
     if kind in _INSTANCE and not norm.track_running_stats:
-        return OverGroups(norm.num_features, norm.num_features, norm.eps)  # type: ignore[arg-type]
+        return GroupStatistics(norm.num_features, norm.num_features, norm.eps)  # type: ignore[arg-type]
     return None

@@ -1,4 +1,4 @@
-"""Whether normalisation and SE are computed in one pass, or one after the other as the equations stand."""
+"""Switches: fuse or not, small tensors too, and who is told of it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("senet_watchers", defaul
 
 
 def fusing(v: Tensor | None = None) -> bool:
-    """Whether passes may be fused here; over `v`, where it is given: in small ones that would take longer."""
+    """Whether passes may be fused here; over `v`, if given, since a small one would take longer."""
     pays = v is None or v.device.type != "cpu" or v.numel() >= _WORTH or _any_size.get()
     return pays and _fusing.get()
 
 
 @contextlib.contextmanager
 def unfused() -> Iterator[None]:
-    """Within it SE runs after its normalisation, as equations 2 to 4 stand: to compare with, and to measure against.
+    """Within it SE runs after its normalisation, as equations 2 to 4 stand.
 
-    The results are the same but for rounding. It holds for this thread (or task) only.
+    Compare with it, or measure against it. Results are the same but for rounding. It holds for this
+    thread (or task) only.
     """
     token = _fusing.set(False)
     try:
@@ -55,7 +56,7 @@ straightforward = unfused  # its public name, `senet.fast.straightforward`
 
 @contextlib.contextmanager
 def fuse_any_size() -> Iterator[None]:
-    """Within it passes are fused over small tensors too: to test, and to count what a small example stands for."""
+    """Within it small tensors are fused too, as for tests, or where a small example stands for a large one."""
     token = _any_size.set(True)
     try:
         yield
@@ -68,7 +69,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
     """Within it `watcher(block, kept)` is called for each SE block that runs in its normalisation's pass.
 
     Args:
-        watcher: it is given the block, and the tensors that are kept for the backward pass because of it alone.
+        watcher: takes the block, and the tensors that are kept for the backward pass because of it alone.
     """
     token = _watchers.set((*_watchers.get(), watcher))
     try:
@@ -78,17 +79,17 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 
 def report(block: nn.Module, kept: Sequence[Tensor]) -> None:
-    """Tell those who watch that `block` ran in its normalisation's pass."""
+    """Tell the watchers that `block` ran in its normalisation's pass."""
     for watcher in _watchers.get():
         watcher(block, kept)
 
 
 def unobtrusive(hook: _Hook) -> _Hook:
-    """Mark a module's hook as one that does not keep passes apart: whoever sets it watches both ways."""
+    """Mark a hook whose owner is also a watcher: it does not keep passes apart."""
     setattr(hook, _UNOBTRUSIVE, True)
     return hook
 
 
 def needs_module_call(hook: object) -> bool:
-    """Whether a module's hook wants to see the module called."""
+    """Whether a hook needs its module to be called, which a fused pass does not do."""
     return not getattr(hook, _UNOBTRUSIVE, False)

@@ -1,8 +1,8 @@
 """Units whose addition and ReLU join the pass that normalises and rescales their branch.
 
-A residual unit is taken over only where the code of its class is known to the letter: the branch's layers, then the
-shortcut, the addition and the activation. What stands in a hook's way, or is not as it was known, runs as its class
-says.
+A residual unit is run here only if the code of its class is known to the letter: the branch's layers,
+then the shortcut, the addition and the activation. Anything else runs as its class says, and so does a
+unit in which a hook waits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+import logging
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,16 +27,18 @@ from senet.fused.switch import fusing
 
 __all__ = ["KnownUnit", "code_digest", "known_unit", "rescaled", "runs", "unit_of"]
 
+log = logging.getLogger("senet")
+
 
 def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor) -> Tensor | None:
-    """SE of the normalisation of v in one pass, where that may be; else None, and nothing has been done."""
+    """SE of the normalisation of v in one pass; None if that may not be, and nothing has been done."""
     if not can_fuse(norm, block, v) or not isinstance(block, SEBlock):
         return None
     return normalise_and_excite(norm, kind, block, v)
 
 
 def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *, in_place: bool) -> Tensor:
-    """relu(SE(norm(v)) + shortcut), in one pass where that may be; else, in place where the class adds so."""
+    """relu(SE(norm(v)) + shortcut), in one pass if that may be; else added as the class does, in place or not."""
     joined = vars(type(norm)).get("_senet_joined")
     if joined is not None and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
         kind, child = joined
@@ -50,7 +53,7 @@ def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *,
 
 
 def _adds(v: Tensor, shortcut: Tensor) -> bool:
-    """Whether the sum has v's shape, dtype and device; however the shortcut lies, the pass looks at that."""
+    """Whether the sum has v's shape, dtype and device. Its layout may differ: the gate of the passes sees to that."""
     return type(shortcut) is Tensor and all(getattr(v, a) == getattr(shortcut, a) for a in ("shape", "dtype", "device"))
 
 
@@ -107,7 +110,7 @@ def _timm_finished(unit: Any, norm: nn.Module, v: Tensor, x: Tensor, act: nn.Mod
 
 
 def _sequence(unit: Any, x: Tensor) -> Tensor:
-    """The modules of an nn.Sequential in turn; a normalisation and the ReLU that SE was joined to, together."""
+    """The modules of an nn.Sequential in turn; a normalisation together with the ReLU that SE was joined to."""
     modules = list(unit)
     at = 0
     while at < len(modules):
@@ -119,7 +122,7 @@ def _sequence(unit: Any, x: Tensor) -> Tensor:
 
 
 def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
-    """SE of the rectified normalisation of v, where SE was joined to the ReLU and that may be; else None."""
+    """SE of the rectified normalisation of v, if SE was joined to the ReLU and the pass may be shared; else None."""
     kind, child = vars(type(relu)).get("_senet_joined", (None, ""))
     if kind is not nn.ReLU or not normalises(type(norm)) or type(v) is not Tensor or hooked(norm) or hooked(relu):
         return None
@@ -130,13 +133,13 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
 
 
 def _joined_relus(unit: Any) -> nn.Module:
-    """One of the modules that SE was joined to, as long as there is one; the unit itself where there is none."""
+    """One of the modules that SE was joined to; the unit itself if there is none."""
     found: nn.Module = next((m for m in unit if "_senet_joined" in vars(type(m))), unit)
     return found
 
 
 class KnownUnit(NamedTuple):
-    """A class of units: its branch's last normalisation, what to run in its place, and the code that does the same."""
+    """A class of units: its branch's last normalisation, what runs in its place, a digest of the code it repeats."""
 
     norm: Callable[[Any], nn.Module]
     unit: Callable[[Any, Tensor], Tensor]
@@ -161,10 +164,10 @@ _SEQUENCE = KnownUnit(_joined_relus, _sequence, "")
 
 
 def unit_of(model: nn.Module, name: str) -> nn.Module | None:
-    """The module that may run `name`, to which SE is joined, together with what stands around it; None for most.
+    """The module that may run `name`, to which SE is joined, in one pass with what surrounds it; None for most.
 
-    A residual unit of a known class whose branch ends with the normalisation `name`, or an nn.Sequential in which the
-    ReLU `name` follows a normalisation.
+    It is a residual unit of a known class whose branch ends with the normalisation `name`, or an
+    nn.Sequential in which the ReLU `name` follows a normalisation.
     """
     host = model.get_submodule(name)
     if type(host) is nn.ReLU:
@@ -184,7 +187,7 @@ def unit_of(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
-    """What is known of a class of units: nothing where its code is not what it was."""
+    """What is known of a class of units; None if its code is not the code that is repeated here."""
     known = _UNITS.get((kind.__module__, kind.__qualname__))
     if known is None and issubclass(kind, nn.Sequential) and kind.forward is nn.Sequential.forward:
         return _SEQUENCE
@@ -193,11 +196,18 @@ def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
 
 @functools.cache
 def _is_as_known(forward: Callable[..., Any], digest: str) -> bool:
-    return not digest or code_digest(forward) == digest
+    """Whether a unit's forward is the one that was retyped here; another is logged once."""
+    known = not digest or code_digest(forward) == digest
+    if not known and not forward.__module__.startswith("senet."):  # our own subclasses are no news
+        log.info(
+            "%s.%s is not the code that senet knows: its addition and ReLU run as they are, right but slower",
+            *(forward.__module__, forward.__qualname__),
+        )
+    return known
 
 
 def code_digest(function: Callable[..., Any]) -> str:
-    """A digest of what a function does, whatever its layout, comments and annotations; "" without its source."""
+    """A digest of a function's code without layout, comments and annotations; "" if there is no source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -207,5 +217,5 @@ def code_digest(function: Callable[..., Any]) -> str:
 
 
 def runs(unit: nn.Module, x: object) -> bool:
-    """Whether `unit` may be run here and now in place of its class's own forward."""
+    """Whether `unit` may run here and now in place of its class's forward."""
     return unit.training and type(x) is Tensor and fusing() and not is_being_traced()

@@ -25,9 +25,17 @@ NETWORKS = {
     "timm basic": lambda: timm.create_model("resnet18", num_classes=5, zero_init_last=False),
     "timm bottleneck": lambda: timm.create_model("resnet26", num_classes=5, zero_init_last=False),
     "mobilenet": lambda: senet.create("mobilenet_v1", num_classes=5),
-    "vgg": lambda: torchvision.models.vgg11_bn(num_classes=5, dropout=0.0),
+    "vgg": lambda: _vgg(),
     "timm drop path": lambda: timm.create_model("resnet18", num_classes=5, drop_path_rate=0.5, zero_init_last=False),
 }
+
+
+def _vgg() -> nn.Module:
+    """A small one: three layers of 4,096 would take a minute in float64."""
+    layers = torchvision.models.vgg.make_layers([16, "M", 32, 32, "M"], batch_norm=True)
+    network = torchvision.models.VGG(layers, num_classes=5, init_weights=False)
+    network.classifier = nn.Linear(32 * 7 * 7, 5)
+    return network
 
 
 @pytest.fixture(autouse=True)

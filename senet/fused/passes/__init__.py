@@ -1,1 +1,1 @@
-"""The four passes over an activation: in C, in Triton, in PyTorch's operations."""
+"""The five passes over an activation: in C, in Triton, in PyTorch's operations."""

@@ -1,0 +1,192 @@
+"""The backward pass of normalisation and SE in one (`senet.fused.norm` has the forward pass and the symbols)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from senet.block import GATES, _se_gate
+from senet.fused.normalisations import Statistics
+from senet.fused.passes.pointers import like
+from senet.fused.passes.protocol import Passes
+
+__all__ = ["Inputs", "Kept", "Plan", "exactly", "gradients", "squeezed", "twice_differentiable"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one call needs besides tensors."""
+
+    passes: Passes
+    statistics: Statistics
+    gate: str  # "" without SE
+    relu: bool  # whether the output is rectified
+    rectified: bool  # whether SE is given the rectified normalisation
+
+
+class Inputs(NamedTuple):
+    """What can have a gradient, or those gradients, or whether they are wanted."""
+
+    v: Any
+    weight: Any
+    bias: Any
+    fc1_weight: Any
+    fc1_bias: Any
+    fc2_weight: Any
+    fc2_bias: Any
+    other: Any = None
+
+
+class Kept(NamedTuple):
+    """What the forward pass keeps: two activations at most (v, and out if there is a ReLU), the rest small."""
+
+    v: Tensor
+    weight: Tensor | None  # γ
+    bias: Tensor | None  # β
+    fc1_weight: Tensor | None
+    fc1_bias: Tensor | None
+    fc2_weight: Tensor | None
+    fc2_bias: Tensor | None
+    scale: Tensor | None  # of the gate
+    hidden: Tensor | None  # behind the first layer and its ReLU
+    argument: Tensor | None  # of the gate
+    passed: Tensor | None  # the share of positions that the ReLU lets through, and their mean of v − center
+    center: Tensor
+    rest: Tensor
+    inv: Tensor
+    mean: Tensor
+    off: Tensor
+    out: Tensor | None
+
+
+# Back through a gate g = gate(t) from its gradient d: PyTorch's operations, with the constants of its gates.
+_BACK: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "sigmoid": lambda d, _, g: torch.ops.aten.sigmoid_backward(d, g),
+    "hard_sigmoid": lambda d, t, _: torch.ops.aten.hardsigmoid_backward(d, t),
+    "tanh": lambda d, _, g: torch.ops.aten.tanh_backward(d, g),
+    "relu": lambda d, _, g: torch.ops.aten.threshold_backward(d, g, 0),
+}
+
+
+def gradients(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
+    """The gradients that are needed, from that of the output; the others are None.
+
+    All but the first and the last pass is of size (N, C).
+    """
+    center, rest, inv = (plan.statistics.spread(x) for x in (kept.center, kept.rest, kept.inv))
+    gain = _times(inv, kept.weight)
+    dy = like(dy, kept.v)  # a sum's gradient is expanded, another layer's may lie in another layout
+    total, about_mean, dy = plan.passes.sums(dy, kept.v, kept.mean, kept.out, keep=need.other)
+    out = None if need.other else kept.out  # a dy that was kept is rectified already
+    moment = (about_mean + (kept.mean - center + rest) * total) * inv  # Σ dy·xhat
+
+    layers, dz, s = _of_layers(kept, plan, need, total, moment, gain)
+    if dz is None or s is None:
+        scale, du, du_xhat = gain.expand_as(kept.mean), total, moment
+    else:
+        # Σ du and Σ du·xhat of each map, where du = s·dy + dz/S, or s·dy where the ReLU lets nothing through.
+        share, mean_off = (1.0, kept.off) if kept.passed is None else kept.passed
+        scale, du, du_xhat = s * gain, s * total + dz * share, s * moment + dz * mean_off * inv
+
+    weight, bias = _of_affine(kept, need, du, du_xhat)
+    dv = _of_input(kept, plan, (center, rest, inv), (scale, du, du_xhat), dz, dy, out) if need.v else None
+    return Inputs._make((dv, weight, bias, *layers, dy if need.other else None))
+
+
+def _of_layers(
+    kept: Kept, plan: Plan, need: Inputs, total: Tensor, moment: Tensor, gain: Tensor
+) -> tuple[tuple[Tensor | None, ...], Tensor | None, Tensor | None]:
+    """Of the two layers; dz, of the squeeze; and the gate s. Without SE there are none.
+
+    ds = γ·inv·dA + β·dB, with dA = Σ dy·(v − center) and dB = Σ dy. Then, with z the squeeze, h the
+    hidden layer and t the gate's argument,
+
+        dt = gate′(t)·ds    dW2 = dtᵀ·h    dh = (dt·W2)·[h > 0]    dW1 = dhᵀ·z    dz = dh·W1
+    """
+    w1, w2, scale, hidden, argument = (kept.fc1_weight, kept.fc2_weight, kept.scale, kept.hidden, kept.argument)
+    if w1 is None or w2 is None or scale is None or hidden is None or argument is None:
+        return (None,) * 4, None, None
+    to = total.dtype
+    gate = GATES[plan.gate](argument)
+    ds = _times(moment, kept.weight)
+    ds = ds if kept.bias is None else ds + total * kept.bias.to(to)
+    dt = _BACK[plan.gate](ds * scale.to(to), argument, gate)
+    dh = (dt @ w2.to(to)) * (hidden > 0)
+    layers = (
+        (dh.T @ squeezed(kept.off, kept.passed, gain, kept.bias)).to(w1.dtype) if need.fc1_weight else None,
+        dh.sum(0).to(kept.fc1_bias.dtype) if need.fc1_bias and kept.fc1_bias is not None else None,
+        (dt.T @ hidden).to(w2.dtype) if need.fc2_weight else None,
+        dt.sum(0).to(kept.fc2_bias.dtype) if need.fc2_bias and kept.fc2_bias is not None else None,
+    )
+    return layers, dh @ w1.to(to), gate * scale.to(to)
+
+
+def _of_affine(kept: Kept, need: Inputs, du: Tensor, du_xhat: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Of the normalisation's weight and bias: dγ = Σ du·xhat and dβ = Σ du, over samples and space."""
+    weight, bias = kept.weight, kept.bias
+    return (
+        du_xhat.sum(0).to(weight.dtype) if need.weight and weight is not None else None,
+        du.sum(0).to(bias.dtype) if need.bias and bias is not None else None,
+    )
+
+
+def _of_input(
+    kept: Kept,
+    plan: Plan,
+    moments: tuple[Tensor, Tensor, Tensor],
+    sums: tuple[Tensor, Tensor, Tensor],
+    dz: Tensor | None,
+    dy: Tensor,
+    out: Tensor | None,
+) -> Tensor:
+    """Of v: dv = s·γ·inv·dy − inv²·⟨γ·du·xhat⟩·(v − center) + γ·inv·dz/S − inv·⟨γ·du⟩.
+
+    ⟨ ⟩ is the mean over all that shares its statistics. Where SE is given the rectified normalisation,
+    the third term counts only where the ReLU lets something through.
+    """
+    (center, rest, inv), (scale, du, du_xhat) = moments, sums
+    space = kept.v[0, 0].numel()
+    mean, mean_xhat = plan.statistics.averages(_times(du, kept.weight), _times(du_xhat, kept.weight), space)
+    c1 = -inv * inv * mean_xhat
+    c0 = rest * c1 - inv * mean  # v is measured from the rounded center, `rest` away from the exact one
+    spread = None if dz is None else _times(inv, kept.weight) * dz / space
+    if spread is not None and not plan.rectified:
+        c0, spread = c0 + spread, None
+    return plan.passes.input(dy, kept.v, center, scale, c1, c0, out, spread)
+
+
+def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
+    """The same gradients as a graph that can be differentiated again: from the equations as they stand."""
+    inputs = Inputs(*kept[:7])
+    wanted = [i for i, needed in enumerate(need[:7]) if needed]
+    dy = dy if kept.out is None else torch.where(kept.out <= 0, 0, dy)
+    with exactly(kept.v):
+        y = plan.statistics.normalised(kept.v, kept.weight, kept.bias)
+        y = F.relu(y) if plan.rectified else y
+        if plan.gate:
+            y = y * _se_gate(y, *inputs[3:7], kept.scale, "avg", plan.gate)  # type: ignore[arg-type]
+    found = dict(zip(wanted, torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True), strict=True))
+    return Inputs._make((*map(found.get, range(7)), dy if need.other else None))
+
+
+def exactly(v: Tensor) -> AbstractContextManager[Any]:
+    """No autocast: the small layers are computed in the dtype of the sums."""
+    device = v.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def squeezed(off: Tensor, passed: Tensor | None, gain: Tensor, bias: Tensor | None) -> Tensor:
+    """Equation 2 of the normalisation, or of its ReLU, from means over space: (N, C)."""
+    share, mean_off = (1.0, off) if passed is None else passed
+    z: Tensor = mean_off * gain
+    return z if bias is None else z + share * bias.to(gain.dtype)
+
+
+def _times(x: Tensor, weight: Tensor | None) -> Tensor:
+    return x if weight is None else x * weight.to(x.dtype)

@@ -1,0 +1,89 @@
+"""Names of torch that it does not promise to keep, and on which the fused pass depends.
+
+They say who is looking at the operations, so that the pass steps aside. A torch without one of them
+must not stop a training: then nothing is fused, and the log says so once. No other file of `fused` uses
+a private name of torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as every_module
+
+__all__ = ["NAMES", "available", "hooks_of", "is_being_traced", "tensors_of", "version"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
+
+NAMES: Mapping[str, tuple[str, ...]] = {  # by owner; of a class, what its instances have
+    "_C": ("_is_tracing", "_len_torch_dispatch_stack"),
+    "_C._functorch": ("maybe_current_level",),
+    "autograd.forward_ad": ("_current_level",),
+    "nn.modules.module": _GLOBAL_HOOKS,
+    "nn.Module": (*_HOOKS, "_parameters", "_buffers"),
+    "Tensor": ("_version",),
+    "ops.aten": ("sigmoid_backward", "hardsigmoid_backward", "tanh_backward", "threshold_backward"),
+}
+
+log = logging.getLogger("senet")
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this torch has all of `NAMES`; what is missing is logged once."""
+    missing = [f"torch.{owner}.{name}" for owner, names in NAMES.items() for name in names if not _has(owner, name)]
+    if missing:
+        log.warning(
+            "torch %s has no %s: normalisation and SE run one after the other, which is as right but slower",
+            *(torch.__version__, ", ".join(missing)),
+        )
+    return not missing
+
+
+def _has(owner: str, name: str) -> bool:
+    try:
+        found: Any = functools.reduce(getattr, owner.split("."), torch)
+        return hasattr(found() if isinstance(found, type) else found, name)
+    except AttributeError:
+        return False
+
+
+def is_being_traced() -> bool:
+    """Whether something looks at single operations or at every module, or whether that cannot be known.
+
+    A compiler, a tracer, a dispatch mode, a function transform and a global hook must see the equations
+    as they stand.
+    """
+    return bool(
+        not available()
+        or torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.maybe_current_level() is not None
+        or forward_ad._current_level >= 0
+        or any(getattr(every_module, hooks) for hooks in _GLOBAL_HOOKS)
+    )
+
+
+def hooks_of(module: nn.Module) -> Iterator[object]:
+    """The hooks that wait for this module's call, forward and backward."""
+    for hooks in _HOOKS:
+        yield from (getattr(module, hooks) or {}).values()
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor | None]:
+    """The module's own parameters and buffers; faster than through the public iterators, which recurse."""
+    yield from module._parameters.values()
+    yield from module._buffers.values()
+
+
+def version(x: Tensor) -> int:
+    """How often x was written to."""
+    return x._version
