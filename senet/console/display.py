@@ -13,27 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import TextIO
 
     from rich.console import RenderableType
-    from torch import nn
-
-    from senet.cost.cost import Cost
-    from senet.insertion import Site
 
 __all__ = [
-    "blocks_table",
     "bytes_of",
-    "comparison_table",
     "console",
-    "cost_tables",
     "count",
-    "inserted_table",
     "plain_text",
     "share",
     "show",
-    "sites_table",
     "table",
 ]
 
@@ -105,92 +96,3 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for row in rows:
         result.add_row(*row)
     return Group(Text(title, style="bold"), result, "")  # a title of the table's own would fold at its width
-
-
-def sites_table(found: Sequence[Site], title: str) -> RenderableType:
-    """Where SE can go, and why: one row per site."""
-    rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
-    return table(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
-
-
-def inserted_table(blocks: Mapping[str, nn.Module], title: str) -> RenderableType:
-    """The SE blocks that were put in: one row per block."""
-    rows = []
-    for name, block in blocks.items():
-        parameters = sum(parameter.numel() for parameter in block.parameters())
-        rows.append((name, str(block.in_channels), str(block.width), count(parameters)))
-    return table(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))
-
-
-def cost_tables(cost: Cost) -> list[RenderableType]:
-    """What a network costs and what of it is SE's, in all and per SE block."""
-    rows = [
-        ("parameters", count(cost.parameters), count(cost.se_parameters), share(cost.se_parameters_share)),
-        (
-            "multiply-adds",
-            count(cost.multiply_adds),
-            count(cost.se_multiply_adds),
-            share(cost.se_multiply_adds_share),
-        ),
-        ("rescaling (multiplications beside these)", "", count(cost.rescaling), ""),
-        (
-            "activations kept for the backward pass",
-            bytes_of(cost.activation_bytes),
-            bytes_of(cost.se_activation_bytes),
-            share(cost.se_activation_bytes_share),
-        ),
-    ]
-    if cost.latency_ratio is not None:
-        rows.append(("time of a forward pass, over that without SE", f"{cost.latency_ratio:.3f} ×", "", ""))
-    columns = ("", "in all", "in SE", "share")
-    tables = [table(f"Cost on {cost.example}", columns, rows, numbers=range(1, 4))]
-    return [*tables, blocks_table(cost)] if cost.blocks else tables
-
-
-def blocks_table(cost: Cost) -> RenderableType:
-    """What each SE block costs: one row per block."""
-    rows = [
-        (
-            block.name,
-            "–" if block.channels is None else str(block.channels),
-            "–" if block.width is None else str(block.width),
-            count(block.parameters),
-            count(block.multiply_adds),
-            count(block.rescaling),
-            bytes_of(block.activation_bytes),
-        )
-        for block in cost.blocks
-    ]
-    columns = ("block", "channels", "width", "parameters", "multiply-adds", "rescaling", "activations")
-    return table(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
-
-
-def comparison_table(plain: Cost, se: Cost, title: str) -> RenderableType:
-    """What the network costs without SE and with it, side by side."""
-    rows = [
-        ("parameters", count(plain.parameters), count(se.parameters), _more(plain.parameters, se.parameters)),
-        (
-            "multiply-adds",
-            count(plain.multiply_adds),
-            count(se.multiply_adds),
-            _more(plain.multiply_adds, se.multiply_adds),
-        ),
-        ("rescaling (multiplications beside these)", count(plain.rescaling), count(se.rescaling), ""),
-        (
-            "activations kept for the backward pass",
-            bytes_of(plain.activation_bytes),
-            bytes_of(se.activation_bytes),
-            _more(plain.activation_bytes, se.activation_bytes),
-        ),
-    ]
-    if se.latency_ratio is not None:
-        more = _more(1, se.latency_ratio)
-        rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
-    return table(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
-
-
-def _more(plain: float, se: float) -> str:
-    if not plain:
-        return ""
-    fraction = se / plain - 1
-    return ("+" if fraction > 0 else "−" if fraction < 0 else "±") + share(abs(fraction))

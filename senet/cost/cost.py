@@ -108,8 +108,9 @@ class Cost:
 
     def __str__(self) -> str:
         from senet.console import display
+        from senet.cost.tables import cost_tables
 
-        return display.plain_text(*display.cost_tables(self))
+        return display.plain_text(*cost_tables(self))
 
 
 def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from senet.data.context import CLASSES, SIDE, draw_context
 from senet.data.image_folders import class_indices, read_folder, stratified_split
 from senet.data.images import (
     ArrayImages,
@@ -128,7 +129,8 @@ def open_data(
     """Find labelled images by name; nothing is decoded but one image of each class, to see that it can be.
 
     Args:
-        name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8 pixels, embedded in it), a folder of
+        name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8 pixels, embedded in it), `context` (a made
+            task that only a view of the whole picture can solve: `senet.data.context`), a folder of
             class folders (with train/ and val/ and/or test/ inside, or else split by us, 80/20 within each
             class), `torchvision:NAME`, or `wds:` with WebDataset's shards, such as `wds:path/{0000..0099}.tar`.
         classes: for evaluation: a JSON file that names the network's classes in order (or name -> index),
@@ -144,6 +146,8 @@ def open_data(
     """
     if str(name) == "digits":
         source = _digits(split_seed)
+    elif str(name) == "context":
+        source = _context()
     elif str(name).startswith("wds:"):
         source = _shards(str(name), split_seed)
     elif str(name).startswith("torchvision:"):
@@ -235,6 +239,11 @@ def _digits(split_seed: int) -> DataSource:
     classes = tuple("0123456789")
     train, val, test = _in_order(_divided(images, classes, split_seed))
     return DataSource("digits", classes, train, val, test, native_size=8, flip=False)
+
+
+def _context() -> DataSource:
+    train, val = (ArrayImages(*draw_context(count, seed)) for count, seed in ((2400, 0), (600, 1)))
+    return DataSource("context", CLASSES, train, val, None, native_size=SIDE, flip=False)
 
 
 def _data_root(given: str | Path | None) -> Path:

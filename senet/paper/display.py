@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from senet.console.display import count, share, table
 from senet.errors import InputError
 from senet.extras import extra
-from senet.report.figures import save_figure
+from senet.report.figures import COLOURS, save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,20 +219,19 @@ def write_figure(tables: PaperTables, path: Path) -> None:
 
 def accuracy_figure(tables: PaperTables) -> Figure:
     """The accuracy that the paper reports against the multiply-adds that we count, plain and with SE."""
-    from senet.study.comparison.plots import PLAIN, SE
-
+    plain_colour, se_colour = COLOURS[:2]
     figure: Figure = extra("matplotlib.figure", "study").Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     for row, counted in (*tables.imagenet, *tables.mobile):
         x, accuracy = counted.multiply_adds / 1e9, 100 - row.se_error[0]
         if row.error is not None:
             plain_x, plain = counted.plain_multiply_adds / 1e9, 100 - row.error[0]
-            axes.plot((plain_x, x), (plain, accuracy), color=SE, linewidth=1)
-            axes.plot(plain_x, plain, color=PLAIN, marker="o")
-        axes.plot(x, accuracy, color=SE, marker="D")
+            axes.plot((plain_x, x), (plain, accuracy), color=se_colour, linewidth=1)
+            axes.plot(plain_x, plain, color=plain_colour, marker="o")
+        axes.plot(x, accuracy, color=se_colour, marker="D")
         title = row.title.partition(" (")[0]  # longer ones would run into each other
         axes.annotate(title, (x, accuracy), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    for label, colour, marker in (("plain", PLAIN, "o"), ("with SE", SE, "D")):
+    for label, colour, marker in (("plain", plain_colour, "o"), ("with SE", se_colour, "D")):
         axes.plot([], [], color=colour, marker=marker, linestyle="none", label=label)
     axes.set_xscale("log")
     ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from senet.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from senet.data.sources import DataSource
     from senet.recipe.recipe import Changes
 
 __all__ = ["Recipe", "recipe_for"]
 
 
+class _Images(Protocol):
+    """What the choice depends on: `senet.data.sources.DataSource` has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def small(self) -> bool: ...
+
+
 def recipe_for(
-    source: DataSource,
+    source: _Images,
     *,
     pretrained: bool,
     recipe: str | Path | Recipe | None = None,
@@ -26,6 +35,7 @@ def recipe_for(
 
     | | batch | epochs | learning rate | weight decay |
     |---|---|---|---|---|
+    | context, from scratch | 64 | 10 | 0.05 | 5e-4 |
     | digits, from scratch | 64 | 15 | 0.05 | 5e-4 |
     | images of at most 64 pixels, from scratch | 128 | 30 | 0.1 | 5e-4 |
     | photos, from scratch | 64 | 60 | 0.05 | 1e-4 |
@@ -50,6 +60,8 @@ def recipe_for(
         base = read_recipe(recipe)
     elif pretrained:
         base = Recipe(32, 5, 0.01)
+    elif source.name == "context":
+        base = Recipe(64, 10, 0.05, weight_decay=5e-4)
     elif source.name == "digits":
         base = Recipe(64, 15, 0.05, weight_decay=5e-4)
     elif source.small:

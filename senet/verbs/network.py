@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,17 @@ from torch import Tensor, nn
 from senet import flags
 from senet.block import SESpec
 from senet.console import display
+from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
 from senet.verbs.place import Place, is_inserted
 from senet.words import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+
+    from senet.insertion import Site
 
 __all__ = ["Network", "cost", "insert", "models", "sites"]
 
@@ -74,7 +83,7 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
 
     found = select(find(*network.make(), placement=placement), where)
     title = f"SE can go into {network.model} in {counted(len(found), 'place')}"
-    display.show(display.sites_table(found, title))
+    display.show(_sites_table(found, title))
 
 
 def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None, force: bool = False) -> None:
@@ -103,7 +112,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
     same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
     display.show(
-        display.inserted_table(found, f"SE is in {network.model}, in {counted(len(found), 'place')}"),
+        _inserted_table(found, f"SE is in {network.model}, in {counted(len(found), 'place')}"),
         f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
         f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
         f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); senet.load({out!r}) makes it again.",
@@ -147,7 +156,7 @@ def cost(
     se = count(with_se, example, latency=latency)
     plain = count(remove(with_se), example)
     title = f"What {network.model} costs, on {se.example}"
-    display.show(display.comparison_table(plain, se, title), display.blocks_table(se))
+    display.show(comparison_table(plain, se, title), blocks_table(se))
 
 
 def _paper_tables(out: str | None) -> None:
@@ -193,3 +202,18 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
             if isinstance(module, kind):
                 return (module.in_channels, *[_UNKNOWN_SIZE] * dimensions)
     return (3, _UNKNOWN_SIZE, _UNKNOWN_SIZE)
+
+
+def _sites_table(found: Sequence[Site], title: str) -> RenderableType:
+    """Where SE can go, and why: one row per site."""
+    rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
+    return display.table(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
+
+
+def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> RenderableType:
+    """The SE blocks that were put in: one row per block."""
+    rows = []
+    for name, block in blocks.items():
+        parameters = sum(parameter.numel() for parameter in block.parameters())
+        rows.append((name, str(block.in_channels), str(block.width), display.count(parameters)))
+    return display.table(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.console import display
 from senet.console.progress import duration
+from senet.cost.tables import comparison_table
 from senet.data import unreadable as badfiles
 from senet.insertion.rules.findings import counted
 from senet.study.statistics import Bootstrap, Difference, points, to_json
@@ -152,7 +153,7 @@ class Comparison:
             display.table("", columns, self._accuracy(), numbers=range(1, 4)),
             *self._intervals(),
             "",
-            display.comparison_table(self.plain.cost, self.se.cost, "Cost of one image"),
+            comparison_table(self.plain.cost, self.se.cost, "Cost of one image"),
             f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with SE "
             f"({times[1] / times[0]:.2f} ×)",
             "",

@@ -26,6 +26,7 @@ from senet.zoo.networks import (
     resnet,
     senet154,
     shake_shake,
+    short_sighted,
     shufflenet,
     vgg,
     wide_resnet,
@@ -48,6 +49,7 @@ _FAMILIES = (
     preact_resnet,
     wide_resnet,
     shake_shake,
+    short_sighted,
 )
 _NETWORKS: Mapping[str, Entry] = MappingProxyType(
     {name: entry for family in _FAMILIES for name, entry in family.NETWORKS.items()}

@@ -1,0 +1,98 @@
+"""What a network costs, as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from senet.console.display import bytes_of, count, share, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from senet.cost.cost import Cost
+
+__all__ = ["blocks_table", "comparison_table", "cost_tables"]
+
+
+def cost_tables(cost: Cost) -> list[RenderableType]:
+    """What a network costs and what of it is SE's, in all and per SE block."""
+    rows = [
+        (
+            "parameters",
+            count(cost.parameters),
+            count(cost.se_parameters),
+            share(cost.se_parameters_share),
+        ),
+        (
+            "multiply-adds",
+            count(cost.multiply_adds),
+            count(cost.se_multiply_adds),
+            share(cost.se_multiply_adds_share),
+        ),
+        ("rescaling (multiplications beside these)", "", count(cost.rescaling), ""),
+        (
+            "activations kept for the backward pass",
+            bytes_of(cost.activation_bytes),
+            bytes_of(cost.se_activation_bytes),
+            share(cost.se_activation_bytes_share),
+        ),
+    ]
+    if cost.latency_ratio is not None:
+        rows.append(("time of a forward pass, over that without SE", f"{cost.latency_ratio:.3f} ×", "", ""))
+    columns = ("", "in all", "in SE", "share")
+    tables = [table(f"Cost on {cost.example}", columns, rows, numbers=range(1, 4))]
+    return [*tables, blocks_table(cost)] if cost.blocks else tables
+
+
+def blocks_table(cost: Cost) -> RenderableType:
+    """What each SE block costs: one row per block."""
+    rows = [
+        (
+            block.name,
+            "–" if block.channels is None else str(block.channels),
+            "–" if block.width is None else str(block.width),
+            count(block.parameters),
+            count(block.multiply_adds),
+            count(block.rescaling),
+            bytes_of(block.activation_bytes),
+        )
+        for block in cost.blocks
+    ]
+    columns = ("block", "channels", "width", "parameters", "multiply-adds", "rescaling", "activations")
+    return table(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
+
+
+def comparison_table(plain: Cost, se: Cost, title: str) -> RenderableType:
+    """What the network costs without SE and with it, side by side."""
+    rows = [
+        (
+            "parameters",
+            count(plain.parameters),
+            count(se.parameters),
+            _more(plain.parameters, se.parameters),
+        ),
+        (
+            "multiply-adds",
+            count(plain.multiply_adds),
+            count(se.multiply_adds),
+            _more(plain.multiply_adds, se.multiply_adds),
+        ),
+        ("rescaling (multiplications beside these)", count(plain.rescaling), count(se.rescaling), ""),
+        (
+            "activations kept for the backward pass",
+            bytes_of(plain.activation_bytes),
+            bytes_of(se.activation_bytes),
+            _more(plain.activation_bytes, se.activation_bytes),
+        ),
+    ]
+    if se.latency_ratio is not None:
+        more = _more(1, se.latency_ratio)
+        rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
+    return table(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
+
+
+def _more(plain: float, se: float) -> str:
+    if not plain:
+        return ""
+    fraction = se / plain - 1
+    return ("+" if fraction > 0 else "−" if fraction < 0 else "±") + share(abs(fraction))
