@@ -213,7 +213,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         more = _details(op, args, kwargs)
         constants = len(known) - len(operands)
         made = tree_leaves(result)
-        for tensor in made[:1] if op == "log_sigmoid_forward" else made:  # its second is a buffer for the backward pass
+        # A norm's statistics and a log-sigmoid's buffer are for the backward pass; as values they would be three
+        # results of one layer, of which none is the only one.
+        for tensor in made[:1] if "norm" in op or op == "log_sigmoid_forward" else made:
             if isinstance(tensor, Tensor):
                 in_place = any(tensor is given for given in tensors)
                 index = self.new(op, operands, constants, tensor, **more)

@@ -19,6 +19,7 @@ __all__ = [
     "SPLITS",
     "attends",
     "convolutions",
+    "first_attention",
     "inside",
     "is_activation",
     "is_linear",
@@ -28,6 +29,7 @@ __all__ = [
     "self_gated",
     "spatial_convolutions",
     "splits_channels",
+    "upsamples",
 ]
 
 ACTIVATIONS = frozenset(activation.op for activation in activations.ACTIVATIONS)
@@ -46,6 +48,12 @@ LAYOUT = frozenset(
 )
 LINEAR = NORMS | LAYOUT | frozenset("convolution add mul div native_dropout dropout alias".split())
 SPLITS = frozenset("slice split split_with_sizes narrow select unbind chunk".split())
+_ATTENTIONS = (
+    "_scaled_dot_product",
+    "_flash_attention",
+    "_transformer_encoder_layer_fwd",
+    "_native_multi_head_attention",
+)
 _UPSAMPLINGS = frozenset(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d "
@@ -133,14 +141,21 @@ def _distinct(value: Value) -> list[int]:
 
 def is_linear(flow: Dataflow, values: Iterable[int]) -> bool:
     """Whether `values` holds no activation: convolutions and normalisations alone are one linear map."""
-    return not any(flow.values[index].op in ACTIVATIONS | SOFTMAXES for index in values)
+    return not any(flow.values[index].op in ACTIVATIONS for index in values)
 
 
 def attends(flow: Dataflow) -> bool:
     """Whether the network has attention: products of tokens with tokens under a softmax."""
-    ops = {value.op for value in flow.values}
-    fused = any(op.startswith(("_scaled_dot_product", "_flash_attention")) for op in ops)
-    return fused or ("_softmax" in ops and bool(ops & {"bmm", "baddbmm"}))
+    return first_attention(flow) is not None
+
+
+def first_attention(flow: Dataflow) -> int | None:
+    """The first value that attention makes; None in a network that has none."""
+    multiplies = any(value.op in ("bmm", "baddbmm") for value in flow.values)
+    for value in flow.values:
+        if value.op.startswith(_ATTENTIONS) or (multiplies and value.op == "_softmax"):
+            return value.index
+    return None
 
 
 def splits_channels(flow: Dataflow, values: Iterable[int]) -> bool:
@@ -160,7 +175,7 @@ def is_split(value: Value) -> bool:
 
 def only_upsampled(flow: Dataflow, fork: int, target: int, own: frozenset[int]) -> bool:
     """Whether every path from `fork` to `target` within `own` goes through an upsampling."""
-    if not any(_upsamples(flow.values[index]) for index in own):
+    if not upsamples(flow, own):
         return False
     reached = {fork}
     for index in sorted(own):
@@ -168,6 +183,11 @@ def only_upsampled(flow: Dataflow, fork: int, target: int, own: frozenset[int]) 
         if not _upsamples(value) and any(operand in reached for operand in value.operands):
             reached.add(index)
     return target not in reached
+
+
+def upsamples(flow: Dataflow, values: Iterable[int]) -> bool:
+    """Whether a map is made larger among `values`."""
+    return any(_upsamples(flow.values[index]) for index in values)
 
 
 def _upsamples(value: Value) -> bool:

@@ -26,6 +26,7 @@ __all__ = ["RULES", "find"]
 Rule = Callable[[Dataflow, frozenset[int]], Iterator[Finding]]
 RULES: Mapping[str, Rule] = {"residual": residual, "aggregated": aggregated, "dense": dense, "plain": plain}
 _ENOUGH = 0.25  # of the spatial convolutions: then a rule is what the network is built on
+_ENOUGH_RESIDUAL = 0.2  # a detector's neck and heads have convolutions of their own: 23 of YOLOv5's 30
 
 
 def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str) -> list[Site]:
@@ -48,8 +49,11 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
     found: dict[tuple[str, str], Site] = {}
     refused = [(f.value, f.reason) for f in looked_at if not f.is_site]
     for (finding, unit), option in zip(places, unique(flow, options), strict=True):
-        if option is None:
-            refused.append((finding.value, f"{finding.reason}, but {why_none(placement, unit.rule)}"))
+        problem = why_none(placement, unit.rule) if option is None else ""
+        if flow.values[unit.value].dtype.is_complex:
+            problem = "its map is complex, and SE squeezes and rescales real numbers"
+        if option is None or problem:
+            refused.append((finding.value, f"{finding.reason}, but {problem}"))
             continue
         site = _site(flow, finding, unit.rule, option, placement)
         found.setdefault((site.name, site.position), site)
@@ -61,7 +65,7 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
 def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Finding], list[Finding]]:
     """The findings of the rule that the network is built on, and those of all rules.
 
-    Residual where its branches hold a quarter of the spatial convolutions; else whichever of the concatenating
+    Residual where its branches hold a fifth of the spatial convolutions; else whichever of the concatenating
     rules holds most, if a quarter; else plain; else residual with branches of 1×1 convolutions alone, in a network
     without attention; else any that found something.
     """
@@ -69,8 +73,8 @@ def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Fin
     everything = _layers(flow, (i for i in range(len(flow.values)) if i not in squeezed))
     share = {name: _share(flow, found, everything) for name, found in findings.items()}
     best = max(("aggregated", "dense"), key=lambda name: share[name])
-    order = ["residual", best, "plain"]
-    kind = next((name for name in order if share[name] >= _ENOUGH), max(share, key=lambda name: share[name]))
+    enough = {"residual": _ENOUGH_RESIDUAL, best: _ENOUGH, "plain": _ENOUGH}
+    kind = next((name for name in enough if share[name] >= enough[name]), max(share, key=lambda name: share[name]))
     if share[kind] < _ENOUGH and not attends(flow):  # RepViT: the spatial convolutions are outside the branches
         mixers = list(residual(flow, squeezed, pointwise=True))
         if any(finding.unit is not None for finding in mixers):
@@ -135,6 +139,8 @@ def _nothing_found(
             f"{network} holds SE already wherever it could go ({counted(len(units), 'place')}): {looked_at}. "
             f"`senet.remove` takes out SE that is a module of its own"
         )
+    if any(value.dtype.is_complex and len(value.shape) > 2 for value in flow.values):
+        return f"{network} has no {kind}: its maps are complex, and SE squeezes and rescales real numbers"
     if not places:
         layers = counted(len(convolutions(flow, range(len(flow.values)))), "convolution")
         return (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from senet.insertion.reading.dataflow import Dataflow, Value
-from senet.insertion.reading.operations import convolutions, is_split, only_upsampled, spatial_convolutions
-from senet.insertion.reading.walk import Paths, Unit, after_concatenation, part
+from senet.insertion.reading.operations import convolutions, is_split, spatial_convolutions, upsamples
+from senet.insertion.reading.walk import Unit, after_concatenation, part
 from senet.insertion.rules.findings import Finding, counted
 
 __all__ = ["aggregated", "dense"]
@@ -26,7 +26,7 @@ def aggregated(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
             problem = "lists of results, not maps"
         elif not spatial_convolutions(flow, region):
             problem = "its branches hold no spatial convolution"
-        elif _across_scales(flow, operands, paths):
+        elif upsamples(flow, region):
             problem = "a fusion across scales: one part comes back from a smaller map"
         elif passing and (branches == 2 or _concatenates(flow, region)):
             problem = "new channels beside old ones, not branches of one block"
@@ -51,7 +51,7 @@ def dense(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
     seen: set[int] = set()
     for value, operands in _concatenations(flow, squeezed):
         paths = part(flow, operands)
-        if paths is None or _across_scales(flow, operands, paths):
+        if paths is None or any(upsamples(flow, path) for path in paths.to):
             yield Finding(value.index, "a fusion across scales or of different inputs")
             continue
         passing = {o for o, path in zip(operands, paths.to, strict=True) if not convolutions(flow, path)}
@@ -130,9 +130,3 @@ def _concatenates(flow: Dataflow, values: frozenset[int]) -> bool:
 
 def _pools(flow: Dataflow, values: frozenset[int]) -> bool:
     return any("pool" in flow.values[index].op for index in values)
-
-
-def _across_scales(flow: Dataflow, operands: tuple[int, ...], paths: Paths) -> bool:
-    return any(
-        only_upsampled(flow, paths.fork, operand, path) for operand, path in zip(operands, paths.to, strict=True)
-    )

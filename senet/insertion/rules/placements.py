@@ -109,7 +109,10 @@ def _behind(flow: Dataflow, operand: int, own: frozenset[int], join: int) -> Ite
 
 
 def _inner(flow: Dataflow, unit: Unit) -> Iterator[Option]:
-    *others, last = spatial_convolutions(flow, unit.own)
+    found = spatial_convolutions(flow, unit.own)
+    if not found:
+        return
+    *others, last = found
     before = {last}
     for index in sorted(unit.own, reverse=True):
         if index in before:

@@ -9,8 +9,8 @@ from senet.insertion.reading.dataflow import Dataflow
 from senet.insertion.reading.operations import (
     LAYOUT,
     LINEAR,
-    attends,
     convolutions,
+    first_attention,
     inside,
     is_activation,
     spatial_convolutions,
@@ -26,12 +26,19 @@ _STEM = 4  # units: what a transformer cuts its picture into tokens with, as LeV
 def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
     """Convolution units, each up to its activation; a depthwise convolution and the 1×1 behind it are one unit.
 
-    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. A network that attends has
-    none where its few convolutions only cut the picture into tokens; a longer encoder before the attention counts.
+    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. In a network that attends
+    only an encoder before the attention counts (Wav2Vec2), and not a few convolutions that cut a picture into tokens.
     """
-    found = list(_units(flow, squeezed))
-    if not attends(flow) or sum(finding.unit is not None for finding in found) > _STEM:
+    end = first_attention(flow)
+    found = [finding for finding in _units(flow, squeezed) if end is None or _is_encoder(flow, finding, end)]
+    if end is None or sum(finding.unit is not None for finding in found) > _STEM:
         yield from found
+
+
+def _is_encoder(flow: Dataflow, finding: Finding, attention: int) -> bool:
+    """Whether a unit stands before the attention and is no grouped convolution, which adds positions to tokens."""
+    kinds = [kind for _, kind in inside(flow, finding.unit.own)] if finding.unit is not None else []
+    return finding.value < attention and not (kinds and all(kind.groups > 1 for kind in kinds))
 
 
 def _units(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:

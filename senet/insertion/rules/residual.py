@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from senet.insertion.reading.dataflow import Dataflow
 from senet.insertion.reading.operations import (
+    SOFTMAXES,
     attends,
     convolutions,
+    inside,
     is_linear,
     only_upsampled,
     spatial_convolutions,
@@ -18,12 +20,17 @@ from senet.insertion.rules.findings import Finding, counted
 
 __all__ = ["residual"]
 
+_PICTURE = 4  # channels of an input that is a picture
+_BLOCK = 8  # convolutions on the branch of one block, at most
+
 
 def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = False) -> Iterator[Finding]:
     """Additions of a branch of convolutions to a shortcut: the block's input itself, or a projection of it.
 
-    Branches of 1×1 convolutions alone count only where `pointwise` says so.
+    Of residual units within residual units the inner ones count. Branches of 1×1 convolutions alone count only where
+    `pointwise` says so.
     """
+    found: list[Finding] = []
     for value in flow.values:
         if value.op != "add" or len(value.operands) != 2 or len(value.shape) < 3 or value.index in squeezed:
             continue
@@ -34,7 +41,21 @@ def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = Fals
         if paths is None:
             yield Finding(value.index, "what it adds comes from different inputs")
             continue
-        yield _judge(flow, value.index, (a, b), paths, squeezed, pointwise)
+        found.append(_judge(flow, value.index, (a, b), paths, squeezed, pointwise))
+    for finding in found:
+        # RRDBNet adds around three blocks that add, and once more around all of them: SE on the outside too would
+        # rescale the same features two and three times.
+        if finding.unit is not None and _is_made_of_units(flow, finding.unit, found):
+            yield Finding(finding.value, "its branch is made of residual units, which count")
+        else:
+            yield finding
+
+
+def _is_made_of_units(flow: Dataflow, outer: Unit, found: list[Finding]) -> bool:
+    """Whether most spatial convolutions of a branch are on the branches of units within it."""
+    within = (other.unit for other in found if other.unit is not None and other.value in outer.own)
+    held = frozenset[int]().union(*(unit.own for unit in within))
+    return 2 * len(spatial_convolutions(flow, held)) > len(spatial_convolutions(flow, outer.own))
 
 
 def _judge(
@@ -66,6 +87,10 @@ def _judge(
 def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, pointwise: bool) -> str:
     if in_branch == 0:
         return "neither side holds a convolution"
+    if in_shortcut == 0 and _is_skip_of_input(flow, unit, in_branch):
+        return "a skip of the picture itself around the network, whose inside counts"
+    if _is_running_sum(flow, unit):
+        return "a running sum of what several blocks hand out, not a block"
     if not pointwise and not spatial_convolutions(flow, unit.own):
         return "its branch holds no spatial convolution, only 1×1"
     if in_branch == in_shortcut:
@@ -77,6 +102,8 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
         return "a sum inside a block that splits its channels"
     if is_linear(flow, unit.own) and _is_twin_or_position(flow, unit):
         return "its branches are linear: twins that can be merged into one convolution, or a position"
+    if _is_attention_or_position(flow, unit):
+        return "its branch is attention, or the position of a token"
     if only_upsampled(flow, unit.fork, unit.output, unit.own) and not only_upsampled(
         flow, unit.fork, unit.shortcut, unit.own_shortcut
     ):
@@ -89,15 +116,50 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
 def _is_twin_or_position(flow: Dataflow, unit: Unit) -> bool:
     """Of linear branches: parallel ones (RepVGG), one beside a normalised identity, or a depthwise one alone."""
     parallel = any(flow.values[index].op == "add" and len(flow.values[index].operands) > 1 for index in unit.own)
-    kinds = [flow.values[index].convolution for index in convolutions(flow, unit.own)]
-    depthwise = all(kind is not None and kind.depthwise for kind in kinds)
+    depthwise = all(kind.depthwise for _, kind in inside(flow, unit.own))
     return parallel or bool(unit.own_shortcut) or depthwise or attends(flow)
+
+
+def _is_attention_or_position(flow: Dataflow, unit: Unit) -> bool:
+    """Of 1×1 and depthwise convolutions around a softmax (MobileViT v2), or one grouped beside tokens (Wav2Vec2)."""
+    kinds = [kind for _, kind in inside(flow, unit.own)]
+    ops = {flow.values[index].op for index in unit.own}
+    if len(kinds) == 1 and kinds[0].groups > 1 and not unit.own_shortcut and not ops & {"addmm", "mm", "bmm"}:
+        return attends(flow)
+    if not ops & SOFTMAXES or any(kind.spatial and not kind.depthwise for kind in kinds):
+        return False
+    last = max(index for index in unit.own if flow.values[index].op in SOFTMAXES)
+    projects = is_linear(flow, (index for index in unit.own if index > last))
+    return projects or not any(kind.spatial for kind in kinds)
+
+
+def _is_skip_of_input(flow: Dataflow, unit: Unit, in_branch: int) -> bool:
+    """Whether the shortcut is the network's input: a picture, or anything around a whole network (VDSR).
+
+    A block that stands alone has its input for a shortcut as well. Its few convolutions and many channels tell.
+    """
+    value = flow.values[unit.fork]
+    return value.op == "input" and in_branch > (_BLOCK if value.shape[1] > _PICTURE else 2)
+
+
+def _is_running_sum(flow: Dataflow, unit: Unit) -> bool:
+    """Whether the sum goes on as a sum only: WaveNet adds up what each of its blocks hands out beside its output.
+
+    A block's output is what the next block is given. Here nothing but the next addition is given what was added up, and
+    that adds what was made since. At the end nothing but this addition is given an earlier such sum.
+    """
+    shortcut = flow.values[unit.shortcut]
+    if shortcut.op == "add" and len(shortcut.operands) == 2 and len(flow.consumers[unit.shortcut]) == 1:
+        return True
+    after = [flow.values[index] for index in flow.consumers[unit.value]]
+    if len(after) != 1 or after[0].op != "add":
+        return False
+    return any(operand > unit.fork for operand in after[0].operands if operand != unit.value)
 
 
 def _projections(flow: Dataflow, shortcut: frozenset[int]) -> list[int]:
     """The convolutions of a shortcut that mix channels: a depthwise one and the 1×1 behind it are one projection."""
-    found = ((index, flow.values[index].convolution) for index in convolutions(flow, shortcut))
-    return [index for index, convolution in found if convolution is not None and not convolution.depthwise]
+    return [index for index, convolution in inside(flow, shortcut) if not convolution.depthwise]
 
 
 def _is_summand_of_cell(flow: Dataflow, addition: int) -> bool:
