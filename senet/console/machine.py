@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine"]
+__all__ = ["machine", "usual_workers"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -29,6 +29,12 @@ def machine(device: torch.device) -> dict[str, Any]:
         "lightning": lightning.__version__,
         "senet": __version__,
     }
+
+
+def usual_workers() -> int:
+    """Processes, or threads, that decode images: one a core that we may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 def _processor() -> str:

@@ -14,7 +14,7 @@ from senet.data.transforms import IMAGENET_MEAN, Augmentation, augmentation_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from senet.data.sources import DataSource
+    from senet.data.source import DataSource
     from senet.data.transforms import Preprocessing
     from senet.recipe.recipe import Recipe
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from senet.data.sources import DataSource
+    from senet.data.source import DataSource
     from senet.data.transforms import Preprocessing
 
 __all__ = ["PICTURES", "calibration_batches"]

@@ -13,8 +13,7 @@ import numpy as np
 from senet.data.decoding import (
     EXTENSIONS,
 )
-from senet.data.images import FileImages, text_of
-from senet.data.unreadable import BadFile
+from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
 
 if TYPE_CHECKING:

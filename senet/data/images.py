@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXTENSIONS",
     "ArrayImages",
+    "BadFile",
     "BadImageError",
     "ChosenImages",
     "DataError",
@@ -37,6 +39,22 @@ __all__ = [
     "text_of",
     "to_rgb",
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class BadFile:
+    """A file that was skipped.
+
+    Attributes:
+        name: of the file, below the data's folder.
+        reason: why.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
 
 
 class Images(Protocol):
@@ -181,7 +199,7 @@ class ChosenImages:
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
         self.labels = images.labels[list(indices)]
         self.indices: tuple[int, ...] = tuple(indices)
-        if isinstance(images, ChosenImages):  # some of some are some
+        if isinstance(images, ChosenImages):  # flatten nested choices
             self.indices = tuple(images.indices[index] for index in indices)
             images = images.images
         self.images: Images = images

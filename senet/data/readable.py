@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from senet.data.sampling import forking, usual_workers
-from senet.data.unreadable import BadFile, too_many
+from senet.console.machine import usual_workers
+from senet.data.images import BadFile
+from senet.data.sampling import forking
+from senet.data.unreadable import too_many
 from senet.errors import BadImageError, DataError, InputError
 
 if TYPE_CHECKING:

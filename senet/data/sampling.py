@@ -1,13 +1,12 @@
 """The batches, the same for any number of workers, for a resumed run, and for the plain and the SE network.
 
-Each sample's randomness hangs on (seed, epoch, index) alone, and the order of the images on (seed, epoch).
+Each sample's randomness depends on (seed, epoch, index) alone, the order of the images on (seed, epoch).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from senet.console.machine import usual_workers
 from senet.data.images import Images
 from senet.data.signals import Shield
 from senet.data.transforms import Augmentation, Preprocessing
@@ -34,7 +34,6 @@ __all__ = [
     "random_key",
     "seeded",
     "train_loader",
-    "usual_workers",
 ]
 
 BUDGET = 512 * 2**20
@@ -250,12 +249,6 @@ class _Fixed(Dataset[Batch]):
         if index < 0:  # fills a batch up, and does not count
             return self.held[0], torch.tensor(-1)
         return self.held[index], self.held.images.labels[index]
-
-
-def usual_workers() -> int:
-    """Processes, or threads, that decode images: one a core that we may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
 
 
 def _workers(held: Held, asked: int | None) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from senet.data.sources import DataSource
+    from senet.data.source import DataSource
 
 __all__ = [
     "IMAGENET_MEAN",

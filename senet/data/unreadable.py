@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import PIL
 import torch
 
+from senet.console.machine import usual_workers
 from senet.console.progress import Progress
-from senet.data.images import ArrayImages, ChosenImages, Images, JoinedImages, TorchvisionImages
+from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from senet.data.sources import DataSource
+    from senet.data.source import DataSource
 
 __all__ = ["MAX_BAD", "BadFile", "allowed", "checked", "from_json", "listed", "to_json", "too_many"]
 
@@ -33,22 +34,6 @@ SHOWN = 50
 
 _VERSION = 1  # of what is read and what is not: another one has everything looked at again
 _CHUNK = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class BadFile:
-    """A file that was skipped.
-
-    Attributes:
-        name: of the file, below the data's folder.
-        reason: why.
-    """
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 def allowed(max_bad: float | str, count: int) -> int:
@@ -83,8 +68,8 @@ def too_many(bad: Sequence[BadFile], count: int, max_bad: float | str, name: str
 def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Progress | None = None) -> DataSource:
     """The source without the images that cannot be read; those stand in its `bad`.
 
-    Every image is decoded once, before the training begins: so what an epoch consists of hangs on nothing but the
-    files, whatever the number of workers and wherever a run is interrupted. What was found is kept in the user's
+    Every image is decoded once, before the training begins: so what an epoch consists of depends on the files alone,
+    whatever the number of workers and wherever a run is interrupted. What was found is kept in the user's
     cache folder for as long as no file changes.
 
     Args:
@@ -185,8 +170,6 @@ def _errors(images: Images, start: int) -> list[tuple[int, BadImageError]]:
 
 
 def _threads(images: Images) -> int:
-    from senet.data.sampling import usual_workers
-
     base = images.images if isinstance(images, ChosenImages) else images
     return usual_workers() if getattr(base, "concurrent", False) else 1
 

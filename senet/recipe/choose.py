@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from senet.recipe.recipe import Recipe
 
@@ -14,18 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Recipe", "recipe_for"]
 
 
-class _Images(Protocol):
-    """What the choice depends on: `senet.data.sources.DataSource` has it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def small(self) -> bool: ...
-
-
 def recipe_for(
-    source: _Images,
+    kind: str,
     *,
     pretrained: bool,
     recipe: str | Path | Recipe | None = None,
@@ -44,7 +34,7 @@ def recipe_for(
     The learning rate is for that batch, and in proportion for another.
 
     Args:
-        source: the images.
+        kind: of the images, as `DataSource.kind` has it: "context", "digits", "small" or "photos".
         pretrained: whether the network starts from weights.
         recipe: a recipe, a name of `senet.study.recipes()`, or a file.
         changes: values in place of the recipe's.
@@ -60,11 +50,11 @@ def recipe_for(
         base = read_recipe(recipe)
     elif pretrained:
         base = Recipe(32, 5, 0.01)
-    elif source.name == "context":
+    elif kind == "context":
         base = Recipe(64, 8, 0.05, weight_decay=5e-4)
-    elif source.name == "digits":
+    elif kind == "digits":
         base = Recipe(64, 15, 0.05, weight_decay=5e-4)
-    elif source.small:
+    elif kind == "small":
         base = Recipe(128, 30, 0.1, weight_decay=5e-4)
     else:
         base = Recipe(64, 60, 0.05)

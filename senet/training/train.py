@@ -12,7 +12,8 @@ import torch
 from senet.console.machine import machine
 from senet.console.progress import Progress, duration
 from senet.data import unreadable as badfiles
-from senet.data.sources import DataSource, open_data
+from senet.data.source import DataSource
+from senet.data.sources import open_data
 from senet.data.transforms import preprocessing_for
 from senet.data.unreadable import MAX_BAD, checked
 from senet.errors import InputError
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from senet.block import SESpec
-    from senet.data.unreadable import BadFile
+    from senet.data.images import BadFile
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
     from senet.recipe.options import Options
@@ -173,7 +174,9 @@ def plan_of(
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
     allowed = options.get("max_bad")
     source = checked(source, max_bad=MAX_BAD if allowed is None else allowed, progress=progress)
-    recipe = recipe_for(source, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes_in(options))
+    recipe = recipe_for(
+        source.kind, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes_in(options)
+    )
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:

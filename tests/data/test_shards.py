@@ -214,6 +214,8 @@ def test_a_shard_that_ends_early_keeps_what_is_whole(tmp_path):
         ("*.tgz", "there is no .tar file in"),
         ("0000.tar.gz", "is compressed"),
         ("{0000.tar", "a brace too many"),
+        ("{0..999999}{0..999999}.tar", "names no shards or more than 100,000"),
+        ("{5..3}.tar", "names no shards"),
         ("../http://x/a.tar", "is not on this machine"),
         ("mixed", r"some shards of .* are of val"),
         ("both", r"some labels of .* are numbers \(1\) and some are names \('cat'\)"),

@@ -10,17 +10,17 @@ from senet.training.schedules import frozen_from, learning_rate_factor
 def test_what_is_usual(paint):
     digits = open_data("digits")
     small, photos = (open_data(paint({"a": 2, "b": 2}, size=size, root=str(size[0]))) for size in ((32, 32), (70, 80)))
-    assert recipe_for(digits, pretrained=False) == Recipe(64, 15, 0.05, weight_decay=5e-4)
-    assert recipe_for(small, pretrained=False) == Recipe(128, 30, 0.1, weight_decay=5e-4)
-    assert recipe_for(photos, pretrained=False) == Recipe(64, 60, 0.05)
-    assert recipe_for(photos, pretrained=True) == recipe_for(digits, pretrained=True) == Recipe(32, 5, 0.01)
+    assert recipe_for(digits.kind, pretrained=False) == Recipe(64, 15, 0.05, weight_decay=5e-4)
+    assert recipe_for(small.kind, pretrained=False) == Recipe(128, 30, 0.1, weight_decay=5e-4)
+    assert recipe_for(photos.kind, pretrained=False) == Recipe(64, 60, 0.05)
+    assert recipe_for(photos.kind, pretrained=True) == recipe_for(digits.kind, pretrained=True) == Recipe(32, 5, 0.01)
 
 
 def test_what_is_given_is_taken_and_the_learning_rate_follows_the_batch():
     digits = open_data("digits")
-    assert recipe_for(digits, pretrained=False, changes={"batch_size": 32}).lr == 0.025
+    assert recipe_for(digits.kind, pretrained=False, changes={"batch_size": 32}).lr == 0.025
     asked = {"batch_size": 32, "epochs": 2, "lr": 0.3, "se_lr": 0.1, "weight_decay": 0.0}
-    found = recipe_for(digits, pretrained=False, changes=asked)
+    found = recipe_for(digits.kind, pretrained=False, changes=asked)
     assert {key: getattr(found, key) for key in asked} == asked
 
 

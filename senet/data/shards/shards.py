@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,8 @@ from senet.data.decoding import (
     decode_bytes,
     reason_of,
 )
-from senet.data.images import digest, text_of
+from senet.data.images import BadFile, digest, text_of
 from senet.data.shards.index import index_of, state_of
-from senet.data.unreadable import BadFile
 from senet.errors import BadImageError, DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["ShardImages", "Shards", "read_shards"]
+
+MOST_SHARDS = 100_000
 
 CLASSES = "classes.json"
 """Beside the shards, a list of the classes' names in the order of their numbers."""
@@ -215,18 +218,24 @@ def _found(pattern: str) -> list[Path]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    if "{" not in pattern:
-        return [pattern]
-    try:
-        from braceexpand import braceexpand
-    except ImportError as error:
-        raise DataError(f"wds:{pattern} needs webdataset: pip install 'senet[wds]'") from error
-    try:
-        return list(braceexpand(pattern))
-    except ValueError as error:
-        raise DataError(
-            f"wds:{pattern} has a brace too many; shards are named as in path/{{0000..0099}}.tar"
-        ) from error
+    """The names that a shell makes of braces: {0000..0099} keeps its zeros, {a,b} is a choice."""
+    pieces = re.split(r"[{]([^{}]*)[}]", pattern)  # every second one stood in braces
+    if any(sign in piece for piece in pieces for sign in "{}"):
+        raise DataError(f"wds:{pattern} has a brace too many; shards are named as in path/{{0000..0099}}.tar")
+    choices = [_choices(piece) if at % 2 else [piece] for at, piece in enumerate(pieces)]
+    # Counted before any name is made: {0..99999999} would fill the memory.
+    if not 0 < math.prod(map(len, choices)) <= MOST_SHARDS:
+        raise DataError(f"wds:{pattern} names no shards or more than {MOST_SHARDS:,}")
+    return ["".join(name) for name in itertools.product(*choices)]
+
+
+def _choices(inside: str) -> Sequence[str]:
+    found = re.fullmatch(r"(\d{1,9})[.][.](\d{1,9})", inside)
+    if found is None:
+        return inside.split(",")
+    first, last = map(int, found.groups())
+    width = max(map(len, found.groups())) if inside.startswith("0") else 0
+    return [f"{number:0{width}}" for number in range(first, min(last, first + MOST_SHARDS) + 1)]
 
 
 def _splits(shards: Sequence[Path], pattern: str) -> Mapping[str, list[int]]:
