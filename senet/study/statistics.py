@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-__all__ = ["Bootstrap", "Corrected", "Difference", "bootstrap_over_images", "holm", "paired_difference", "verdict"]
+__all__ = [
+    "Bootstrap",
+    "Corrected",
+    "Difference",
+    "bootstrap_over_images",
+    "differs",
+    "holm",
+    "paired_difference",
+    "verdict",
+]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -154,7 +163,8 @@ def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level:
         found[key] = Corrected(difference, p, corrected, len(pairs))
     for key in pairs:  # those without an interval count among the comparisons, and show nothing
         if key not in found:
-            found[key] = Corrected(paired_difference(*pairs[key]), None, None, len(pairs))
+            alone = paired_difference(*pairs[key], confidence=1 - level / len(pairs))  # Bonferroni's
+            found[key] = Corrected(alone, None, None, len(pairs))
     return {key: found[key] for key in pairs}
 
 
@@ -200,28 +210,40 @@ def bootstrap_over_images(
     return Bootstrap(mean, float(low), float(high), images, resamples, confidence)
 
 
+def differs(seeds: Difference, images: Bootstrap | None = None) -> bool:
+    """Whether a difference is shown: at least two seeds, and no interval that contains zero.
+
+    Where the difference is the same in every seed there is no interval over seeds; the one over images decides.
+    """
+    if seeds.sd is None:
+        return False
+    if seeds.contains_zero is None:
+        return images is not None and not images.contains_zero
+    return not seeds.contains_zero and (images is None or not images.contains_zero)
+
+
 def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
-    """One sentence; "better" or "worse" only where no interval contains zero, and an interval over seeds exists."""
-    share = f"{100 * seeds.confidence:g} %"
-    if seeds.low is None or seeds.high is None:
-        why = (
-            "one seed has no interval"
-            if len(seeds.values) == 1
-            else f"{len(seeds.values)} seeds without spread have no interval"
-        )
-        return f"There is no difference shown: {why} (SE − plain = {points(seeds.mean)} points)."
-    over_seeds = f"{points(seeds.low)} to {points(seeds.high)} over {len(seeds.values)} seeds"
-    none = f"There is no difference shown: SE − plain = {points(seeds.mean)} points"
+    """One sentence; "better" or "worse" only where `differs`."""
+    share, count, mean = f"{100 * seeds.confidence:g} %", len(seeds.values), points(seeds.mean)
+    over_seeds = "" if seeds.low is None or seeds.high is None else f"{points(seeds.low)} to {points(seeds.high)}"
+    over_images = "" if images is None else f"{points(images.low)} to {points(images.high)} over {images.images} images"
+    if differs(seeds, images):
+        word = "better" if seeds.mean > 0 else "worse"
+        if over_seeds:
+            how = f"{share} interval {over_seeds} over {count} seeds{'; ' if images else ''}{over_images}"
+        else:
+            how = f"the same in each of {count} seeds; {share} interval {over_images}"
+        return f"SE is {word} by {abs(100 * seeds.mean):.2f} points ({how})."
+    none = "There is no difference shown:"
     if seeds.contains_zero:
-        return f"{none}, and its {share} interval, {over_seeds}, contains zero."
-    if images is not None and images.contains_zero:
-        return (
-            f"{none} ({share} interval {over_seeds}), but the interval over {images.images} images, "
-            f"{points(images.low)} to {points(images.high)}, contains zero."
-        )
-    word = "better" if seeds.mean > 0 else "worse"
-    also = f"; {points(images.low)} to {points(images.high)} over {images.images} images" if images else ""
-    return f"SE is {word} by {abs(100 * seeds.mean):.2f} points ({share} interval {over_seeds}{also})."
+        over_seeds += f" over {count} seeds"
+        return f"{none} SE − plain = {mean} points, and its {share} interval, {over_seeds}, contains zero."
+    if seeds.sd is None or images is None:
+        why = "one seed has no interval" if seeds.sd is None else f"{count} seeds without spread have no interval"
+        return f"{none} {why} (SE − plain = {mean} points)."
+    how = f"{share} interval {over_seeds} over {count} seeds" if over_seeds else f"the same in each of {count} seeds"
+    ends = f"the interval over {images.images} images, {points(images.low)} to {points(images.high)}"
+    return f"{none} SE − plain = {mean} points ({how}), but {ends}, contains zero."
 
 
 def points(fraction: float) -> str:

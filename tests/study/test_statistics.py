@@ -12,6 +12,7 @@ from senet.study.statistics import (
     Bootstrap,
     Difference,
     bootstrap_over_images,
+    differs,
     holm,
     paired_difference,
     points,
@@ -114,8 +115,13 @@ def test_the_bootstrap_refuses_what_is_not_paired(plain, se):
         (paired_difference([0.8], [0.9]), _bootstrap(0.05, 0.15), "one seed has no interval (SE − plain = +10.00"),
         (
             paired_difference([0.8, 0.7], [0.9, 0.8]),
-            _bootstrap(0.05, 0.15),
+            None,
             "2 seeds without spread have no interval (SE − plain = +10.00 points)",
+        ),
+        (
+            paired_difference([0.8, 0.7], [0.9, 0.8]),
+            _bootstrap(-0.05, 0.25),
+            "(the same in each of 2 seeds), but the interval over 500 images, −5.00 to +25.00, contains zero",
         ),
         (_difference(-0.01, 0.03), _bootstrap(0.005, 0.02), "−1.00 to +3.00 over 3 seeds, contains zero"),
         (_difference(0.0, 0.02), _bootstrap(0.005, 0.02), "0.00 to +2.00 over 3 seeds, contains zero"),
@@ -143,6 +149,12 @@ def test_no_difference_is_shown_where_an_interval_is_missing_or_contains_zero(se
             _difference(-0.02, -0.01, count=5),
             None,
             "SE is worse by 1.50 points (95 % interval −2.00 to −1.00 over 5 seeds).",
+        ),
+        (
+            paired_difference([0.5, 0.5, 0.5], [1.0, 1.0, 1.0]),
+            _bootstrap(0.45, 0.55),
+            "SE is better by 50.00 points (the same in each of 3 seeds; "
+            "95 % interval +45.00 to +55.00 over 500 images).",
         ),
     ],
 )  # fmt: skip
@@ -179,6 +191,17 @@ def test_plain_values_say_null_where_there_is_no_interval():
     assert written["images"] == dataclasses.asdict(_bootstrap(-0.1, 0.1))
 
 
+def test_equal_differences_in_every_seed_are_shown_by_the_images():
+    plain = np.tile(np.arange(500) % 2 == 0, (2, 1))
+    found = paired_difference([0.5, 0.5], [1.0, 1.0])
+    over_images = bootstrap_over_images(plain, np.ones_like(plain))
+    assert differs(found, over_images)
+    assert verdict(found, over_images).startswith("SE is better by 50.00 points (the same in each of 2 seeds; ")
+    assert not differs(found, bootstrap_over_images(plain, plain))
+    assert not differs(found)
+    assert not differs(paired_difference([0.5], [1.0]), over_images)  # one seed shows nothing
+
+
 def test_holm_agrees_with_the_textbook():
     """Corrected p against a direct computation, intervals against the tests that they belong to."""
     from scipy.stats import ttest_rel
@@ -212,5 +235,6 @@ def test_holm_without_intervals():
     assert found["one"].p_corrected is None
     still = holm({"same": ([0.5, 0.6], [0.6, 0.7]), "real": ([0.5, 0.6, 0.55], [0.61, 0.702, 0.653])})
     assert still["same"].p is None
+    assert still["same"].difference.confidence == 0.975  # the interval over images is held to it
     assert still["real"].p_corrected == pytest.approx(2 * still["real"].p)  # both are counted
     assert holm({}) == {}

@@ -12,7 +12,7 @@ from senet.console import display
 from senet.insertion.rules.findings import counted
 from senet.study.ablation.published import PLAIN, Published
 from senet.study.comparison.report import percent
-from senet.study.statistics import Bootstrap, Corrected, points
+from senet.study.statistics import Bootstrap, Corrected, differs, points
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,13 +59,8 @@ class TrainedCell:
 
     @property
     def shown(self) -> bool:
-        """Whether a difference to the plain network is shown: neither interval contains zero."""
-        return bool(
-            self.to_plain is not None
-            and self.to_plain.shown
-            and self.over_images is not None
-            and not self.over_images.contains_zero
-        )
+        """Whether a difference to the plain network is shown, as `differs` says, at the corrected confidence."""
+        return self.to_plain is not None and differs(self.to_plain.difference, self.over_images)
 
     def verdict(self) -> str:
         """In a sentence, whether it is better or worse than the plain network, or no difference is shown."""

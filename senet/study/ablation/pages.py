@@ -44,7 +44,7 @@ def ablation_page(found: Ablation) -> Page:
         f"({found.split}). Differences are paired by seed; their t intervals are corrected by Holm for all "
         f"{found.comparisons} comparisons on this page, so that with 95 % probability no equal networks are told "
         f"apart. A difference is shown where neither the interval over seeds nor the one over images (paired "
-        f"bootstrap, at the same confidence) contains zero."
+        f"bootstrap, at the same confidence) contains zero; where all seeds differ alike, the one over images decides."
     )
     base = ", ".join(f"{name} {value}" for name, value in found.settings["se"].items() if value is not None)
     how += f" The standard SE, from which each variant differs in what its name says: {base}."
