@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -76,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug and not isinstance(error, flags.UsageError):
             raise
         print(f"senet: error: {_in_one_line(error)}", file=sys.stderr)
+        return FAILED
+    except (MemoryError, RuntimeError) as error:
+        wanted = re.search(r"allocate (\d[\d.]* ?\w+)|out of memory", str(error))
+        if debug or not (wanted or isinstance(error, MemoryError)):
+            raise
+        much = f": {wanted[1]} were asked for" if wanted and wanted[1] else ""
+        print(
+            f"senet: error: there is not enough memory for this{much}; a smaller size, width, number of classes or "
+            "batch needs less",
+            file=sys.stderr,
+        )
         return FAILED
     return 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
 from senet.saving import create, load, read_metadata
-from senet.zoo.names.naming import is_saved
+from senet.zoo.names.naming import is_saved, origin
+from senet.zoo.names.sources import own_line
 from senet.zoo.weights.load import load_tensors
 from senet.zoo.weights.reading import read_preprocessing
 
@@ -34,6 +34,7 @@ __all__ = [
     "NetworkSpec",
     "has",
     "heard",
+    "how_to_load",
     "known_preprocessing",
     "make",
     "metadata_of",
@@ -183,6 +184,14 @@ def _refuse_to_run(saved: str) -> None:
         )
 
 
+def how_to_load(network: nn.Module, path: str | Path) -> str:
+    """How a network that was saved is made again; one of a person's own function needs that function."""
+    name = origin(network)[0] or ""
+    if _is_own(name):
+        return f"--model {name} --weights {path} makes it again (in Python, senet.load(path, model=...))."
+    return f"senet.load({str(path)!r}) makes it again."
+
+
 def _is_own(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py")
 
@@ -207,9 +216,9 @@ def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
                 f"{name} does not take a picture of 3 × {size} × {size}: its first layer takes {channels}, and "
                 "pictures are given in RGB. Give a network whose first layer takes 3 channels"
             ) from error
-        words = " ".join(str(error).split()) or "no message"
+        words = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
         raise StudyError(
-            f"{name} does not take a picture of 3 × {size} × {size}: {type(error).__name__}: {words:.300}{_line(error)}"
+            f"{name} does not take a picture of 3 × {size} × {size}: {words:.300}{own_line(error)}"
         ) from error
     return logits_of(output).shape[1]
 
@@ -217,13 +226,6 @@ def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
 def has(outputs: int) -> str:
     """How many classes a network has, in a message: a lone output is a regression's."""
     return "has one output, as for regression," if outputs == 1 else f"has {outputs} classes"
-
-
-def _line(error: Exception) -> str:
-    """Where in a person's own file an error came up; nothing for one that came up in a library."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [(frame.f_code.co_filename, frame.f_lineno) for frame in frames if "_senet_version" in frame.f_globals]
-    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
 def example_of(size: int) -> torch.Tensor:

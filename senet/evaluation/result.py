@@ -110,7 +110,7 @@ class Evaluation:
         return [
             *self.notes,
             f"top-1 accuracy: {self.top1:.2%} ({sum(self.correct)} of {self.count} images)",
-            f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})",
+            *[f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})"] * self._five,
             f"loss: {self.loss:.4f}",
             f"expected calibration error: {self.calibration_error:.2%} ({len(self.bins)} bins)",
             f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
@@ -120,17 +120,23 @@ class Evaluation:
             *badfiles.listed(self.skipped),
         ]
 
+    @property
+    def _five(self) -> bool:
+        """Whether the five highest scores say anything: of five classes or fewer they always hold the right one."""
+        return self.classes > 5
+
     def _class_table(self) -> RenderableType:
         results, title = self.per_class, "Each class"
         if len(results) > CLASSES:
             results = tuple(sorted(results, key=lambda r: (r.top1 or 0.0, r.index))[:CLASSES])
             title = f"The {CLASSES} of {len(self.per_class)} classes that it knows least"
+        five = self._five
         rows = [
-            (r.name, str(r.images), _percent(r.top1), _percent(r.top5), _percent(r.precision), r.mistaken_for)
+            (r.name, str(r.images), _percent(r.top1), *[_percent(r.top5)] * five, _percent(r.precision), r.mistaken_for)
             for r in results
         ]
-        columns = ("class", "images", "top-1", "top-5", "precision", "most mistaken for")
-        return display.table(title, columns, rows, numbers=range(1, 5))
+        columns = ("class", "images", "top-1", *["top-5"] * five, "precision", "most mistaken for")
+        return display.table(title, columns, rows, numbers=range(1, 4 + five))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json: accuracies and the calibration error are fractions."""

@@ -93,6 +93,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
       senet insert --model torchvision:resnet50 --weights pretrained --out se_resnet50.safetensors
       senet insert --model nets.py:build --weights mine.pth --where 'layer3*' 'layer4*' --out se.safetensors
     """
+    from senet.evaluation.networks import how_to_load
     from senet.insertion import blocks, describe, largest_difference, run, untouched
     from senet.insertion import insert as put
     from senet.saving import save
@@ -115,7 +116,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
         _inserted_table(found, f"SE is in {network.model}, in {counted(len(found), 'place')}"),
         f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
         f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
-        f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); senet.load({out!r}) makes it again.",
+        f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); {how_to_load(with_se, out)}",
     )
 
 

@@ -40,6 +40,9 @@ class Residual(nn.Module):
 def grey():
     return Residual(nn.Conv2d, nn.BatchNorm2d, 1)
 
+def colour():
+    return Residual(nn.Conv2d, nn.BatchNorm2d, 3)
+
 def signal():
     return Residual(nn.Conv1d, nn.BatchNorm1d, 2)
 

@@ -1,10 +1,12 @@
 import argparse
 import re
+from urllib.error import URLError
 
 import pytest
 
-from senet import cli, flags
+from senet import cli, create, flags
 from senet.console.stopping import Stopped
+from senet.errors import SenetError
 
 BAD = {
     "no verb": ((), "say which verb"),
@@ -86,6 +88,50 @@ def test_bad_input_is_one_clear_line(senet, tmp_path, monkeypatch, words, messag
     assert message in last
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("of a library"), KeyError("ours"), RuntimeError("shapes differ")])
+def test_a_mistake_of_ours_shows_where_it_is(study, monkeypatch, error):
+    """What is no SenetError, OSError or missing package is not dressed as the person's mistake."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(study, "evaluate", fail)
+    with pytest.raises(type(error)) as shown:
+        cli.main(["evaluate", "--model", "resnet20", "--data", "digits"])
+    assert shown.value is error
+
+
+def test_too_little_memory_is_one_line(senet):
+    status, out, err = senet("cost", "--model", "resnet20", "--width", 10**14)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"senet: error: there is not enough memory for this: \d+ bytes were asked for; .*\n", err)
+
+
+def test_published_weights_off_line_say_what_to_do(senet, monkeypatch, tmp_path):
+    pytest.importorskip("torchvision")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", _off_line)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", _off_line)
+    status, out, err = senet("cost", "--model", "torchvision:resnet18", "--weights", "pretrained")
+    assert (status, out) == (2, "")
+    assert "weights of torchvision:resnet18 cannot be fetched (<urlopen error off line>): go online, or give a" in err
+
+
+def _off_line(*_, **__):
+    raise URLError("off line")
+
+
+def test_a_file_on_the_hub_off_line_is_not_called_missing(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fail(*_, **__):
+        raise hub.errors.LocalEntryNotFoundError("off line")
+
+    monkeypatch.setattr(hub, "hf_hub_download", fail)
+    with pytest.raises(SenetError, match=r"hf:a/b cannot be fetched: LocalEntryNotFoundError: off line"):
+        create("resnet20", weights="hf:a/b")
 
 
 def test_out_below_a_file(senet, tmp_path):

@@ -65,3 +65,12 @@ def test_help_and_version(capsys):
             cli.main(words)
         assert left.value.code == 0
         assert part in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_help_of_a_verb_speaks_of_that_verb(capsys, verb):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.partition("options:")[2].split())
+    named = set(re.findall(r"\bfor (\w+)", text)) | set(re.findall(r"\bin (\w+),? (?:the|\d)", text))
+    assert not (named & set(cli.VERBS)) - {verb}

@@ -2,9 +2,10 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from senet.insertion import blocks
-from senet.saving.saving import load
+from senet.saving import load, save
 
 
 def test_sites(senet):
@@ -104,3 +105,39 @@ def test_the_papers_tables(senet, tmp_path):
 def test_models(senet):
     assert senet("models", "se_resnet[24]*") == (0, "se_resnet20\nse_resnet44\n", "")
     assert "resnet20" in senet("models")[1].splitlines()
+
+
+def test_insert_makes_the_folder_and_writes_over_its_own_file_alone(senet, tmp_path):
+    words = ("insert", "--model", "resnet20", "--size", 8, "--num-classes", 4, "--out")
+    file = tmp_path / "not" / "yet" / "se.safetensors"
+    assert senet(*words, file)[0] == 0
+    assert senet(*words, file)[0] == 0  # as a second `make demo` does
+    trained = tmp_path / "run.safetensors"
+    save(load(file), trained, metadata={"classes": ["a"], "accuracy": 0.5})
+    others = tmp_path / "others.safetensors"
+    save_file({"w": torch.zeros(1)}, others)
+    for each in (trained, others):
+        before = each.read_bytes()
+        status, out, err = senet(*words, each)
+        assert (status, out) == (2, "")
+        assert "is there already, and this command did not write it: choose another name, or add --force" in err
+        assert each.read_bytes() == before
+        assert senet(*words, each, "--force")[0] == 0
+        assert list(blocks(load(each))) == list(blocks(load(file)))
+
+
+def test_a_network_of_ones_own_goes_on_with_what_was_saved(senet, nets, tmp_path):
+    """`--model nets.py:make --weights FILE` in the verbs that need no images, and the command said without it."""
+    file, model = tmp_path / "se.safetensors", f"{nets}:colour"
+    status, out, _ = senet("insert", "--model", model, "--size", 8, "--out", file)
+    assert status == 0
+    assert f"--model {model} --weights {file} makes it again" in out
+    status, out, _ = senet("cost", "--model", model, "--weights", file, "--size", 8)
+    assert status == 0
+    assert re.search(r"^ bn\.se +8 ", out, re.MULTILINE)
+    status, _, err = senet("sites", "--model", model, "--weights", file, "--size", 8)
+    assert (status, "holds SE already" in err) == (2, True)
+    for words in (("sites",), ("cost",), ("insert", "--out", tmp_path / "x"), ("export", "--out", tmp_path / "x.pt2")):
+        status, out, err = senet(*words, "--model", file)
+        assert (status, out) == (2, "")
+        assert f"give --model {model} --weights {file} (in Python" in err

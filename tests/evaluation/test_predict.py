@@ -103,6 +103,17 @@ def test_a_real_folder_ends_no_prediction(tiny, tmp_path):
     assert "150 more pictures are not shown" in str(found)
 
 
+def test_the_screen_shows_five_classes_and_the_file_all(tiny, album, tmp_path):
+    network = create(tiny, num_classes=300)
+    found = predict(network, album / "light.png", top=5000, out=tmp_path / "all.csv", **QUIET)
+    assert len(found.classes[0]) == 300
+    assert "1 picture, 5 of 300 classes shown" in str(found)
+    assert "all are written with --out FILE.csv" in str(found)
+    row = next(line for line in str(found).splitlines() if "light.png" in line)
+    assert row.count("%") == 5
+    assert (tmp_path / "all.csv").read_text().count("probability_") == 299
+
+
 def test_names_of_classes_can_be_said(tiny, album, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(["cat", "dog"]))
     network = create(tiny, num_classes=3)

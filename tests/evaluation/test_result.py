@@ -179,3 +179,13 @@ def test_tables_are_csv_or_parquet(tmp_path):
         with pytest.raises(StudyError, match=words):
             write_table(tmp_path / name, rows)
     assert str(BadFile("a", "b")) == "a: b"
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_the_five_best_of_five_classes_are_not_shown(classes, shown):
+    images = ArrayImages(np.zeros((12, 8, 8, 3), dtype=np.uint8), [index % classes for index in range(12)])
+    source = DataSource("dark", tuple(map(str, range(classes))), None, images, None, native_size=8)
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, classes))
+    found = evaluate(network, source, **QUIET)
+    assert ("top-5" in str(found)) == shown
+    assert found.to_json()["top5"] == found.top5

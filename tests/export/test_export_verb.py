@@ -117,3 +117,19 @@ def test_bad_input_is_one_clear_line(run, words, message):
 def test_a_mapping_of_classes_names_none_in_order(tmp_path):
     (tmp_path / "names.json").write_text('{"a": 3}')
     assert ship._names(str(tmp_path / "names.json")) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
+def test_the_folder_is_made_and_its_own_file_alone_is_written_over(run, kind):
+    pytest.importorskip("openvino", reason="the extra 'ship' is not installed")
+    pytest.importorskip("senet.study", reason="the extra 'study' is not installed")
+    words = f"export --model nets.py:tiny --size 8 --out new/folder/net.{kind}"
+    assert run(words)[0] == 0
+    assert run(words)[0] == 0
+    another = Path(f"another.{kind}")
+    another.write_text("mine")
+    status, _, err = run(f"export --model nets.py:tiny --size 8 --out {another}")
+    assert (status, another.read_text()) == (2, "mine")
+    assert "is there already, and this command did not write it" in err
+    assert run(f"export --model nets.py:tiny --size 8 --out {another} --force")[0] == 0
+    assert another.read_bytes() != b"mine"

@@ -15,7 +15,7 @@ from senet.console import display
 from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import StudyError
-from senet.evaluation.networks import metadata_of
+from senet.evaluation.networks import how_to_load, metadata_of
 from senet.evaluation.options import MeasureOptions
 from senet.evaluation.options import known as known_options
 from senet.files.run_folder import (
@@ -58,6 +58,7 @@ class Pruned:
         multiply_adds_after: for one image.
         path: where it was written, or None.
         notes: what is worth saying.
+        five: whether the network has more than five classes, so that top-5 says anything.
     """
 
     network: nn.Module
@@ -76,6 +77,7 @@ class Pruned:
     multiply_adds_after: int
     path: Path | None
     notes: tuple[str, ...]
+    five: bool = True
 
     def __str__(self) -> str:
         rows = [(name, where) for name, where in self.blocks.items()]
@@ -91,7 +93,7 @@ class Pruned:
                 ("", "before", "predicted", "after"),
                 [
                     ("top-1", *map(percent, (self.top1_before, self.top1_predicted, self.top1_after))),
-                    ("top-5", *map(percent, (self.top5_before, self.top5_predicted, self.top5_after))),
+                    *[("top-5", *map(percent, (self.top5_before, self.top5_predicted, self.top5_after)))] * self.five,
                 ],
                 numbers=range(1, 4),
             ),
@@ -103,7 +105,7 @@ class Pruned:
             f"(−{display.count(added)}).",
         ]
         if self.path is not None:
-            lines.append(f"Written: {self.path}; senet.load({str(self.path)!r}) makes it again.")
+            lines.append(f"Written: {self.path}; {how_to_load(self.network, self.path)}")
         return display.plain_text(*lines, width=display.LOG_WIDTH)
 
 
@@ -206,6 +208,7 @@ def _pruned(subject: Subject, gates: Mapping[str, Tensor], plain: Predictions, p
         multiply_adds_after=after_cost.multiply_adds,
         path=None,
         notes=tuple(notes),
+        five=plain.classes > 5,
     )
 
 

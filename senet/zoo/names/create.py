@@ -174,9 +174,11 @@ def _fetched(weights: str | os.PathLike[str]) -> str | os.PathLike[str]:
     for file in _HUB_FILES:
         try:
             path: str = hub.hf_hub_download(repository, file)
-        except hub.errors.EntryNotFoundError:
-            continue
-        except Exception as error:  # no such repository, no network, no permission
+        except Exception as error:  # no such file or repository, no network, no permission
+            # Off line the error is a kind of "no such file", and the next name would be off line too.
+            missing = isinstance(error, hub.errors.EntryNotFoundError)
+            if missing and not isinstance(error, hub.errors.LocalEntryNotFoundError):
+                continue
             raise WeightsError(f"{weights} cannot be fetched: {type(error).__name__}: {error}") from error
         return path
     raise WeightsError(f"{weights} has none of {', '.join(_HUB_FILES)}")

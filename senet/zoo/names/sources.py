@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,13 +20,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from senet.errors import ModelError
+from senet.errors import ModelError, SenetError, WeightsError
 from senet.extras import extra
 from senet.words import did_you_mean
 from senet.zoo.networks.entry import Entry
 from senet.zoo.weights.load import load_tensors
 
-__all__ = ["Built", "FileSource", "Source", "TimmSource", "TorchvisionSource", "ZooSource", "extra"]
+__all__ = ["Built", "FileSource", "Source", "TimmSource", "TorchvisionSource", "ZooSource", "extra", "own_line"]
 
 DEFAULT_CLASSES = 1000
 _WEIGHT_OPTIONS = frozenset(
@@ -107,8 +108,9 @@ class TorchvisionSource:
         """See `Source`."""
         _refuse_weight_options(self.name, options)
         builder = self._builder()
-        known = extra("torchvision.models", "study").get_model_weights(self._bare())
-        with _named_errors(self.name, options):
+        models = extra("torchvision.models", "study")
+        with _fetching(self.name), _named_errors(self.name, options):
+            known = models.get_model_weights(self._bare())
             model: nn.Module = builder(weights=known.DEFAULT, **options)
         # what torchvision sets where it loads weights, and would not set where they come from a file
         settings = {
@@ -178,7 +180,7 @@ class TimmSource:
         if not timm.is_model(bare):  # not hf-hub:..., which would be fetched
             raise ModelError(f"timm has no network {bare!r}{did_you_mean(bare, timm.list_models())}")
         all_options = _with_classes(num_classes, options)
-        with _named_errors(self.name, options):
+        with _fetching(self.name) if pretrained else contextlib.nullcontext(), _named_errors(self.name, options):
             model: nn.Module = timm.create_model(bare, pretrained=pretrained, **all_options)
         own = getattr(model, "num_classes", None)
         return Built(model, {"num_classes": own, **all_options} if isinstance(own, int) else all_options)
@@ -208,7 +210,11 @@ class FileSource:
                 num_classes = None
             all_options = _with_classes(num_classes, options)
             _check_arguments(self.name, function, all_options)
-            model = function(**all_options)
+            try:
+                model = function(**all_options)
+            except Exception as error:  # whatever a person's own code raises
+                words = " ".join(str(error).split()) or "no message"
+                raise ModelError(f"{self.name} raised {type(error).__name__}: {words}{own_line(error)}") from error
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module")
         return Built(model, all_options)
@@ -230,6 +236,28 @@ class FileSource:
             own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
             raise ModelError(f"{self.path} has no function {self.function!r}{did_you_mean(self.function, own)}")
         return function
+
+
+def own_line(error: Exception) -> str:
+    """Where in a person's own file an error came up, " (net.py, line 3)"; "" where no such file had a part in it."""
+    walked = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(frame.f_code.co_filename, line) for frame, line in walked if "_senet_version" in frame.f_globals]
+    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
+
+
+@contextlib.contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Say what to do where a library's own weights cannot be had, which each library says in its own way."""
+    try:
+        yield
+    except SenetError:
+        raise
+    except (AttributeError, OSError, RuntimeError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise WeightsError(
+            f"the published weights of {name} cannot be fetched ({words:.200}): go online, or give a file of weights, "
+            "weights=PATH (--weights FILE)"
+        ) from error
 
 
 def _with_classes(num_classes: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
