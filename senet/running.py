@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from senet.errors import InsertionError
 
-__all__ = ["as_call", "describe", "devices_of", "untouched"]
+__all__ = ["as_call", "count_parameters", "describe", "devices_of", "run", "untouched"]
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -37,6 +37,11 @@ def describe(example: Any) -> str:
 def devices_of(model: nn.Module) -> set[torch.device]:
     """Where the parameters and buffers of `model` lie."""
     return {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers `module` can learn or has frozen: shared parameters once, buffers not."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager

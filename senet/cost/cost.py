@@ -16,7 +16,7 @@ from senet.cost.activations import kept_for_backward, watched
 from senet.errors import InputError
 from senet.fused.switch import fuse_any_size
 from senet.insertion import blocks, remove
-from senet.running import as_call, describe, devices_of, run, untouched
+from senet.running import as_call, count_parameters, describe, devices_of, run, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,7 +153,7 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         BlockCost(
             name,
             *_channels_and_width(block),
-            parameters=_parameters(block),
+            parameters=count_parameters(block),
             multiply_adds=calls[name].flops // 2,
             rescaling=calls[name].rescaling,
             activation_bytes=bytes_for[name],
@@ -161,7 +161,7 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         for name, block in found.items()
     )
     return Cost(
-        parameters=_parameters(model),
+        parameters=count_parameters(model),
         multiply_adds=multiply_adds,
         rescaling=sum(row.rescaling for row in rows),
         activation_bytes=activation_bytes,
@@ -169,10 +169,6 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         blocks=rows,
         example=describe(example),
     )
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-from torch import nn
 
 from senet.block import SESpec
 from senet.cost.cost import count_calls
 from senet.errors import InputError
 from senet.insertion import blocks, inserted, untouched
 from senet.paper import figures as paper
+from senet.running import count_parameters
 from senet.saving import create
 from senet.zoo.names.naming import origin, resolve
 from senet.zoo.names.sources import Built
@@ -135,10 +135,10 @@ def count(name: str, spec: SESpec | None = None, *, num_classes: int = 1000, sid
     places = inserted(model)
     for block_name, block in found.items():
         stage = places[block_name.rpartition(".")[0]][0].stage
-        by_stage[stage] = by_stage.get(stage, 0) + _parameters(block)
+        by_stage[stage] = by_stage.get(stage, 0) + count_parameters(block)
     return Counted(
-        parameters=_parameters(model),
-        se_parameters=sum(_parameters(block) for block in found.values()),
+        parameters=count_parameters(model),
+        se_parameters=sum(count_parameters(block) for block in found.values()),
         by_stage=MappingProxyType(by_stage),
         channels=tuple(site.channels for site, _ in places.values()),
         multiply_adds=multiply_adds,
@@ -152,8 +152,4 @@ def _with_ratio(released: Counted, ratio: int) -> int:
     """The parameters of the same network with another reduction ratio."""
     spec = dataclasses.replace(_RELEASED, reduction_ratio=ratio)
     made = (spec.block(channels, device="meta") for channels in released.channels)
-    return released.plain_parameters + sum(map(_parameters, made))
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return released.plain_parameters + sum(map(count_parameters, made))

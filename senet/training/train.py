@@ -35,6 +35,7 @@ from senet.files.run_folder import (
 )
 from senet.recipe.choose import recipe_for
 from senet.recipe.options import changes_in, known_options
+from senet.running import count_parameters
 from senet.saving.saving import save
 from senet.training.checkpointing import newest, step_of, sweep
 from senet.training.processes.launching import launch
@@ -291,7 +292,7 @@ def _write(
         "loss": said.loss if math.isfinite(said.loss) else None,
         "epochs": len(result.history),
         "seconds": result.seconds,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": count_parameters(network),
         "sites": [dataclasses.asdict(site) for site in made.sites],
         "notes": list(made.notes),
         "bad_files": badfiles.to_json(result.skipped),

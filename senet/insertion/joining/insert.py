@@ -27,7 +27,8 @@ def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> lis
     """Where SE can go in `model`, and why; the model, its modes, buffers and the random state stay as they were.
 
     Args:
-        model: any network with residual blocks.
+        model: any network with residual, aggregated, densely connected or plain convolutional units; `Site.rule` names
+            which.
         example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
             One sample is enough.
         placement: which of the paper's placements (figure 5): "standard", "pre", "post", "identity" or "inner".
@@ -53,7 +54,7 @@ def insert(
     the example, in eval mode and without gradients, before and after.
 
     Args:
-        model: any network with residual blocks, pretrained or not, on any device.
+        model: any network in which `sites` finds a site, pretrained or not, on any device.
         example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         spec: which block, and where. `start=None` means the identity start: every gate is exactly 1 at first.
         where: the sites to use, of those that `sites` lists: an fnmatch pattern on the name, a list of names or

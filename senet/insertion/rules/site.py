@@ -22,7 +22,7 @@ class Site:
         name: the module that SE is joined to, as in `model.named_modules()`.
         channels: C there.
         stage: log2 of the first convolution's input size over the size here: ResNet-50 has stages 2 to 5.
-        rule: the rule that found it: "residual".
+        rule: the rule that found it: "residual", "aggregated", "dense" or "plain".
         reason: the rule's words for this place.
         placement: "standard", "pre", "post", "identity" or "inner" (figure 5 of the paper).
         position: "output": SE rescales what the module returns; "input": what it is first given;
