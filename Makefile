@@ -24,7 +24,6 @@ $(VENV)/ready: pyproject.toml
 # Four commands that a person would type: where SE goes, that nothing changes, what it costs, whether it helps.
 demo: $(VENV)/ready
 	$(BIN)/senet sites --model resnet20 --data digits
-	mkdir -p runs
 	$(BIN)/senet insert --model resnet20 --data digits --out runs/se_resnet20.safetensors
 	$(BIN)/senet cost --model resnet20 --data digits
 	$(BIN)/senet compare --model resnet20 --data digits --seeds 3 --out runs/demo

@@ -1,7 +1,7 @@
 """A page on which a person plays with the gates of a network's SE blocks, on this machine alone."""
 
 from senet.explore.looking import Held, Look, Maps, Means, look
+from senet.explore.network import Subject, open_subject
 from senet.explore.server import listen, serve
-from senet.explore.subject import Subject, open_subject
 
 __all__ = ["Held", "Look", "Maps", "Means", "Subject", "listen", "look", "open_subject", "serve"]

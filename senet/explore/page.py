@@ -14,7 +14,7 @@ from senet.explore.view import REGIONS, regions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from senet.explore.subject import Subject
+    from senet.explore.network import Subject
 
 __all__ = ["TITLE", "build", "css", "theme"]
 

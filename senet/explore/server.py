@@ -22,7 +22,7 @@ from senet.explore.pictures import MOST_BYTES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from senet.explore.subject import Subject
+    from senet.explore.network import Subject
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]

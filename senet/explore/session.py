@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
 from senet.explore.looking import AS_COMPUTED, KINDS, Held, Look, Means
+from senet.explore.network import fingerprint
 from senet.explore.pictures import PictureError, from_base64, read_picture, too_many_bytes
-from senet.explore.subject import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
-    from senet.explore.subject import Subject
+    from senet.explore.network import Subject
 
 __all__ = ["SLOTS", "ActionError", "Picture", "Seen", "Session", "act", "see"]
 

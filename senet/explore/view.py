@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from senet.explore.subject import Subject
+    from senet.explore.network import Subject
 
 __all__ = ["REGIONS", "regions"]
 

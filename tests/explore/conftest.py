@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import senet
-from senet.explore.subject import Subject, open_subject
+from senet.explore.network import Subject, open_subject
 
 HOSTILE = "<img src=x onerror=\"window.pwned=1\"></td></table><script>window.pwned=1</script>{{7*7}}${7*7} & 'so on'"
 CLASSES = [HOSTILE, "an ordinary class", "<b>bold</b>", "Ω & ω"]
