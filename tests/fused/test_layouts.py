@@ -82,7 +82,7 @@ def each(examples: int, marked: bool):
     return decorate
 
 
-@each(60, marked=False)
+@each(40, marked=False)
 def test_every_pass(shape, dtype, data, seed):
     check_passes(compiled(), shape, dtype, lambda: data.draw(ways), seed)
 
@@ -129,11 +129,13 @@ def check_modules(how: dict[str, str], shape: tuple[int, ...], seed: int) -> Non
         dy = laid(torch.randn(shape).double(), how["dy"])
         results = []
         for apart in (False, True):
-            network, v = copy.deepcopy(model), x.detach().requires_grad_()
+            # PyTorch's own instance normalisation of one channel is wrong for a dy that lies oddly (2.14),
+            # so what is right is computed from contiguous tensors.
+            network, v = copy.deepcopy(model), (x.contiguous() if apart else x).detach().requires_grad_()
             with unfused() if apart else nullcontext():
                 y, ran = watched(network, v)
             assert not (apart and ran)
-            y.backward(dy)
+            y.backward(dy.contiguous() if apart else dy)
             results.append([y.detach(), v.grad, *(p.grad for p in network.parameters()), *network.buffers()])
         for a, b in zip(*results, strict=True):
             near(a, b, 1e-8)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
+from contextvars import ContextVar
 
 import pytest
 import torch
 from torch import nn
 
 import senet
-from senet.fused import units
+from senet.fused import switch, units
 from senet.fused.norm import normalise_and_excite
 from senet.fused.switch import unfused
 
@@ -75,6 +77,23 @@ def test_a_step_of_training(name, joined):
     expected = (False, "rectified") if name in ("mobilenet", "vgg") else expected
     # where timm drops paths, the first unit drops with probability 0 and has none
     assert joined.count(expected) >= len(joined) - 1
+
+
+@pytest.mark.parametrize("name", ["cifar", "basic", "inverted", "mobilenet"])
+def test_small_tensors_run_as_the_class_says(name, joined, monkeypatch):
+    """The path of a user's small tensors: the unit runs here, its normalisation and SE one after the other."""
+    monkeypatch.setattr(switch, "_any_size", ContextVar("nothing asks for small ones", default=False))
+    x = torch.randn(2, 3, 40, 40)
+    se = senet.insert(NETWORKS[name](), x[:1], senet.SESpec(start="paper")).train()
+    results = []
+    for network in (se, copy.deepcopy(se)):
+        torch.manual_seed(1)  # dropout draws the same
+        with unfused() if results else nullcontext():
+            y = network(x)
+        y.square().sum().backward()
+        results.append([y, *(p.grad for p in network.parameters()), *network.buffers()])
+    assert not joined
+    assert all(map(torch.equal, *results))
 
 
 def test_classes_pickling_and_removal():
