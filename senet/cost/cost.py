@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from senet.cost.activations import kept_for_backward, watched
 from senet.errors import InputError
 from senet.fused.switch import fuse_any_size
-from senet.insertion import blocks, remove
+from senet.insertion import InlineSE, blocks, remove
 from senet.running import as_call, count_parameters, describe, devices_of, run, untouched
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
     A batch of one whose maps shrink to 1×1 is refused by batch norm in training mode; the activations are
     then measured at batches 2 and 3 and reckoned for batch 1, as they grow linearly with the batch.
 
+    SE that is written into a larger module's forward is counted under that module's name: parameters, arithmetic and
+    what its layers keep. It cannot be removed, so where there is no other its share of the time is not measured.
+
     Args:
         model: any network.
         example: an input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword
@@ -138,27 +141,32 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         raise InputError(
             f"{type(model).__name__} has lazy layers, which have no shapes yet: run it once on an input first"
         )
-    found = blocks(model)
     with torch.inference_mode(False):
         example = tree_map_only(Tensor, _outside_inference_mode, example)
+        listed = blocks(model, example)
+        found = {name: block for name, block in listed.items() if not isinstance(block, InlineSE)}
+        inline = {name: block for name, block in listed.items() if isinstance(block, InlineSE)}
+        # SE in a larger module's forward has no call of its own: what its layers do is counted, one by one.
+        layers = {layer: model.get_submodule(layer) for se in inline.values() for layer in se.layers}
         with untouched(model):
-            calls, multiply_adds = count_calls(model, found, example)
+            calls, multiply_adds = count_calls(model, {**found, **layers}, example)
         with untouched(model, training=True), fuse_any_size():  # one image stands for a batch of them
-            activation_bytes, bytes_for = kept_for_backward(model, found, example)
+            activation_bytes, bytes_for = kept_for_backward(model, {**found, **layers}, example)
         ratio: float | None = None
         if latency:
             with untouched(model):
-                ratio = _latency_ratio(model, example) if found else 1.0
+                ratio = _latency_ratio(model, example) if found else None if inline else 1.0
     rows = tuple(
         BlockCost(
             name,
             *_channels_and_width(block),
             parameters=count_parameters(block),
-            multiply_adds=calls[name].flops // 2,
-            rescaling=calls[name].rescaling,
-            activation_bytes=bytes_for[name],
+            multiply_adds=sum(calls[each].flops for each in own) // 2,
+            rescaling=inline[name].rescaling if name in inline else calls[name].rescaling,
+            activation_bytes=sum(bytes_for[each] for each in own),
         )
-        for name, block in found.items()
+        for name, block in listed.items()
+        for own in [inline[name].layers if name in inline else (name,)]
     )
     return Cost(
         parameters=count_parameters(model),

@@ -79,11 +79,12 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
       senet sites --model timm:regnetx_004 --where 's4*'
     """
     from senet.insertion import sites as find
-    from senet.insertion.rules.site import select
+    from senet.insertion.rules.site import by_part, select
 
     found = select(find(*network.make(), placement=placement), where)
     title = f"SE can go into {network.model} in {counted(len(found), 'place')}"
-    display.show(_sites_table(found, title))
+    parts = [f"{part}: {counted(len(inside), 'place')}" for part, inside in by_part(found).items()]
+    display.show(_sites_table(found, title), f"By part: {'; '.join(parts)}.")
 
 
 def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None, force: bool = False) -> None:

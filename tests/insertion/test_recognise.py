@@ -258,3 +258,16 @@ def test_a_large_module_is_not_tried(monkeypatch):
         senet.blocks(nn.ModuleList([layer, nn.MultiheadAttention(8, 2), mlp, attention, torchvision.models.resnet18()]))
         == {}
     )
+
+
+def test_the_cost_of_se_written_into_a_forward():
+    """Its layers and its product, as of the same SE in a module of its own."""
+    unit, _ = INLINE["tutorial"]
+    model, x = network(lambda: unit(16))
+    found = senet.cost(model, x[:1])
+    row = found.blocks[0]
+    assert (row.name, row.channels, row.width) == ("1", 16, 4)
+    assert row.parameters == 2 * 16 * 4 + 4 + 16
+    assert row.multiply_adds == 2 * 16 * 4
+    assert row.rescaling == 16 * 7 * 8
+    assert found.se_parameters == 2 * row.parameters

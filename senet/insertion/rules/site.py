@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from senet.errors import InsertionError
 
-__all__ = ["POSITIONS", "Site", "Where", "select"]
+__all__ = ["POSITIONS", "Site", "Where", "by_part", "select"]
 
 POSITIONS = ("output", "input", "shortcut")
 
@@ -69,6 +69,34 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
             raise InsertionError(f"where={pattern!r} matches no site{hint} The sites are {_listed(found)}")
     return [site for site in found if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
+
+
+def by_part(found: Sequence[Site]) -> dict[str, list[Site]]:
+    """Sites by the top-level part of the network that they are in, in the order of the run.
+
+    Where every part has a number for its name, as in a detector's `model.0` to `model.22`, the parts above them are
+    passed over, and neighbours with the same channels and stage make a range: "model.4 to model.6".
+    """
+    names = [site.name.split(".") for site in found]
+    depth = 0
+    while len({tuple(name[: depth + 1]) for name in names}) == 1 and min(map(len, names), default=0) > depth + 1:
+        depth += 1
+    numbered = all(name[depth].isdecimal() for name in names if len(name) > depth)
+    parts: list[tuple[list[str], list[Site]]] = []
+    for name, site in zip(names, found, strict=True):
+        part = ".".join(name[: depth + 1])
+        last = parts[-1] if parts else ([], [])
+        alike = numbered and last[1] and (last[1][-1].stage, last[1][-1].channels) == (site.stage, site.channels)
+        if part in last[0] or alike:
+            last[0].append(part)
+            last[1].append(site)
+        else:
+            parts.append(([part], [site]))
+    grouped: dict[str, list[Site]] = {}
+    for keys, sites in parts:
+        title = keys[0] if keys[0] == keys[-1] else f"{keys[0]} to {keys[-1]}"
+        grouped.setdefault(title, []).extend(sites)
+    return grouped
 
 
 def _listed(found: Sequence[Site], most: int = 40) -> str:

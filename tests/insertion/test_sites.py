@@ -1,0 +1,40 @@
+"""What is said of a list of sites: the parts of the network that they are in, and where one hidden unit is all."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import senet
+from senet.insertion import Site
+from senet.insertion.rules.site import by_part
+from tests.insertion.networks import Residual, branch, small_resnet
+
+
+def site(name: str, channels: int = 16, stage: int = 2) -> Site:
+    return Site(name, channels, stage, "residual", "because")
+
+
+def parts(*sites: Site) -> dict[str, int]:
+    return {part: len(found) for part, found in by_part(sites).items()}
+
+
+def test_by_part():
+    assert parts(site("backbone.a.bn2"), site("backbone.b.bn2"), site("head.bn")) == {"backbone": 2, "head": 1}
+    assert parts(site("net.layer1.bn2"), site("net.layer2.bn2")) == {"net.layer1": 1, "net.layer2": 1}
+    assert parts(site("conv")) == {"conv": 1}
+    assert parts() == {}
+
+
+def test_numbered_parts_are_ranges():
+    found = [site("model.2.m.cv2", 16, 2), site("model.4.m.0.cv2", 32, 3), site("model.4.m.1.cv2", 32, 3)]
+    assert parts(*found, site("model.6.m.cv2", 32, 3)) == {"model.2": 1, "model.4 to model.6": 3}
+    x = torch.randn(1, 3, 16, 16)
+    assert list(by_part(senet.sites(small_resnet(), x))) == ["1", "2 to 3"]
+
+
+def test_one_hidden_unit_is_said():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), Residual(branch(16, 16)), Residual(branch(16, 32), nn.Conv2d(16, 32, 1)))
+    first, second = senet.sites(model, torch.randn(1, 3, 12, 12))
+    assert first.reason.endswith("; 16 channels leave one hidden unit at the default ratio")
+    assert "hidden unit" not in second.reason
