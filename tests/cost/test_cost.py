@@ -142,7 +142,7 @@ def test_blocks_that_others_wrote(monkeypatch):
     ops = pytest.importorskip("torchvision.ops", reason="torchvision is not there")
     network = nn.Sequential(nn.Conv2d(3, 8, 1), ops.SqueezeExcitation(8, 2), nn.Conv2d(8, 8, 1))
     x = example(2, 3, 5, 5)
-    monkeypatch.setattr(cost_module, "blocks", lambda model: {"1": model[1]} if len(model) == 3 else {})
+    monkeypatch.setattr(cost_module, "blocks", lambda model, _: {"1": model[1]} if len(model) == 3 else {})
     se, plain = cost(network, x), cost(nn.Sequential(network[0], network[2]), x)
     (row,) = se.blocks
     assert (row.channels, row.width, row.parameters) == (8, 2, 2 * 8 * 2 + 2 + 8)

@@ -21,7 +21,17 @@ from senet.files.run_folder import (
     write_csv,
     write_json,
 )
-from senet.insertion import Hold, InsertionError, adds_input, channel_dim_of, channels_of, inserted, untouched
+from senet.insertion import (
+    Hold,
+    InlineSE,
+    InsertionError,
+    adds_input,
+    blocks,
+    channel_dim_of,
+    channels_of,
+    inserted,
+    untouched,
+)
 from senet.insertion.reading.dataflow import record
 from senet.insertion.reading.layout import stage
 from senet.report import write_page
@@ -81,6 +91,8 @@ def explain(
 
 def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -> Explanation:
     """As `explain`, of a subject that is open; nothing is written."""
+    seen = blocks(subject.network, subject.example())  # a run also shows how many channels ECA rescales
+    subject.notes += tuple(block.refusal() for block in seen.values() if isinstance(block, InlineSE))
     found = subject.blocks
     stages = stages_of(subject)
     of_stage: dict[int | None, list[str]] = {}
