@@ -17,7 +17,7 @@ class Activation:
     Attributes:
         op: the operation in ATen, without overload and in-place mark.
         onnx: the ONNX operator that computes it alone; empty where there is none.
-        native: its number in `fused/passes/excitation.c`; 0 where the compiled excitation does not have it.
+        native: its number in `fused/passes/c/excitation.c`; 0 where the compiled excitation does not have it.
         overwrites: whether `optimize` may let it write over its operand.
         unary: whether it maps each element of one tensor, with no other tensor and no random number.
     """

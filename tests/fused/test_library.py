@@ -163,7 +163,7 @@ def test_anything_else_that_goes_wrong_is_said_once(monkeypatch, caplog):
 
 def test_types_are_declared_as_the_c_has_them():
     """Each argument of each function: pointers, sizes and numbers, as written in the sources."""
-    folder = Path(library.__file__).parent
+    folder = library._FOLDER
     text = "".join((folder / name).read_text() for name in ("rows.h", "few.h", "rescale.h", "excitation.c"))
     kinds = {"*": ctypes.c_void_p, "long": ctypes.c_long, "int": ctypes.c_int}
     functions = library.library()

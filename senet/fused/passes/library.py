@@ -28,6 +28,7 @@ from senet.files.cache import cache_folder
 __all__ = ["OFF", "library"]
 
 OFF = "SENET_NATIVE"  # set to 0: PyTorch's operations are used
+_FOLDER = Path(__file__).with_name("c")
 _SOURCES = ("passes.c", "excitation.c")
 _READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h")
 _COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
@@ -105,7 +106,7 @@ def _compiled(compiler: Sequence[str], folder: Path) -> Path:
             return path
         with contextlib.suppress(OSError):
             path.unlink()
-    sources = [str(Path(__file__).with_name(source)) for source in _SOURCES]
+    sources = [str(_FOLDER / source) for source in _SOURCES]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / f"{name}.so"
         for i, machine in enumerate(_OWN_MACHINE):
@@ -144,7 +145,7 @@ def _fingerprint(compiler: Sequence[str]) -> str:
     """What the library depends on: the source, the flags, the compiler and the processor."""
     digest = hashlib.sha256()
     for name in (*_SOURCES, *_READ_BY_THEM):
-        digest.update(Path(__file__).with_name(name).read_bytes())
+        digest.update((_FOLDER / name).read_bytes())
     version = _run([*compiler, "--version"])
     words = (_COMMON, _OWN_MACHINE, *compiler[1:], version, platform.machine(), _processor())
     digest.update(repr(words).encode(errors="replace"))

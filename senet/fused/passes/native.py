@@ -1,4 +1,4 @@
-"""The passes in C (passes.c), over as many threads as PyTorch uses."""
+"""The passes in C (c/passes.c), over as many threads as PyTorch uses."""
 
 from __future__ import annotations
 
