@@ -31,7 +31,7 @@ from senet.files.atomic import atomic_write
 if TYPE_CHECKING:
     import os
 
-    from rich.console import RenderableType
+    from senet.report import Table
 
 __all__ = ["RESULT", "Bench", "BenchError", "bench"]
 
@@ -63,7 +63,7 @@ class Bench:
     machine: Mapping[str, Any]
     rows: tuple[Row, ...]
 
-    def parts(self) -> list[RenderableType]:
+    def parts(self) -> list[str | Table]:
         """The table, and below it the machine."""
         from senet.bench.show import parts
 

@@ -8,32 +8,78 @@ from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
 from senet.console import display
 from senet.files.atomic import atomic_write
-from senet.report.figures import INK, save_figure
+from senet.report import Cell, Column, Series, Table, cell, forest
+from senet.report.figures import COLOURS as PALETTE
+from senet.report.figures import save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
 
     from senet.bench.measurement import Bench
-    from senet.bench.rows import Row
+    from senet.bench.rows import Ratio, Row
 
-__all__ = ["figure", "machine_line", "markdown", "meaning", "parts", "plain_words", "write_figures", "write_table"]
+__all__ = [
+    "bench_table",
+    "figure",
+    "machine_line",
+    "markdown",
+    "meaning",
+    "parts",
+    "shape_words",
+    "write_figures",
+    "write_table",
+]
 
-COLOURS = {OURS: "#D55E00", PEER_OPTIMIZED: "#CC79A7", PEER: "#0072B2"}  # of Okabe and Ito's
+COLOURS = {PEER: PALETTE[0], PEER_OPTIMIZED: PALETTE[3], OURS: PALETTE[1]}
 MARKERS = {OURS: "o", PEER_OPTIMIZED: "D", PEER: "s"}
 
 
-def parts(result: Bench) -> list[RenderableType]:
+def parts(result: Bench) -> list[str | Table]:
     """The table, and below it the machine and what the figures mean."""
-    columns, rows = _cells(result)
-    title = f"What SE costs in {result.model}, over the network without it, on inputs of {_shape(result)}"
-    return [
-        display.table(title, columns, rows, numbers=range(2, len(columns) - 1)),
-        meaning(result),
-        machine_line(result),
+    return [bench_table(result), meaning(result), machine_line(result)]
+
+
+def bench_table(result: Bench) -> Table:
+    """One row for each case, the ratios to the network without SE in columns."""
+    shown = [name for name in (OURS, PEER, PEER_OPTIMIZED) if any(name in row.ratios for row in result.rows)]
+    words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer}, optimized"}
+    columns = [
+        Column("what", number=False),
+        Column("engine", number=False),
+        Column("batch"),
+        Column("plain", help="the network without SE: a time, bytes or images"),
     ]
+    for name in shown:
+        help_ = "with its 95 % interval, where there is one"
+        over = f"{words[name]} / plain"
+        columns.append(Column(over, short=words[name], help=help_))
+        columns += [Column(f"{over}, {end}", shown=False) for end in ("low", "high")]
+    columns += [
+        Column("rounds", help="in each of which all run one after the other", short=""),
+        Column("note", number=False),
+    ]
+    rows = [
+        [
+            row.what,
+            ENGINES[row.engine].words,
+            row.batch or None,
+            cell(row.plain, plain_words(row)),
+            *(each for name in shown for each in _ratio(row.ratios.get(name))),
+            row.rounds or None,
+            row.note,
+        ]
+        for row in result.rows
+    ]
+    title = f"What SE costs in {result.model}, over the network without it, on inputs of {shape_words(result)}"
+    return Table("bench", title, columns, rows)
+
+
+def _ratio(ratio: Ratio | None) -> list[Cell]:
+    if ratio is None:
+        return [cell(None)] * 3
+    return [Cell(str(ratio), ratio.value), cell(ratio.low), cell(ratio.high)]
 
 
 def write_table(result: Bench, folder: Path) -> None:
@@ -46,9 +92,7 @@ def write_table(result: Bench, folder: Path) -> None:
 
 def markdown(result: Bench) -> str:
     """The table for a page."""
-    columns, rows = _cells(result)
-    lines = [columns, ["---"] * 2 + ["---:"] * (len(columns) - 3) + ["---"], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return bench_table(result).markdown()
 
 
 def machine_line(result: Bench) -> str:
@@ -70,18 +114,6 @@ def meaning(result: Bench) -> str:
     return f"Median of the ratios round by round [95 % interval]{how}. The peer is {result.peer}.{quick}"
 
 
-def _cells(result: Bench) -> tuple[list[str], list[list[str]]]:
-    shown = [name for name in (OURS, PEER, PEER_OPTIMIZED) if any(name in row.ratios for row in result.rows)]
-    words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer}, optimized"}
-    columns = ["", "engine", "batch", "plain", *(words[name] for name in shown), "note"]
-    rows = []
-    for row in result.rows:
-        ratios = [str(row.ratios[name]) if name in row.ratios else "–" for name in shown]
-        batch = str(row.batch) if row.batch else "–"
-        rows.append([row.what, ENGINES[row.engine].words, batch, plain_words(row), *ratios, row.note])
-    return columns, rows
-
-
 def plain_words(row: Row) -> str:
     """What was measured of the plain network, with its unit."""
     if row.plain is None:
@@ -93,7 +125,8 @@ def plain_words(row: Row) -> str:
     return f"{1000 * row.plain:.1f} ms" if row.plain < 1 else f"{row.plain:.2f} s"
 
 
-def _shape(result: Bench) -> str:
+def shape_words(result: Bench) -> str:
+    """The size of an input: 3 × 224 × 224."""
     return " × ".join(map(str, result.example[1:]))
 
 
@@ -107,40 +140,19 @@ def write_figures(result: Bench, folder: Path) -> None:
 
 def figure(result: Bench) -> Figure:
     """Each case a line: ours and the peer's as points with their intervals, against the network without SE."""
-    from matplotlib.figure import Figure
-
     rows = [row for row in result.rows if row.ratios]
-    drawn = Figure(figsize=(8.5, 1.6 + 0.36 * len(rows)), layout="constrained")
-    axes = drawn.subplots()
-    axes.axvline(1, color=INK, linewidth=1)
     words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer} through senet.optimize"}
-    names = [name for name in (PEER, PEER_OPTIMIZED, OURS) if any(name in row.ratios for row in rows)]
-    for number, name in enumerate(names):
-        found = [(at, row.ratios[name]) for at, row in enumerate(rows) if name in row.ratios]
-        shift = 0.22 * (number - (len(names) - 1) / 2)
-        heights = [at - shift for at, _ in found]
-        values = [ratio.value for _, ratio in found]
-        ends = [
-            [value - (ratio.low or value) for value, (_, ratio) in zip(values, found, strict=True)],
-            [(ratio.high or value) - value for value, (_, ratio) in zip(values, found, strict=True)],
-        ]
-        axes.errorbar(
-            values,
-            heights,
-            xerr=ends,
-            fmt=MARKERS[name],
-            color=COLOURS[name],
-            markersize=5,
-            elinewidth=1.4,
-            label=words[name],
-        )
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(f"over {result.model} without SE (1: SE costs nothing)")
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    drawn.legend(loc="outside upper center", ncols=len(names), frameon=False)
-    return drawn
+    series = [
+        Series(words[name], [_point(row.ratios.get(name)) for row in rows], colour, MARKERS[name])
+        for name, colour in COLOURS.items()
+        if any(name in row.ratios for row in rows)
+    ]
+    xlabel = f"over {result.model} without SE (1: SE costs nothing)"
+    return forest([_label(row) for row in rows], series, xlabel=xlabel, at=1)
+
+
+def _point(ratio: Ratio | None) -> tuple[float, float | None, float | None] | None:
+    return None if ratio is None else (ratio.value, ratio.low, ratio.high)
 
 
 def _label(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""What senet shows to people: numbers with units, and tables that read well in a terminal and in a log."""
+"""What senet shows to people: numbers with units, in a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import TextIO
 
     from rich.console import RenderableType
@@ -25,7 +21,6 @@ __all__ = [
     "plain_text",
     "share",
     "show",
-    "table",
 ]
 
 WIDTH = 100  # of a table as text
@@ -83,16 +78,3 @@ def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = Tr
     for renderable in renderables:
         to.print(renderable, soft_wrap=not wrap)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> RenderableType:
-    """A table with its title above; the columns in `numbers` are set to the right, the others fold where long."""
-    result = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for index, heading in enumerate(columns):
-        if index in numbers:
-            result.add_column(heading, justify="right", no_wrap=True)
-        else:
-            result.add_column(heading, overflow="fold", style="cyan" if index == 0 else None)
-    for row in rows:
-        result.add_row(*row)
-    return Group(Text(title, style="bold"), result, "")  # a title of the table's own would fold at its width

@@ -1,20 +1,19 @@
-"""What a network costs, as tables for the terminal."""
+"""What a network costs, as tables."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from senet.console.display import bytes_of, count, share, table
+from senet.console.display import bytes_of, count, share
+from senet.report.table import Table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from senet.cost.cost import Cost
 
 __all__ = ["blocks_table", "comparison_table", "cost_tables"]
 
 
-def cost_tables(cost: Cost) -> list[RenderableType]:
+def cost_tables(cost: Cost) -> list[Table]:
     """What a network costs and what of it is SE's, in all and per SE block."""
     rows = [
         (
@@ -40,11 +39,11 @@ def cost_tables(cost: Cost) -> list[RenderableType]:
     if cost.latency_ratio is not None:
         rows.append(("time of a forward pass, over that without SE", f"{cost.latency_ratio:.3f} ×", "", ""))
     columns = ("", "in all", "in SE", "share")
-    tables = [table(f"Cost on {cost.example}", columns, rows, numbers=range(1, 4))]
+    tables = [Table.of(f"Cost on {cost.example}", columns, rows, numbers=range(1, 4))]
     return [*tables, blocks_table(cost)] if cost.blocks else tables
 
 
-def blocks_table(cost: Cost) -> RenderableType:
+def blocks_table(cost: Cost) -> Table:
     """What each SE block costs: one row per block."""
     rows = [
         (
@@ -59,10 +58,10 @@ def blocks_table(cost: Cost) -> RenderableType:
         for block in cost.blocks
     ]
     columns = ("block", "channels", "width", "parameters", "multiply-adds", "rescaling", "activations")
-    return table(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
+    return Table.of(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
 
 
-def comparison_table(plain: Cost, se: Cost, title: str) -> RenderableType:
+def comparison_table(plain: Cost, se: Cost, title: str) -> Table:
     """What the network costs without SE and with it, side by side."""
     rows = [
         (
@@ -88,7 +87,7 @@ def comparison_table(plain: Cost, se: Cost, title: str) -> RenderableType:
     if se.latency_ratio is not None:
         more = _more(1, se.latency_ratio)
         rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
-    return table(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
+    return Table.of(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
 
 
 def _more(plain: float, se: float) -> str:

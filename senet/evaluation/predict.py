@@ -23,12 +23,12 @@ from senet.evaluation.open import in_eval_mode, open_network
 from senet.evaluation.options import PredictOptions, known
 from senet.evaluation.result import prediction_columns
 from senet.files.tables import check_table, write_table
+from senet.report.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
-    from rich.console import RenderableType
     from torch import nn
 
     from senet.data.transforms import Preprocessing
@@ -76,7 +76,7 @@ class Predicted:
     def __str__(self) -> str:
         return display.plain_text(*self.parts(), wrap=False)
 
-    def parts(self) -> list[RenderableType]:
+    def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
         rows = [
             (image, *[f"{name} {share:.1%}" for name, share in zip(classes[:PLACES], shares, strict=False)])
@@ -90,7 +90,7 @@ class Predicted:
         more = [f"{len(rows) - SHOWN} more pictures are not shown"] if len(rows) > SHOWN else []
         if more or asked > PLACES:
             more.append("all are written with --out FILE.csv (in Python, out=)")
-        table = display.table(title, ("picture", *places), rows[:SHOWN], numbers=range(0))
+        table = Table.of(title, ("picture", *places), rows[:SHOWN], numbers=range(0))
         return [*self.notes, table, *more, *badfiles.listed(self.skipped)]
 
 

@@ -23,12 +23,12 @@ from senet.files.run_folder import (
 )
 from senet.files.tables import KINDS, check_table, write_table
 from senet.report.figures import drawing, save_figure
+from senet.report.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
-    from rich.console import RenderableType
 
     from senet.data.transforms import Preprocessing
     from senet.data.unreadable import BadFile
@@ -104,7 +104,7 @@ class Evaluation:
     def __str__(self) -> str:
         return display.plain_text(*self.parts(), wrap=False)
 
-    def parts(self) -> list[RenderableType]:
+    def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
         how = self.preprocessing
         return [
@@ -125,7 +125,7 @@ class Evaluation:
         """Whether the five highest scores say anything: of five classes or fewer they always hold the right one."""
         return self.classes > 5
 
-    def _class_table(self) -> RenderableType:
+    def _class_table(self) -> Table:
         results, title = self.per_class, "Each class"
         if len(results) > CLASSES:
             results = tuple(sorted(results, key=lambda r: (r.top1 or 0.0, r.index))[:CLASSES])
@@ -136,7 +136,7 @@ class Evaluation:
             for r in results
         ]
         columns = ("class", "images", "top-1", *["top-5"] * five, "precision", "most mistaken for")
-        return display.table(title, columns, rows, numbers=range(1, 4 + five))
+        return Table.of(title, columns, rows, numbers=range(1, 4 + five))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json: accuracies and the calibration error are fractions."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from senet.console.display import count, share, table
+from senet.console.display import count, share
 from senet.errors import InputError
 from senet.extras import extra
 from senet.report.figures import COLOURS, save_figure
+from senet.report.table import Table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
 
     from senet.paper.figures import ImageNetRow
     from senet.paper.tables import Counted, PaperTables
@@ -24,7 +24,7 @@ FIGURES = (".png", ".svg")
 USUAL_SIDE = 224  # pixels; of the images that the paper measures on, but for Inception-ResNet-v2
 
 
-def paper_tables(tables: PaperTables) -> list[RenderableType]:
+def paper_tables(tables: PaperTables) -> list[str | Table]:
     """The paper's tables of costs as computed, the paper's figures beside them, and why they differ.
 
     No table is wider than a terminal of 80 columns.
@@ -49,16 +49,16 @@ def paper_tables(tables: PaperTables) -> list[RenderableType]:
     ]
 
 
-def _plain_table(tables: PaperTables) -> RenderableType:
+def _plain_table(tables: PaperTables) -> Table:
     rows = [
         (_with_side(row, counted), *_beside(counted.plain_multiply_adds, row.multiply_adds))
         for row, counted in (*tables.imagenet, *tables.mobile)
     ]
     title = f"Multiply-adds of the plain networks for one image of {USUAL_SIDE}² (tables 2, 3 and 8)"
-    return table(title, ("network", "computed", "paper", "off by"), rows, numbers=range(1, 4))
+    return Table.of(title, ("network", "computed", "paper", "off by"), rows, numbers=range(1, 4))
 
 
-def _se_table(tables: PaperTables) -> RenderableType:
+def _se_table(tables: PaperTables) -> Table:
     rows = [
         (
             row.title,
@@ -69,10 +69,10 @@ def _se_table(tables: PaperTables) -> RenderableType:
         for row, counted in (*tables.imagenet, *tables.mobile)
     ]
     columns = ("network", "computed", "paper", "off by", "SE adds", "rescaling")
-    return table("Multiply-adds with SE, and the rescaling beside them", columns, rows, numbers=range(1, 6))
+    return Table.of("Multiply-adds with SE, and the rescaling beside them", columns, rows, numbers=range(1, 6))
 
 
-def _parameters_table(tables: PaperTables) -> RenderableType:
+def _parameters_table(tables: PaperTables) -> Table:
     rows = [
         (
             row.title,
@@ -83,19 +83,19 @@ def _parameters_table(tables: PaperTables) -> RenderableType:
         for row, counted in (*tables.imagenet, *tables.mobile)
     ]
     columns = ("network", "plain", "paper", "with SE", "paper", "SE adds")
-    return table("Parameters", columns, rows, numbers=range(1, 6))
+    return Table.of("Parameters", columns, rows, numbers=range(1, 6))
 
 
-def _errors_table(tables: PaperTables) -> RenderableType:
+def _errors_table(tables: PaperTables) -> Table:
     rows = [
         (row.title, _errors(row.error, row), _errors(row.se_error, row))
         for row, _ in (*tables.imagenet, *tables.mobile)
     ]
     title = "Errors on ImageNet that the paper reports, top-1 / top-5 in %: not measured here"
-    return table(title, ("network", "plain", "with SE"), rows, numbers=range(1, 3))
+    return Table.of(title, ("network", "plain", "with SE"), rows, numbers=range(1, 3))
 
 
-def _cifar_table(tables: PaperTables) -> RenderableType:
+def _cifar_table(tables: PaperTables) -> Table:
     rows = [
         (
             row.title,
@@ -106,26 +106,26 @@ def _cifar_table(tables: PaperTables) -> RenderableType:
     ]
     columns = ("network", "parameters", "with SE", "multiply-adds", "with SE")
     title = "The networks for CIFAR (tables 4 and 5), for 10 classes"
-    return table(title, columns, rows, numbers=range(1, 5))
+    return Table.of(title, columns, rows, numbers=range(1, 5))
 
 
-def _cifar_errors_table(tables: PaperTables) -> RenderableType:
+def _cifar_errors_table(tables: PaperTables) -> Table:
     rows = [
         (row.title, *(f"{plain:.2f} → {se:.2f}" for plain, se in (row.cifar10, row.cifar100)))
         for row, _ in tables.cifar
     ]
     title = "Errors on CIFAR that the paper reports, plain → with SE in %: not measured here"
-    return table(title, ("network", "CIFAR-10", "CIFAR-100"), rows, numbers=range(1, 3))
+    return Table.of(title, ("network", "CIFAR-10", "CIFAR-100"), rows, numbers=range(1, 3))
 
 
-def _ablations_table(tables: PaperTables) -> RenderableType:
+def _ablations_table(tables: PaperTables) -> Table:
     found = (*tables.reductions, *tables.stages, *((row, counted.parameters) for row, counted in tables.variants))
     rows = [
         (row.what, *_beside(parameters, row.parameters)[:2], f"{row.error[0]:.2f} / {row.error[1]:.2f}")
         for row, parameters in found
     ]
     title = "SE-ResNet-50: the ratio r, one stage alone, two variants (tables 10 and 13 to 16)"
-    return table(title, ("", "parameters", "paper", "the paper's error %"), rows, numbers=range(1, 4))
+    return Table.of(title, ("", "parameters", "paper", "the paper's error %"), rows, numbers=range(1, 4))
 
 
 def _with_side(row: ImageNetRow, counted: Counted) -> str:
@@ -154,7 +154,7 @@ def _printed(figure: float) -> str:
     return f"{figure / 1e6:.0f} M" if figure >= 1e8 else f"{figure / 1e6:.1f} M"
 
 
-def _notes(tables: PaperTables) -> list[RenderableType]:
+def _notes(tables: PaperTables) -> list[str | Table]:
     at_224 = count(tables.inception_at_224.plain_multiply_adds)
     (inception,) = (c for row, c in tables.imagenet if row.name == "se_inception_resnet_v2")
     at_299 = count(inception.plain_multiply_adds)
@@ -172,7 +172,7 @@ def _notes(tables: PaperTables) -> list[RenderableType]:
     ]
 
 
-def _last_stage_table(tables: PaperTables) -> RenderableType:
+def _last_stage_table(tables: PaperTables) -> Table:
     """How much of what SE adds lies in the last stage, of the networks with stages 2 to 5 of bottlenecks."""
     rows = []
     for row, counted in tables.imagenet:
@@ -191,7 +191,7 @@ def _last_stage_table(tables: PaperTables) -> RenderableType:
         )
     title = "Parameters that SE adds, and without SE in the last stage (paper: about 10 % and 4 %)"
     columns = ("network", "SE adds", "share", "last stage", "without it", "share")
-    return table(title, columns, rows, numbers=range(1, 6))
+    return Table.of(title, columns, rows, numbers=range(1, 6))
 
 
 def figure_format(path: Path) -> str:

@@ -1,20 +1,8 @@
 """Reports: one HTML file that needs nothing else, beside its pictures (PNG) and its data (CSV)."""
 
-from senet.report.figures import COLOURS, INK, drawing
-from senet.report.page import (
-    Cell,
-    Chart,
-    Column,
-    Facts,
-    Page,
-    Section,
-    Table,
-    Text,
-    cell,
-    machine_facts,
-    render,
-    write_page,
-)
+from senet.report.figures import COLOURS, INK, Series, drawing, forest
+from senet.report.page import Chart, Facts, Page, Section, Text, machine_facts, render, write_page
+from senet.report.table import Cell, Column, Table, cell
 
 __all__ = [
     "COLOURS",
@@ -25,10 +13,12 @@ __all__ = [
     "Facts",
     "Page",
     "Section",
+    "Series",
     "Table",
     "Text",
     "cell",
     "drawing",
+    "forest",
     "machine_facts",
     "render",
     "write_page",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 import warnings
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from senet.files.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GREY", "INK", "drawing", "inline_svg", "save_figure", "short"]
+__all__ = ["COLOURS", "GREY", "INK", "Series", "drawing", "forest", "inline_svg", "save_figure", "short"]
 
 INK = "#000000"
 """Of axes, text and lines of reference: in a page it becomes the colour of the text around it."""
@@ -51,6 +52,60 @@ def drawing() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"constrained_layout not applied", UserWarning)  # a long name
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a class named in another script
         yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """What a forest plot shows in one colour.
+
+    Attributes:
+        label: in the legend; "" for none.
+        points: for each row a value with the ends of its interval, None where there is none; None for no point.
+        colour: of points and intervals.
+        marker: matplotlib's.
+        single: for each row, values that stand behind the point in grey.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float | None, float | None] | None]
+    colour: str
+    marker: str = "o"
+    single: Sequence[Sequence[float]] = ()
+
+
+def forest(names: Sequence[str], series: Sequence[Series], *, xlabel: str, at: float = 0, scale: float = 1) -> Figure:
+    """A forest plot: a row for each name, in it each series' value with its interval, against a line at `at`.
+
+    Values are multiplied by `scale`: 100 shows fractions in points.
+    """
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 1.3 + (0.3 + 0.06 * len(series)) * len(names)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(at, color=INK, linewidth=1)
+        labelled = set()
+        for row in range(len(names)):
+            here = [each for each in series if each.points[row] is not None]
+            for number, each in enumerate(here):
+                y = row + 0.22 * (number - (len(here) - 1) / 2)
+                value, low, high = (None if x is None else scale * x for x in each.points[row] or (None,) * 3)
+                assert value is not None
+                ends = None if low is None or high is None else [[value - low], [high - value]]
+                if each.single:
+                    dots = [scale * x for x in each.single[row]]
+                    axes.plot(dots, [y] * len(dots), color=GREY, marker="o", markersize=3.5, linestyle="none")
+                look: Any = {"color": each.colour, "marker": each.marker, "markersize": 5, "linewidth": 1.4}
+                label = each.label if each.label and each.label not in labelled else None
+                labelled.add(label)
+                axes.errorbar([value], [y], xerr=ends, capsize=3, linestyle="none", label=label, **look)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="x", alpha=0.3)
+        if labelled - {None}:
+            figure.legend(loc="outside upper center", ncols=len(series))
+        return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -3,96 +3,36 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import hashlib
-import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from senet._version import __version__
 from senet.errors import InputError
 from senet.files.atomic import atomic_write
 from senet.report.figures import inline_svg, save_figure
+from senet.report.table import Plain, Table, csv_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Cell",
     "Chart",
-    "Column",
     "Facts",
     "Page",
     "Section",
-    "Table",
     "Text",
-    "cell",
     "machine_facts",
     "render",
     "write_page",
 ]
 
 _SAFE = "/,:;()@!*"  # in the data of a link; the rest is written as %XX
-_NOTHING = "–"
-Plain = str | int | float | bool | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What a table shows, and the value it sorts by and writes into the CSV."""
-
-    text: str
-    value: Plain = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        title: its heading, with the unit.
-        number: whether it is set to the right.
-        help: what it is, in a sentence, shown below the table.
-    """
-
-    title: str
-    number: bool = True
-    help: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table that the reader can sort and download.
-
-    Attributes:
-        name: of its CSV file, without the suffix.
-        title: above it.
-        columns: from left to right.
-        rows: of cells, or of plain values.
-        note: below it.
-    """
-
-    name: str
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell | Plain]]
-    note: str = ""
-
-    @property
-    def cells(self) -> list[list[Cell]]:
-        """The rows, all of cells."""
-        return [[value if isinstance(value, Cell) else cell(value) for value in row] for row in self.rows]
-
-    def csv(self) -> str:
-        """The values, unrounded."""
-        rows = [[_raw(each) for each in row] for row in self.cells]
-        return _csv([column.title for column in self.columns], rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +56,7 @@ class Chart:
     def csv(self) -> str:
         """The numbers, unrounded."""
         keys = list(self.data[0]) if self.data else []
-        return _csv(keys, [list(row.values()) for row in self.data])
+        return csv_text(keys, [list(row.values()) for row in self.data])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,20 +106,6 @@ class Page:
     def tables(self) -> list[Table]:
         """All tables."""
         return [part for section in self.sections for part in section.parts if isinstance(part, Table)]
-
-
-def cell(value: Plain, text: str | None = None) -> Cell:
-    """A cell that shows `text`, or the value as people write it; a value that is not there is a dash."""
-    if text is None:
-        if value is None:
-            text = _NOTHING
-        elif isinstance(value, float):
-            text = f"{value:.4g}".replace("-", "−") if math.isfinite(value) else _NOTHING
-        elif isinstance(value, bool):
-            text = "yes" if value else "no"
-        else:
-            text = str(value)
-    return Cell(text, value if not isinstance(value, float) or math.isfinite(value) else None)
 
 
 def machine_facts(machine: Mapping[str, object]) -> Facts:
@@ -236,11 +162,6 @@ def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
     return path
 
 
-def _raw(shown: Cell) -> Plain:
-    """A cell's value for the CSV; its text where it has no value but says something."""
-    return shown.text if shown.value is None and shown.text != _NOTHING else shown.value
-
-
 def _write(path: Path, text: str) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
@@ -252,11 +173,3 @@ def _asset(name: str) -> str:
 
 def _anchor(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _csv(keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    with io.StringIO() as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(keys)
-        writer.writerows(rows)
-        return file.getvalue()

@@ -15,13 +15,12 @@ from senet.block import SESpec
 from senet.console import display
 from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
+from senet.report.table import Table
 from senet.verbs.place import Place, is_inserted
 from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from rich.console import RenderableType
 
     from senet.insertion import Site
 
@@ -206,16 +205,16 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
     return (3, _UNKNOWN_SIZE, _UNKNOWN_SIZE)
 
 
-def _sites_table(found: Sequence[Site], title: str) -> RenderableType:
+def _sites_table(found: Sequence[Site], title: str) -> Table:
     """Where SE can go, and why: one row per site."""
     rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
-    return display.table(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
+    return Table.of(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
 
 
-def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> RenderableType:
+def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> Table:
     """The SE blocks that were put in: one row per block."""
     rows = []
     for name, block in blocks.items():
         parameters = sum(parameter.numel() for parameter in block.parameters())
         rows.append((name, str(block.in_channels), str(block.width), display.count(parameters)))
-    return display.table(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))
+    return Table.of(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))

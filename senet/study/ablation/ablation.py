@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.console import display
+from senet.console.progress import duration
 from senet.insertion.rules.findings import counted
+from senet.report.table import Cell, Column, Table, cell
 from senet.study.ablation.published import PLAIN, Published
-from senet.study.comparison.report import percent
+from senet.study.comparison.report import interval, spread
 from senet.study.statistics import Bootstrap, Corrected, differs, points
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from senet.cost.cost import Cost
-    from senet.study.ablation.grid import Cell
+    from senet.study.ablation.grid import Cell as Variant
 
-__all__ = ["Ablation", "TrainedCell", "errors_of", "interval"]
+__all__ = ["Ablation", "TrainedCell"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TrainedCell:
         to_standard: its accuracy minus that of the standard SE, corrected; None for these two.
     """
 
-    cell: Cell
+    cell: Variant
     accuracy: tuple[float, ...]
     seconds: tuple[float, ...]
     cost: Cost
@@ -135,38 +135,51 @@ class Ablation:
     def __str__(self) -> str:
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
-    def parts(self) -> list[RenderableType]:
+    def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
         title = (
             f"{self.model} on {self.data} ({self.split}: {self.images} images), last of "
             f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
         )
-        columns = (
-            *("variant", "accuracy", "− plain", "corrected interval", "− standard", "parameters", "multiply-adds"),
-            *("latency", "the paper's error"),
-        )
-        shown: list[RenderableType] = [*self.notes, title]
-        for name in self.tables:
-            rows = [
-                (
-                    cell.cell.label,
-                    _spread(cell),
-                    "" if cell.to_plain is None else points(cell.to_plain.difference.mean),
-                    "" if cell.to_plain is None else interval(cell.to_plain),
-                    "" if cell.to_standard is None else points(cell.to_standard.difference.mean),
-                    display.count(cell.cost.parameters),
-                    display.count(cell.cost.multiply_adds),
-                    "" if cell.cost.latency_ratio is None else f"{cell.cost.latency_ratio:.3f} ×",
-                    errors_of(cell),
-                )
-                for cell in self.table(name)
-            ]
-            shown.append(display.table(name, columns, rows, numbers=range(1, 9)))
+        shown: list[str | Table] = [*self.notes, title, *(self.cells_table(name, name) for name in self.tables)]
         shown.append(
             f"− plain, − standard: points of accuracy; intervals over seeds (paired t), corrected for all "
             f"{self.comparisons} comparisons by Holm. The paper's: top-1 / top-5 error in %, SE-ResNet-50, ImageNet."
         )
         return [*shown, "", *self.lead(), f"Report: {self.folder}/report.html"]
+
+    def cells_table(self, name: str, title: str) -> Table:
+        """A table of the ablation: one row for each of its cells."""
+        columns = [
+            Column("variant", number=False),
+            Column(
+                "accuracy (%)",
+                csv="accuracy (fraction)",
+                short="accuracy",
+                help="the mean over seeds ± their standard deviation",
+            ),
+            Column("accuracy, sd (fraction)", shown=False),
+            *_compared("plain", "the plain network"),
+            Column(
+                "p, corrected", short="", help="of no difference to the plain network: paired t test, corrected by Holm"
+            ),
+            *(Column(f"− plain, over images, {end} (fraction)", shown=False) for end in ("low", "high")),
+            *_compared("standard", "the standard SE"),
+            Column("SE blocks", short=""),
+            Column("parameters"),
+            Column("multiply-adds", help="of one image"),
+            Column("latency", help="time of a forward pass over that of the same network without SE, measured in turn"),
+            Column("training", csv="training (s)", short="", help="time of one training, the median"),
+            Column(
+                "the paper's error (%)",
+                csv="the paper's top-1 error (fraction)",
+                short="the paper's error",
+                help="top-1 / top-5 on ImageNet, SE-ResNet-50, as printed in the paper: not ours, and not to be "
+                "compared with the accuracies here but in their order",
+            ),
+            Column("the paper's top-5 error (fraction)", shown=False),
+        ]
+        return Table(f"ablation_{name}", title, columns, [_row(each) for each in self.table(name)])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json: accuracies are fractions, differences in fractions."""
@@ -207,13 +220,6 @@ class Ablation:
         }
 
 
-def interval(of: Corrected) -> str:
-    """A corrected interval in points."""
-    if of.difference.low is None or of.difference.high is None:
-        return "none"
-    return f"{points(of.difference.low)} to {points(of.difference.high)}"
-
-
 def published_of(cell: TrainedCell) -> Published | None:
     """The paper's row for a cell; of the plain network too."""
     return PLAIN if cell.cell.spec is None else cell.cell.published
@@ -236,5 +242,52 @@ def _to_json(of: Corrected | None) -> dict[str, Any] | None:
     return {**dataclasses.asdict(of.difference), "p": of.p, "p_corrected": of.p_corrected}
 
 
-def _spread(cell: TrainedCell) -> str:
-    return percent(cell.mean) if cell.sd is None else f"{100 * cell.mean:.2f} ± {100 * cell.sd:.2f} %"
+def _compared(what: str, whom: str) -> list[Column]:
+    """The difference to another cell, its corrected interval in a terminal, and the ends of that in the CSV."""
+    return [
+        Column(
+            f"− {what} (points)",
+            csv=f"− {what} (fraction)",
+            short=f"− {what}",
+            help=f"the mean difference to {whom}, with the corrected interval",
+        ),
+        *(Column(f"− {what}, {end} (fraction)", shown=False) for end in ("low", "high")),
+    ]
+
+
+def _difference(of: Corrected | None, *, short: bool = False) -> list[Cell]:
+    """The difference with its interval, which a terminal has no room for where `short`, and the interval's ends."""
+    if of is None:
+        return [Cell("–")] * 3
+    own = of.difference
+    mean = points(own.mean)
+    shown = Cell(f"{mean} ({interval(own)})", own.mean, mean if short else None)
+    return [shown, cell(own.low), cell(own.high)]
+
+
+def _p(of: Corrected | None) -> Cell:
+    if of is None or of.p_corrected is None:
+        return Cell("–")
+    return Cell(f"{of.p_corrected:.3f}" if of.p_corrected >= 0.001 else "< 0.001", of.p_corrected)
+
+
+def _row(each: TrainedCell) -> list[Cell]:
+    latency, seconds, row = each.cost.latency_ratio, statistics.median(each.seconds), published_of(each)
+    errors = (None, None) if row is None else (round(row.top1 / 100, 6), round(row.top5 / 100, 6))
+    images = each.over_images
+    return [
+        Cell(each.cell.label),
+        cell(each.mean, spread(each.mean, each.sd)),
+        cell(each.sd),
+        *_difference(each.to_plain),
+        _p(each.to_plain),
+        *((cell(None),) * 2 if images is None else (cell(images.low), cell(images.high))),
+        *_difference(each.to_standard, short=True),
+        cell(each.sites),
+        cell(each.cost.parameters, display.count(each.cost.parameters)),
+        cell(each.cost.multiply_adds, display.count(each.cost.multiply_adds)),
+        cell(latency, None if latency is None else f"{latency:.3f} ×"),
+        cell(seconds, duration(seconds)),
+        cell(errors[0], errors_of(each) or None),
+        cell(errors[1]),
+    ]

@@ -21,23 +21,26 @@ from senet.files.run_folder import (
 )
 from senet.report import (
     COLOURS,
-    INK,
+    Cell,
     Chart,
     Column,
     Facts,
     Page,
     Section,
+    Series,
     Table,
     Text,
     cell,
     drawing,
+    forest,
     machine_facts,
     write_page,
 )
 from senet.report.figures import short
 from senet.study.comparison.plots import difference_figure, learning_curves
-from senet.study.comparison.report import Comparison, Trained, percent
+from senet.study.comparison.report import Comparison, Trained, interval, percent
 from senet.study.statistics import Bootstrap, Difference, paired_difference, points
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,13 +79,14 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
     columns = [
         Column("comparison", number=False),
         Column("seeds"),
-        Column("plain (%)", help="accuracy, the mean over seeds"),
-        Column("with SE (%)"),
-        Column("SE − plain (points)"),
-        Column("95 % interval over seeds", number=False),
-        Column("95 % interval over images", number=False),
-        Column("parameters added"),
-        Column("multiply-adds added"),
+        *_mean_columns("plain", "accuracy, the mean over seeds"),
+        *_mean_columns("with SE"),
+        Column("SE − plain (points)", csv="SE − plain (fraction)"),
+        Column("SE − plain, sd (fraction)", shown=False),
+        *_interval_columns("95 % interval over seeds"),
+        *_interval_columns("95 % interval over images"),
+        Column("parameters added", csv="parameters added (fraction)"),
+        Column("multiply-adds added", csv="multiply-adds added (fraction)"),
         Column("training time, SE / plain"),
         Column("network", number=False),
         Column("images", number=False),
@@ -92,10 +96,13 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
             name,
             len(each.plain.accuracy),
             cell(each.plain.mean, percent(each.plain.mean)),
+            each.plain.sd,
             cell(each.se.mean, percent(each.se.mean)),
+            each.se.sd,
             cell(each.difference.mean, points(each.difference.mean)),
-            _interval(each.difference),
-            _interval(each.over_images),
+            each.difference.sd,
+            *_interval_cells(each.difference),
+            *_interval_cells(each.over_images),
             _added(each.plain.cost.parameters, each.se.cost.parameters),
             _added(each.plain.cost.multiply_adds, each.se.cost.multiply_adds),
             _ratio(each),
@@ -209,18 +216,6 @@ def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm
 
 
 def _sections(comparison: Comparison, prefix: str) -> list[Section]:
-    columns = [Column("seed"), Column("plain (%)"), Column("with SE (%)"), Column("SE − plain (points)")]
-    pairs = zip(comparison.plain.accuracy, comparison.se.accuracy, comparison.difference.values, strict=True)
-    rows: list[list[Any]] = [
-        [seed, cell(plain, percent(plain)), cell(se, percent(se)), cell(difference, points(difference))]
-        for seed, (plain, se, difference) in enumerate(pairs)
-    ]
-    means = (
-        f"Means: {percent(comparison.plain.mean)} plain, {percent(comparison.se.mean)} with SE. SE − plain "
-        f"{points(comparison.difference.mean)} points; 95 % interval over {len(rows)} seeds (paired t) "
-        f"{_interval(comparison.difference)}, over {comparison.images} images (paired bootstrap) "
-        f"{_interval(comparison.over_images)}."
-    )
     seeds = [
         {"seed": seed, "plain": plain, "with SE": se}
         for seed, (plain, se) in enumerate(zip(comparison.plain.accuracy, comparison.se.accuracy, strict=True))
@@ -231,12 +226,11 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
         Section(
             "Accuracy",
             [
-                Text(means),
-                Table(
-                    f"{prefix}accuracy",
+                _means(comparison, f"{prefix}means"),
+                comparison.accuracy_table(
                     f"Accuracy on {comparison.split} ({comparison.images} images), last epoch",
-                    columns,
-                    rows,
+                    f"{prefix}accuracy",
+                    means=False,
                 ),
                 Chart(f"{prefix}difference", "Difference, seed by seed and in the mean", differences, seeds),
             ],
@@ -284,10 +278,54 @@ def _added(plain: float, se: float) -> Any:
     return cell(se / plain - 1, f"+{display.share(se / plain - 1)}") if plain else None
 
 
-def _interval(of: Difference | Bootstrap) -> str:
-    if of.low is None or of.high is None:
-        return "none"
-    return f"{points(of.low)} to {points(of.high)}"
+def _means(comparison: Comparison, name: str) -> Table:
+    """The means over seeds with their spread, and both intervals of the difference."""
+    columns = [
+        Column("", number=False, csv="what"),
+        Column("mean over seeds", csv="mean (fraction)"),
+        Column("sd", csv="sd (fraction)"),
+        *_interval_columns("95 % interval"),
+    ]
+    plain, se, seeds, images = comparison.plain, comparison.se, comparison.difference, comparison.over_images
+    count = counted(len(seeds.values), "seed")
+    no_interval = [Cell("–"), cell(None), cell(None)]
+    rows: list[list[Any]] = [
+        *(
+            [what, cell(arm.mean, percent(arm.mean)), _sd(arm.sd), *no_interval]
+            for what, arm in (("plain", plain), ("with SE", se))
+        ),
+        *(
+            [f"SE − plain, over {what}", cell(of.mean, f"{points(of.mean)} points"), _sd(sd), *_interval_cells(of)]
+            for what, of, sd in (
+                (f"{count} (paired t)", seeds, seeds.sd),
+                (f"{images.images} images (paired bootstrap)", images, None),
+            )
+        ),
+    ]
+    return Table(name, "Means", columns, rows)
+
+
+def _sd(sd: float | None) -> Cell:
+    return cell(sd, None if sd is None else f"{100 * sd:.2f}")
+
+
+def _mean_columns(what: str, help_: str = "") -> list[Column]:
+    return [
+        Column(f"{what} (%)", csv=f"{what} (fraction)", help=help_),
+        Column(f"{what}, sd (fraction)", shown=False),
+    ]
+
+
+def _interval_columns(what: str) -> list[Column]:
+    """An interval as people read it, in points, and its two ends in the CSV."""
+    return [
+        Column(f"{what} (points)", number=False),
+        *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),
+    ]
+
+
+def _interval_cells(of: Difference | Bootstrap) -> list[Cell]:
+    return [Cell(interval(of)), cell(of.low), cell(of.high)]
 
 
 def _names(comparisons: Sequence[Comparison]) -> list[str]:
@@ -301,28 +339,12 @@ def _names(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _differences(names: Sequence[str], comparisons: Sequence[Comparison]) -> Figure:
-    with drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 1.4 + 0.45 * len(names)), layout="constrained")
-        axes = figure.subplots()
-        axes.axvline(0, color=INK, linewidth=1)
-        for shift, colour, what in ((-0.13, COLOURS[1], "over seeds"), (0.13, COLOURS[0], "over images")):
-            for place, each in enumerate(comparisons):
-                of = each.difference if what == "over seeds" else each.over_images
-                ends = None
-                if of.low is not None and of.high is not None:
-                    ends = [[100 * (of.mean - of.low)], [100 * (of.high - of.mean)]]
-                label = what if place == 0 else None
-                axes.errorbar(
-                    [100 * of.mean], [place + shift], xerr=ends, color=colour, marker="o", capsize=4, label=label
-                )
-        axes.set_yticks(range(len(names)), [short(name) for name in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel("accuracy with SE − plain (points)")
-        axes.grid(axis="x", alpha=0.3)
-        figure.legend(loc="outside upper right", ncols=2)
-        return figure
+    seeds, images = ([getattr(each, of) for each in comparisons] for of in ("difference", "over_images"))
+    series = [
+        Series(what, [(of.mean, of.low, of.high) for of in found], colour)
+        for what, found, colour in (("over seeds", seeds, COLOURS[1]), ("over images", images, COLOURS[0]))
+    ]
+    return forest([short(name) for name in names], series, xlabel="accuracy with SE − plain (points)", scale=100)
 
 
 def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:

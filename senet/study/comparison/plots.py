@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from senet.report.figures import COLOURS, GREY, INK, short
+from senet.report.figures import COLOURS, GREY, INK, Series, forest, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,38 +62,22 @@ def _series(arm: Trained, column: str, scale: float) -> list[list[float]]:
 
 def difference_figure(comparison: Comparison) -> Figure:
     """SE - plain for each seed, and its mean with both intervals, in points, against the line of no difference."""
-    from matplotlib.figure import Figure
-
     seeds, images = comparison.difference, comparison.over_images
-    share = f"{100 * seeds.confidence:g} %"
-    count = len(seeds.values)
-    figure = Figure(figsize=(max(6.0, 4.0 + 0.45 * count), 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color=INK, linewidth=1)
-    axes.plot(
-        range(count),
-        [100 * value for value in seeds.values],
-        color=SE,
-        linestyle="none",
-        marker="o",
-        label="each seed",
+    share, count = f"{100 * seeds.confidence:g} %", len(seeds.values)
+    over_seeds = f"mean, {share} interval over seeds" if seeds.low is not None else "mean (no interval over seeds)"
+    none = [None] * count
+    return forest(
+        [*(f"seed {seed}" for seed in range(count)), "mean, over seeds", "mean, over images"],
+        [
+            Series("each seed", [*((value, None, None) for value in seeds.values), None, None], SE),
+            Series(over_seeds, [*none, (seeds.mean, seeds.low, seeds.high), None], INK, "D"),
+            Series(
+                f"mean, {share} interval over {images.images} images",
+                [*none, None, (images.mean, images.low, images.high)],
+                GREY,
+                "D",
+            ),
+        ],
+        xlabel=f"accuracy with SE − plain, {comparison.split} images (points)",
+        scale=100,
     )
-    has_interval = seeds.low is not None and seeds.high is not None
-    over_seeds = f"mean, {share} interval over seeds" if has_interval else "mean (no interval over seeds)"
-    _bar(axes, count + 0.4, seeds.mean, seeds.low, seeds.high, INK, over_seeds)
-    over_images = f"mean, {share} interval over {images.images} images"
-    _bar(axes, count + 1.4, images.mean, images.low, images.high, GREY, over_images)
-    places = (*range(count), count + 0.4, count + 1.4)
-    axes.set_xticks(places, [*map(str, range(count)), "mean,\nover seeds", "mean,\nover images"])
-    axes.set_xlim(-0.6, count + 2.0)
-    axes.set_xlabel("seed")
-    axes.set_ylabel(f"accuracy with SE − plain, {comparison.split} images (points)")
-    axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", frameon=False, ncols=1)
-    return figure
-
-
-def _bar(axes: Axes, x: float, mean: float, low: float | None, high: float | None, colour: str, label: str) -> None:
-    ends = None if low is None or high is None else [[100 * (mean - low)], [100 * (high - mean)]]
-    axes.errorbar([x], [100 * mean], yerr=ends, color=colour, marker="D", capsize=6, linewidth=2, label=label)

@@ -12,12 +12,11 @@ from senet.console.progress import duration
 from senet.cost.tables import comparison_table
 from senet.data import unreadable as badfiles
 from senet.insertion.rules.findings import counted
+from senet.report.table import Cell, Column, Table, cell
 from senet.study.statistics import Bootstrap, Difference, points, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from rich.console import RenderableType
 
     from senet.cost.cost import Cost
     from senet.data.unreadable import BadFile
@@ -136,21 +135,19 @@ class Comparison:
     def __str__(self) -> str:
         return display.plain_text(*self.parts())
 
-    def parts(self) -> list[RenderableType]:
+    def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
         title = (
             f"Accuracy of {self.model} on {self.data} ({self.split}: {self.images} images), last of "
             f"{counted(len(self.plain.histories[0]), 'epoch')}"
         )
-        columns = ("seed", "plain", "with SE", "SE − plain")
         times = statistics.median(self.plain.seconds), statistics.median(self.se.seconds)
         se = self.settings["se"]
         width = f"reduction ratio {se['reduction_ratio']}" if se["width"] is None else f"width {se['width']}"
         return [
             *self.notes,
             f"SE at {len(self.sites)} sites, {width}, start {se['start']}",
-            title,
-            display.table("", columns, self._accuracy(), numbers=range(1, 4)),
+            self.accuracy_table(title),
             *self._intervals(),
             "",
             comparison_table(self.plain.cost, self.se.cost, "Cost of one image"),
@@ -162,22 +159,23 @@ class Comparison:
             *badfiles.listed(self.skipped),
         ]
 
-    def _accuracy(self) -> list[tuple[str, str, str, str]]:
-        rows = [
-            (str(seed), percent(plain), percent(se), points(difference))
-            for seed, (plain, se, difference) in enumerate(
-                zip(self.plain.accuracy, self.se.accuracy, self.difference.values, strict=True)
-            )
+    def accuracy_table(self, title: str, name: str = "accuracy", *, means: bool = True) -> Table:
+        """Accuracy seed by seed, and with `means` where there are several seeds, the mean in the last row."""
+        columns = [
+            Column("seed", number=False),
+            *(Column(f"{what} (%)", csv=f"{what} (fraction)", short=what) for what in ("plain", "with SE")),
+            Column("SE − plain (points)", csv="SE − plain (fraction)", short="SE − plain"),
         ]
-        if self.difference.sd is None:
-            return rows
-        mean = (
-            "mean ± sd",
-            _spread(self.plain.mean, self.plain.sd),
-            _spread(self.se.mean, self.se.sd),
-            f"{points(self.difference.mean)} ± {100 * self.difference.sd:.2f}",
-        )
-        return [*rows, mean]
+        pairs = zip(self.plain.accuracy, self.se.accuracy, self.difference.values, strict=True)
+        rows: list[list[Cell | int]] = [
+            [seed, cell(plain, percent(plain)), cell(se, percent(se)), cell(difference, points(difference))]
+            for seed, (plain, se, difference) in enumerate(pairs)
+        ]
+        if means and self.difference.sd is not None:
+            of = f"{points(self.difference.mean)} ± {100 * self.difference.sd:.2f}"
+            arms = (cell(arm.mean, spread(arm.mean, arm.sd)) for arm in (self.plain, self.se))
+            rows.append([Cell("mean ± sd"), *arms, cell(self.difference.mean, of)])
+        return Table(name, title, columns, rows)
 
     def _intervals(self) -> list[str]:
         seeds, images = self.difference, self.over_images
@@ -186,14 +184,13 @@ class Comparison:
             if seeds.sd is None
             else "none (no spread)"
             if seeds.low is None or seeds.high is None
-            else f"{points(seeds.low)} to {points(seeds.high)} points"
+            else f"{interval(seeds)} points"
         )
         share = f"{100 * seeds.confidence:g} %"
         return [
             f"SE − plain: {points(seeds.mean)} points",
             f"  {share} interval over {len(seeds.values)} seeds (paired t): {over_seeds}",
-            f"  {share} interval over {images.images} images (paired bootstrap): {points(images.low)} to "
-            f"{points(images.high)} points",
+            f"  {share} interval over {images.images} images (paired bootstrap): {interval(images)} points",
         ]
 
 
@@ -202,5 +199,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def _spread(mean: float, sd: float | None) -> str:
+def spread(mean: float, sd: float | None) -> str:
+    """A mean over seeds with their standard deviation: 93.04 ± 0.12 %."""
     return percent(mean) if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
+
+
+def interval(of: Difference | Bootstrap) -> str:
+    """An interval in points."""
+    return "none" if of.low is None or of.high is None else f"{points(of.low)} to {points(of.high)}"

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from senet.console import display
+from senet.report.table import Cell, Column, Table, cell
 from senet.study.comparison.report import percent
 from senet.study.statistics import points
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from torch import Tensor
 
     from senet.cost.cost import Cost
@@ -187,45 +187,15 @@ class Explanation:
     def __str__(self) -> str:
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
-    def parts(self) -> list[RenderableType]:
+    def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
-        columns = ("block", "stage", "channels", "specific", "dead", "full", "const.", "mean", "another's", "removed")
-        rows = [
-            (
-                block.name,
-                "–" if block.stage is None else str(block.stage),
-                str(block.channels),
-                specificity(block.gates),
-                *(str(int(kind.sum())) for kind in (block.gates.dead, block.gates.saturated, block.gates.constant)),
-                *(_difference(effect) for effect in (block.at_mean, block.at_other, block.removed)),
-            )
-            for block in self.blocks
-        ]
-        stages = [
-            (
-                "all" if stage.stage is None else str(stage.stage),
-                str(len(stage.blocks)),
-                display.count(stage.parameters),
-                _difference(stage.at_mean),
-                _difference(stage.removed),
-            )
-            for stage in self.stages
-        ]
         return [
             *self.notes,
-            display.table(
+            self.blocks_table(
                 f"The gates of {self.model} on {self.data} ({self.split}: {self.images} images, "
                 f"{percent(self.top1)} top-1, {percent(self.top5)} top-5)",
-                columns,
-                rows,
-                numbers=range(1, len(columns)),
             ),
-            display.table(
-                "Whole stages",
-                ("stage", "blocks", "parameters", "mean", "removed"),
-                stages,
-                numbers=range(1, 5),
-            ),
+            self.stages_table(),
             "specific: between-class over total variance of the gates (in brackets: by chance). dead, full, const.: "
             "channels within 2 % of 0, of the largest value, of themselves, on all images. mean, another's, removed: "
             "points of top-1 accuracy with the gates held at their mean, taken from another image, taken out; "
@@ -233,6 +203,103 @@ class Explanation:
             "",
             *self.lead(),
         ]
+
+    def blocks_table(self, title: str) -> Table:
+        """One row for each SE block."""
+        columns = [
+            Column("block", number=False),
+            Column("stage", help="log2 of the image's size over that of the map that the block rescales"),
+            Column("channels"),
+            Column("parameters", short=""),
+            Column(
+                "specificity (chance)",
+                csv="specificity",
+                short="specific",
+                help="between-class over total variance of the gates; in brackets by chance",
+            ),
+            Column("specificity by chance", shown=False),
+            Column("dead", help="channels whose gate is at most 2 % of its largest value on every image"),
+            Column(
+                "saturated", short="full", help="channels whose gate is within 2 % of its largest value on every image"
+            ),
+            Column(
+                "constant",
+                short="const.",
+                help="channels whose gate differs by less than 2 % of its largest value over all images",
+            ),
+            *_effect_columns(
+                "at mean",
+                "mean",
+                "top-1 accuracy with each gate held at its mean over the images, minus that of the network as it is; "
+                "in brackets the 95 % interval over images",
+            ),
+            *_effect_columns("another's", "another's", "the same with the gates of another image, drawn at random"),
+            *_effect_columns("at 1", "", "the same with all gates of the block at 1"),
+            *_effect_columns(
+                "removed",
+                "removed",
+                "the same without the block; that is gates at 1, but for a block that adds its input to its output",
+            ),
+            Column(
+                "changed",
+                csv="changed (fraction)",
+                short="",
+                help="images whose predicted class changes with the gates of another image",
+            ),
+        ]
+        rows: list[list[Cell]] = [
+            [
+                Cell(block.name),
+                cell(block.stage),
+                cell(block.channels),
+                cell(block.parameters, display.count(block.parameters)),
+                Cell(specificity(block.gates), block.gates.specificity),
+                cell(block.gates.specificity_by_chance),
+                *(cell(int(kind.sum())) for kind in (block.gates.dead, block.gates.saturated, block.gates.constant)),
+                *_difference(block.at_mean),
+                *_difference(block.at_other),
+                *_difference(block.at_one),
+                *_difference(block.removed),
+                Cell(display.share(block.at_other.changed), block.at_other.changed),
+            ]
+            for block in self.blocks
+        ]
+        return Table("blocks", title, columns, rows)
+
+    def stages_table(self) -> Table:
+        """One row for each stage, and last the whole network."""
+        columns = [
+            Column("stage", number=False),
+            Column("blocks"),
+            Column("parameters"),
+            Column("share of the network", csv="share of the network (fraction)", short=""),
+            Column("at mean: top-1", csv="at mean: top-1 (fraction)", short=""),
+            *_effect_columns("at mean", "mean"),
+            Column("removed: top-1", csv="removed: top-1 (fraction)", short=""),
+            *_effect_columns("removed", "removed"),
+            Column("removed: top-5", csv="removed: top-5 (fraction)", short=""),
+        ]
+        rows: list[list[Cell]] = []
+        for stage in self.stages:
+            share = stage.parameters / self.cost.parameters
+            rows.append(
+                [
+                    Cell("all" if stage.stage is None else str(stage.stage)),
+                    cell(len(stage.blocks)),
+                    cell(stage.parameters, display.count(stage.parameters)),
+                    cell(share, display.share(share)),
+                    cell(stage.at_mean.top1, percent(stage.at_mean.top1)),
+                    *_difference(stage.at_mean),
+                    cell(stage.removed.top1, percent(stage.removed.top1)),
+                    *_difference(stage.removed),
+                    cell(stage.removed.top5, percent(stage.removed.top5)),
+                ]
+            )
+        note = (
+            "All SE blocks of a stage together, without training again. The paper, which trained again, found the last "
+            "stage's to cost less than 0.1 points of top-5."
+        )
+        return Table("stages", "Whole stages", columns, rows, note)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for explanation.json; accuracies are fractions, differences from the network as it is."""
@@ -279,8 +346,22 @@ def specificity(gates: ChannelStatistics) -> str:
     return f"{gates.specificity:.2f} ({gates.specificity_by_chance or 0:.2f})"
 
 
-def _difference(effect: Effect) -> str:
-    return f"{points(effect.difference)}{'*' if effect.shown else ''}"
+def _effect_columns(what: str, short: str, help_: str = "") -> list[Column]:
+    """An effect's difference, and the ends of its interval in the CSV."""
+    return [
+        Column(f"{what} (points)", csv=f"{what} (fraction)", short=short, help=help_),
+        *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),
+    ]
+
+
+def _difference(effect: Effect) -> list[Cell]:
+    text = points(effect.difference)
+    shown = Cell(
+        f"{text} ({points(effect.low)} to {points(effect.high)})",
+        round(effect.difference, 9),
+        f"{text}{'*' if effect.shown else ''}",
+    )
+    return [shown, cell(effect.low), cell(effect.high)]
 
 
 def _effect(effect: Effect) -> str:

@@ -9,22 +9,19 @@ from senet.console import display
 from senet.report import (
     COLOURS,
     INK,
-    Cell,
     Chart,
-    Column,
     Facts,
     Page,
     Section,
-    Table,
+    Series,
     Text,
-    cell,
     drawing,
+    forest,
     machine_facts,
 )
 from senet.report.figures import GREY, short
 from senet.study.comparison.report import percent
-from senet.study.explanation.explanation import BlockFindings, Effect, Explanation, specificity
-from senet.study.statistics import points
+from senet.study.explanation.explanation import BlockFindings, Effect, Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +41,9 @@ def explanation_page(found: Explanation, command: str = "") -> Page:
             Section("Gates by class", _by_class(found)),
             Section("Distribution of the gates", [_distribution(found)]),
             Section("How class-specific each block is", _specificity(found)),
-            Section("What the gates are worth", [_effects(found), _blocks_table(found), _stages_table(found)]),
+            Section(
+                "What the gates are worth", [_effects(found), found.blocks_table("SE blocks"), found.stages_table()]
+            ),
             Section("Images and machine", [_facts(found), machine_facts(found.machine)]),
         ],
         command,
@@ -198,33 +197,16 @@ def _effects(found: Explanation) -> Chart:
         for block in found.blocks
         for how, what, _ in _WAYS
     ]
-    with drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 1.2 + 0.5 * len(found.blocks)), layout="constrained")
-        axes = figure.subplots()
-        axes.axvline(0, color=INK, linewidth=1)
-        for number, (how, what, marker) in enumerate(_WAYS):
-            effects = [_effect(block, how) for block in found.blocks]
-            axes.errorbar(
-                [100 * effect.difference for effect in effects],
-                [place + 0.22 * (number - 1) for place in range(len(effects))],
-                xerr=[
-                    [100 * (effect.difference - effect.low) for effect in effects],
-                    [100 * (effect.high - effect.difference) for effect in effects],
-                ],
-                color=COLOURS[number],
-                marker=marker,
-                markersize=4.5,
-                linewidth=1.2,
-                linestyle="none",
-                label=what,
-            )
-        axes.set_yticks(range(len(found.blocks)), [short(block.name) for block in found.blocks])
-        axes.invert_yaxis()
-        axes.set_xlabel(f"top-1 accuracy minus the network's own, {percent(found.top1)} (points)")
-        axes.grid(axis="x", alpha=0.3)
-        figure.legend(loc="outside upper center", ncols=3)
+    series = []
+    for (how, what, marker), colour in zip(_WAYS, COLOURS, strict=False):
+        effects = [_effect(block, how) for block in found.blocks]
+        series.append(Series(what, [(each.difference, each.low, each.high) for each in effects], colour, marker))
+    figure = forest(
+        [short(block.name) for block in found.blocks],
+        series,
+        xlabel=f"top-1 accuracy minus the network's own, {percent(found.top1)} (points)",
+        scale=100,
+    )
     return Chart(
         "gate_effects",
         "Accuracy without each block's own gates",
@@ -237,85 +219,6 @@ def _effects(found: Explanation) -> Chart:
 def _effect(block: BlockFindings, how: str) -> Effect:
     effect: Effect = getattr(block, how)
     return effect
-
-
-def _difference(effect: Effect) -> Cell:
-    interval = f"{points(effect.low)} to {points(effect.high)}"
-    return Cell(f"{points(effect.difference)} ({interval})", round(effect.difference, 9))
-
-
-def _blocks_table(found: Explanation) -> Table:
-    columns = [
-        Column("block", number=False),
-        Column("stage", help="log2 of the image's size over that of the map that the block rescales"),
-        Column("channels"),
-        Column("parameters"),
-        Column("specificity (chance)", help="between-class over total variance of the gates; in brackets by chance"),
-        Column("dead", help="channels whose gate is at most 2 % of its largest value on every image"),
-        Column("saturated", help="channels whose gate is within 2 % of its largest value on every image"),
-        Column("constant", help="channels whose gate differs by less than 2 % of its largest value over all images"),
-        Column(
-            "at mean (points)",
-            help="top-1 accuracy with each gate held at its mean over the images, minus that "
-            "of the network as it is; in brackets the 95 % interval over images",
-        ),
-        Column("another's (points)", help="the same with the gates of another image, drawn at random"),
-        Column("at 1 (points)", help="the same with all gates of the block at 1"),
-        Column(
-            "removed (points)",
-            help="the same without the block; that is gates at 1, but for a block that adds its input to its output",
-        ),
-        Column("changed", help="images whose predicted class changes with the gates of another image"),
-    ]
-    rows: list[list[Any]] = [
-        [
-            block.name,
-            block.stage,
-            block.channels,
-            cell(block.parameters, display.count(block.parameters)),
-            Cell(specificity(block.gates), block.gates.specificity),
-            int(block.gates.dead.sum()),
-            int(block.gates.saturated.sum()),
-            int(block.gates.constant.sum()),
-            *(_difference(effect) for effect in (block.at_mean, block.at_other, block.at_one, block.removed)),
-            Cell(display.share(block.at_other.changed), block.at_other.changed),
-        ]
-        for block in found.blocks
-    ]
-    return Table("blocks", "SE blocks", columns, rows)
-
-
-def _stages_table(found: Explanation) -> Table:
-    columns = [
-        Column("stage", number=False),
-        Column("blocks"),
-        Column("parameters"),
-        Column("share of the network"),
-        Column("at mean: top-1"),
-        Column("difference (points)"),
-        Column("removed: top-1 "),
-        Column("difference (points) "),
-        Column("removed: top-5"),
-    ]
-    rows: list[list[Any]] = [
-        [
-            "all" if stage.stage is None else str(stage.stage),
-            len(stage.blocks),
-            cell(stage.parameters, display.count(stage.parameters)),
-            cell(stage.parameters / found.cost.parameters, display.share(stage.parameters / found.cost.parameters)),
-            cell(stage.at_mean.top1, percent(stage.at_mean.top1)),
-            _difference(stage.at_mean),
-            cell(stage.removed.top1, percent(stage.removed.top1)),
-            _difference(stage.removed),
-            cell(stage.removed.top5, percent(stage.removed.top5)),
-        ]
-        for stage in found.stages
-    ]
-    note = (
-        "All SE blocks of a stage together, without training again. The paper, which trained again, found the last "
-        "stage's to cost less than 0.1 points of top-5."
-    )
-    return Table("stages", "Whole stages", columns, rows, note)
 
 
 def _facts(found: Explanation) -> Facts:

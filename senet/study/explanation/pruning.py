@@ -22,6 +22,7 @@ from senet.files.run_folder import (
     read_json,
 )
 from senet.insertion import channels_of, fold_gates
+from senet.report.table import Table
 from senet.saving.saving import save
 from senet.study.comparison.report import percent
 from senet.study.explanation.explain import EXPLANATION, GATES, explain_subject, gate_statistics
@@ -85,10 +86,8 @@ class Pruned:
         added = self.multiply_adds_before - self.multiply_adds_after
         lines: list[Any] = [
             *self.notes,
-            display.table(
-                f"{len(rows)} SE blocks pruned", ("block", "its gates, now constants"), rows, numbers=range(0)
-            ),
-            display.table(
+            Table.of(f"{len(rows)} SE blocks pruned", ("block", "its gates, now constants"), rows, numbers=range(0)),
+            Table.of(
                 f"Accuracy on {self.images} images",
                 ("", "before", "predicted", "after"),
                 [

@@ -87,7 +87,10 @@ def test_every_cell_of_every_table_on_the_digits(tmp_path, chromium):
     with (tmp_path / "all" / "ablation_squeeze.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"] for row in rows] == ["plain network", "standard SE", "squeeze max"]
-    assert rows[2]["the paper's error (%)"] == "22.57"
+    assert rows[2]["the paper's top-1 error (fraction)"] == "0.2257"  # all of a row in fractions
+    assert rows[2]["the paper's top-5 error (fraction)"] == "0.0609"
+    assert rows[2]["accuracy (fraction)"] == str(found.cells["squeeze-max"].mean)
+    assert rows[2]["− plain, over images, low (fraction)"] == str(found.cells["squeeze-max"].over_images.low)
     opened(chromium, tmp_path / "all" / "report.html")
     assert complaints(chromium) == []
     assert requests(chromium) == [(tmp_path / "all" / "report.html").as_uri()]

@@ -34,7 +34,13 @@ def test_the_report_of_a_comparison(compared, chromium):
         assert label in text
     with (compared.folder / "accuracy.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["plain (%)"]) for row in rows] == list(compared.plain.accuracy)
+    assert [float(row["plain (fraction)"]) for row in rows] == list(compared.plain.accuracy)
+    with (compared.folder / "means.csv").open() as file:
+        means = list(csv.DictReader(file))
+    assert [row["mean (fraction)"] for row in means[:2]] == [str(compared.plain.mean), str(compared.se.mean)]
+    assert means[0]["sd (fraction)"] == str(compared.plain.sd)
+    ends = [means[3][f"95 % interval, {end} (fraction)"] for end in ("low", "high")]
+    assert ends == [str(compared.over_images.low), str(compared.over_images.high)]
     with (compared.folder / "cost.csv").open() as file:
         assert next(csv.DictReader(file))["plain"] == str(compared.plain.cost.parameters)
     assert write_comparison(read_comparison(compared.folder)).read_bytes() == before  # the folder has all of it

@@ -1,0 +1,154 @@
+"""One table, four ways to draw it: in a terminal (rich), on a page (HTML), in a document (Markdown), as data (CSV)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Cell", "Column", "Plain", "Table", "cell", "csv_text"]
+
+Plain = str | int | float | bool | None
+NOTHING = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a table shows, and the value that it sorts by and writes into the CSV.
+
+    Attributes:
+        text: on the page.
+        value: unrounded; a fraction where the text is in per cent or points.
+        short: in a terminal and in Markdown, where that is not `text`.
+    """
+
+    text: str
+    value: Plain = None
+    short: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: its heading, with the unit of the text.
+        number: whether it is set to the right.
+        help: what it is, in a sentence, shown below the table on a page.
+        csv: its heading in the CSV, with the unit of the value; the title where not given.
+        short: its heading in a terminal and in Markdown; the title where not given, and "" leaves the column out.
+        shown: whether people see it; if not, it is in the CSV alone.
+    """
+
+    title: str
+    number: bool = True
+    help: str = ""
+    csv: str | None = None
+    short: str | None = None
+    shown: bool = True
+
+    @property
+    def brief(self) -> str:
+        """The heading in a terminal."""
+        return self.title if self.short is None else self.short
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table that renders nothing by itself: rich draws it (`__rich__`), a page does, `markdown()` and `csv()` do.
+
+    Attributes:
+        name: of its CSV file, without the suffix.
+        title: above it.
+        columns: from left to right.
+        rows: of cells, or of plain values.
+        note: below it, on a page.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell | Plain]]
+    note: str = ""
+
+    @classmethod
+    def of(cls, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> Table:
+        """A table of texts; the columns in `numbers` are set to the right."""
+        return cls("table", title, [Column(each, index in numbers) for index, each in enumerate(columns)], rows)
+
+    def _part(self, keep: Callable[[Column], bool]) -> tuple[list[Column], list[list[Cell]]]:
+        """Some of the columns, and the rows with these alone."""
+        kept = [index for index, column in enumerate(self.columns) if keep(column)]
+        rows = [[each if isinstance(each, Cell) else cell(each) for each in row] for row in self.rows]
+        return [self.columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+    def on_page(self) -> tuple[list[Column], list[list[Cell]]]:
+        """The columns that a page shows, and the rows."""
+        return self._part(lambda column: column.shown)
+
+    def _brief(self) -> tuple[list[Column], list[list[str]]]:
+        columns, rows = self._part(lambda column: column.shown and column.short != "")
+        return columns, [[each.text if each.short is None else each.short for each in row] for row in rows]
+
+    def __rich__(self) -> RenderableType:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table as Drawn
+        from rich.text import Text
+
+        columns, rows = self._brief()
+        drawn = Drawn(box=box.SIMPLE_HEAD, show_edge=False)
+        for index, column in enumerate(columns):
+            if column.number:
+                drawn.add_column(column.brief, justify="right", no_wrap=True)
+            else:
+                drawn.add_column(column.brief, overflow="fold", style="cyan" if index == 0 else None)
+        for row in rows:
+            drawn.add_row(*row)
+        return Group(Text(self.title, style="bold"), drawn, "")  # rich would fold a title at the table's width
+
+    def markdown(self) -> str:
+        """The table for a document."""
+        columns, rows = self._brief()
+        rule = ["---:" if column.number else "---" for column in columns]
+        lines = [[column.brief for column in columns], rule, *rows]
+        return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in lines)
+
+    def csv(self) -> str:
+        """The values, unrounded; a cell without a value is its text, and a dash is nothing."""
+        columns, rows = self._part(lambda _: True)
+        values = [[_value(each) for each in row] for row in rows]
+        return csv_text([column.title if column.csv is None else column.csv for column in columns], values)
+
+
+def cell(value: Plain, text: str | None = None) -> Cell:
+    """A cell that shows `text`, or the value as people write it; a value that is not there is a dash."""
+    if text is None:
+        if value is None:
+            text = NOTHING
+        elif isinstance(value, float):
+            text = f"{value:.4g}".replace("-", "−") if math.isfinite(value) else NOTHING
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
+        else:
+            text = str(value)
+    return Cell(text, value if not isinstance(value, float) or math.isfinite(value) else None)
+
+
+def csv_text(keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """CSV with its header."""
+    with io.StringIO() as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(keys)
+        writer.writerows(rows)
+        return file.getvalue()
+
+
+def _value(shown: Cell) -> Plain:
+    return shown.text if shown.value is None and shown.text != NOTHING else shown.value
