@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import TYPE_CHECKING
 
 from senet.errors import InputError
+from senet.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,9 +85,7 @@ def cases(size: int, engines: Sequence[str] | None = None, batch_size: int | Non
     """
     for name in engines or ():
         if name not in ENGINES:
-            close = difflib.get_close_matches(name, ENGINES, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"there is no engine {name!r}{hint} (there are {', '.join(ENGINES)})")
+            raise InputError(f"there is no engine {name!r}{did_you_mean(name, ENGINES)}")
     chosen = [name for name, engine in ENGINES.items() if (engine.usual if engines is None else name in engines)]
     many = 128 if size <= SMALL else 16
     found = []

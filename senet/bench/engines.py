@@ -82,7 +82,7 @@ def _openvino(form: nn.Module, x: Tensor, precision: str) -> Run:
 
 
 def _int8(form: nn.Module, x: Tensor) -> Run:
-    model = quantized(openvino_model(trace(form, x), {}), [x[:1]] * 4)  # the time does not hang on the ranges
+    model = quantized(openvino_model(trace(form, x), {}), [x[:1]] * 4)  # the time does not depend on the ranges
     network = OpenVino(_static(model, x))
     return lambda: network(x)
 

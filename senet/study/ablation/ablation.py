@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from senet.console import display
 from senet.console.progress import duration
-from senet.insertion.rules.findings import counted
 from senet.report.table import Cell, Column, Table, cell
 from senet.study.ablation.published import PLAIN, Published
 from senet.study.comparison.report import interval, spread
 from senet.study.statistics import Bootstrap, Corrected, differs, points
+from senet.words import counted
 
 if TYPE_CHECKING:
     from senet.cost.cost import Cost

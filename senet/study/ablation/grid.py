@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from senet.errors import StudyError
 from senet.insertion import Site
 from senet.insertion.rules.site import select
 from senet.study.ablation.published import Published, published
+from senet.words import did_you_mean
 
 __all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_of"]
 
@@ -70,9 +70,7 @@ def cells_of(
     names = list(TABLES) if "all" in tables else list(dict.fromkeys(tables))
     for name in names:
         if name not in TABLES:
-            close = difflib.get_close_matches(name, [*TABLES, "all"], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise StudyError(f"there is no table {name!r}{hint} The tables are {', '.join(TABLES)} and all")
+            raise StudyError(f"there is no table {name!r}{did_you_mean(name, [*TABLES, 'all'])}")
     if not names and not grid:
         raise StudyError(f"say what to vary: a table ({', '.join(TABLES)} or all), or a grid such as gate=sigmoid,tanh")
     cells = {BASE: Cell(BASE, "standard SE", base, None, _published_base(base) if names else None)}
@@ -90,9 +88,7 @@ def _add(
     """Add every combination of a grid that is not there yet; the keys of all of them, in order."""
     for axis, values in grid.items():
         if axis not in AXES:
-            close = difflib.get_close_matches(axis, AXES, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise StudyError(f"{axis!r} cannot be varied{hint} What can is {', '.join(AXES)}")
+            raise StudyError(f"{axis!r} is nothing that can be varied{did_you_mean(axis, AXES)}")
         if not values:
             raise StudyError(f"the grid gives {axis} no values")
     expanded = {axis: _expanded(axis, values, stages) for axis, values in grid.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from senet.insertion.rules.findings import counted
 from senet.report import COLOURS, Chart, Page, Section, Series, Table, Text, forest
 from senet.report.figures import short
 from senet.study.ablation.ablation import Ablation, TrainedCell
 from senet.study.comparison.pages import facts_of
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,9 @@ from senet.console import display
 from senet.console.progress import duration
 from senet.cost.tables import comparison_table
 from senet.data import unreadable as badfiles
-from senet.insertion.rules.findings import counted
 from senet.report.table import Cell, Column, Table, cell
 from senet.study.statistics import Bootstrap, Difference, points, to_json
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
