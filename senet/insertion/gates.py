@@ -1,7 +1,7 @@
-"""Look at the gates of a network's SE blocks while it runs, and hold them at values of one's own.
+"""Look at the gates of a network's SE blocks while it runs, and hold them at chosen values.
 
-What the paper does in its section on the role of the excitation: see the gates, and see what the network says
-without their dependence on the input. Both work on every SE block that `blocks` lists, whoever built it.
+The paper does both in its section on the role of excitation: it shows the gates, and what the network says
+when they no longer depend on the input. Both work on every SE block that `blocks` lists, whoever built it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
 def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
     found = blocks(model)
     if not found:
-        raise InsertionError(f"{type(model).__name__} holds no SE block whose gates could be looked at")
+        raise InsertionError(
+            f"{type(model).__name__} holds no SE block whose gates could be looked at; SE written into the forward of "
+            f"a larger module, which `senet.blocks(model, example)` lists, cannot be"
+        )
     if names is None:
         return found
     for name in names:

@@ -84,6 +84,8 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
     title = f"SE can go into {network.model} in {counted(len(found), 'place')}"
     parts = [f"{part}: {counted(len(inside), 'place')}" for part, inside in by_part(found).items()]
     display.show(_sites_table(found, title), f"By part: {'; '.join(parts)}.")
+    if narrow := [site.name for site in found if site.one_hidden_unit]:
+        display.show(f"One hidden unit at the default reduction ratio, as there are few channels: {', '.join(narrow)}.")
 
 
 def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None, force: bool = False) -> None:

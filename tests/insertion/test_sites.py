@@ -36,5 +36,4 @@ def test_numbered_parts_are_ranges():
 def test_one_hidden_unit_is_said():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), Residual(branch(16, 16)), Residual(branch(16, 32), nn.Conv2d(16, 32, 1)))
     first, second = senet.sites(model, torch.randn(1, 3, 12, 12))
-    assert first.reason.endswith("; 16 channels leave one hidden unit at the default ratio")
-    assert "hidden unit" not in second.reason
+    assert (first.one_hidden_unit, second.one_hidden_unit) == (True, False)

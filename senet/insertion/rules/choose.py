@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
-from senet.block import hidden_width
 from senet.errors import InsertionError
 from senet.insertion.reading.dataflow import Dataflow
 from senet.insertion.reading.layout import stage
@@ -112,18 +111,12 @@ def _site(flow: Dataflow, finding: Finding, rule: str, option: Option, placement
         channels=option.channels,
         stage=stage(flow, shape, option.channel_dim),
         rule=rule,
-        reason=f"{finding.reason}, in {_where_made(flow, finding.value)}{_one_unit(option.channels)}",
+        reason=f"{finding.reason}, in {_where_made(flow, finding.value)}",
         placement=placement,
         position=option.position,
         channel_dim=option.channel_dim,
         source=option.source.name if option.source else "",
     )
-
-
-def _one_unit(channels: int) -> str:
-    """A remark where the default reduction ratio leaves one hidden unit, which the ReLU may close for good."""
-    width = hidden_width(channels)
-    return f"; {counted(channels, 'channel')} leave one hidden unit at the default ratio" if width == 1 else ""
 
 
 def _where_made(flow: Dataflow, value: int) -> str:

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from senet.block import hidden_width
 from senet.errors import InsertionError
 
 __all__ = ["POSITIONS", "Site", "Where", "by_part", "select"]
@@ -40,6 +41,11 @@ class Site:
     position: str = "output"
     channel_dim: int = 1
     source: str = ""
+
+    @property
+    def one_hidden_unit(self) -> bool:
+        """Whether the default reduction ratio leaves one hidden unit, which its ReLU may close for good."""
+        return hidden_width(self.channels) == 1
 
 
 Where = str | Iterable[str] | Callable[[Site], bool] | None
