@@ -25,6 +25,7 @@ __all__ = [
     "readable_formats",
     "reason_of",
     "to_rgb",
+    "upright",
 ]
 
 EXTENSIONS = frozenset(
@@ -46,7 +47,7 @@ _ORIENTATION = 0x0112
 
 
 def decode(path: Path) -> Image.Image:
-    """The image in a file: its first frame, upright, RGB, 8 bits a channel, in memory that is bounded.
+    """The image in a file: its first frame, as `upright` has it, in memory that is bounded.
 
     Truncated data is an error, never half an image; broken EXIF data is none, the image is taken as it lies.
 
@@ -90,8 +91,8 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` as people see it: rotated as its EXIF data says, RGB, 8 bits a channel."""
+def upright(image: Image.Image) -> Image.Image:
+    """`image` rotated as its EXIF data says, 8 bits a channel, RGB, or RGBA where it is transparent."""
     image.load()
     try:
         if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
@@ -109,8 +110,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.nan_to_num(np.asarray(image), posinf=255.0, neginf=0.0)
         values = values * (255 if values.max(initial=0) <= 1 else 1)
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+        # PIL has no way from a palette with alpha, or from premultiplied grey, to RGBA but by these.
+        between = {"La": "LA"}.get(image.mode)
+        image = (image.convert(between) if between else image).convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            return image
+    return image.convert("RGB")
+
+
+def to_rgb(image: Image.Image, transparency: str | None = "white") -> Image.Image:
+    """`image` upright, RGB, 8 bits a channel.
+
+    Args:
+        image: of any mode.
+        transparency: "white" lays it on white; None shows what lay hidden, as earlier versions did.
+    """
+    if image.mode == "RGB":
+        return image
+    image = upright(image)
+    if image.mode == "RGBA" and transparency == "white":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
@@ -127,7 +147,7 @@ def _decoded(file: IO[bytes], size: int, suffix: str) -> Image.Image:
         with without_warnings(), Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
             _bound(image)
             image.load()
-            return to_rgb(image)
+            return upright(image)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,25 +18,34 @@ from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["Found", "class_indices", "class_table", "files_below", "named_otherwise", "read_folder", "stratified_split"]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train",),
+    "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
-    "test": ("test",),
+    "test": ("test", "testing"),
 }
+"""What a split's folder is called: in any case, and with "set", "data", "images" or "split" behind (`Train_Set`)."""
 
+_BEHIND = re.compile(r"[-_. ]*(set|data|images|split)$")
 _LITTER = frozenset({"desktop.ini", "thumbs.db"})
+_OTHER_PROGRAMS = frozenset({"$recycle.bin", "#recycle", "@eadir", "lost+found", "system volume information"})
 
 
 def stratified_split(
-    labels: Sequence[int], names: Sequence[str], *, fraction: float = 0.2, seed: int = 0
+    labels: Sequence[int],
+    names: Sequence[str],
+    *,
+    fraction: float = 0.2,
+    seed: int = 0,
+    twins: Sequence[Sequence[int]] = (),
 ) -> tuple[list[int], list[int]]:
     """Indices of the images to train on and of those held out: `fraction` of each class, at least one.
 
-    The same labels and seed give the same split, on every machine.
+    The same labels and seed give the same split, on every machine. The images of one group of `twins` are held out
+    together or not at all, and not where their classes differ.
 
     Raises:
         DataError: where a class has one image only; `names` are the classes' names for it.
@@ -50,11 +60,19 @@ def stratified_split(
             "add images, or lay out train/ and val/ yourself"
         )
     held: list[int] = []
+    copies = {index: group for group in twins for index in group}
     for label, members in of_class.items():
-        order = np.random.default_rng([seed, label]).permutation(len(members))
-        held += [members[i] for i in order[: max(1, round(fraction * len(members)))]]
+        order = [members[i] for i in np.random.default_rng([seed, label]).permutation(len(members))]
+        count = max(1, round(fraction * len(members)))
+        whole: list[int] = []
+        for index in order:
+            group = copies.get(index, (index,))
+            one_class = all(labels[each] == label for each in group)
+            if len(whole) < count and index not in whole and one_class and len(whole) + len(group) < len(members):
+                whole += group
+        held += whole or order[:count]  # where there is nothing but copies, they are on both sides, and counted
     chosen = set(held)
-    return [i for i in range(len(labels)) if i not in chosen], sorted(held)
+    return [i for i in range(len(labels)) if i not in chosen], sorted(chosen)
 
 
 def class_table(path: str | Path) -> dict[str, int]:
@@ -115,12 +133,15 @@ def read_folder(root: Path) -> Found:
     """
     if not root.is_dir():
         raise DataError(_missing(root))
-    found = {split: _split_folder(root, names) for split, names in SPLITS.items()}
+    found = {split: _split_folder(root, split) for split in SPLITS}
     splits = {split: folder for split, folder in found.items() if folder is not None}
+    left_out = [named_otherwise(path, root) for folder in (root, *splits.values()) for path in _left_out(folder)]
     if not splits:
         classes = _classes(root)
+        _check_not_inside_out(root, classes)
         images, strange = _images(root, root, classes)
-        return Found(classes, {"all": images}, tuple(strange))
+        return Found(classes, {"all": images}, (*left_out, *strange))
+    _check_apart(root, splits.values())
     _check_strangers(root, [folder.name for folder in splits.values()])
     named = {split: _classes(folder) for split, folder in splits.items()}
     first, *others = named
@@ -129,7 +150,7 @@ def read_folder(root: Path) -> Found:
     classes = named[first]
     inside = {split: _images(folder, root, classes) for split, folder in splits.items()}
     strangers = [other for _, others in inside.values() for other in others]
-    return Found(classes, {split: images for split, (images, _) in inside.items()}, tuple(strangers))
+    return Found(classes, {split: images for split, (images, _) in inside.items()}, (*left_out, *strangers))
 
 
 def _missing(root: Path) -> str:
@@ -144,37 +165,88 @@ def _missing(root: Path) -> str:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(
-        (p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))), key=lambda p: p.name
-    )
+    return sorted((p for p in root.iterdir() if p.is_dir() and not _is_other_programs(p.name)), key=lambda p: p.name)
+
+
+def _is_other_programs(name: str) -> bool:
+    """Whether a folder is hidden or a program's own: thumbnails, recycle bins, resource forks."""
+    return name.startswith((".", "__")) or name.lower() in _OTHER_PROGRAMS
+
+
+def _left_out(folder: Path) -> list[Path]:
+    """The folders right below that are left out and hold pictures."""
+    inside = [p for p in folder.iterdir() if _is_other_programs(p.name) and p.is_dir() and not p.is_symlink()]
+    return sorted((p for p in inside if _holds_pictures(p)), key=lambda p: p.name)
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(Path(name).suffix.lower() in EXTENSIONS for _, _, names in os.walk(folder) for name in names)
 
 
 def files_below(root: Path) -> tuple[list[Path], list[Path]]:
     """Files anywhere below `root` that are images by their names, and the others, both in the order of their paths.
 
-    Hidden files and those of a file browser are left out; links are followed, but not round and round.
+    Hidden files and those of a file browser are left out; links are followed, but not round and round. A folder of
+    another program that holds pictures, and each resource fork (`._photo.jpg`), is one of the others.
     """
     files: list[Path] = []
+    left_out: list[Path] = []
     seen = {os.path.realpath(root)}
     for folder, inside, names in os.walk(root, followlinks=True):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        left_out += _left_out(Path(folder))
+        left_out += [Path(folder, name) for name in names if name.startswith("._")]
+        inside[:] = sorted(name for name in inside if not _is_other_programs(name))
         for name in list(inside):  # a link to a folder above would lead round and round
             place = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118 os.walk gives text
             if place in seen:
                 inside.remove(name)
             seen.add(place)
         files += [Path(folder, name) for name in names if not name.startswith(".") and name.lower() not in _LITTER]
-    files.sort(key=lambda path: path.relative_to(root).as_posix())
     images = [path for path in files if path.suffix.lower() in EXTENSIONS]
-    return images, [path for path in files if path.suffix.lower() not in EXTENSIONS]
+    others = [*left_out, *(path for path in files if path.suffix.lower() not in EXTENSIONS)]
+    images.sort(key=lambda path: path.relative_to(root).as_posix())
+    others.sort(key=lambda path: path.relative_to(root).as_posix())
+    return images, others
 
 
-def _split_folder(root: Path, names: Sequence[str]) -> Path | None:
+def _split_of(name: str) -> str | None:
+    """The split that a folder of this name is."""
+    plain = _BEHIND.sub("", name.lower())
+    return next((split for split, names in SPLITS.items() if plain in names), None)
+
+
+def _split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split; one that holds no folders is a class of that name instead."""
-    here = [root / name for name in names if (root / name).is_dir() and _folders(root / name)]
+    here = [folder for folder in _folders(root) if _split_of(folder.name) == split and _folders(folder)]
     if len(here) > 1:
         raise DataError(f"{root} has {_listed([p.name for p in here])}, which mean the same: keep one of them")
     return here[0] if here else None
+
+
+def _check_apart(root: Path, splits: Iterable[Path]) -> None:
+    """Two splits that are one folder, by a link, would measure on what was trained on."""
+    seen: dict[str, str] = {}
+    for folder in splits:
+        place = os.path.realpath(folder)
+        if place in seen:
+            raise DataError(f"{seen[place]}/ and {folder.name}/ of {root} are one folder: hold other images out")
+        seen[place] = folder.name
+
+
+def _check_not_inside_out(root: Path, classes: Sequence[str]) -> None:
+    """Class folders that all hold the same folders are splits or classes the wrong way round.
+
+    One folder that is no split may be the same in all: tiny-imagenet has NAME/images/.
+    """
+    inside = [{folder.name for folder in _folders(root / name)} for name in classes]
+    same = inside[0]
+    if any(names != same for names in inside) or (len(same) < 2 and not any(map(_split_of, same))):
+        return
+    inner, outer = sorted(same)[0], classes[0]
+    raise DataError(
+        f"the folders of {root} ({_listed(classes)}) all hold the same folders ({_listed(sorted(same))}): a split "
+        f"(train, val, test) holds the classes, so {outer}/{inner} should be {inner}/{outer} or {outer} be called train"
+    )
 
 
 def _check_strangers(root: Path, known: Sequence[str]) -> None:
@@ -223,9 +295,12 @@ def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImage
 
 
 def named_otherwise(path: Path, root: Path) -> BadFile:
-    """A file that is not looked into."""
+    """A file, or a folder of another program, that is not looked into."""
+    name = text_of(path.relative_to(root))
+    if path.name.startswith("._") or _is_other_programs(path.name):
+        return BadFile(name, "left out: hidden, or made by another program")
     kind = f"its name ends in {text_of(path.suffix)}" if path.suffix else "its name has no ending"
-    return BadFile(text_of(path.relative_to(root)), f"no image by its name: {kind}")
+    return BadFile(name, f"no image by its name: {kind}")
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -17,6 +17,7 @@ from senet.data.decoding import (
     decode,
     reason_of,
     to_rgb,
+    upright,
 )
 from senet.errors import BadImageError, DataError
 
@@ -38,6 +39,7 @@ __all__ = [
     "digest",
     "text_of",
     "to_rgb",
+    "twins_in",
 ]
 
 
@@ -68,7 +70,7 @@ class Images(Protocol):
         ...
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`, decoded: RGB, 8 bits a channel, upright."""
+        """Image `index`, decoded: upright, 8 bits a channel, RGB or (where it is transparent) RGBA."""
         ...
 
     def fingerprint(self) -> str:
@@ -124,6 +126,15 @@ class FileImages:
         """Image `index`; a file that cannot be decoded is a BadImageError that names it."""
         return decode(self.paths[index])
 
+    def content(self, index: int, most: int = -1) -> bytes:
+        """The first `most` bytes of file `index`, or all."""
+        with self.paths[index].open("rb") as file:
+            return file.read(most)
+
+    def size(self, index: int) -> int:
+        """The bytes of file `index`; -1 where there is none."""
+        return _size(self.paths[index])
+
     def fingerprint(self) -> str:
         """Names, sizes in bytes and labels."""
         parts = [f"{n}:{_size(p)}".encode() for n, p in zip(self.names, self.paths, strict=True)]
@@ -139,6 +150,38 @@ class FileImages:
             except OSError:
                 parts.append(f"{name}:?".encode())
         return hashlib.sha256(b"\0".join(parts)).digest()
+
+
+def twins_in(splits: Sequence[Images]) -> list[list[tuple[int, int]]]:
+    """Groups of byte-identical files, each as (which of the lists, index in it); of files alone, not of arrays.
+
+    Of several lists only groups that lie in more than one of them are looked for.
+    """
+    members: dict[object, list[tuple[int, int, Any, int]]] = {}
+    for place, images in enumerate(splits):
+        base: Any = images.images if isinstance(images, ChosenImages) else images
+        chosen = images.indices if isinstance(images, ChosenImages) else range(len(images))
+        if hasattr(base, "content"):
+            for index, within in enumerate(chosen):
+                if (size := base.size(within)) > 0:  # a pipe has no size, and opening one would wait for ever
+                    members.setdefault(size, []).append((place, index, base, within))
+    # Equal sizes are common, and files large: most of those are told apart by their first bytes.
+    for most in (4096, -1):
+        groups = [group for group in members.values() if _across(group, len(splits))]
+        members = {}
+        for number, group in enumerate(groups):
+            for entry in group:
+                try:
+                    content = hashlib.sha256(entry[2].content(entry[3], most)).digest()
+                except OSError:
+                    continue  # it cannot be read, and is found to be bad later
+                members.setdefault((number, content), []).append(entry)
+    found = [group for group in members.values() if _across(group, len(splits))]
+    return [[(place, index) for place, index, _, _ in group] for group in found]
+
+
+def _across(group: Sequence[tuple[int, int, Any, int]], lists: int) -> bool:
+    return len(group) > 1 and (lists == 1 or len({place for place, *_ in group}) > 1)
 
 
 class ArrayImages:
@@ -182,7 +225,7 @@ class TorchvisionImages:
     def load(self, index: int) -> Image.Image:
         """Image `index`; one that cannot be decoded is a BadImageError that says which."""
         try:
-            return to_rgb(self.dataset[index][0])
+            return upright(self.dataset[index][0])
         except Exception as error:  # a damaged file fails in any part of a decoder, with any error
             name, why = type(self.dataset).__name__, reason_of(error)
             message = f"image {index} of torchvision's {name} cannot be read ({why})"

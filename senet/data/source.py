@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSource"]
 
+SHOWN = 8
+"""Classes that are named in the summary."""
+
 SMALL = 64
 """Images of at most this many pixels a side are kept at their size: CIFAR's 32, the digits' 8."""
 
@@ -36,6 +39,7 @@ class DataSource:
         bad: images that were found to be unreadable, and are in no split.
         others: files beside the images that are none by their names.
         checked: whether every image was decoded once, to see that it can be.
+        notes: what is worth saying of the images.
         renumbered: whether the labels are the class indices of another network, as `classes` or `class_offset` said.
     """
 
@@ -49,6 +53,7 @@ class DataSource:
     bad: tuple[BadFile, ...] = ()
     others: tuple[BadFile, ...] = ()
     checked: bool = False
+    notes: tuple[str, ...] = ()
     renumbered: bool = False
 
     @property
@@ -60,6 +65,14 @@ class DataSource:
     def small(self) -> bool:
         """Whether the images are so small that they are used at their own size."""
         return self.native_size is not None and self.native_size <= SMALL
+
+    @property
+    def summary(self) -> str:
+        """What was read, in one line: how many images are for what, and the classes."""
+        words = {"train": "to train on", "val": "to measure (val)", "test": "to measure (test)"}
+        sizes = [f"{len(images):,} {what}" for split, what in words.items() if (images := getattr(self, split))]
+        shown = ", ".join(self.classes[:SHOWN]) + f" and {len(self.classes) - SHOWN} more" * (len(self.classes) > SHOWN)
+        return f"{self.name}: {', '.join(sizes)}, {len(self.classes)} classes: {shown}"
 
     @property
     def kind(self) -> str:

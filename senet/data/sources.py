@@ -18,6 +18,7 @@ from senet.data.images import (
     ChosenImages,
     Images,
     TorchvisionImages,
+    twins_in,
 )
 from senet.data.shards.shards import read_shards
 from senet.data.source import DataSource
@@ -105,7 +106,8 @@ def _with_held_out(splits: dict[str, Images], classes: tuple[str, ...], split_se
 
 
 def _divided(images: Images, classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
-    train, held = stratified_split(images.labels.tolist(), classes, seed=split_seed)
+    twins = [[index for _, index in group] for group in twins_in([images])]
+    train, held = stratified_split(images.labels.tolist(), classes, seed=split_seed, twins=twins)
     return {"train": ChosenImages(images, train), "val": ChosenImages(images, held)}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from senet.data.decoding import to_rgb
 from senet.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Preprocessing:
     values in [0, 1] normalised: (value - mean) / std. ImageNet's mean and std are used throughout, also for
     networks trained from scratch: any fixed numbers serve those, and published weights expect these. `channels` is
     their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are always in
-    the order red, green, blue.
+    the order red, green, blue. A transparent image is laid on white; `transparency` None shows what lay hidden, as
+    for networks that an earlier version trained.
 
     Raises:
         ValueError: on sizes that are no positive whole numbers, a resize smaller than the crop, a mean or std
@@ -55,6 +57,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
     channels: str = "RGB"
+    transparency: str | None = "white"
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -74,12 +77,15 @@ class Preprocessing:
             raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
         if self.channels not in ("RGB", "BGR"):
             raise InputError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
+        if self.transparency not in ("white", None):
+            raise InputError(f"transparency is 'white' or None, not {self.transparency!r}")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image as (3, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
+        """An image as (3, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
+        image = to_rgb(image, self.transparency)
         resized = functional.resize(image, [self.resize], interpolation=mode)
         cropped = functional.center_crop(resized, [self.size, self.size])
         return functional.pil_to_tensor(cropped)  # type: ignore[no-any-return]
@@ -116,7 +122,7 @@ class Preprocessing:
         unknown = sorted(set(values) - known)
         if unknown:
             raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
-        return cls(**values)
+        return cls(**{"transparency": None, **values})  # files of earlier versions do not say
 
 
 def preprocessing_for(
@@ -147,6 +153,7 @@ class Augmentation:
         scale: for photos: the least and greatest share of the area that is cut out.
         flip: whether to mirror.
         interpolation: of the resizing.
+        transparency: as `Preprocessing` has it.
     """
 
     size: int
@@ -154,15 +161,17 @@ class Augmentation:
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
     interpolation: str = "bilinear"
+    transparency: str | None = "white"
 
     def base(self, image: Image.Image) -> Tensor:
-        """What of an RGB image is kept in memory, (3, H, W) uint8: the part that is not random.
+        """What of an image is kept in memory, (3, H, W) uint8: the part that is not random.
 
         Small images are resized to `size` and padded; of photos the shorter side is at most twice `size`.
         """
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
+        image = to_rgb(image, self.transparency)
         if self.padding:
             image = functional.center_crop(
                 functional.resize(image, [self.size], interpolation=mode), [self.size, self.size]
@@ -204,6 +213,7 @@ def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmen
         padding=max(1, size // 8) if source.small else 0,
         flip=source.flip,
         interpolation=preprocessing.interpolation,
+        transparency=preprocessing.transparency,
     )
 
 

@@ -11,12 +11,12 @@ import torch
 
 from senet.console.machine import usual_workers
 from senet.console.progress import Progress
-from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages
+from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages, twins_in
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from senet.data.source import DataSource
 
@@ -99,7 +99,24 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
             bad += [BadFile(images.names[index], reason) for index, reason in found]
             splits[name] = _without(images, [index for index, _ in found], name, source)
     bad.sort(key=lambda file: file.name)  # not by split: which image is in which is ours to draw
-    return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True)
+    notes = (*source.notes, *_copies(splits))
+    return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True, notes=notes)
+
+
+def _copies(splits: Mapping[str, Images]) -> list[str]:
+    """One line for each split that is measured on, where files of it are also trained on."""
+    notes = []
+    for name, images in splits.items():
+        if name != "train" and "train" in splits:
+            groups = twins_in([splits["train"], images])
+            count = sum(place for group in groups for place, _ in group)
+            if count:
+                first = images.names[next(index for place, index in groups[0] if place)]
+                notes.append(
+                    f"{count} of the {len(images)} images of {name} are byte for byte images of train ({first} is the "
+                    "first): the network has seen what it is measured on"
+                )
+    return notes
 
 
 def _without(images: Images, bad: Sequence[int], split: str, source: DataSource) -> Images:

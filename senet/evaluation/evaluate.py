@@ -63,9 +63,9 @@ def evaluate(
     where = data.name if isinstance(data, DataSource) else str(data)
     folder = None if out is None else evaluation_folder(out, where, predictions)
     labelled = open_labelled(model, data, given)
-    result = measure(
-        labelled, batch_size=batch_size, workers=given.get("workers"), max_bad=max_bad, progress=Progress(progress)
-    )
+    shown = Progress(progress)
+    shown.note(labelled.source.summary)
+    result = measure(labelled, batch_size=batch_size, workers=given.get("workers"), max_bad=max_bad, progress=shown)
     if folder is not None:
         write_evaluation(result, folder, predictions=predictions, device=labelled.device)
     return result

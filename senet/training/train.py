@@ -25,6 +25,7 @@ from senet.files.run_folder import (
     MODEL,
     PREDICTIONS,
     RESULT,
+    SETTINGS,
     digest_of,
     named,
     open_folder,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
     from senet.recipe.options import Options
+    from senet.recipe.recipe import Changes, Recipe
     from senet.training.checkpointing import Newest
     from senet.training.processes.processes import Placement, Processes
 
@@ -148,7 +150,7 @@ def train(
         return launch(placement, train, {"model": model, "data": data, **same, **how, **options})
     with joined(placement) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        plan = plan_of(arm, data, asked, placement, processes, shown)
+        plan = plan_of(arm, data, asked, placement, processes, shown, out)
         made = make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
         settings = settings_of(arm, plan, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))
@@ -156,7 +158,7 @@ def train(
         if held is not None:
             shown.note(f"{folder} holds this run, finished")
             return held
-        for line in (*made.notes, f"reading {plan.source.name}"):
+        for line in made.notes:
             shown.note(line)
         prepared = Prepared(plan)
         with plan.threads(), shown.steps(plan.steps):
@@ -170,15 +172,25 @@ def plan_of(
     placement: Placement,
     processes: Processes,
     progress: Progress,
+    out: str | Path,
 ) -> Plan:
-    """Open the data and decide what was not given; errors are those of `train`."""
+    """Open the data and decide what was not given; errors are those of `train`.
+
+    A study in `out` that an earlier version began is planned as that version did.
+    """
+    earlier = _began_earlier(Path(out).expanduser())
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
     allowed = options.get("max_bad")
     source = checked(source, max_bad=MAX_BAD if allowed is None else allowed, progress=progress)
     recipe = recipe_for(
         source.kind, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes_in(options)
     )
+    if not earlier:
+        recipe = _for_batch(recipe, len(source.train or ()), changes_in(options), progress)
+    for line in (source.summary, *source.notes):
+        progress.note(line)
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
+    preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
         raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
@@ -191,6 +203,29 @@ def plan_of(
         checkpoint_minutes=10.0 if minutes is None else float(minutes),
         workers=options.get("workers"),
     )
+
+
+def _began_earlier(folder: Path) -> bool:
+    """Whether a version that did not say what becomes of transparency began the run, or the study that it is of."""
+    for file in (folder / SETTINGS, folder.parent / SETTINGS):
+        if file.is_file():
+            held = read_json(file)
+            preprocessing = held.get("preprocessing") if isinstance(held, dict) else None
+            return isinstance(preprocessing, dict) and "transparency" not in preprocessing
+    return False
+
+
+def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress) -> Recipe:
+    """The recipe for the batch that is used, where there are fewer images than in its own; rates given are kept."""
+    if not 0 < images < recipe.batch_size or images % recipe.accumulate:
+        return recipe
+    given = {name: getattr(recipe, name) for name in ("lr", "se_lr") if changes.get(name) is not None}
+    found = recipe.changed({"batch_size": images, **given})
+    progress.note(
+        f"there are fewer images to train on than in a batch of {recipe.batch_size}: a batch is {images}, the learning "
+        f"rate {found.lr:g}"
+    )
+    return found
 
 
 def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, Any]:
@@ -258,7 +293,7 @@ def run(
         correct=tuple(said.correct.tolist()),
         seconds=sum(row["seconds"] for row in history),
         history=tuple(history),
-        notes=made.notes,
+        notes=(*plan.source.notes, *made.notes),
         skipped=plan.source.skipped,
     )
     if processes.rank == 0:

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import shutil
 import struct
 
 import numpy as np
@@ -10,6 +12,7 @@ from senet.data.image_folders import class_indices, read_folder, stratified_spli
 from senet.data.sources import (
     open_data,
 )
+from senet.data.unreadable import checked
 from senet.errors import DataError
 
 FULL = {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1, "test/a": 1, "test/b": 1}
@@ -45,6 +48,11 @@ def test_digits():
         ({"val/a": 3, "val/b": 2}, [None, 5, None], "val", "val"),
         ({"train/a": 3, "train/b": 2, "validation/a": 2, "validation/b": 1}, [5, 3, None], "val", "val"),
         ({"train": 5, "plane": 5}, [8, 2, None], "val", "val"),  # classes, not splits
+        ({"Train/a": 3, "Train/b": 2, "Val/a": 2, "Val/b": 1}, [5, 3, None], "val", "val"),
+        ({"train_set/a": 3, "train_set/b": 2, "test_set/a": 2, "test_set/b": 1}, [5, None, 3], "test", "test"),
+        ({"training/a": 3, "training/b": 2, "validation/a": 2, "validation/b": 1}, [5, 3, None], "val", "val"),
+        ({"TRAINING-DATA/a": 3, "TRAINING-DATA/b": 2, "Testing/a": 2, "Testing/b": 1}, [5, None, 3], "test", "test"),
+        ({"a/images": 5, "b/images": 5}, [8, 2, None], "val", "val"),  # as tiny-imagenet has them
     ],
 )
 def test_folders_are_split_as_they_say(paint, layout, sizes, reported, monitored):
@@ -126,6 +134,8 @@ def test_native_size_is_known_only_where_images_are_squares_of_one_size(paint):
         ({"train/a": 2, "train/b": 2, "val/a": 1}, "one class"),
         ({"train/a": 2, "train/b": 2, "eval/a": 1, "eval/b": 1}, "'eval', which is no split"),
         ({"val/a": 2, "val/b": 2, "valid/a": 1, "valid/b": 1}, "'val', 'valid', which mean the same"),
+        ({"a/train": 2, "a/val": 2, "b/train": 2, "b/val": 2}, "all hold the same folders .*a/train should be train/a"),
+        ({"left/cat": 2, "left/dog": 2, "right/cat": 2, "right/dog": 2}, "'left', 'right'.*'cat', 'dog'"),
     ],
 )
 def test_folders_that_cannot_be_used_are_refused(paint, layout, words):
@@ -150,6 +160,65 @@ def test_a_class_whose_images_cannot_be_read_is_an_error(paint):
     (folder / "b/001.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"no image of class 'b' can be read; the first: .*000\.png"):
         open_data(folder)
+
+
+def test_one_folder_by_two_names_is_no_split(paint):
+    folder = paint({"train/a": 2, "train/b": 2})
+    (folder / "val").symlink_to("train")
+    with pytest.raises(DataError, match=r"train/ and val/ of .* are one folder"):
+        open_data(folder)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".thumbnails", "$RECYCLE.BIN"])
+def test_other_programs_pictures_are_left_out_and_said(paint, name):
+    folder = paint({"a": 5, "b": 5})
+    for place in (folder, folder / "a"):
+        (place / name).mkdir()
+        Image.new("RGB", (8, 8)).save(place / name / "x.png")
+    (folder / "b/._000.png").write_bytes(b"a resource fork")
+    source = open_data(folder)
+    assert _sizes(source) == [8, 2, None]
+    assert source.classes == ("a", "b")
+    assert [other.name for other in source.others] == [name, f"a/{name}", "b/._000.png"]
+    assert all("another program" in other.reason for other in source.others)
+
+
+def test_what_was_read_is_one_line(paint):
+    assert open_data("digits").summary == (
+        "digits: 1,438 to train on, 359 to measure (val), 10 classes: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+    )
+    folder = paint(FULL)
+    assert open_data(folder).summary == (
+        f"{folder}: 5 to train on, 3 to measure (val), 2 to measure (test), 2 classes: a, b"
+    )
+
+
+def test_a_split_of_ours_keeps_copies_on_one_side(paint):
+    folder = paint({"a": 10, "b": 10})
+    for index in range(5):
+        for copy in (1, 2):
+            shutil.copy(folder / f"a/{index:03}.png", folder / f"a/copy{copy}-{index}.png")
+    for seed in range(5):
+        source = checked(open_data(folder, split_seed=seed))
+        assert _sizes(source)[0] + _sizes(source)[1] == 30
+        sides = [
+            {hashlib.sha256((folder / name).read_bytes()).digest() for name in images.names}
+            for images in (source.train, source.val)
+        ]
+        assert not sides[0] & sides[1]
+        assert set(source.val.labels.tolist()) == {0, 1}
+        assert source.notes == ()
+
+
+def test_copies_on_both_sides_are_counted_and_said(paint):
+    folder = paint({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2})
+    shutil.copy(folder / "train/a/001.png", folder / "val/a/other.png")
+    shutil.copy(folder / "train/a/001.png", folder / "val/b/000.png")  # and of another class
+    (note,) = checked(open_data(folder)).notes
+    assert note.startswith("2 of the 5 images of val are byte for byte images of train (val/a/other.png")
+    twice = paint({"a": 2, "b": 2}, root="twice")  # nothing else could be held out
+    shutil.copy(twice / "a/000.png", twice / "a/001.png")
+    assert checked(open_data(twice)).notes[0].startswith("1 of the 2 images of val")
 
 
 def test_splits_by_name(paint):

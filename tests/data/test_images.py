@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from senet.data.images import (
     JoinedImages,
     TorchvisionImages,
     to_rgb,
+    twins_in,
 )
+from senet.data.transforms import Augmentation, Preprocessing
 from senet.errors import DataError
 
 COLOUR = (200, 100, 50)
@@ -24,9 +28,9 @@ def _grey16() -> Image.Image:
     ("image", "pixel"),
     [
         (Image.new("RGB", (6, 4), COLOUR), COLOUR),
-        (Image.new("RGBA", (6, 4), (*COLOUR, 128)), COLOUR),
+        (Image.new("RGBA", (6, 4), (*COLOUR, 128)), (227, 177, 152)),
         (Image.new("L", (6, 4), 77), (77, 77, 77)),
-        (Image.new("LA", (6, 4), (77, 10)), (77, 77, 77)),
+        (Image.new("LA", (6, 4), (77, 10)), (248, 248, 248)),
         (Image.new("1", (6, 4), 1), (255, 255, 255)),
         (Image.new("RGB", (6, 4), COLOUR).quantize(4), COLOUR),
         (Image.new("CMYK", (6, 4), (0, 0, 0, 0)), (255, 255, 255)),
@@ -42,7 +46,54 @@ def test_every_mode_becomes_rgb(image, pixel):
 def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image = Image.new("RGB", (6, 4), COLOUR).quantize(4)
     image.save(tmp_path / "a.png", transparency=bytes([0, 255, 255, 255]))
-    assert FileImages([tmp_path / "a.png"], [0], tmp_path).load(0).mode == "RGB"
+    found = FileImages([tmp_path / "a.png"], [0], tmp_path).load(0)
+    assert to_rgb(found).mode == "RGB"
+
+
+def _marks(mode):
+    """A circle and a square, black on black, told apart by their transparency alone."""
+    clear = np.zeros((2, 16, 16), dtype=np.uint8)
+    rows, columns = np.ogrid[:16, :16]
+    clear[0] = 255 * ((rows - 8) ** 2 + (columns - 8) ** 2 < 36)
+    clear[1, 4:12, 4:12] = 255
+    for alpha in clear:
+        if mode == "P":
+            image = Image.fromarray((alpha > 0).astype(np.uint8)).convert("P")
+            image.putpalette([0] * 768)
+            image.info["transparency"] = bytes([0, *[255] * 255])
+        else:
+            image = Image.new("RGB" if mode == "RGBA" else "L", (16, 16))
+            image.putalpha(Image.fromarray(alpha))
+        yield image, 255 - alpha
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_only_transparency_shows_is_seen_on_white(tmp_path, mode):
+    for index, (image, seen) in enumerate(_marks(mode)):
+        assert image.mode == mode
+        path = tmp_path / f"{index}.png"
+        image.save(path)
+        loaded = FileImages([path], [0], tmp_path).load(0)
+        how = Preprocessing(16, 16)
+        assert np.array_equal(how(loaded).numpy(), np.stack([seen] * 3))
+        assert np.array_equal(Augmentation(16, padding=1).base(loaded).numpy()[:, 1:-1, 1:-1], np.stack([seen] * 3))
+        assert Preprocessing.from_json(how.to_json()) == how  # so training and evaluation agree
+        earlier = Preprocessing.from_json({"size": 16, "resize": 16})  # a file that does not say
+        assert int(earlier(loaded).max()) == 0
+
+
+def test_byte_identical_files_are_found_by_their_content(tmp_path):
+    content = {"a": b"x" * 5000, "b": b"x" * 4999 + b"y", "c": b"x" * 5000, "d": b"z", "e": b"", "f": b""}
+    for name, each in content.items():
+        (tmp_path / name).write_bytes(each)
+    for name in ("pipe", "pipe too"):
+        os.mkfifo(tmp_path / name)  # nobody writes to them
+    (tmp_path / "gone").symlink_to("nowhere")
+    images = FileImages([tmp_path / name for name in (*content, "pipe", "pipe too", "gone")], range(9), tmp_path)
+    assert twins_in([images]) == [[(0, 0), (0, 2)]]
+    assert twins_in([ChosenImages(images, [2, 1]), ChosenImages(images, [3, 0])]) == [[(0, 0), (1, 1)]]
+    assert twins_in([ChosenImages(images, [0, 2]), ChosenImages(images, [1, 3])]) == []
+    assert twins_in([ArrayImages(np.zeros((2, 1, 1, 3), dtype=np.uint8), [0, 1])]) == []
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif", "tiff"])

@@ -78,15 +78,23 @@ class ShardImages:
 
     def load(self, index: int) -> Image.Image:
         """Image `index`; one that cannot be read or decoded is a BadImageError that names it."""
-        shard, offset, size = self.places[index].tolist()
         try:
-            with self.shards[shard].open("rb", buffering=0) as file:
-                file.seek(offset)
-                content = _all_of(file, size)
+            content = self.content(index)
         except OSError as error:
             name, why = self.names[index], reason_of(error)
             raise BadImageError(f"{name} cannot be read as an image ({why})", why, lasting=False) from error
         return decode_bytes(content, self.names[index])
+
+    def content(self, index: int, most: int = -1) -> bytes:
+        """The first `most` bytes of picture `index`, or all."""
+        shard, offset, size = self.places[index].tolist()
+        with self.shards[shard].open("rb", buffering=0) as file:
+            file.seek(offset)
+            return _all_of(file, size if most < 0 else min(size, most))
+
+    def size(self, index: int) -> int:
+        """The bytes of picture `index`."""
+        return int(self.places[index, 2])
 
     def fingerprint(self) -> str:
         """Names, sizes in bytes and labels."""

@@ -102,7 +102,7 @@ def ablate(
     asked = known_options(options, "ablate")
     placement, beside = apart(placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
     with joined(placement) as processes:
-        plan = plan_of(plain, data, asked, placement, processes, shown)
+        plan = plan_of(plain, data, asked, placement, processes, shown, out)
         first = {PLAIN: checked_plain(plain, made_of(plain, plan, seed=0))}
         cells, tables = _cells(first[PLAIN], plan, base, where, table, grid)
         arms, impossible = _arms(cells, plain, first, plan, where)

@@ -105,7 +105,7 @@ def compare(
         return launch(placement, compare, {"model": model, "data": data, **same, **how, **options})
     with joined(placement) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        plan = plan_of(plain, data, asked, placement, processes, shown)
+        plan = plan_of(plain, data, asked, placement, processes, shown, out)
         first = {"plain": checked_plain(plain, made_of(plain, plan, seed=0)), "se": made_of(with_se, plan, seed=0)}
         settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
         folder = processes.first(lambda: open_folder(out, settings["se"], resume=resume))

@@ -149,6 +149,7 @@ def _preprocessing(layers: Iterable[Layer]) -> dict[str, Any]:
         "std": [1 / (255 * scale)] * 3,
         "interpolation": "bilinear",
         "channels": "BGR",
+        "transparency": "white",
     }
 
 
