@@ -17,6 +17,7 @@ from senet.insertion import (
     parameter_groups,
     remove,
     sites,
+    valid,
 )
 from senet.saving import create, load, save
 from senet.zoo import list_models
@@ -45,4 +46,5 @@ __all__ = [
     "remove",
     "save",
     "sites",
+    "valid",
 ]

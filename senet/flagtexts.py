@@ -62,6 +62,7 @@ _NETWORK: Mapping[str, Flag] = {
 _SE: Mapping[str, Flag] = {
     "reduction_ratio": Flag("R", "hidden units are channels / R, at least 1"),
     "width": Flag("H", "hidden units, in place of the ratio"),
+    "least_width": Flag("H", "hidden units at least, where the ratio decides; the default is 1"),
     "squeeze": Flag("KIND", "how a map becomes one number: avg, max, or none (nothing is squeezed)"),
     "gate": Flag("KIND", "sigmoid, hard_sigmoid, tanh or relu"),
     "bias": Flag("", "give both layers biases, as the authors' released networks have them"),

@@ -194,6 +194,11 @@ def test_options_reach_the_parameters():
     assert SEBlock(64, width=7).fc1.weight.shape == (7, 64)
     assert SEBlock(8, 16).width == 1
     assert hidden_width(2048) == 128
+    assert "least_width" not in SESpec().to_json()  # files of before it was there say the same
+    assert SESpec(**SESpec(least_width=4).to_json()) == SESpec(least_width=4)
+    assert SESpec(least_width=4).block(16).width == SEBlock(16, least_width=4).width == 4
+    assert SESpec(least_width=4).block(128).width == 8
+    assert SESpec(width=2, least_width=4).block(128).width == 2
     assert SESpec(reduction_ratio=np.int64(8)).reduction_ratio == 8
     assert SEBlock(8, device="meta", dtype=torch.float16).fc1.weight.device.type == "meta"
     assert "squeeze='avg'" in repr(block)
@@ -207,6 +212,7 @@ def test_options_reach_the_parameters():
         ({"reduction_ratio": 1.5}, r"not 1\.5"),
         ({"reduction_ratio": True}, "not True"),
         ({"width": 0}, "width is a whole number"),
+        ({"least_width": 0}, "least_width is a whole number of at least 1, not 0"),
         ({"squeeze": "average"}, "squeeze is one of 'avg', 'max', 'none', not 'average'"),
         ({"gate": "sigmiod"}, "did you mean 'sigmoid'"),
         ({"bias": 1}, "bias is True or False"),

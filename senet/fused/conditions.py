@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from senet.block import SEBlock
+from senet.block import SEBlock, is_watched
 from senet.fused.internals import hooks_of, is_being_traced, tensors_of
 from senet.fused.passes.pointers import layout
 from senet.fused.passes.protocol import compute_dtype
@@ -50,9 +50,10 @@ def _takes_part(block: nn.Module, channels: int) -> bool:
         type(block) is SEBlock
         and block.squeeze == "avg"
         and block.in_channels == channels
-        and type(block.fc1) is nn.Linear
-        and type(block.fc2) is nn.Linear
-        and not hooked(block)
+        and "forward" not in block.__dict__
+        and not any(map(hooked, (block, block.fc1, block.fc2)))
+        and not is_watched(block.fc1)
+        and not is_watched(block.fc2)
     )
 
 

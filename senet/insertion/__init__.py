@@ -9,6 +9,7 @@ from senet.insertion.joining.foldgates import fold_gates
 from senet.insertion.joining.insert import insert, inserted, largest_difference, remove, sites
 from senet.insertion.recognise import InlineSE, adds_input, blocks, channel_dim_of, channels_of, gate, is_se
 from senet.insertion.rules.site import Site, Where
+from senet.insertion.valid import valid
 from senet.running import as_call, describe, run, untouched
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "run",
     "sites",
     "untouched",
+    "valid",
 ]

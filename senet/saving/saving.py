@@ -149,7 +149,7 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
     return Header(
         model=name,
         options=options,
-        sites=tuple((dataclasses.asdict(site), dataclasses.asdict(spec)) for site, spec in inserted(model).values()),
+        sites=tuple((dataclasses.asdict(site), spec.to_json()) for site, spec in inserted(model).values()),
         metadata=metadata,
         aliases={},
         pruned=pruned(model),
@@ -226,7 +226,7 @@ def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tu
             raise WeightsError(f"{file} is damaged: a site is {site_fields} with {spec_fields}: {error}") from error
         if site.channels < 1:
             raise WeightsError(f"{file} is damaged: {site.name} has {site.channels} channels")
-        width = hidden_width(site.channels, spec.reduction_ratio, spec.width)
+        width = hidden_width(site.channels, spec.reduction_ratio, spec.width, spec.least_width)
         _check_sizes([site.channels * width, site.channels], tensors, file)
         found.append((site, spec))
     return found

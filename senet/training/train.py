@@ -233,7 +233,7 @@ def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, A
     return {
         "model": named(arm.model, digest_of(arm.model)),
         "weights": named(arm.weights, digest_of(arm.weights)),
-        "se": None if arm.spec is None else dataclasses.asdict(arm.spec),
+        "se": None if arm.spec is None else arm.spec.to_json(),
         "sites": [site.name for site in made.sites],
         "data": named(plan.source.name, plan.source.fingerprint()),
         "preprocessing": plan.preprocessing.to_json(),

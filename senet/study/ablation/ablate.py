@@ -108,7 +108,7 @@ def ablate(
         arms, impossible = _arms(cells, plain, first, plan, where)
         settings = {key: settings_of(arm, plan, first[key]) for key, arm in arms.items()}
         common = {key: value for key, value in settings[PLAIN].items() if key not in ("se", "sites")}
-        whole = {"study": "ablation", **common, "se": dataclasses.asdict(base)}
+        whole = {"study": "ablation", **common, "se": base.to_json()}
         folder = processes.first(lambda: open_folder(out, whole, resume=resume))
         for note in first[PLAIN].notes:
             shown.note(note)

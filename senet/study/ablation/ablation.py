@@ -187,7 +187,7 @@ class Ablation:
             "cells": {
                 key: {
                     "label": cell.cell.label,
-                    "se": None if cell.cell.spec is None else dataclasses.asdict(cell.cell.spec),
+                    "se": None if cell.cell.spec is None else cell.cell.spec.to_json(),
                     "stages": cell.cell.stages,
                     "sites": cell.sites,
                     "accuracy": list(cell.accuracy),

@@ -101,11 +101,11 @@ def take_se(model: nn.Module, file: WeightsFile) -> None:
 def _spec_like(spec: SESpec, layers: SELayers) -> SESpec:
     """`spec` with the hidden width and the biases of a file's block."""
     spec = dataclasses.replace(spec, bias=layers.bias)
-    if hidden_width(layers.channels, spec.reduction_ratio, spec.width) == layers.width:
+    if hidden_width(layers.channels, spec.reduction_ratio, spec.width, spec.least_width) == layers.width:
         return spec
     ratio = max(1, layers.channels // max(1, layers.width))
     if hidden_width(layers.channels, ratio) == layers.width:
-        return dataclasses.replace(spec, reduction_ratio=ratio, width=None)
+        return dataclasses.replace(spec, reduction_ratio=ratio, width=None, least_width=1)
     return dataclasses.replace(spec, width=layers.width)
 
 

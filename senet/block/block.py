@@ -1,6 +1,6 @@
 """The Squeeze-and-Excitation block of the paper (arXiv 1709.01507, section 3), for 1-, 2- and 3-d signals.
 
-Everything here is the paper's equations 2 to 4; nothing of ours is imported.
+Equations 2 and 3 stand in `senet.block.equations`; here are the module and its options.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, SupportsIndex, cast
 
@@ -18,16 +18,22 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.errors import InputError, InputTypeError
+from senet.block.equations import (
+    GATES,
+    cast_to,
+    check_input,
+    compute_dtype,
+    counted_mask,
+    like_map,
+    padding,
+    se_gate,
+    se_squeeze,
+    without_autocast,
+)
+from senet.errors import InputError
 
 __all__ = ["GATES", "PLACEMENTS", "SQUEEZES", "STARTS", "SEBlock", "SESpec", "hidden_width"]
 
-GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "hard_sigmoid": F.hardsigmoid,
-    "tanh": torch.tanh,
-    "relu": F.relu,
-}
 SQUEEZES = ("avg", "max", "none")
 PLACEMENTS = ("standard", "pre", "post", "identity", "inner")
 STARTS = ("identity", "paper")
@@ -53,9 +59,12 @@ def _positive_int(name: str, given: object) -> int:
     return value
 
 
-def hidden_width(channels: int, reduction_ratio: int = 16, width: int | None = None) -> int:
-    """The number of hidden units between the two layers: `width`, or channels // reduction_ratio, at least 1."""
-    return width if width is not None else max(1, channels // reduction_ratio)
+def hidden_width(channels: int, reduction_ratio: int = 16, width: int | None = None, least_width: int = 1) -> int:
+    """The number of hidden units between the two layers: `width`, or channels // reduction_ratio, at least 1.
+
+    `least_width` raises that 1: in a narrow network a single hidden unit that dies takes the whole block with it.
+    """
+    return width if width is not None else max(least_width, channels // reduction_ratio)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=False)
@@ -71,6 +80,7 @@ class SESpec:
         placement: "standard", "pre", "post", "identity" or "inner" (figure 5 and table 14).
         start: "identity" (every gate is exactly 1, the network computes what it did), "paper" (He
             initialisation), or None: identity when inserting, paper when a network is created.
+        least_width: the hidden width never falls below this where the ratio decides it; 1 as in the paper.
 
     Raises:
         ValueError: on a name that is none of these, on a ratio or width that is no positive whole number,
@@ -84,9 +94,11 @@ class SESpec:
     bias: bool = False
     placement: str = "standard"
     start: str | None = None
+    least_width: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reduction_ratio", _positive_int("reduction_ratio", self.reduction_ratio))
+        object.__setattr__(self, "least_width", _positive_int("least_width", self.least_width))
         if self.width is not None:
             object.__setattr__(self, "width", _positive_int("width", self.width))
         _check_choice("squeeze", self.squeeze, SQUEEZES)
@@ -98,6 +110,13 @@ class SESpec:
             _check_choice("start", self.start, STARTS)
         if self.start == "identity":
             check_identity_start(self.gate)
+
+    def to_json(self) -> dict[str, Any]:
+        """The options by name; one that came later is left out at its default, so that older files compare equal."""
+        fields = dataclasses.asdict(self)
+        if self.least_width == 1:
+            del fields["least_width"]
+        return fields
 
     def resolved_start(self, default: str) -> str:
         """`start`, or `default` where none was asked for.
@@ -121,6 +140,7 @@ class SESpec:
             gate=self.gate,
             bias=self.bias,
             width=self.width,
+            least_width=self.least_width,
             device=device,
             dtype=dtype,
         )
@@ -135,76 +155,34 @@ def check_identity_start(gate: str) -> None:
         )
 
 
-def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """At least float32: sums over space and products with 1e4-scale averages leave float16's range."""
-    return torch.float64 if torch.float64 in (x.dtype, weight.dtype) else torch.float32
+_se_gate = se_gate  # the name in graphs that were traced before
+for _name in ("_se_gate", "cast_to", "check_input", "compute_dtype", "counted_mask", "like_map", "se_squeeze"):
+    torch.fx.wrap(_name)
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # the test spares an exported graph a node
+def is_watched(layer: nn.Module) -> bool:
+    """Whether a layer has to be called as a module.
+
+    It has where it is no plain `nn.Linear`, where its forward was exchanged, or where a hook waits for its call.
+    """
+    return (
+        type(layer) is not nn.Linear
+        or "forward" in layer.__dict__
+        or any(getattr(layer, kind, None) for kind in _HOOKS)
+    )
 
 
-def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
-    """Equation 2: (N, C, *space) -> (N, C), accumulated in `dtype`; "none" and (N, C) inputs pass as they are."""
-    if kind == "none" or x.dim() == 2:
-        return _cast(x, dtype)
-    space = list(range(2, x.dim()))
-    if kind == "avg":
-        return x.mean(space, dtype=None if x.dtype == dtype else dtype)
-    return _cast(x.amax(space), dtype)
+def _dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
+    # A quantised layer's `weight` is a method, and it takes float32; a wrapper may have none.
+    weight = getattr(layer, "weight", None)
+    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else default
 
 
-def se_excite(
-    z: Tensor,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor | None,
-    scale: Tensor,
-    gate: str,
-) -> Tensor:
-    """Equation 3, times `scale`: (N, C) -> (N, C); for a map (NoSqueeze) the layers are 1×1 convolutions."""
-    hidden = F.relu(_layer(z, fc1_weight, fc1_bias))
-    return GATES[gate](_layer(hidden, fc2_weight, fc2_bias)) * _cast(scale, z.dtype)
-
-
-def _layer(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    weight = _cast(weight, z.dtype)
-    bias = None if bias is None else _cast(bias, z.dtype)
-    if z.dim() == 2:
-        return F.linear(z, weight, bias)
-    convolution = (F.conv1d, F.conv2d, F.conv3d)[z.dim() - 3]
-    return convolution(z, weight[(...,) + (None,) * (z.dim() - 2)], bias)
-
-
-def _se_gate(
-    x: Tensor,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor | None,
-    scale: Tensor,
-    squeeze: str,
-    gate: str,
-) -> Tensor:
-    """The channel weights of `x`, in its dtype: one node in a symbolic trace, whatever the shape of x."""
-    channels = fc1_weight.shape[1]
-    if x.dim() not in (2, 3, 4, 5) or x.shape[1] != channels:
-        raise InputError(
-            f"this SE block has {channels} channels and takes (N, {channels}), (N, {channels}, L), "
-            f"(N, {channels}, H, W) or (N, {channels}, D, H, W), not {tuple(x.shape)}"
-        )
-    if not x.is_floating_point():
-        raise InputTypeError(f"an SE block takes floating-point tensors, not {x.dtype}")
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        z = se_squeeze(x, squeeze, _compute_dtype(x, fc1_weight))
-        s = _cast(se_excite(z, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, gate), x.dtype)
-    return s if s.dim() == x.dim() else s[(...,) + (None,) * (x.dim() - 2)]
-
-
-torch.fx.wrap("_se_gate")
+def _has_bias(layer: nn.Module) -> bool:
+    bias = getattr(layer, "bias", None)
+    return (bias() if callable(bias) else bias) is not None
 
 
 class SEBlock(nn.Module):
@@ -226,6 +204,7 @@ class SEBlock(nn.Module):
         width: the hidden width H itself, in place of the ratio.
         scale: a constant that multiplies the gate, saved with the weights; 2 in a block that starts as the
             identity, since σ(0) = ½.
+        least_width: the hidden width never falls below this where the ratio decides it.
         device: where the parameters are made.
         dtype: of the parameters.
 
@@ -253,16 +232,17 @@ class SEBlock(nn.Module):
         bias: bool = False,
         width: int | None = None,
         scale: float = 1.0,
+        least_width: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = _positive_int("in_channels", in_channels)
-        spec = SESpec(reduction_ratio, width, squeeze, gate, bias)  # checks them
+        spec = SESpec(reduction_ratio, width, squeeze, gate, bias, least_width=least_width)  # checks them
         if not (isinstance(scale, int | float) and math.isfinite(scale)):
             raise InputError(f"scale is a finite number, not {scale!r}")
         self.reduction_ratio = spec.reduction_ratio
-        self.width = hidden_width(self.in_channels, spec.reduction_ratio, spec.width)
+        self.width = hidden_width(self.in_channels, spec.reduction_ratio, spec.width, spec.least_width)
         self.squeeze = spec.squeeze
         self.gate_function = spec.gate
         self.fc1 = nn.Linear(self.in_channels, self.width, bias=bias, device=device, dtype=dtype)
@@ -302,31 +282,76 @@ class SEBlock(nn.Module):
             nn.init.zeros_(self.fc2.bias)
         self.scale.fill_(2)
 
-    def gate(self, x: Tensor) -> Tensor:
+    def gate(
+        self, x: Tensor, mask: Tensor | None = None, lengths: Tensor | Sequence[float] | None = None, *, axis: int = -1
+    ) -> Tensor:
         """The channel weights s of `x` (equation 3), times `scale`.
 
         Shapes: (N, C, *space) -> (N, C, 1, ...), or (N, C, *space) where nothing is squeezed; (N, C) -> (N, C).
-        """
-        return _se_gate(
-            x,
-            self.fc1.weight,
-            self.fc1.bias,
-            self.fc2.weight,
-            self.fc2.bias,
-            self.scale,
-            self.squeeze,
-            self.gate_function,
-        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Equation 4: `x` rescaled channel by channel. Shapes: (N, C, *space) -> (N, C, *space)."""
-        return x * self.gate(x)
+        Args:
+            x: the input.
+            mask: as `forward` takes it.
+            lengths: as `forward` takes them.
+            axis: as `forward` takes it.
+        """
+        traced = isinstance(x, torch.fx.Proxy)
+        if padding.lengths is not None and (traced or torch.compiler.is_compiling() or torch._C._is_tracing()):
+            # A graph would keep this batch's lengths for ever.
+            raise InputError("a network cannot be traced, exported or optimised inside senet.valid: leave it first")
+        if not (mask is None and lengths is None and padding.lengths is None):  # spares a traced graph a node
+            mask = counted_mask(x, mask, lengths, axis)
+        if not self._calls_layers(x):
+            layers = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            return _se_gate(x, *layers, self.scale, self.squeeze, self.gate_function, mask)
+        check_input(x, self.in_channels)
+        with nullcontext() if traced else without_autocast(x):
+            dtype = compute_dtype(x, x)
+            z = se_squeeze(x, self.squeeze, dtype, mask)
+            z = z.movedim(1, -1) if self.squeeze == "none" else z
+            for number, layer in enumerate((self.fc1, self.fc2)):
+                z = F.relu(z) if number else z
+                z = cast_to(layer(cast_to(z, _dtype_of(layer, dtype))), dtype)
+            s = GATES[self.gate_function](z) * cast_to(self.scale, dtype)
+            return like_map(s.movedim(-1, 1) if self.squeeze == "none" else s, x)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, lengths: Tensor | Sequence[float] | None = None, *, axis: int = -1
+    ) -> Tensor:
+        """Equation 4: `x` rescaled channel by channel. Shapes: (N, C, *space) -> (N, C, *space).
+
+        Args:
+            x: the input.
+            mask: (N, *space) or (N, 1, *space) of bool, true where a position counts. The squeeze is over these
+                alone; padding may hold anything. None: all count.
+            lengths: in place of a mask: (N,), from 0 to 1, the part of each sample that counts, from the start. Of L
+                positions the first ⌈length · L⌉ count, so that the same lengths hold after a stride.
+            axis: the axis of `x` that the lengths count along.
+
+        Raises:
+            ValueError: `x`, the mask or the lengths have another shape than these, or both are given.
+            TypeError: `x` is not floating-point, or the mask is not bool.
+        """
+        return x * self.gate(x, mask, lengths, axis=axis)
+
+    def _calls_layers(self, x: Tensor | torch.fx.Proxy) -> bool:
+        """Whether fc1 and fc2 are called as modules, and not computed from their weights.
+
+        They are where somebody watches or wraps them, and else where their dtype is that of the sums. Half precision is
+        summed in float32, and a map that is not squeezed goes through convolutions, which take no transpose.
+        """
+        if is_watched(self.fc1) or is_watched(self.fc2):
+            return True
+        if isinstance(x, torch.fx.Proxy):
+            return False
+        squeezed = x.dim() == 2 or self.squeeze != "none"
+        return squeezed and compute_dtype(x, self.fc1.weight) == self.fc1.weight.dtype == self.fc2.weight.dtype
 
     def extra_repr(self) -> str:
         """The options, for `print(model)`."""
         return (
             f"{self.in_channels}, width={self.width}, squeeze={self.squeeze!r}, gate={self.gate_function!r}, "
-            f"bias={self.fc1.bias is not None}"
+            f"bias={_has_bias(self.fc1)}"
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

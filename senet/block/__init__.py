@@ -1,0 +1,33 @@
+"""The Squeeze-and-Excitation block of the paper, its options, and the equations that it computes."""
+
+from senet.block.block import (
+    PLACEMENTS,
+    SQUEEZES,
+    STARTS,
+    SEBlock,
+    SESpec,
+    _positive_int,
+    _se_gate,
+    _to_linear_form,
+    check_identity_start,
+    hidden_width,
+    is_watched,
+)
+from senet.block.equations import GATES, se_excite, se_squeeze
+
+__all__ = [
+    "GATES",
+    "PLACEMENTS",
+    "SQUEEZES",
+    "STARTS",
+    "SEBlock",
+    "SESpec",
+    "_positive_int",
+    "_se_gate",
+    "_to_linear_form",
+    "check_identity_start",
+    "hidden_width",
+    "is_watched",
+    "se_excite",
+    "se_squeeze",
+]

@@ -1,0 +1,207 @@
+"""Equations 2 and 3 of the paper on tensors (arXiv 1709.01507, section 3), over the positions that count."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from senet.errors import InputError, InputTypeError
+
+__all__ = [
+    "GATES",
+    "cast_to",
+    "check_input",
+    "check_lengths",
+    "compute_dtype",
+    "counted_mask",
+    "like_map",
+    "padding",
+    "se_excite",
+    "se_gate",
+    "se_squeeze",
+    "valid_mask",
+    "without_autocast",
+]
+
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "hard_sigmoid": F.hardsigmoid,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+}
+
+
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """At least float32: sums over space and products with 1e4-scale averages leave float16's range."""
+    return torch.float64 if torch.float64 in (x.dtype, weight.dtype) else torch.float32
+
+
+def cast_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype`."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # the test spares an exported graph a node
+
+
+def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
+    """Equation 2: (N, C, *space) -> (N, C), accumulated in `dtype`; "none" and (N, C) inputs pass as they are.
+
+    Where a `mask` (N, 1, *space) is given, the squeeze is over the positions where it is true; over none of them it
+    is 0.
+    """
+    if kind == "none" or x.dim() == 2:
+        return cast_to(x, dtype)
+    space = list(range(2, x.dim()))
+    if mask is not None:
+        counted = mask.expand(x.shape[0], 1, *x.shape[2:]).sum(space)
+        if kind == "avg":
+            # Padding may hold anything, NaN too, so it is replaced and not multiplied by 0.
+            return torch.where(mask, x, 0).sum(space, dtype=dtype) / counted.clamp(min=1)
+        return torch.where(counted > 0, cast_to(torch.where(mask, x, -torch.inf).amax(space), dtype), 0)
+    if kind == "avg":
+        return x.mean(space, dtype=None if x.dtype == dtype else dtype)
+    return cast_to(x.amax(space), dtype)
+
+
+def se_excite(
+    z: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+    scale: Tensor,
+    gate: str,
+) -> Tensor:
+    """Equation 3, times `scale`: (N, C) -> (N, C); for a map (NoSqueeze) the layers are 1×1 convolutions."""
+    hidden = F.relu(_layer(z, fc1_weight, fc1_bias))
+    return GATES[gate](_layer(hidden, fc2_weight, fc2_bias)) * cast_to(scale, z.dtype)
+
+
+def _layer(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    weight = cast_to(weight, z.dtype)
+    bias = None if bias is None else cast_to(bias, z.dtype)
+    if z.dim() == 2:
+        return F.linear(z, weight, bias)
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[z.dim() - 3]
+    return convolution(z, weight[(...,) + (None,) * (z.dim() - 2)], bias)
+
+
+def check_input(x: Tensor, channels: int) -> None:
+    """Refuse an input that is no floating-point (N, C, *space) of these channels."""
+    if x.dim() not in (2, 3, 4, 5) or x.shape[1] != channels:
+        raise InputError(
+            f"this SE block has {channels} channels and takes (N, {channels}), (N, {channels}, L), "
+            f"(N, {channels}, H, W) or (N, {channels}, D, H, W), not {tuple(x.shape)}"
+        )
+    if not x.is_floating_point():
+        raise InputTypeError(f"an SE block takes floating-point tensors, not {x.dtype}")
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which autocast is off, where it is on for the device of `x`."""
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if autocast else nullcontext()
+
+
+def like_map(s: Tensor, x: Tensor) -> Tensor:
+    """Channel weights (N, C) in the dtype of `x` and with its dimensions; a map of weights stays as it is."""
+    s = cast_to(s, x.dtype)
+    return s if s.dim() == x.dim() else s[(...,) + (None,) * (x.dim() - 2)]
+
+
+def se_gate(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+    scale: Tensor,
+    squeeze: str,
+    gate: str,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The channel weights of `x`, in its dtype: one node in a symbolic trace, whatever the shape of x."""
+    check_input(x, fc1_weight.shape[1])
+    with without_autocast(x):
+        z = se_squeeze(x, squeeze, compute_dtype(x, fc1_weight), mask)
+        return like_map(se_excite(z, fc1_weight, fc1_bias, fc2_weight, fc2_bias, scale, gate), x)
+
+
+class _Padding(threading.local):
+    """What `senet.valid` says of the batch that this thread runs: the lengths, and the axis that they count along."""
+
+    lengths: Tensor | None = None
+    axis: int = -1
+
+
+padding = _Padding()
+_ROUNDING = 0.01  # of a position: what float32 may add to length · L, up to L = 100,000
+
+
+def valid_mask(lengths: Tensor, x: Tensor, axis: int = -1) -> Tensor:
+    """The mask (N, 1, *space) of the first ⌈length · L⌉ positions along an axis of x that has L of them.
+
+    Raises:
+        ValueError: the lengths are not one per sample, or the axis is none of space.
+    """
+    if lengths.shape != x.shape[:1]:
+        raise InputError(
+            f"lengths are one number per sample, ({x.shape[0]},) for an input of shape {tuple(x.shape)}, not "
+            f"{tuple(lengths.shape)}"
+        )
+    dim = axis % x.dim() if -x.dim() <= axis < x.dim() else 0
+    if dim < 2:
+        raise InputError(f"axis={axis} is no axis of space of an input of shape {tuple(x.shape)}")
+    last = torch.ceil(lengths.to(x.device, torch.float64) * x.shape[dim] - _ROUNDING)
+    shape = [1] * x.dim()
+    shape[dim] = x.shape[dim]
+    return torch.arange(x.shape[dim], device=x.device).view(shape) < last.view(-1, *[1] * (x.dim() - 1))
+
+
+def check_lengths(lengths: object) -> Tensor:
+    """`lengths` as a tensor (N,) of relative lengths.
+
+    Raises:
+        ValueError: they are not numbers from 0 to 1, one per sample.
+    """
+    try:
+        given = torch.as_tensor(lengths, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.full((1,), torch.nan)
+    if given.dim() != 1 or not bool(((given >= 0) & (given <= 1)).all()):
+        raise InputError(f"lengths are relative, one number from 0 to 1 per sample, not {lengths!r:.80}")
+    return given
+
+
+def counted_mask(x: Tensor, mask: Tensor | None, lengths: Any, axis: int) -> Tensor | None:
+    """The mask that holds for `x`: the one given, that of the lengths, or that of `senet.valid`.
+
+    Raises:
+        ValueError: both a mask and lengths are given, or either does not fit `x`.
+        TypeError: the mask is not bool.
+    """
+    if mask is not None and lengths is not None:
+        raise InputError("an SE block takes a mask or lengths, not both")
+    if mask is not None:
+        return _checked_mask(mask, x)
+    if lengths is not None:
+        return valid_mask(check_lengths(lengths), x, axis)
+    if padding.lengths is None:
+        return None
+    return valid_mask(padding.lengths, x, padding.axis) if x.dim() > 2 else None
+
+
+def _checked_mask(mask: Tensor, x: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        raise InputTypeError(f"a mask is a tensor of bool, true where a position counts, not {mask.dtype}")
+    if mask.dim() == x.dim() - 1:
+        mask = mask.unsqueeze(1)
+    expected = (x.shape[0], 1, *x.shape[2:])
+    if mask.dim() != x.dim() or any(n not in (1, m) for n, m in zip(mask.shape, expected, strict=True)):
+        raise InputError(f"a mask for an input of shape {tuple(x.shape)} is {expected}, not {tuple(mask.shape)}")
+    return mask
