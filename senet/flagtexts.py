@@ -107,6 +107,11 @@ _DATA: Mapping[str, Flag] = {
     "mean": Flag("X", "of red, green and blue, of values in [0, 1]"),
     "std": Flag("X", "of red, green and blue: with 0.5 0.5 0.5 for both, the input is in [-1, 1]", 0),
     "interpolation": Flag("KIND", "of the resizing: nearest, bilinear, bicubic or lanczos"),
+    "range": Flag(
+        "VALUE",
+        "of grey pictures of more than 8 bits, two values: what is black and what is white; the default is what was "
+        "saved with the weights, else the bit depth, or the least and greatest value, of the pictures to train on",
+    ),
     "channels": Flag("ORDER", "of the colours in the network's input: RGB or BGR"),
     "classes": Flag(
         "FILE",

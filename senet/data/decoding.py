@@ -7,13 +7,13 @@ import functools
 import io
 import stat
 import time
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from senet.data.quiet import without_warnings
-from senet.errors import BadImageError
+from senet.errors import BadImageError, DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "EXTENSIONS",
     "decode",
     "decode_bytes",
+    "depth_of",
     "readable_formats",
     "reason_of",
     "to_rgb",
@@ -92,7 +93,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """`image` rotated as its EXIF data says, 8 bits a channel, RGB, or RGBA where it is transparent."""
+    """`image` rotated as its EXIF data says, 8 bits a channel, RGB, or RGBA where it is transparent.
+
+    Grey of more bits keeps its values: mode "I" is whole numbers, "F" is floats.
+    """
     image.load()
     try:
         if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
@@ -103,13 +107,10 @@ def upright(image: Image.Image) -> Image.Image:
         pass
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
-        deep = np.asarray(image).astype(np.int64 if image.mode == "I" else np.uint32)
-        return Image.fromarray(((deep.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        return image if image.mode == "I" else Image.fromarray(np.asarray(image).astype(np.int32))
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image), posinf=255.0, neginf=0.0)
-        values = values * (255 if values.max(initial=0) <= 1 else 1)
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        return image
     if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
         # PIL has no way from a palette with alpha, or from premultiplied grey, to RGBA but by these.
         between = {"La": "LA"}.get(image.mode)
@@ -119,19 +120,55 @@ def upright(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_rgb(image: Image.Image, transparency: str | None = "white") -> Image.Image:
+def to_rgb(
+    image: Image.Image, transparency: str | None = "white", values: tuple[float, float] | None = None
+) -> Image.Image:
     """`image` upright, RGB, 8 bits a channel.
 
     Args:
         image: of any mode.
         transparency: "white" lays it on white; None shows what lay hidden, as earlier versions did.
+        values: of grey of more than 8 bits, what becomes black and what white; None takes whole numbers for 16 bits,
+            and floats for shares of 1 or of 255, whichever this picture's values allow.
+
+    Raises:
+        DataError: where grey of more than 8 bits has values outside that range.
     """
     if image.mode == "RGB":
         return image
     image = upright(image)
+    if image.mode in ("I", "F"):
+        return _scaled(np.asarray(image).astype(np.float64), image.mode, values).convert("RGB")
     if image.mode == "RGBA" and transparency == "white":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _scaled(grey: np.ndarray[Any, np.dtype[np.float64]], mode: str, values: tuple[float, float] | None) -> Image.Image:
+    if values is not None:
+        low, high = values
+        least, greatest = float(grey.min()), float(grey.max())
+        if not (low <= least and greatest <= high):  # also where a value is not a number
+            raise DataError(
+                f"a grey picture has values from {least:g} to {greatest:g}, outside the range {low:g} to {high:g} that "
+                "becomes black to white: give another with range (--range LOW HIGH)"
+            )
+        grey = (grey - low) * (255 / (high - low))
+    elif mode == "I":
+        grey = grey.clip(0, 65535) / 257
+    else:
+        grey = np.nan_to_num(grey, posinf=255.0, neginf=0.0)
+        grey = grey * (255 if grey.max(initial=0) <= 1 else 1)
+    return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+
+
+def depth_of(content: IO[bytes], name: str) -> str:
+    """The mode of a picture as its header says it, "I" and "F" for grey of more than 8 bits; "" where it is none."""
+    try:
+        with without_warnings(), Image.open(content, formats=readable_formats(name.lower().endswith(".tga"))) as image:
+            return image.mode[:1] if image.mode[:1] in "IF" else image.mode
+    except Exception:  # what cannot be opened is found to be bad elsewhere
+        return ""
 
 
 def _named(name: Path | str, error: BadImageError) -> BadImageError:

@@ -125,7 +125,8 @@ class Readable:
         self.indices, self.bad = [], []
         with forking():
             loaded = iter(self._loader)
-        for indices, pixels, labels, bad in loaded:
+        while (batch := self._next(loaded)) is not None:
+            indices, pixels, labels, bad = batch
             self.indices += indices
             self.bad += [BadFile(self.images.names[index], reason) for index, reason in bad]
             if bad:
@@ -134,6 +135,12 @@ class Readable:
                 yield pixels, labels
         if not self.indices:
             raise DataError(f"no image of {self.name} can be read; the first: {self.bad[0]}")
+
+    def _next(self, loaded: Iterator[_Loaded]) -> _Loaded | None:
+        try:
+            return next(loaded, None)
+        except DataError as error:  # of a worker, with its traceback before it
+            raise DataError(str(error).strip().splitlines()[-1].removeprefix("senet.errors.DataError: ")) from None
 
     def _check(self) -> None:
         known = [*self.before, *self.bad]

@@ -44,7 +44,7 @@ class Preprocessing:
     networks trained from scratch: any fixed numbers serve those, and published weights expect these. `channels` is
     their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are always in
     the order red, green, blue. A transparent image is laid on white; `transparency` None shows what lay hidden, as
-    for networks that an earlier version trained.
+    for networks that an earlier version trained. Of grey of more than 8 bits, `range` is what becomes black and white.
 
     Raises:
         ValueError: on sizes that are no positive whole numbers, a resize smaller than the crop, a mean or std
@@ -58,6 +58,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     channels: str = "RGB"
     transparency: str | None = "white"
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -77,6 +78,11 @@ class Preprocessing:
             raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
         if self.channels not in ("RGB", "BGR"):
             raise InputError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
+        if self.range is not None:
+            ends = tuple(float(value) for value in self.range)
+            if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+                raise InputError(f"range is two numbers, what is black and what is white, not {self.range!r}")
+            object.__setattr__(self, "range", ends)
         if self.transparency not in ("white", None):
             raise InputError(f"transparency is 'white' or None, not {self.transparency!r}")
 
@@ -85,7 +91,7 @@ class Preprocessing:
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
-        image = to_rgb(image, self.transparency)
+        image = to_rgb(image, self.transparency, self.range)
         resized = functional.resize(image, [self.resize], interpolation=mode)
         cropped = functional.center_crop(resized, [self.size, self.size])
         return functional.pil_to_tensor(cropped)  # type: ignore[no-any-return]
@@ -154,6 +160,7 @@ class Augmentation:
         flip: whether to mirror.
         interpolation: of the resizing.
         transparency: as `Preprocessing` has it.
+        range: as `Preprocessing` has it.
     """
 
     size: int
@@ -162,6 +169,7 @@ class Augmentation:
     flip: bool = True
     interpolation: str = "bilinear"
     transparency: str | None = "white"
+    range: tuple[float, float] | None = None
 
     def base(self, image: Image.Image) -> Tensor:
         """What of an image is kept in memory, (3, H, W) uint8: the part that is not random.
@@ -171,7 +179,7 @@ class Augmentation:
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
-        image = to_rgb(image, self.transparency)
+        image = to_rgb(image, self.transparency, self.range)
         if self.padding:
             image = functional.center_crop(
                 functional.resize(image, [self.size], interpolation=mode), [self.size, self.size]
@@ -214,6 +222,7 @@ def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmen
         flip=source.flip,
         interpolation=preprocessing.interpolation,
         transparency=preprocessing.transparency,
+        range=preprocessing.range,
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import PIL
 import torch
 
 from senet.console.machine import usual_workers
 from senet.console.progress import Progress
+from senet.data.decoding import depth_of, to_rgb
 from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages, twins_in
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
@@ -20,7 +24,18 @@ if TYPE_CHECKING:
 
     from senet.data.source import DataSource
 
-__all__ = ["MAX_BAD", "BadFile", "allowed", "checked", "from_json", "listed", "to_json", "too_many"]
+__all__ = [
+    "MAX_BAD",
+    "BadFile",
+    "allowed",
+    "check_range",
+    "checked",
+    "from_json",
+    "listed",
+    "to_json",
+    "too_many",
+    "value_range",
+]
 
 MAX_BAD = 0.2
 """The share of images that may be unreadable where nobody says: beyond one in five it is the wrong folder, or a kind
@@ -34,6 +49,7 @@ SHOWN = 50
 
 _VERSION = 1  # of what is read and what is not: another one has everything looked at again
 _CHUNK = 64
+_DEEP = (".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".webp", ".avif")  # what may have more than 8 bits
 
 
 def allowed(max_bad: float | str, count: int) -> int:
@@ -101,6 +117,64 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
     bad.sort(key=lambda file: file.name)  # not by split: which image is in which is ours to draw
     notes = (*source.notes, *_copies(splits))
     return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True, notes=notes)
+
+
+def value_range(source: DataSource) -> tuple[float, float] | None:
+    """What of grey of more than 8 bits becomes black and white, by the pictures to train on; None where all have 8.
+
+    Whole numbers from 0 on have the least bit depth that holds them; shares stay shares; anything else lies between the
+    least and the greatest value.
+
+    Raises:
+        DataError: where some of the pictures to train on have 8 bits and some more.
+    """
+    assert source.train is not None
+    deep = [index for index in range(len(source.train)) if _depth(source.train, index) in ("I", "F")]
+    if not deep:
+        return None
+    if len(deep) < len(source.train):
+        raise DataError(
+            f"{len(deep)} of the {len(source.train)} pictures to train on have more than 8 bits ("
+            f"{source.train.names[deep[0]]} is the first): say with range (--range LOW HIGH) what is black and "
+            "white in them"
+        )
+    low, high, whole = math.inf, -math.inf, True
+    for index in deep:
+        grey = np.asarray(source.train.load(index))
+        low, high, whole = min(low, float(grey.min())), max(high, float(grey.max())), whole and grey.dtype != np.float32
+    if low >= 0 and whole:
+        return 0.0, float(2 ** max(8, int(high).bit_length()) - 1)
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    if not low < high < math.inf:
+        raise DataError(
+            f"the grey values of {source.name} reach from {low:g} to {high:g}: say with range (--range LOW HIGH) "
+            "what is black and white"
+        )
+    return low, high
+
+
+def check_range(source: DataSource, values: tuple[float, float]) -> None:
+    """See that no picture of the source has values outside of `values`.
+
+    Raises:
+        DataError: where one has, with its name.
+    """
+    for images in (source.train, source.val, source.test):
+        for index in range(len(images or ())):
+            if images is not None and _depth(images, index) in ("I", "F"):
+                try:
+                    to_rgb(images.load(index), values=values)
+                except DataError as error:
+                    raise DataError(f"{images.names[index]}: {error}") from error
+
+
+def _depth(images: Images, index: int) -> str:
+    base: Any = images.images if isinstance(images, ChosenImages) else images
+    within = images.indices[index] if isinstance(images, ChosenImages) else index
+    if not images.names[index].lower().endswith(_DEEP) or not hasattr(base, "content") or base.size(within) < 1:
+        return ""
+    return depth_of(io.BytesIO(base.content(within)), images.names[index])
 
 
 def _copies(splits: Mapping[str, Images]) -> list[str]:

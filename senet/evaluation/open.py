@@ -244,7 +244,9 @@ def _asked(known: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
     """What is known of a network's input, with what was asked for in its place."""
     size, resize, crop = (options.get(name) for name in ("size", "resize", "crop"))
     changes = {
-        name: options[name] for name in ("mean", "std", "interpolation", "channels") if options.get(name) is not None
+        name: options[name]
+        for name in ("mean", "std", "interpolation", "channels", "range")
+        if options.get(name) is not None
     }
     if crop is not None:
         if resize is not None:

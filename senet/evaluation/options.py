@@ -33,6 +33,7 @@ class PictureOptions(TypedDict, total=False):
         std: of each channel.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
         channels: their order in the network's input, "RGB" or "BGR".
+        range: of grey of more than 8 bits, what is black and what is white.
     """
 
     resize: int | None
@@ -41,6 +42,7 @@ class PictureOptions(TypedDict, total=False):
     std: Sequence[float] | None
     interpolation: str | None
     channels: str | None
+    range: Sequence[float] | None
 
 
 class SizedPictureOptions(PictureOptions, total=False):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from senet.errors import InputTypeError
 from senet.recipe.recipe import Changes, Recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Options", "changes_in", "known_options"]
 
@@ -28,6 +26,7 @@ class Options(Changes, total=False):
         nodes: machines; each runs the command under torchrun or SLURM.
         strategy: "ddp" or "fsdp"; not given, ddp where there is more than one device.
         workers: processes that load images; not given, none where the images fit into memory.
+        range: of grey of more than 8 bits, what is black and what is white; not given, by the pictures trained on.
         data_root: where torchvision's data sets lie.
         max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"), 0.2 where not given; they
             are found before the training begins, skipped, and listed in the result.
@@ -40,6 +39,7 @@ class Options(Changes, total=False):
     nodes: int | None
     strategy: str | None
     workers: int | None
+    range: Sequence[float] | None
     data_root: str | Path | None
     max_bad: float | str | None
     checkpoint_minutes: float | None

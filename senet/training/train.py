@@ -15,7 +15,7 @@ from senet.data import unreadable as badfiles
 from senet.data.source import DataSource
 from senet.data.sources import open_data
 from senet.data.transforms import preprocessing_for
-from senet.data.unreadable import MAX_BAD, checked
+from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError
 from senet.evaluation.logits import predict_all
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, known_preprocessing, make
@@ -191,6 +191,12 @@ def plan_of(
         progress.note(line)
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
     preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
+    if not earlier:
+        given = options.get("range")
+        found = preprocessing.range or value_range(source) if given is None else (given[0], given[-1])
+        preprocessing = dataclasses.replace(preprocessing, range=found)
+        if preprocessing.range is not None:
+            check_range(source, preprocessing.range)
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
         raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")

@@ -14,7 +14,10 @@ from senet.data.images import (
     to_rgb,
     twins_in,
 )
+from senet.data.readable import Readable
+from senet.data.source import DataSource
 from senet.data.transforms import Augmentation, Preprocessing
+from senet.data.unreadable import check_range, value_range
 from senet.errors import DataError
 
 COLOUR = (200, 100, 50)
@@ -80,6 +83,44 @@ def test_what_only_transparency_shows_is_seen_on_white(tmp_path, mode):
         assert Preprocessing.from_json(how.to_json()) == how  # so training and evaluation agree
         earlier = Preprocessing.from_json({"size": 16, "resize": 16})  # a file that does not say
         assert int(earlier(loaded).max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "found", "levels"),
+    [
+        (np.arange(4096, dtype=np.uint16), (0, 4095), 256),  # 12 bits in a container of 16
+        (np.arange(3000, dtype=np.uint16), (0, 4095), 188),
+        (np.linspace(0, 1, 4096, dtype=np.float32), (0, 1), 256),
+        (np.linspace(-1024, 3071, 4096, dtype=np.float32), (-1024, 3071), 256),  # Hounsfield units
+        (np.arange(-100, 156, dtype=np.int32), (-100, 155), 256),
+    ],
+)
+def test_deep_grey_has_one_scale_for_all_pictures(tmp_path, values, found, levels):
+    low = np.resize(values[: len(values) // 2], (64, 64))  # a picture that does not have all values itself
+    images = []
+    for index, grey in enumerate((low, np.resize(values, (64, 64)))):
+        Image.fromarray(grey).save(tmp_path / f"{index}.tif")
+        images.append(tmp_path / f"{index}.tif")
+    train, test = FileImages(images, [0, 1], tmp_path), FileImages(images[:1], [0], tmp_path)
+    source = DataSource("grey", ("a", "b"), train, None, test, native_size=64)
+    assert value_range(source) == found
+    how = Preprocessing.from_json(Preprocessing(64, 64, range=found).to_json())
+    for index, grey in enumerate((low, np.resize(values, (64, 64)))):
+        expected = (grey.astype(np.float64) - found[0]) / (found[1] - found[0]) * 255
+        assert np.abs(how(train.load(index)).numpy() - expected).max() <= 0.5 + 1e-6
+    assert len(np.unique(how(train.load(1)).numpy())) == levels
+    check_range(source, found)
+    with pytest.raises(DataError, match=r"0\.tif: a grey picture has values .* outside the range .*--range LOW HIGH"):
+        check_range(source, (found[0], found[0] + 1e-3))
+
+
+def test_training_pictures_of_mixed_depths_are_an_error_that_names_the_option(tmp_path):
+    _grey16().save(tmp_path / "a.png")
+    Image.new("L", (6, 4)).save(tmp_path / "b.png")
+    images = FileImages([tmp_path / "a.png", tmp_path / "b.png"], [0, 1], tmp_path)
+    source = DataSource("grey", ("a", "b"), images, None, images, native_size=None)
+    with pytest.raises(DataError, match=r"1 of the 2 pictures .*a\.png.*--range LOW HIGH"):
+        value_range(source)
 
 
 def test_byte_identical_files_are_found_by_their_content(tmp_path):
@@ -168,3 +209,12 @@ def test_fingerprints_change_with_what_decides_a_result(tmp_path):
     assert len(set(found)) == len(found)
     assert ArrayImages(pixels.copy(), [0, 1]).fingerprint() == found[0]
     assert all(torch.is_tensor(images.labels) for images in lists)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_value_outside_the_stored_range_is_one_line_whoever_reads_it(tmp_path, workers):
+    _grey16().save(tmp_path / "a.png")
+    images = FileImages([tmp_path / "a.png"], [0], tmp_path)
+    how = Preprocessing(4, 4, range=(0, 4095))
+    with pytest.raises(DataError, match=r"^a grey picture has values from 40000 to 40000, .*--range LOW HIGH\)$"):
+        list(Readable(images, how, 1, workers=workers))

@@ -1,11 +1,17 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from senet.cli import VERBS
 from senet.console.progress import Progress
-from senet.evaluation.networks import NetworkSpec
+from senet.errors import DataError
+from senet.evaluation.evaluate import evaluate
+from senet.evaluation.networks import NetworkSpec, known_preprocessing
+from senet.flags import parse
 from senet.training.processes.processes import Processes, placement_of
-from senet.training.train import plan_of
+from senet.training.train import plan_of, train
 
 EARLIER = {"preprocessing": {"size": 8, "resize": 8}}
 
@@ -45,3 +51,27 @@ def test_what_an_earlier_version_began_is_planned_as_it_did(pictures, tmp_path, 
     assert plan.preprocessing.transparency is plan.augmentation.transparency is None
     new = _plan(pictures, tmp_path / "new")
     assert new.preprocessing.transparency == new.augmentation.transparency == "white"
+
+
+def test_deep_grey_is_trained_and_measured_on_one_scale(tiny, tmp_path):
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name, least in (("dark", 0), ("light", 2000)):
+            (tmp_path / "grey" / split / name).mkdir(parents=True)
+            for index in range(count):
+                grey = random.integers(least, least + 2000, (8, 8)).astype(np.uint16)
+                Image.fromarray(grey).save(tmp_path / "grey" / split / name / f"{index}.png")
+    how = {"epochs": 1, "batch_size": 4, "devices": "cpu", "progress": False}
+    result = train(tiny, tmp_path / "grey", out=tmp_path / "run", **how)
+    known = known_preprocessing(NetworkSpec(str(result.folder)))
+    assert (known.range, known.transparency) == ((0, 4095), "white")
+    measured = evaluate(tiny, tmp_path / "grey", weights=result.folder, progress=False)
+    assert measured.preprocessing == known
+    assert measured.correct == result.correct
+    with pytest.raises(DataError, match=r"\.png: a grey picture has values .* outside the range 0 to 255 .*--range"):
+        train(tiny, tmp_path / "grey", out=tmp_path / "narrow", range=[0, 255], **how)
+
+
+def test_the_range_is_typed_as_two_values():
+    words = "evaluate --model resnet20 --data pictures --range -1024 3071"
+    assert parse(VERBS, "", "", words.split())[1]["range"] == [-1024, 3071]
