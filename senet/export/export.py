@@ -101,10 +101,10 @@ def export(
         path: ends in .onnx (ONNX), .xml (OpenVINO; a .bin with the weights is written beside it) or .pt2
             (`torch.export.load`). Its folder exists.
         dynamic_size: let the file take pictures of any height and width, where the network does.
-        metadata: anything JSON has, kept in the file: `classes`, `preprocessing`. Beside it stand `network` and
-            `options` (where `create` made it), `senet` and `torch` (versions). In ONNX it is in `metadata_props`
-            with names that begin with "senet.", in OpenVINO in `rt_info` below "senet", in a .pt2 in the extra
-            file "senet.json".
+        metadata: anything JSON has, kept in the file: `classes` (a list has one name for each output),
+            `preprocessing`. Beside it stand `network` and `options` (where `create` made it), `senet` and
+            `torch` (versions). In ONNX it is in `metadata_props` with names that begin with "senet.", in
+            OpenVINO in `rt_info` below "senet", in a .pt2 in the extra file "senet.json".
         calibration: batches of inputs like those to come, about 300 pictures in all: the layers are then
             computed in INT8 (.xml alone, by NNCF), which changes the outputs; see what it does to the accuracy.
 
@@ -130,6 +130,7 @@ def export(
             example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
         trials = _trials(example, dynamic_size)
         wanted = _wanted(model, trials)  # in the network's own words where it does not run
+        _check_names(description.get("classes"), next(iter(wanted.values())))
         form = inference_form(model, example, dynamic_size=dynamic_size)
         traced = trace(form, example, dynamic_size=dynamic_size)
         if batches is None:
@@ -227,6 +228,23 @@ def _wanted(model: nn.Module, trials: Mapping[str, Any]) -> dict[str, list[Tenso
                 f"for any{' size' if 'size' in name else ' batch'}: {error}"
             ) from error
     return found
+
+
+# A reader of the file looks `classes[argmax]` up: one name missing at the front shifts every answer.
+def _check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
+    """Refuse a list of classes of which no output has as many, in dimension 1 or in the last.
+
+    Raises:
+        ExportError: where no output fits.
+    """
+    if not isinstance(classes, list) or not classes:
+        return
+    counts = sorted({x.shape[dim] if x.ndim > 1 else 1 for x in outputs for dim in (1, -1)})
+    if len(classes) not in counts:
+        raise ExportError(
+            f"the metadata's classes are {len(classes)} names, but the network gives {' or '.join(map(str, counts))} "
+            "outputs for a picture: give one name for each output, in order, a background class too"
+        )
 
 
 def _checked(

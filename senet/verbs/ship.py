@@ -50,6 +50,11 @@ def export(
         raise flags.UsageError("senet export takes --class-offset with --int8 alone, for the classes of --data")
     if int8 and Path(out).suffix != ".xml":
         raise flags.UsageError(f"senet export --int8 writes for OpenVINO: give --out {Path(out).with_suffix('.xml')}")
+    if class_offset and classes is not None and _names(classes):
+        raise flags.UsageError(
+            "senet export writes the names of --classes from output 0 on: name each output there, the background "
+            "class too, and leave --class-offset out"
+        )
     place = Place(out, force=force, ours=is_exported)
     if int8:
         _export_int8(network, place, classes, class_offset, dynamic_size, pictures)

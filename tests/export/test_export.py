@@ -216,6 +216,16 @@ def test_a_missing_extra_is_named(network, tmp_path, monkeypatch, suffix, packag
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_names_that_do_not_fit_the_outputs_are_refused(network, tmp_path, suffix, count):
+    needs(suffix)
+    classes = [str(i) for i in range(count)]
+    with pytest.raises(exporting.ExportError, match=f"are {count} names, but the network gives 5 outputs"):
+        senet.export(network, example(), tmp_path / f"net{suffix}", metadata={"classes": classes})
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("suffix", [".xml", ".pt2"])
 def test_a_file_that_disagrees_does_not_take_the_place_of_the_old(network, tmp_path, monkeypatch, suffix):
     needs(suffix)

@@ -114,6 +114,16 @@ def test_bad_input_is_one_clear_line(run, words, message):
     assert [path.name for path in Path().iterdir()] == ["nets.py"]
 
 
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_an_offset_does_not_shift_the_names_in_the_file(run, count):
+    Path("names.json").write_text(json.dumps([str(i) for i in range(count)]))
+    words = "export --model nets.py:tiny --int8 --data digits --out net.xml --classes names.json --class-offset 1"
+    status, out, err = run(words)
+    assert (status, out) == (2, "")
+    assert "leave --class-offset out" in err
+    assert sorted(path.name for path in Path().iterdir()) == ["names.json", "nets.py"]
+
+
 def test_a_mapping_of_classes_names_none_in_order(tmp_path):
     (tmp_path / "names.json").write_text('{"a": 3}')
     assert ship._names(str(tmp_path / "names.json")) == []
