@@ -60,7 +60,7 @@ def test_a_folder_of_mutants_trains_through(tiny, tmp_path):
     good = checked(source, max_bad=1.0)
     assert len(good.train) + len(good.val) + len(good.bad) == 200
     options = {"epochs": 1, "batch_size": 16, "lr": 0.01, "size": 16, "devices": "cpu", "progress": False}
-    result = train(tiny, folder, out=tmp_path / "run", max_bad="100%", **options)
+    result = train(tiny, folder, out=tmp_path / "run", max_bad="100%", range=[0, 65535], **options)
     assert result.skipped == good.bad
 
 
