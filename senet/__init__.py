@@ -4,7 +4,7 @@ from senet._moved import redirect
 from senet._version import __version__
 from senet.block import SEBlock, SESpec
 from senet.cost.cost import Cost, cost
-from senet.errors import OptimizeError
+from senet.errors import OptimizeError, SEWarning
 from senet.export.export import export
 from senet.inference.optimize import optimize
 from senet.insertion import (
@@ -30,6 +30,7 @@ __all__ = [
     "OptimizeError",
     "SEBlock",
     "SESpec",
+    "SEWarning",
     "Site",
     "__version__",
     "blocks",

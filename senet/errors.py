@@ -16,6 +16,7 @@ __all__ = [
     "MissingPackageError",
     "ModelError",
     "OptimizeError",
+    "SEWarning",
     "SenetError",
     "StudyError",
     "WeightsError",
@@ -24,6 +25,10 @@ __all__ = [
 
 class SenetError(Exception):
     """The base of every error that senet raises for what a person asked."""
+
+
+class SEWarning(UserWarning):
+    """SE that was inserted is lost, or does not run; the message names it."""
 
 
 class InputError(SenetError, ValueError):

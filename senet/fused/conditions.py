@@ -70,5 +70,6 @@ def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody's hook waits for this module's call."""
-    return any(map(needs_module_call, hooks_of(module)))
+    """Whether somebody's hook or assigned `forward` waits for this module's call."""
+    own = module.__dict__
+    return "forward" in own or "_senet_forwards" in own or any(map(needs_module_call, hooks_of(module)))

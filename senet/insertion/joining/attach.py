@@ -7,14 +7,17 @@ what it was. The way is that of `torch.nn.utils.parametrize`.
 from __future__ import annotations
 
 import dataclasses
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from senet.block import SEBlock, SESpec
-from senet.errors import InputTypeError, InsertionError
+from senet.errors import InputTypeError, InsertionError, SEWarning
 from senet.fused.normalisations import normalises
 from senet.fused.units import known_unit, rescaled, runs, unit_of
 from senet.insertion.reading.operations import iterates_its_children
@@ -32,6 +35,7 @@ __all__ = [
 
 _KEY = "_senet_attachment"  # in the __dict__ of the module that holds the SE
 _SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
+_FORWARDS = "_senet_forwards"  # in the __dict__ of a joined module, the forwards assigned to it, oldest first
 _CHILDREN = ("se", "senet_se")  # the second where the module has an attribute `se` of its own
 
 
@@ -44,7 +48,8 @@ class Attachment:
     child: str
 
 
-class _Shortcut:
+# It is local to a thread: several threads, and the replicas of DataParallel, run one module at the same time.
+class _Shortcut(threading.local):
     """Hands the shortcut x from the module that is given it to the one that returns u + (g − 1)·x."""
 
     def __init__(self) -> None:
@@ -55,6 +60,44 @@ class _Shortcut:
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Shortcut, ()
+
+
+class _Running(threading.local):
+    """The module whose assigned forward runs in this thread, and how far down its stack."""
+
+    host: nn.Module | None = None
+    depth: int = 0
+
+
+_running = _Running()
+
+
+# Other libraries assign `forward` on an instance: ultralytics' `fuse` a forward without normalisation, accelerate a
+# wrapper around the one that was there. A plain attribute would pass SE by, so assigned forwards go onto a stack.
+class _Forward(property):
+    """`forward` of a joined class: the class's own, which runs what was assigned and applies SE once, outermost."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__(lambda module: module._senet_forward, self._assign, self._restore)
+        self.own = own
+
+    def __get__(self, module: Any, kind: Any = None) -> Any:
+        return self.own if module is None else module._senet_forward
+
+    @staticmethod
+    def _assign(module: nn.Module, forward: Any) -> None:
+        stack = module.__dict__.get(_FORWARDS, ())
+        # A tool that takes its wrapper off again assigns what it had found.
+        stack = stack[:-1] if forward == module._senet_forward else (*stack, forward)
+        module.__dict__.pop(_FORWARDS, None)
+        if stack:
+            module.__dict__[_FORWARDS] = stack
+
+    @staticmethod
+    def _restore(module: nn.Module) -> None:
+        if _FORWARDS not in module.__dict__:
+            raise AttributeError("forward")
+        del module.__dict__[_FORWARDS]
 
 
 def attachment(module: nn.Module) -> Attachment | None:
@@ -121,6 +164,8 @@ def detach(model: nn.Module, name: str) -> None:
     for module in check_detachable(model, name, found.site):
         module.__class__ = vars(type(module))["_senet_base"]
         module.__dict__.pop(_SHORTCUT, None)
+        for forward in module.__dict__.pop(_FORWARDS, ())[-1:]:
+            module.__dict__["forward"] = forward
     del host.__dict__[_KEY]
     delattr(host, found.child)
     _settle(model, name)
@@ -151,7 +196,44 @@ def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]
                 f"the class of {each} was changed to {now.__name__} after SE was joined to it (a parametrisation, "
                 f"perhaps): undo that first"
             )
+        for forward in _module(model, each).__dict__.get(_FORWARDS, ()):
+            if getattr(forward, "__self__", None) is not _module(model, each):
+                raise InsertionError(f"the forward of {each} was wrapped after SE was joined to it: undo that first")
     return [_module(model, each) for each in names]
+
+
+# SyncBatchNorm's conversion, timm's freeze and the folding of a normalisation register another module in the place of
+# one that holds SE. torch calls this before it does, and SE goes on to the new module.
+def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
+    """Join the SE of the module that is `name` of `parent` to the one that takes its place, if it holds none."""
+    old = parent._modules.get(name)
+    if old is None or new is None or old is new or "_senet_use" not in vars(type(old)):
+        return
+    position, child, channel_dim = vars(type(old))["_senet_use"]
+    if position == "unit" or "_senet_use" in vars(type(new)) or any(module is old for module in new.modules()):
+        return
+    block = getattr(old, child) if position != "source" else None
+    present = getattr(new, child, block)
+    if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or present is not block:
+        warnings.warn(
+            f"the {type(new).__name__} that replaces {name} of {type(parent).__name__} cannot hold the SE that was "
+            f"joined to it: that SE is lost. Insert into the network after it is changed",
+            SEWarning,
+            stacklevel=4,
+        )
+        return
+    forward = new.__dict__.pop("forward", None)
+    if block is not None:
+        new.add_module(child, block)
+        new.__dict__[_KEY] = old.__dict__[_KEY]
+    if _SHORTCUT in old.__dict__:
+        new.__dict__[_SHORTCUT] = old.__dict__[_SHORTCUT]
+    new.__class__ = _subclass(type(new), position, child, channel_dim)
+    if forward is not None:
+        new.forward = forward
+
+
+register_module_module_registration_hook(_transplant)
 
 
 def exchange_base(module: nn.Module, kinds: tuple[type[nn.Module], ...], kind: type[nn.Module]) -> bool:
@@ -221,12 +303,29 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
     joined_here = shares_pass or (position == "output" and channel_dim == 1 and base is nn.ReLU)
     known = known_unit(base) if position == "unit" else None
 
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if _FORWARDS in self.__dict__:
+            return assigned(self, 0, args, kwargs)
+        return base.forward(self, *args, **kwargs)
+
+    def assigned(self: nn.Module, depth: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The assigned forward at `depth` below the top of the stack; below all, the base's own."""
+        stack = self.__dict__[_FORWARDS]
+        if depth >= len(stack):
+            return base.forward(self, *args, **kwargs)
+        before, at = _running.host, _running.depth
+        _running.host, _running.depth = self, depth
+        try:
+            return stack[-1 - depth](*args, **kwargs)
+        finally:
+            _running.host, _running.depth = before, at
+
     def output(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        if shares_pass and len(args) == 1 and not kwargs:
+        if shares_pass and len(args) == 1 and not kwargs and _FORWARDS not in self.__dict__:
             result = rescaled(self, base, getattr(self, child), args[0])
             if result is not None:
                 return result
-        return rescale(self, base.forward(self, *args, **kwargs))
+        return rescale(self, run(self, *args, **kwargs))
 
     def unit(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if known is not None and len(args) == 1 and not kwargs and runs(self, args[0]):
@@ -235,17 +334,17 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
 
     def given(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if args:
-            return base.forward(self, rescale(self, args[0]), *args[1:], **kwargs)
+            return run(self, rescale(self, args[0]), *args[1:], **kwargs)
         (name, x), *others = kwargs.items()
-        return base.forward(self, **{name: rescale(self, x)}, **dict(others))
+        return run(self, **{name: rescale(self, x)}, **dict(others))
 
     def source(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         shortcut: _Shortcut = self.__dict__[_SHORTCUT]
         shortcut.x = args[0] if args else next(iter(kwargs.values()))
-        return base.forward(self, *args, **kwargs)
+        return run(self, *args, **kwargs)
 
     def onto_shortcut(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        u: Tensor = base.forward(self, *args, **kwargs)
+        u: Tensor = run(self, *args, **kwargs)
         shortcut: _Shortcut = self.__dict__[_SHORTCUT]
         x, shortcut.x = shortcut.x, None
         if x is None:
@@ -261,9 +360,14 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
         arguments = tuple(base if argument is type(self) else argument for argument in arguments)
         return _rebuild, (function, arguments, base, position, child, channel_dim), *rest
 
-    forwards = {"output": output, "input": given, "source": source, "shortcut": onto_shortcut, "unit": unit}
-    forward = forwards[position]
-    forward.__name__ = "forward"
+    unit.__name__ = "forward"
+    around = {"output": output, "input": given, "source": source, "shortcut": onto_shortcut, "unit": unit}[position]
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if _FORWARDS in self.__dict__ and _running.host is self:  # called by an assigned forward: SE is outermost
+            return assigned(self, _running.depth + 1, args, kwargs)
+        return around(self, *args, **kwargs)
+
     metaclass: Any = type(base)
     joined: type[nn.Module] = metaclass(
         f"SE{base.__name__}" if position not in ("source", "unit") else base.__name__,
@@ -275,7 +379,7 @@ def _new_subclass(base: type[nn.Module], position: str, child: str, channel_dim:
             "__doc__": base.__doc__,
             "_senet_base": base,
             "_senet_use": (position, child, channel_dim),
-            "forward": forward,
+            **({"forward": unit} if position == "unit" else {"forward": _Forward(forward), "_senet_forward": forward}),
             "__reduce_ex__": reduce_ex,
         },
     )
