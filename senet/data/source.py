@@ -36,6 +36,7 @@ class DataSource:
         test: held out too; where there is one, it is what gets reported.
         native_size: pixels a side, where every image looked at is a square of that size; else None.
         flip: whether a mirrored image still shows its class (a digit's does not).
+        shift: whether small images are shifted in training; not where they are drawn at every place.
         bad: images that were found to be unreadable, and are in no split.
         others: files beside the images that are none by their names.
         checked: whether every image was decoded once, to see that it can be.
@@ -50,6 +51,7 @@ class DataSource:
     test: Images | None
     native_size: int | None
     flip: bool = True
+    shift: bool = True
     bad: tuple[BadFile, ...] = ()
     others: tuple[BadFile, ...] = ()
     checked: bool = False

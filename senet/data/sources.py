@@ -160,7 +160,7 @@ def _digits(split_seed: int) -> DataSource:
 
 def _context() -> DataSource:
     train, val = (ArrayImages(*draw_context(count, seed)) for count, seed in ((2400, 0), (600, 1)))
-    return DataSource("context", CLASSES, train, val, None, native_size=SIDE, flip=False)
+    return DataSource("context", CLASSES, train, val, None, native_size=SIDE, flip=False, shift=False)
 
 
 def _data_root(given: str | Path | None) -> Path:

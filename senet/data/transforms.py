@@ -114,8 +114,8 @@ class Preprocessing:
         return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, which `from_json` reads."""
-        return dataclasses.asdict(self)
+        """Plain values, which `from_json` reads; what earlier versions did not say is left out."""
+        return plain_values(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -146,6 +146,12 @@ def preprocessing_for(
         side = source.native_size if size is None else size
         return dataclasses.replace(base, size=side, resize=side)
     return base.at(size)
+
+
+def plain_values(described: Preprocessing | Augmentation) -> dict[str, Any]:
+    """The fields by name, without those of later versions that are None: earlier files are still the same."""
+    values = dataclasses.asdict(described)
+    return {name: value for name, value in values.items() if value is not None or name not in ("transparency", "range")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +224,7 @@ def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmen
     size = preprocessing.size
     return Augmentation(
         size=size,
-        padding=max(1, size // 8) if source.small else 0,
+        padding=max(1, size // 8) if source.small and source.shift else 0,
         flip=source.flip,
         interpolation=preprocessing.interpolation,
         transparency=preprocessing.transparency,

@@ -14,7 +14,7 @@ from senet.console.progress import Progress, duration
 from senet.data import unreadable as badfiles
 from senet.data.source import DataSource
 from senet.data.sources import open_data
-from senet.data.transforms import preprocessing_for
+from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError
 from senet.evaluation.logits import predict_all
@@ -243,7 +243,7 @@ def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, A
         "sites": [site.name for site in made.sites],
         "data": named(plan.source.name, plan.source.fingerprint()),
         "preprocessing": plan.preprocessing.to_json(),
-        "augmentation": dataclasses.asdict(plan.augmentation),
+        "augmentation": plain_values(plan.augmentation),
         "recipe": dataclasses.asdict(plan.recipe),
         "device": plan.device.type,
     }
