@@ -18,10 +18,9 @@ __all__ = ["valid"]
 def valid(lengths: Tensor | Sequence[float], *, axis: int = -1) -> Iterator[None]:
     """Within it each SEBlock squeezes over the valid part of each sample alone.
 
-    Of the L positions that a map has there, the first ⌈length · L⌉ count. A convolution of stride 2 that is padded
-    so that it gives ⌈L / 2⌉ positions keeps as many of a sample alone, or one fewer where the batch is longer by an
-    odd number. What the padding does elsewhere is the network's business: convolutions and biases may let it leak
-    into what is valid, with SE or without.
+    Of the L positions that a map has there, the first ⌈length · L⌉ count. Behind a stride this may be one position
+    more or fewer than the sample alone would have. What the padding does elsewhere is the network's business:
+    convolutions and biases may let it leak into what is valid, with SE or without.
 
     It holds for this thread. SE of other libraries is not told. A network that `torch.compile` compiled runs
     uncompiled within it. It cannot be traced, exported or optimised there.
