@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from senet.recipe import flags as recipeflags
+from senet.recipe import options
 
 __all__ = ["FLAGS", "GROUPS", "POSITIONAL", "Flag"]
 
@@ -168,7 +168,7 @@ _TRAINING: Mapping[str, Flag] = {
         "the default is auto",
         verbs=dict.fromkeys(("evaluate", "predict", "explain", "prune", "explore"), _ONE_DEVICE),
     ),
-    **{name: Flag(*texts) for name, texts in recipeflags.WHERE.items()},
+    **{name: Flag(*texts) for name, texts in options.WHERE.items()},
 }
 _GATES: Mapping[str, Flag] = {
     "blocks": Flag("PATTERN", "the SE blocks to prune: names, or patterns such as 'layer4*'"),
@@ -229,7 +229,7 @@ GROUPS: Mapping[str, Mapping[str, Flag]] = {
     "the SE blocks": _SE,
     "the gates": _GATES,
     "the training": _TRAINING,
-    "the recipe": {name: Flag(*texts) for name, texts in recipeflags.RECIPE.items()},
+    "the recipe": {name: Flag(*texts) for name, texts in options.RECIPE.items()},
     "the output": _OUTPUT,
 }
 

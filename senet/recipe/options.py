@@ -11,7 +11,7 @@ from typing import Any, cast
 from senet.errors import InputTypeError
 from senet.recipe.recipe import Changes, Recipe
 
-__all__ = ["Options", "changes_in", "known_options"]
+__all__ = ["RECIPE", "WHERE", "Options", "changes_in", "known_options"]
 
 
 class Options(Changes, total=False):
@@ -65,3 +65,25 @@ def changes_in(options: Options) -> Changes:
 
 
 _NAMES = (*Options.__annotations__, *(field.name for field in dataclasses.fields(Recipe)))
+
+RECIPE: Mapping[str, tuple[str, str, float | None]] = {
+    "recipe": (
+        "NAME",
+        "how to train: a recipe that comes with senet (cifar-resnet, cifar-shake-shake, cifar-wrn, fine-tuning, "
+        "imagenet-modern, imagenet-paper, imagenet-released, imagenet-senet154, mobilenet) or a .yaml file; the flags "
+        "of this group stand in place of its values; without it what suits the images and the weights",
+        None,
+    ),
+    **{field.name: field.metadata["flag"] for field in dataclasses.fields(Recipe) if field.metadata["flag"]},
+}
+"""The flags of a recipe, each in place of its value: name -> metavar, text, the least number."""
+
+WHERE: Mapping[str, tuple[str, str, float | None]] = {
+    "nodes": ("N", "machines; on each the command runs under torchrun or SLURM; without it 1, or as they say", 1),
+    "strategy": ("KIND", "for several devices: ddp or fsdp; without it ddp", None),
+    "checkpoint_minutes": (
+        "MINUTES",
+        "time between two checkpoints within an epoch; 0 is after every step; without it 10",
+        0,
+    ),
+}

@@ -8,16 +8,12 @@ import math
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from senet.errors import InputError
+from senet.recipe.knobs import above_0, at_least_0, check, choice, knob, optional, share, shares, switch, up_to_1, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Changes", "Recipe"]
-
-OPTIMISERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "step")
-PRECISIONS = ("32", "bf16", "16")
-SCALINGS = ("linear", "sqrt", "none")
 
 
 class Changes(TypedDict, total=False):
@@ -93,78 +89,107 @@ class Recipe:
         ValueError: on numbers that are none of these.
     """
 
-    batch_size: int
-    epochs: int
-    lr: float
-    se_lr: float | None = None
-    lr_scaling: str = "linear"
-    optimiser: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 1e-4
-    decay_norms_and_biases: bool = True
-    schedule: str = "cosine"
-    milestones: tuple[float, ...] = ()
-    lr_factor: float = 0.1
-    warm_up: float = 0.1
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    crop_scale: float | None = None
-    trivial_augment: bool = False
-    random_erasing: float = 0.0
-    cutout: int = 0
-    ema: float = 0.0
-    freeze_statistics: float = 1.0
-    accumulate: int = 1
-    clip: float | None = None
-    precision: str = "32"
-    channels_last: bool = True
-    compile: bool = False
+    batch_size: int = knob(whole(1))
+    epochs: int = knob(whole(1))
+    lr: float = knob(above_0)
+    se_lr: float | None = knob(
+        optional(above_0),
+        default=None,
+        flag=("RATE", "learning rate of the SE blocks; without it the same as the rest", None),
+    )
+    lr_scaling: str = knob(
+        choice("linear", "sqrt", "none"),
+        default="linear",
+        flag=(
+            "KIND",
+            "how the recipe's learning rate follows another --batch-size: linear, sqrt or none; without a recipe "
+            "linear",
+            None,
+        ),
+    )
+    optimiser: str = knob(
+        choice("sgd", "adamw"), default="sgd", flag=("KIND", "sgd or adamw; without a recipe sgd", None)
+    )
+    momentum: float = knob(
+        at_least_0(below=1), default=0.9, flag=("X", "of SGD, or AdamW's first beta; without a recipe 0.9", 0)
+    )
+    nesterov: bool = knob(switch, default=True, flag=("", "Nesterov's momentum; without a recipe yes", None))
+    weight_decay: float = knob(
+        at_least_0(),
+        default=1e-4,
+        flag=("X", "without a recipe 1e-4, and 5e-4 for small images from scratch", 0),
+    )
+    decay_norms_and_biases: bool = knob(
+        switch, default=True, flag=("", "weight decay of norms and biases too; without a recipe yes", None)
+    )
+    schedule: str = knob(
+        choice("cosine", "step"),
+        default="cosine",
+        flag=("KIND", "of the learning rate after its rise: cosine or step; without a recipe cosine", None),
+    )
+    milestones: tuple[float, ...] = knob(
+        *shares,
+        default=(),
+        flag=("SHARE", "for step: after which shares of the run the learning rate drops, such as 0.3 0.6 0.9", 0),
+    )
+    lr_factor: float = knob(
+        above_0,
+        default=0.1,
+        flag=("X", "for step: what the learning rate is multiplied by; without a recipe 0.1", 0),
+    )
+    warm_up: float = knob(
+        at_least_0(below=1),
+        default=0.1,
+        flag=("SHARE", "of the run, in which the learning rate rises; without a recipe 0.1", 0),
+    )
+    label_smoothing: float = knob(at_least_0(below=1), default=0.0, flag=("X", "without a recipe 0", 0))
+    mixup: float = knob(at_least_0(), default=0.0, flag=("ALPHA", "mix images of a batch; 0 is none", 0))
+    cutmix: float = knob(
+        at_least_0(), default=0.0, flag=("ALPHA", "paste parts of images of a batch into others; 0 is none", 0)
+    )
+    crop_scale: float | None = knob(
+        optional(above_0),
+        optional(up_to_1),
+        default=None,
+        flag=("SHARE", "for photos: the least share of the area that is cut out; without a recipe 0.35", 0),
+    )
+    trivial_augment: bool = knob(switch, default=False, flag=("", "TrivialAugment, wide", None))
+    random_erasing: float = knob(
+        share, default=0.0, flag=("P", "probability that a rectangle of an image is erased", 0)
+    )
+    cutout: int = knob(whole(0), default=0, flag=("PIXELS", "side of a square that is erased; 0 is none", 0))
+    ema: float = knob(
+        at_least_0(below=1),
+        default=0.0,
+        flag=("DECAY", "measure and save a moving average of the weights; 0 is none", 0),
+    )
+    freeze_statistics: float = knob(
+        share,
+        default=1.0,
+        flag=("SHARE", "of the run, after which batch norm's statistics stay; 1 is never", 0),
+    )
+    accumulate: int = knob(whole(1), default=1, flag=("N", "work a batch off in N parts, for less memory", 1))
+    clip: float | None = knob(
+        optional(above_0), default=None, flag=("NORM", "largest norm of the gradients; without it any", 0)
+    )
+    precision: str = knob(
+        choice("32", "bf16", "16"), default="32", flag=("KIND", "32, bf16 or 16 (mixed); without a recipe 32", None)
+    )
+    channels_last: bool = knob(
+        switch, default=True, flag=("", "memory format of images and weights; without a recipe yes", None)
+    )
+    compile: bool = knob(switch, default=False, flag=("", "use torch.compile", None))
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("epochs", 1), ("accumulate", 1), ("cutout", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
-        for name in ("lr", "se_lr", "clip", "lr_factor", "crop_scale"):
-            value = getattr(self, name)
-            if value is None and name in ("se_lr", "clip", "crop_scale"):
-                continue
-            if not _is_number(value) or not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} is a number greater than 0, not {value!r}")
-        if self.crop_scale is not None and self.crop_scale > 1:
-            raise InputError(f"crop_scale is a share of the area, at most 1, not {self.crop_scale!r}")
-        for name, below in _AT_LEAST_0.items():
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < below:
-                end = "" if math.isinf(below) else f" and less than {below:g}"
-                raise InputError(f"{name} is a number of at least 0{end}, not {value!r}")
-        for name in ("random_erasing", "freeze_statistics"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise InputError(f"{name} is a number from 0 to 1, not {value!r}")
-        for name in ("nesterov", "decay_norms_and_biases", "trivial_augment", "channels_last", "compile"):
-            if type(getattr(self, name)) is not bool:
-                raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
-        for name, allowed in _WORDS.items():
-            _check_word(name, getattr(self, name), allowed)
-        self._check_milestones()
+        check(self)
+        object.__setattr__(self, "milestones", tuple(float(at) for at in self.milestones))
+        if self.schedule == "step" and not self.milestones:
+            raise InputError("a schedule of 'step' needs milestones, such as 0.3 0.6 0.9")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"a batch_size of {self.batch_size} does not come in {self.accumulate} equal parts: accumulate divides "
                 "batch_size"
             )
-
-    def _check_milestones(self) -> None:
-        found = self.milestones
-        if not isinstance(found, list | tuple) or not all(_is_number(share) and 0 < share < 1 for share in found):
-            raise InputError(f"milestones are shares of the run, above 0 and below 1, not {found!r}")
-        if list(found) != sorted(set(found)):
-            raise InputError(f"milestones come one after the other, each once, not {found!r}")
-        object.__setattr__(self, "milestones", tuple(float(share) for share in found))
-        if self.schedule == "step" and not found:
-            raise InputError("a schedule of 'step' needs milestones, such as 0.3 0.6 0.9")
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """The same with the changes that are not None; for another batch size the learning rates follow.
@@ -186,27 +211,3 @@ class Recipe:
         factor = math.sqrt(ratio) if found.lr_scaling == "sqrt" else ratio
         se_lr = found.se_lr if self.se_lr is None or "se_lr" in given else self.se_lr * factor
         return dataclasses.replace(found, lr=self.lr * factor, se_lr=se_lr)
-
-
-_AT_LEAST_0 = {
-    "momentum": 1.0,
-    "weight_decay": math.inf,
-    "warm_up": 1.0,
-    "label_smoothing": 1.0,
-    "mixup": math.inf,
-    "cutmix": math.inf,
-    "ema": 1.0,
-}
-_WORDS = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "precision": PRECISIONS, "lr_scaling": SCALINGS}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool
-
-
-def _check_word(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value in allowed:
-        return
-    close = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"{name} is one of {', '.join(allowed)}, not {value!r}{hint}")

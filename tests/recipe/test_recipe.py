@@ -4,6 +4,8 @@ import pytest
 
 from senet.data.sources import open_data
 from senet.recipe.choose import Recipe, recipe_for
+from senet.recipe.options import RECIPE
+from senet.recipe.recipe import Changes
 from senet.training.schedules import frozen_from, learning_rate_factor
 
 
@@ -93,3 +95,17 @@ def test_statistics_freeze_after_their_share():
     assert frozen_from(100, Recipe(8, 1, 0.1)) == 100
     assert frozen_from(100, Recipe(8, 1, 0.1, freeze_statistics=0.9)) == 90
     assert frozen_from(100, Recipe(8, 1, 0.1, freeze_statistics=0.0)) == 0
+
+
+def test_a_knob_is_stated_once():
+    """Every field says what it takes and what its flag means; the types of `Changes` are those of the fields."""
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    assert all(field.metadata["allowed"] for field in fields.values())
+    assert {name for name, field in fields.items() if not field.metadata["flag"]} == {"batch_size", "epochs", "lr"}
+    assert set(Changes.__annotations__) == set(fields)
+    assert set(RECIPE) == {"recipe", *fields} - {"batch_size", "epochs", "lr"}
+
+
+def test_a_word_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"^precision is one of 32, bf16, 16, not 'bf-16'; did you mean 'bf16'\?$"):
+        Recipe(8, 1, 0.1, precision="bf-16")

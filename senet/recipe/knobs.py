@@ -1,0 +1,108 @@
+"""What a knob of a recipe is, said once: its default, its help, and which values it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from senet.errors import InputError
+
+__all__ = [
+    "Allowed",
+    "above_0",
+    "at_least_0",
+    "check",
+    "choice",
+    "knob",
+    "optional",
+    "share",
+    "shares",
+    "switch",
+    "up_to_1",
+    "whole",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """Which values a knob takes.
+
+    Attributes:
+        takes: whether it takes a value.
+        words: which values it takes, for the message that refuses another.
+        choices: the values by name, where there are few.
+    """
+
+    takes: Callable[[Any], bool]
+    words: str
+    choices: tuple[str, ...] = ()
+
+
+def knob(
+    *allowed: Allowed, default: Any = dataclasses.MISSING, flag: tuple[str, str, float | None] | None = None
+) -> Any:
+    """A field of a recipe.
+
+    Args:
+        allowed: what its value must be, all of them.
+        default: its value in a recipe that does not say; a recipe must say it where there is none.
+        flag: None where the flag depends on more than the recipe, and has a text of its own.
+    """
+    return dataclasses.field(default=default, metadata={"allowed": allowed, "flag": flag})
+
+
+def check(recipe: Any) -> None:
+    """Hold every knob of a recipe against what it takes.
+
+    Raises:
+        InputError: a value is none of these; the message names the knob, the values and, of words, the nearest.
+    """
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        for allowed in field.metadata["allowed"]:
+            if not allowed.takes(value):
+                close = difflib.get_close_matches(str(value), allowed.choices, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise InputError(f"{field.name} is {allowed.words}, not {value!r}{hint}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool
+
+
+def whole(least: int) -> Allowed:
+    """A whole number of at least `least`."""
+    return Allowed(lambda v: type(v) is int and v >= least, f"a whole number of at least {least}")
+
+
+def at_least_0(below: float = math.inf) -> Allowed:
+    """A number of at least 0 and less than `below`."""
+    end = "" if math.isinf(below) else f" and less than {below:g}"
+    return Allowed(lambda v: _is_number(v) and 0 <= v < below, f"a number of at least 0{end}")
+
+
+def choice(*words: str) -> Allowed:
+    """One of some words."""
+    return Allowed(lambda v: v in words, f"one of {', '.join(words)}", words)
+
+
+def optional(allowed: Allowed) -> Allowed:
+    """None, or what is allowed."""
+    return dataclasses.replace(allowed, takes=lambda v: v is None or allowed.takes(v))
+
+
+def _are_shares(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(_is_number(v) and 0 < v < 1 for v in values)
+
+
+above_0 = Allowed(lambda v: _is_number(v) and math.isfinite(v) and v > 0, "a number greater than 0")
+up_to_1 = Allowed(lambda v: v <= 1, "a share of the area, at most 1")
+share = Allowed(lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+switch = Allowed(lambda v: type(v) is bool, "True or False")
+shares = (
+    Allowed(_are_shares, "a list of shares of the run, above 0 and below 1"),
+    Allowed(lambda v: list(v) == sorted(set(v)), "a list of shares that come one after the other, each once"),
+)
