@@ -70,5 +70,10 @@ class _Moved(MetaPathFinder, Loader):
 
 def redirect() -> None:
     """Let the old names be imported. They are looked up last, when nothing else has them."""
+    # Importing `senet.insertion.attach` by a finder would put the module in place of the function of that name. What
+    # is loaded already is entered by hand, and the import system then sets nothing.
+    for old, new in _MOVED.items():
+        if new in sys.modules:
+            sys.modules.setdefault(old, sys.modules[new])
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())

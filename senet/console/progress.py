@@ -88,9 +88,9 @@ class Progress:
             self.note(f"{self._run}, epoch {number} of {self._epochs}{': ' * bool(text)}{text}{self._left()}")
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Print one line, however long."""
         if self._show:
-            self._console.print(text)
+            self._console.print(text, soft_wrap=True)
 
     def _describe(self, epoch: int) -> None:
         if self._bar is not None:

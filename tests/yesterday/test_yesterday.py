@@ -373,3 +373,10 @@ def test_a_recipe():
         "channels_last": False,
         "compile": False,
     }
+
+
+def test_an_old_module_name_leaves_the_function_of_that_name():
+    old = importlib.import_module("senet.insertion.attach")
+    assert old is importlib.import_module("senet.insertion.joining.attach")
+    assert senet.insertion.attach is old.attach
+    assert importlib.import_module("senet.insertion.insert").insert is senet.insertion.insert

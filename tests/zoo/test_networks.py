@@ -16,6 +16,7 @@ pytest.importorskip("torchvision", reason="torchvision is not there")
 from torchvision.models.feature_extraction import create_feature_extractor
 
 PLACES = {  # of SE: how many, and the first and the last
+    "se_short_sighted": (2, "blocks.0.bn2", "blocks.1.bn2"),
     "se_resnet18": (8, "layer1.0.bn2", "layer4.1.bn2"),
     "se_resnet34": (16, "layer1.0.bn2", "layer4.2.bn2"),
     **{
@@ -150,6 +151,7 @@ FEATURES = {  # layers, channels, and the side of the input over that of the map
     "se_shufflenet_v1": {"stage2": (240, 8), "stage4": (960, 32)},
     "senet154": {"layer1": (256, 4), "layer4": (2048, 32)},
     "se_resnet20": {"layer1": (16, 1), "layer3": (64, 4)},
+    "se_short_sighted": {"blocks": (16, 1)},
     "se_preact_resnet164": {"layer1": (64, 1), "layer3": (256, 4)},
     "se_wrn16_8": {"layer1": (128, 1), "layer3": (512, 4)},
     "se_shake_shake26_2x96d": {"layer1": (96, 1), "layer3": (384, 4)},

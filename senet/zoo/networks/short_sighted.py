@@ -31,12 +31,16 @@ class ShortSighted(nn.Module):
         in_channels: of the pictures; 3 for colours, 1 for grey.
         width: channels of the stem and of every block.
         blocks: how many. The receptive field is 3 + 4 · blocks pixels a side: 11 with two.
+        dropout: of the pooled features.
 
     Raises:
         InputError: a count is no positive whole number.
+        ValueError: a dropout is no probability.
     """
 
-    def __init__(self, *, num_classes: int = 10, in_channels: int = 3, width: int = 16, blocks: int = 2) -> None:
+    def __init__(
+        self, *, num_classes: int = 10, in_channels: int = 3, width: int = 16, blocks: int = 2, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         width = _positive_int("width", width)
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), width, 3, 1, 1, bias=False)
@@ -44,6 +48,7 @@ class ShortSighted(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.blocks = nn.Sequential(*(BasicBlock(width, width, 1) for _ in range(_positive_int("blocks", blocks))))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(width, _positive_int("num_classes", num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -52,7 +57,7 @@ class ShortSighted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch of pictures."""
         x = self.blocks(self.relu(self.bn1(self.conv1(x))))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
 
 

@@ -233,7 +233,8 @@ def test_progress_is_a_few_lines_in_a_log(tiny, pictures, tmp_path, capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert len(lines) == 5  # reading, and two epochs of two runs
-    assert lines[1].startswith("plain-0, epoch 1 of 2: training loss ")
-    assert lines[1].endswith(" left)")
+    assert len(lines) == 6, lines  # what there is, reading it, and two epochs of two runs
+    assert lines[0].endswith("24 to train on, 8 to measure (val), 2 classes: dark, light")
+    assert lines[2].startswith("plain-0, epoch 1 of 2: training loss ")
+    assert lines[2].endswith(" left)")
     assert lines[-1].startswith("se-0, epoch 2 of 2")
