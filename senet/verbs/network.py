@@ -16,6 +16,7 @@ from senet.console import display
 from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
 from senet.report.table import Table
+from senet.running import count_parameters
 from senet.verbs.place import Place, is_inserted
 from senet.words import counted
 
@@ -217,6 +218,6 @@ def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> Table:
     """The SE blocks that were put in: one row per block."""
     rows = []
     for name, block in blocks.items():
-        parameters = sum(parameter.numel() for parameter in block.parameters())
-        rows.append((name, str(block.in_channels), str(block.width), display.count(parameters)))
+        parameters = display.count(count_parameters(block))
+        rows.append((name, str(block.in_channels), str(block.width), parameters))
     return Table.of(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))
