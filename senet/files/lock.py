@@ -1,0 +1,118 @@
+"""A lock on a folder: two processes never work in one at a time, on one machine or on a shared disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.errors import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LOCK", "locked"]
+
+LOCK = ".lock"
+_WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a file system that has no locks answers: there we work without one."""
+
+
+class _Held:
+    """The descriptor of a lock."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+
+_held: weakref.WeakSet[_Held] = weakref.WeakSet()
+
+
+def _close_in_fork() -> None:
+    """Close the locks in a process that was forked.
+
+    A worker that loads images outlives a process that was killed, and would hold its lock for some seconds.
+    """
+    for each in list(_held):
+        with contextlib.suppress(OSError):
+            os.close(each.descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_fork)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it no other process works in the folder. The system drops the lock of a process that is killed.
+
+    Raises:
+        StudyError: where another process holds it, which is named, or the lock cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        descriptor = _acquired(path)
+    except BlockingIOError:
+        raise StudyError(f"{_holder(path)} works in {folder} just now: wait for it, or choose another folder") from None
+    except OSError as error:
+        raise StudyError(f"{folder} cannot be locked ({error.strerror or error}): choose another folder") from error
+    held = _Held(descriptor)
+    _held.add(held)
+    owner = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            _held.discard(held)
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is held: whoever opened it before looks again at what lies there
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def _acquired(path: Path) -> int:
+    """The descriptor of the lock's file, locked.
+
+    Raises:
+        BlockingIOError: where another process has it.
+        OSError: where the file cannot be opened.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            _lock(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False)):
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # it was removed, or is another by now
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _WITHOUT:
+            raise
+
+
+def _holder(path: Path) -> str:
+    """Who holds the lock, as its file says."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        said = path.read_text(encoding="utf-8").strip()
+        if said.startswith("process ") and said.isprintable() and len(said) < 100:
+            return said
+    return "another process"
