@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock
 from senet.fused.conditions import can_fuse, hooked, is_being_traced
+from senet.fused.joined import use_of
 from senet.fused.norm import normalise_and_excite
 from senet.fused.normalisations import normalises
 from senet.fused.switch import fusing
@@ -39,12 +40,11 @@ def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor
 
 def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *, in_place: bool) -> Tensor:
     """relu(SE(norm(v)) + shortcut), in one pass if that may be; else added as the class does, in place or not."""
-    joined = vars(type(norm)).get("_senet_joined")
-    if joined is not None and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
-        kind, child = joined
-        block = getattr(norm, child)
+    use = use_of(type(norm))
+    if use is not None and use.is_normalisation and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
+        block = getattr(norm, use.child)
         if can_fuse(norm, block, v):
-            result = normalise_and_excite(norm, kind, block, v, shortcut, relu=relu is not None)
+            result = normalise_and_excite(norm, use.base, block, v, shortcut, relu=relu is not None)
             if result is not None:
                 return result
     u: Tensor = norm(v)
@@ -123,10 +123,12 @@ def _sequence(unit: Any, x: Tensor) -> Tensor:
 
 def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
     """SE of the rectified normalisation of v, if SE was joined to the ReLU and the pass may be shared; else None."""
-    kind, child = vars(type(relu)).get("_senet_joined", (None, ""))
-    if kind is not nn.ReLU or not normalises(type(norm)) or type(v) is not Tensor or hooked(norm) or hooked(relu):
+    use = use_of(type(relu))
+    if use is None or not use.is_relu or not normalises(type(norm)):
         return None
-    block = getattr(relu, child)
+    if type(v) is not Tensor or hooked(norm) or hooked(relu):
+        return None
+    block = getattr(relu, use.child)
     if not can_fuse(norm, block, v):
         return None
     return normalise_and_excite(norm, type(norm), block, v, rectified=True)
@@ -134,7 +136,9 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
 
 def _joined_relus(unit: Any) -> nn.Module:
     """One of the modules that SE was joined to; the unit itself if there is none."""
-    found: nn.Module = next((m for m in unit if "_senet_joined" in vars(type(m))), unit)
+    uses = ((module, use_of(type(module))) for module in unit)
+    joined = (module for module, use in uses if use is not None and (use.is_relu or use.is_normalisation))
+    found: nn.Module = next(joined, unit)
     return found
 
 

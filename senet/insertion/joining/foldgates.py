@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from senet.errors import InsertionError
-from senet.insertion.joining.attach import Attachment, attached, check_detachable, detach
+from senet.insertion.joining.attach import Attachment, attached, base_of, check_detachable, detach
 from senet.insertion.joining.constant import ConstantGate, replace
 from senet.insertion.reading.dataflow import Call, Dataflow, record
 from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of
@@ -107,7 +107,7 @@ def _fold(
         bare = [child for child, _ in module.named_children()] == [at.child]
         returned = flow.calls_of[module][0].outputs[:1] if module in flow.calls_of else ()
         fits = all(_fits(module, flow.values[value].shape, at.site.channel_dim) for value in returned)
-        if bare and fits and _takes(module, vars(type(module))["_senet_base"], _BEFORE, tied):
+        if bare and fits and _takes(module, base_of(module), _BEFORE, tied):
             _scale_rows(module, factor)
             return name
     calls = flow.calls_of.get(block, [])
@@ -134,8 +134,7 @@ def _fold(
 
 def _base(module: nn.Module, own: nn.Module | None) -> type[nn.Module]:
     """The class whose forward the module runs on the block's output."""
-    base: type[nn.Module] = vars(type(module))["_senet_base"] if module is own else type(module)
-    return base
+    return base_of(module) if module is own else type(module)
 
 
 def _takes(
