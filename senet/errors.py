@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "BadImageError",
+    "ChangedWarning",
     "DataError",
     "ExportError",
     "InputError",
@@ -29,6 +30,10 @@ class SenetError(Exception):
 
 class SEWarning(UserWarning):
     """SE that was inserted is lost, or does not run; the message names it."""
+
+
+class ChangedWarning(UserWarning):
+    """A network was changed after it was made, and a file cannot name it; the message says where."""
 
 
 class InputError(SenetError, ValueError):

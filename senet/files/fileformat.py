@@ -2,9 +2,9 @@
 
 The key "senet" of the metadata is a JSON mapping with `format`, `senet` and `torch` (versions), `model` and
 `options` (which network; null for one of the caller's own), `sites` (each with its SESpec), `aliases` (tied
-tensors are stored once: other name -> stored name) and `metadata` (the caller's own), and, in a network from which
-SE blocks were pruned, `pruned` (what stands in the place of each, by name). All of it is checked
-here as what it is, a stranger's text.
+tensors are stored once: other name -> stored name) and `metadata` (the caller's own). Two more keys are there where
+they say something: `pruned` (what stands in the place of each pruned SE block, by name), and `changed` (what a network
+was before it was changed by hand, and where). All of it is checked here as what it is, a stranger's text.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _KINDS: Mapping[str, Any] = {
     "senet": str,
     "torch": str,
     "pruned": dict,
+    "changed": dict,
 }
+_OPTIONAL = ("pruned", "changed")  # written only where they say something, since earlier versions do not know them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Header:
         senet: the version of this library that wrote the file.
         torch: the version of PyTorch.
         pruned: what stands in place of pruned SE blocks, "folded" or "held", by name.
+        changed: of a network that was changed after `create` made it: `network` and `options`, as they were, and
+            `modules`, for each that changed what it was and what it is, "" for none. `model` is then None.
         format: of this header.
     """
 
@@ -72,13 +76,15 @@ class Header:
     senet: str
     torch: str
     pruned: dict[str, str] = dataclasses.field(default_factory=dict)
+    changed: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     def as_json(self) -> str:
         """The text of the metadata's key "senet"."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if not self.pruned:
-            del fields["pruned"]
+        for name in _OPTIONAL:
+            if not fields[name]:
+                del fields[name]
         fields["sites"] = [{"site": site, "spec": spec} for site, spec in self.sites]
         return json.dumps(fields, allow_nan=False)
 
@@ -211,7 +217,8 @@ def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:
         )
     if version != FORMAT or isinstance(version, bool):
         raise damaged(f"its format is {_short(version)}")
-    found.setdefault("pruned", {})
+    for name in _OPTIONAL:
+        found.setdefault(name, {})
     if found.keys() != _KINDS.keys():
         raise damaged(f"it has {_short(sorted(found))}, not {sorted(_KINDS)}")
     for name, kind in _KINDS.items():
@@ -230,6 +237,12 @@ def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:
     for name, kind in found["pruned"].items():
         if not isinstance(kind, str):
             raise damaged(f"{name!r} is pruned as {_short(kind)}")
+    modules = found["changed"].get("modules", {})
+    if not isinstance(modules, dict) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in modules.values()
+    ):
+        raise damaged(f"what was changed is {_short(modules)}")
     for name, stored in found["aliases"].items():
         if not isinstance(stored, str) or stored not in keys or name in keys:
             raise damaged(f"{name!r} is tied to {_short(stored)}")

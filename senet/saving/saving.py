@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import os
 import typing
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec, hidden_width
-from senet.errors import InputError, InputTypeError, WeightsError
+from senet.errors import ChangedWarning, InputError, InputTypeError, WeightsError
 from senet.files import fileformat
 from senet.files.atomic import atomic_write
 from senet.files.fileformat import (
@@ -27,12 +28,16 @@ from senet.files.fileformat import (
 from senet.insertion import InsertionError, Site, attach, inserted
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
-from senet.zoo.names.naming import SAVED, mark, origin, resolve
+from senet.words import counted
+from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
 from senet.zoo.names.sources import FileSource
+from senet.zoo.names.structure import difference, structure_of
 from senet.zoo.weights.compatibility import compare
 from senet.zoo.weights.load import note_preprocessing, noted_preprocessing
 
 __all__ = ["atomic_write", "load", "read_metadata", "save"]
+
+_MOST_CHANGES = 100  # that a file lists
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
@@ -42,6 +47,9 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     the SESpec of each, and holds every tensor of the state dict, in its dtype; tied tensors once. The memory
     format, the device and `requires_grad` are not kept. What DistributedDataParallel or torch.compile wrapped is saved
     unwrapped. The write is atomic: when it fails or is killed, a file that was there is whole.
+
+    A network that was changed after `create` made it (a stride, an activation, another head) is no more the one that
+    its name says. Its file does not name it, a ChangedWarning says where it changed, and `load` asks for `model`.
 
     Args:
         model: any network.
@@ -85,6 +93,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         raise WeightsError(_not_ours(file))
     sites = _sites(header, tensors, file)
     network = _rebuilt(header, tensors, file) if model is None else _plain_copy(model)
+    _check_changes(network, header, file)
     try:
         for site, spec in sites:
             attach(network, site, spec)
@@ -106,8 +115,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         `model` and `options` (None and {} for a network that `create` did not make), `sites` (a list of mappings
-        with `site` and `spec`), `pruned` (what stands in place of SE blocks, by name), `metadata` (the
-        caller's own), `senet`, `torch` (versions) and `format`.
+        with `site` and `spec`), `pruned` (what stands in place of SE blocks, by name), `changed` (what was
+        changed by hand after `create`, else {}), `metadata` (the caller's own), `senet`, `torch` (versions) and
+        `format`.
 
     Raises:
         WeightsError: where the file is missing, damaged, or not of `save`.
@@ -121,6 +131,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         "options": header.options,
         "sites": [{"site": site, "spec": spec} for site, spec in header.sites],
         "pruned": header.pruned,
+        "changed": header.changed,
         "metadata": header.metadata,
         "senet": header.senet,
         "torch": header.torch,
@@ -139,6 +150,9 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
     from senet._version import __version__
 
     name, options = origin(model)
+    changed = _changed(model, name, options)
+    if changed:
+        name, options = None, {}
     try:
         options = {key: plain_json(value, key, nested=False) for key, value in options.items()}
     except ValueError as error:
@@ -153,9 +167,45 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
         metadata=metadata,
         aliases={},
         pruned=pruned(model),
+        changed=changed,
         senet=__version__,
         torch=torch.__version__,
     )
+
+
+def _changed(model: nn.Module, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the header says of a network that was changed after `create` made it; a warning says it too."""
+    modules = changed_since(model)
+    if not modules:
+        return {}
+    known = {"network": name, "options": {key: repr(value) for key, value in options.items()}}
+    changed = {**known, "modules": {key: list(pair) for key, pair in [*modules.items()][:_MOST_CHANGES]}}
+    warnings.warn(
+        f"this {name} was changed after it was made: {_first_change(changed)}. Its file does not name it: load "
+        f"it with senet.load(path, model=NETWORK), NETWORK changed in the same way",
+        ChangedWarning,
+        stacklevel=4,
+    )
+    return changed
+
+
+def _first_change(changed: Mapping[str, Any]) -> str:
+    """The first change in words."""
+    (name, (was, now)), *others = changed["modules"].items()
+    more = f", and {counted(len(others), 'more module')}" if others else ""
+    return f"{name or 'the network itself'}: {difference(was, now)}{more}"
+
+
+def _check_changes(network: nn.Module, header: Header, file: Path) -> None:
+    """See that the network that was given has the changes of the file's: no tensor shows a stride or an activation."""
+    modules = header.changed.get("modules", {})
+    now = structure_of(network) if modules else {}
+    for name, (_, wanted) in modules.items():
+        if now.get(name, "") != wanted:
+            raise WeightsError(
+                f"{file} holds {header.changed.get('network')} changed by hand, and not as the network given is. "
+                f"{name or 'The network itself'}: from this to that, {difference(now.get(name, ''), wanted)}"
+            )
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -177,6 +227,11 @@ def _not_ours(file: Path) -> str:
 def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Module:
     """The plain network that the header names, by the zoo, torchvision or timm; nothing else is obeyed."""
     name, options = header.model, dict(header.options)
+    if header.changed.get("modules"):
+        raise WeightsError(
+            f"{file} holds {header.changed.get('network')} that was changed after it was made: "
+            f"{_first_change(header.changed)}. Make that network and give it, senet.load(path, model=...)"
+        )
     if name is None:
         raise WeightsError(
             f"{file} does not say which network it is: make that and give it, senet.load(path, model=...)"

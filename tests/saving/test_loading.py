@@ -77,7 +77,7 @@ def test_tensors_that_do_not_fit(path, model):
             lambda h: h.update(format=2, senet="9.9"),
             "written by senet '9.9' in format 2.*reads format 1: update senet",
         ),
-        (lambda h: h.pop("sites") and None, "damaged .it has \\['aliases', 'metadata'"),
+        (lambda h: h.pop("sites") and None, "damaged .it has \\['aliases', 'changed', 'metadata'"),
         (lambda h: h.update(more=1), "damaged .it has"),
         (lambda h: h.update(model=3), "its model is 3"),
         (lambda h: h.update(options=[1]), "its options is \\[1\\]"),

@@ -17,6 +17,7 @@ from senet.block import SESpec
 from senet.errors import ModelError
 from senet.extras import extra
 from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource
+from senet.zoo.names.structure import changes, structure_of
 from senet.zoo.networks import (
     bn_inception,
     cifar_resnet,
@@ -33,7 +34,7 @@ from senet.zoo.networks import (
 )
 from senet.zoo.networks.entry import Entry
 
-__all__ = ["ORIGIN", "SAVED", "is_saved", "list_models", "mark", "origin", "resolve"]
+__all__ = ["ORIGIN", "SAVED", "changed_since", "is_saved", "list_models", "mark", "origin", "resolve"]
 
 ORIGIN = "_senet_origin"
 SAVED = "model.safetensors"  # the trained network in a run folder
@@ -100,14 +101,23 @@ def is_saved(name: str) -> bool:
 
 
 def mark(model: nn.Module, name: str, options: Mapping[str, Any]) -> None:
-    """Write on `model` which network it is."""
-    model.__dict__[ORIGIN] = {"model": name, "options": dict(options)}
+    """Write on the plain `model` which network it is, and what it is made of."""
+    model.__dict__[ORIGIN] = {"model": name, "options": dict(options), "structure": structure_of(model)}
 
 
 def origin(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
     """Which network `model` is, and its options; None for one that `create` did not make."""
     found = model.__dict__.get(ORIGIN)
     return (None, {}) if found is None else (found["model"], dict(found["options"]))
+
+
+def changed_since(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Where `model` is no more what `create` made: for each module what it was and what it is, "" for none.
+
+    Empty for a network that `create` did not make. SE that was inserted or pruned is no change.
+    """
+    made = model.__dict__.get(ORIGIN, {}).get("structure")  # pickles of earlier versions have none
+    return {} if made is None else changes(model, made)
 
 
 def _unknown(name: str) -> ModelError:

@@ -1,0 +1,144 @@
+"""What `create` made, module by module, so that `save` knows a network that was changed afterwards.
+
+A saved file names the network and the options that build it again. That is wrong for a network whose stride, activation
+or pooling was changed by hand: every tensor fits, and `load` would return another network.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.fused.normalisations import OverProcesses
+from senet.insertion.joining.attach import assigned_forward, attachment, class_before
+from senet.insertion.joining.constant import KINDS
+
+__all__ = ["Structure", "changes", "described", "difference", "structure_of"]
+
+Structure = Mapping[str, str]
+"""Each module's class, hyper-parameters, shapes and, in a Sequential, order, by the module's name."""
+
+_LIBRARIES = frozenset({"torch", "torchvision", "timm", "senet"})
+_UNSAID = frozenset(
+    {
+        *("training", "inplace", "grad_checkpointing", "fused_attn"),  # change no output, or are set by every tool
+        *("pretrained_cfg", "default_cfg", "process_group"),
+    }
+)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_PRUNED = tuple(KINDS.values())
+
+
+def structure_of(model: nn.Module) -> dict[str, str]:
+    """The structure of `model` without its inserted and its pruned SE. Values do not matter, nor does the device."""
+    left_out: set[str] = set()
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        at = attachment(module)
+        if at is not None:
+            left_out.add(prefix + at.child)
+        if name in left_out or name.rpartition(".")[0] in left_out:
+            left_out.add(name)
+        else:
+            found[name] = described(module)
+    return found
+
+
+def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
+    """Where `model` is no more what was `made`: for each module what it was and what it is, "" for none."""
+    now = structure_of(model)
+    pruned = tuple(name for name, module in model.named_modules() if type(module) in _PRUNED)
+    beneath = tuple(f"{name}." for name in pruned)
+    return {
+        name: (made.get(name, ""), now.get(name, ""))
+        for name in {**made, **now}
+        if made.get(name) != now.get(name) and name not in pruned and not name.startswith(beneath)
+    }
+
+
+def described(module: nn.Module) -> str:
+    """One module in a line: its class, hyper-parameters, the shapes of its own tensors, and a forward put in place."""
+    kind = class_before(module)
+    normalises = kind in _NORMS or issubclass(kind, OverProcesses)
+    parts = [f"{name}={text}" for name, value in sorted(vars(module).items()) if (text := _said(kind, name, value))]
+    parts += [f"{name}: {shape}" for name, shape in _shapes(module)]
+    if isinstance(module, nn.Sequential):
+        at = attachment(module)
+        parts.append(" → ".join(name for name in module._modules if at is None or name != at.child))
+    if forward := _foreign(module, kind):
+        parts.append(f"forward={forward}")
+    return f"{'BatchNorm' if normalises else kind.__qualname__}({'; '.join(parts)})"
+
+
+def difference(was: str, now: str) -> str:
+    """In words, how one description differs from another; "" is a module that is not there."""
+    if not was or not now:
+        return f"it was {_short(was)} and is gone" if was else f"{_short(now)} is new"
+    (kind, _, old), (other, _, new) = was.partition("("), now.partition("(")
+    if kind != other:
+        return f"it was {_short(was)} and is {_short(now)}"
+    before, after = old.removesuffix(")").split("; "), new.removesuffix(")").split("; ")
+    lost, won = ([part for part in one if part not in two] for one, two in ((before, after), (after, before)))
+    return f"{kind} had {'; '.join(lost) or 'nothing'} and has {'; '.join(won) or 'it no more'}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:119]}…"
+
+
+# A class of a person's own may count its calls in an attribute. What its constructor takes is a hyper-parameter; of
+# the libraries' classes, whose attributes stay, every plain one is.
+def _said(kind: type[nn.Module], name: str, value: object) -> str:
+    if name.startswith("_") or name in _UNSAID or name == "forward":
+        return ""
+    if kind.__module__.partition(".")[0] not in _LIBRARIES and name not in _arguments(kind):
+        return ""
+    return _plain(value)
+
+
+@functools.cache
+def _arguments(kind: type[nn.Module]) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(kind).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+def _plain(value: object) -> str:
+    """A hyper-parameter as text; "" for what is none, such as a tensor."""
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
+        return repr(value)[:80]
+    if isinstance(value, list | tuple):
+        return f"({', '.join(_plain(item) for item in value[:16])})"
+    if isinstance(value, functools.partial):
+        return f"{_plain(value.func)}{_plain(value.args)}{_plain([*value.keywords.items()])}"
+    if callable(value) and not isinstance(value, nn.Module):
+        name: str = getattr(value, "__qualname__", type(value).__qualname__)
+        return name
+    return ""
+
+
+def _shapes(module: nn.Module) -> list[tuple[str, str]]:
+    own: dict[str, Any] = {**module._parameters, **module._buffers}
+    return [
+        (name, "none" if value is None else "×".join(map(str, value.shape)))
+        for name, value in own.items()
+        if value is None or (isinstance(value, Tensor) and not nn.parameter.is_lazy(value))
+    ]
+
+
+# accelerate and torch.autocast wrap the forward that is there, and say so by `__wrapped__`: it computes the same.
+def _foreign(module: nn.Module, kind: type[nn.Module]) -> str:
+    """The name of a forward that was put on the instance, "" where it leads back to the class's own."""
+    forward = assigned_forward(module)
+    if forward is None:
+        return ""
+    inner = inspect.unwrap(forward)
+    own = (kind.forward, getattr(type(module), "_senet_forward", None))
+    return "" if getattr(inner, "__func__", inner) in own else _plain(inner)
