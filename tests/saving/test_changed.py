@@ -69,9 +69,7 @@ class TestChanged:
     def test_a_new_order_of_equal_blocks_is_noticed(self, tmp_path):
         model = create("resnet20", num_classes=3)
         model.layer1 = nn.Sequential(model.layer1[0], model.layer1[2], nn.Identity(), model.layer1[1])
-        with pytest.warns(
-            ChangedWarning, match="layer1: Sequential had 0 → 1 → 2 and has 0 → 1 → 2 → 3"
-        ):
+        with pytest.warns(ChangedWarning, match="layer1: Sequential had 0 → 1 → 2 and has 0 → 1 → 2 → 3"):
             save(model, tmp_path / "m.safetensors")
 
     def test_it_is_noticed_in_copies_pickles_and_what_was_loaded(self, tmp_path):
