@@ -103,7 +103,7 @@ def _said(kind: type[nn.Module], name: str, value: object) -> str:
 
 
 @functools.cache
-def _arguments(kind: type[nn.Module]) -> frozenset[str]:
+def _arguments(kind: Any) -> frozenset[str]:
     try:
         return frozenset(inspect.signature(kind).parameters)
     except (TypeError, ValueError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from senet.block import SEBlock
@@ -15,7 +17,7 @@ from senet.insertion.joining.attach import attached
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
 from senet.zoo.weights.dialects import network_of, se_layers
-from senet.zoo.weights.reading import WeightsFile, read_file, read_weights
+from senet.zoo.weights.reading import WeightsFile, not_dense, read_file, read_weights
 
 __all__ = [
     "LoadReport",
@@ -114,7 +116,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
             rest,
         )
     _check_stride(model, file, tensors)
-    model.load_state_dict(state | {key: value for key, value in tensors.items() if key not in fresh})
+    _replace(model, state, {key: value for key, value in tensors.items() if key not in fresh}, file.source)
     note_preprocessing(model, file.preprocessing)
     if found is not None:
         notes += [
@@ -137,6 +139,30 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
         unplaced=unplaced,
         preprocessing=file.preprocessing,
     )
+
+
+def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors, all compared before, into the model: all of them, or none.
+
+    Raises:
+        WeightsError: where the model has no values that could be replaced, or one tensor cannot be copied.
+    """
+    values = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    for key, value in values.items():
+        if problem := not_dense(value):
+            raise WeightsError(f"{source} cannot be loaded into this {type(model).__name__}, whose {key} {problem}")
+    # load_state_dict copies tensor after tensor, and goes on after one that fails. So what was there is kept.
+    before = {key: value.clone() for key, value in values.items()}
+    try:
+        model.load_state_dict({**state, **tensors})
+    except Exception as error:
+        with torch.no_grad():
+            for key, value in values.items():
+                value.copy_(before[key])
+        words = " ".join(str(error).split())
+        raise WeightsError(
+            f"{source} cannot be copied into this {type(model).__name__}, which stays as it was: {words:.300}"
+        ) from error
 
 
 def note_preprocessing(model: nn.Module, preprocessing: Mapping[str, object]) -> None:

@@ -21,7 +21,7 @@ from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
 from senet.zoo.weights.dialects import CAFFE, SENET, Dialect, detect, renamed, stride_of
 
-__all__ = ["WeightsFile", "read_file", "read_preprocessing", "read_weights"]
+__all__ = ["WeightsFile", "not_dense", "read_file", "read_preprocessing", "read_weights"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -52,7 +52,14 @@ class WeightsFile:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], source: str) -> WeightsFile:
-        """What tensors tell of themselves."""
+        """What tensors tell of themselves.
+
+        Raises:
+            WeightsError: where one of them is no dense tensor with values.
+        """
+        for key, value in tensors.items():
+            if problem := not_dense(value):
+                raise WeightsError(f"{source}: {key} {problem}; weights are dense tensors with values")
         dialect = detect(tensors)
         pool = None if dialect is None else dialect.caffe_pool
         return cls(source, dict(tensors), dialect, stride_of(dialect, tensors), pool)
@@ -61,6 +68,17 @@ class WeightsFile:
         """The tensors under the names that `model` has, and for each name the key in the file."""
         names = renamed(self.tensors, self.dialect, model)
         return {name: self.tensors[key] for name, key in names.items()}, names
+
+
+def not_dense(value: Tensor) -> str:
+    """What keeps a tensor from being copied into a network's parameter, in words; "" where nothing does."""
+    if value.is_nested:
+        return "is a nested tensor"
+    if value.is_meta:
+        return "is on the meta device and has no values"
+    if value.layout is not torch.strided:
+        return f"is a tensor of layout {str(value.layout).removeprefix('torch.')}"
+    return "is quantised" if value.is_quantized else ""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
