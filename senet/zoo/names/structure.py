@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +97,13 @@ def _short(text: str) -> str:
 def _said(kind: type[nn.Module], name: str, value: object) -> str:
     if name.startswith("_") or name in _UNSAID or name == "forward":
         return ""
-    if kind.__module__.partition(".")[0] not in _LIBRARIES and name not in _arguments(kind):
+    if kind.__module__.partition(".")[0] not in _LIBRARIES and name not in _arguments(cast(Any, kind)):
         return ""
     return _plain(value)
 
 
 @functools.cache
-def _arguments(kind: Any) -> frozenset[str]:
+def _arguments(kind: Any, /) -> frozenset[str]:
     try:
         return frozenset(inspect.signature(kind).parameters)
     except (TypeError, ValueError):
