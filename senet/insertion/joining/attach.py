@@ -26,13 +26,11 @@ from senet.insertion.staying.joined import (
 
 __all__ = [
     "Attachment",
-    "assigned_forward",
     "attach",
     "attached",
     "attachment",
     "base_of",
     "check_detachable",
-    "class_before",
     "detach",
     "exchange_base",
 ]
@@ -41,19 +39,6 @@ _CHILDREN = ("se", "senet_se")  # the second where the module has an attribute `
 
 # Names that pickles hold.
 _Shortcut, _rebuild = Shortcut, rebuild
-
-
-def class_before(module: nn.Module) -> type[nn.Module]:
-    """The class of `module` without the SE that was joined to it."""
-    kind = type(module)
-    while "_senet_base" in vars(kind):
-        kind = vars(kind)["_senet_base"]
-    return kind
-
-
-def assigned_forward(module: nn.Module) -> Any:
-    """The forward that was assigned on this instance last, None where its class's own runs."""
-    return module.__dict__.get("forward", module.__dict__.get(_FORWARDS, (None,))[-1])
 
 
 def attach(model: nn.Module, site: Site, spec: SESpec) -> SEBlock:
