@@ -14,9 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from senet.fused.joined import use_of
 from senet.fused.normalisations import OverProcesses
 from senet.insertion.joining.attach import attachment
 from senet.insertion.joining.constant import KINDS
+from senet.insertion.staying.forwards import FORWARDS
 
 __all__ = ["Structure", "changes", "described", "difference", "structure_of"]
 
@@ -64,7 +66,9 @@ def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
 
 def described(module: nn.Module) -> str:
     """One module in a line: its class, hyper-parameters, the shapes of its own tensors, and a forward put in place."""
-    kind = _class_without_se(module)
+    kind = type(module)
+    while (use := use_of(kind)) is not None:
+        kind = use.base
     normalises = kind in _NORMS or issubclass(kind, OverProcesses)
     parts = [f"{name}={text}" for name, value in sorted(vars(module).items()) if (text := _said(kind, name, value))]
     parts += [f"{name}: {shape}" for name, shape in _shapes(module)]
@@ -74,13 +78,6 @@ def described(module: nn.Module) -> str:
     if forward := _foreign(module, kind):
         parts.append(f"forward={forward}")
     return f"{'BatchNorm' if normalises else kind.__qualname__}({'; '.join(parts)})"
-
-
-def _class_without_se(module: nn.Module) -> type[nn.Module]:
-    kind = type(module)
-    while "_senet_base" in vars(kind):  # see senet.insertion.joining.attach
-        kind = vars(kind)["_senet_base"]
-    return kind
 
 
 def difference(was: str, now: str) -> str:
@@ -143,7 +140,7 @@ def _shapes(module: nn.Module) -> list[tuple[str, str]]:
 # accelerate and torch.autocast wrap the forward that is there, and say so by `__wrapped__`: it computes the same.
 def _foreign(module: nn.Module, kind: type[nn.Module]) -> str:
     """The name of a forward that was put on the instance, "" where it leads back to the class's own."""
-    forward = module.__dict__.get("forward", module.__dict__.get("_senet_forwards", (None,))[-1])
+    forward = module.__dict__.get("forward", module.__dict__.get(FORWARDS, (None,))[-1])
     if forward is None:
         return ""
     inner = inspect.unwrap(forward)
