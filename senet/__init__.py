@@ -9,6 +9,7 @@ from senet.export.export import export
 from senet.inference.optimize import optimize
 from senet.insertion import (
     InsertionError,
+    MadeBlock,
     Site,
     blocks,
     fold_start,
@@ -27,6 +28,7 @@ redirect()
 __all__ = [
     "Cost",
     "InsertionError",
+    "MadeBlock",
     "OptimizeError",
     "SEBlock",
     "SESpec",

@@ -84,6 +84,8 @@ def run(model: nn.Module, example: Any) -> Any:
     try:
         with torch.no_grad():
             return model(*args, **kwargs)
+    except InsertionError:  # of a block that is tried
+        raise
     except Exception as error:
         raise InsertionError(
             f"{type(model).__name__} does not run on the example, {describe(example)}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from senet.cost.activations import kept_for_backward, watched
 from senet.errors import InputError
 from senet.fused.switch import fuse_any_size
-from senet.insertion import InlineSE, blocks, remove
+from senet.insertion import InlineSE, MadeBlock, blocks, remove
 from senet.running import as_call, count_parameters, describe, devices_of, run, untouched
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class BlockCost:
         width: hidden units between the two layers; None where there is one layer, or none.
         parameters: a number.
         multiply_adds: of its layers, for the example.
-        rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts.
+        rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts. Of a made block all
+            products of two tensors that are as large as its map, the one with α among them.
         activation_bytes: kept for the backward pass because this block is there.
     """
 
@@ -58,8 +61,8 @@ class Cost:
         parameters: a number.
         multiply_adds: of one forward pass in eval mode: half of what PyTorch's flop counter counts, which is
             convolutions and matrix products.
-        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; beside
-            `multiply_adds`, not in it.
+        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; beside `multiply_adds`, not
+            in it.
         activation_bytes: distinct storages kept for the backward pass of one forward pass in training mode,
             parameters and buffers left out.
         latency_ratio: time of a forward pass in eval mode over that of the same network with SE removed, or
@@ -199,20 +202,38 @@ class Calls:
     flops: int = 0
 
 
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it the multiplications and divisions of two tensors that give at least `least` numbers are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = self.least = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.__name__.partition(".")[0].rstrip("_")
+        if name in ("mul", "div", "addcmul", "addcdiv", "lerp") and sum(isinstance(each, Tensor) for each in args) > 1:
+            self.count += result.numel() if result.numel() >= self.least else 0
+        return result
+
+
 def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, Calls], int]:
     """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model`, as it is."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, which `import senet` is spared
 
     calls = {name: Calls() for name in found}
-    with FlopCounterMode(display=False) as counter:
+    made = {name for name, block in found.items() if isinstance(block, MadeBlock)}
+    with FlopCounterMode(display=False) as counter, Products() if made else contextlib.nullcontext() as products:
 
-        def entered(name: str, _: Tensor) -> None:
+        def entered(name: str, x: Tensor) -> None:
             calls[name].flops -= counter.get_total_flops()
+            if name in made and products is not None:
+                products.count, products.least = 0, x.numel()
 
         def left(name: str, x: Tensor, _: Tensor) -> None:
             calls[name].flops += counter.get_total_flops()
-            calls[name].rescaling += x.numel()
+            calls[name].rescaling += products.count if name in made and products is not None else x.numel()
 
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know

@@ -1,5 +1,6 @@
 """Put SE into a network, and take it out again."""
 
+from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
 from senet.errors import InsertionError
 from senet.insertion.gates import Hold, holding, recording
 from senet.insertion.joining.attach import attach
@@ -17,12 +18,16 @@ __all__ = [
     "Hold",
     "InlineSE",
     "InsertionError",
+    "MadeBlock",
+    "MadeSpec",
+    "Make",
     "PrunedSE",
     "Site",
     "Where",
     "adds_input",
     "as_call",
     "attach",
+    "block_spec",
     "blocks",
     "channel_dim_of",
     "channels_of",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from senet.block import SEBlock
+from senet.block.made import MadeBlock
 from senet.errors import InputError, InputTypeError, InsertionError
 from senet.insertion.reading.channel_gates import channel_gates, rescaling_call
 from senet.insertion.reading.dataflow import Dataflow, record
@@ -89,7 +90,7 @@ class InlineSE(nn.Module):
 
 def is_se(module: nn.Module) -> bool:
     """Whether `module` is a block that returns x · gate(x): SE, effective SE or ECA, ours or anybody's."""
-    return isinstance(module, SEBlock | InlineSE) or _form(module) is not None
+    return isinstance(module, SEBlock | MadeBlock | InlineSE) or _form(module) is not None
 
 
 def blocks(model: nn.Module, example: Any = None) -> dict[str, nn.Module]:
@@ -110,14 +111,16 @@ def blocks(model: nn.Module, example: Any = None) -> dict[str, nn.Module]:
     if example is not None:
         with torch.inference_mode(False), untouched(model):
             inline = _learn(record(model, example))
-    return {name: module for name, module in model.named_modules() if is_se(module)} | inline
+    made = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MadeBlock))
+    found = {name: module for name, module in model.named_modules() if not name.startswith(made) and is_se(module)}
+    return found | {name: block for name, block in inline.items() if not f"{block.where}.".startswith(made)}  # type: ignore[union-attr]
 
 
 def squeezed_values(flow: Dataflow) -> frozenset[int]:
     """The values of a run that SE made on the way from a map to its product, wherever it is written."""
     made = {index for gate in channel_gates(flow) for index in gate.made}
     # Ours without a squeeze makes a gate for each place, which is no channel gate, and is SE all the same.
-    ours = (range(call.first, call.end) for call in flow.calls if isinstance(call.module, SEBlock))
+    ours = (range(call.first, call.end) for call in flow.calls if isinstance(call.module, SEBlock | MadeBlock))
     return frozenset(made.union(*ours))
 
 
@@ -132,6 +135,8 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
     """
     if isinstance(block, SEBlock):
         return block.gate(x)
+    if isinstance(block, MadeBlock):
+        return _gate_of_made(block, x)
     if isinstance(block, InlineSE):
         raise InputTypeError(block.refusal())
     form = _form(block)
@@ -147,6 +152,17 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
     kept = [n if dim in (0, form.channel_dim % x.dim()) else 1 for dim, n in enumerate(x.shape)]
     result: Tensor = watched.gate.reshape(kept)
     return result
+
+
+def _gate_of_made(block: MadeBlock, x: Tensor) -> Tensor:
+    """1 + α · (s − 1), where the module multiplies each channel by its s."""
+    if not is_se(block.module):
+        raise InputTypeError(
+            f"{block.named()} is no channel gate: it has no weights of channels to look at, to hold or to prune"
+        )
+    s = gate(block.module, x)
+    s = s + 1 if adds_input(block.module) else s
+    return s if not block.mixes else (1 + block.alpha * (s - 1)).to(s.dtype)
 
 
 def channels_of(block: nn.Module) -> int:
@@ -176,6 +192,8 @@ def adds_input(block: nn.Module) -> bool:
 def _form_of(block: nn.Module) -> _Form:
     if isinstance(block, SEBlock):
         return _Form(block.in_channels, 1)
+    if isinstance(block, MadeBlock):
+        return _Form(block.channels, 1)
     if isinstance(block, InlineSE):
         return _Form(block.channels, block.channel_dim)
     form = _form(block)
@@ -198,7 +216,7 @@ def _learn(flow: Dataflow) -> dict[str, nn.Module]:
         shape = flow.values[found.product].shape
         dim = -1 if found.channel_dim == len(shape) - 1 else found.channel_dim
         if call is not None:
-            if not isinstance(call.module, SEBlock):
+            if not isinstance(call.module, SEBlock | MadeBlock):
                 _known[call.module] = _Form(found.channels, dim, adds)
             continue
         around = flow.made_in[found.product]
@@ -238,7 +256,7 @@ def _may_be_se(module: nn.Module) -> bool:
     inner, layers = list(module.modules()), _layers(module)
     if len(inner) > _MOST_MODULES or not 1 <= len(layers) <= _MOST_LAYERS or isinstance(module, _LAYERS):
         return False
-    if any(isinstance(each, SEBlock | InlineSE | nn.MultiheadAttention) for each in inner):
+    if any(isinstance(each, SEBlock | MadeBlock | InlineSE | nn.MultiheadAttention) for each in inner):
         return False
     if len(layers) == 1 and _is_over_channels(layers[0]):
         return True

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from senet.block import SEBlock, SESpec
+from senet.block.made import MadeBlock, MadeSpec
 from senet.errors import InsertionError
 from senet.fused.joined import use_of
 from senet.fused.units import known_unit, unit_of
@@ -41,8 +42,8 @@ _CHILDREN = ("se", "senet_se")  # the second where the module has an attribute `
 _Shortcut, _rebuild = Shortcut, rebuild
 
 
-def attach(model: nn.Module, site: Site, spec: SESpec) -> SEBlock:
-    """Join a new SE block, with the paper's initialisation, to the module of `model` that `site` names.
+def attach(model: nn.Module, site: Site, spec: SESpec | MadeSpec) -> SEBlock | MadeBlock:
+    """Join a new SE block, with the paper's initialisation, or a made one, to the module that `site` names.
 
     The block's weights are drawn from the CPU's global random state, whatever device they then go to.
 
@@ -73,7 +74,7 @@ def _join(model: nn.Module, site: Site, spec: SESpec, block: nn.Module, child: s
     """Put a block into its host under the name `child`, and give both of its modules classes that apply it."""
     host = _module(model, site.name)
     host.add_module(child, block)
-    host.__dict__[ATTACHMENT] = Attachment(site, spec, child)
+    host.__dict__[ATTACHMENT] = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child)
     if site.position == "shortcut":
         source = _module(model, site.source)
         host.__dict__[SHORTCUT] = source.__dict__[SHORTCUT] = Shortcut()

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from senet.block import SEBlock
+from senet.block.made import MadeBlock
 from senet.errors import InputError, InsertionError
 from senet.insertion.joining.attach import attached
 
@@ -31,7 +32,11 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         InsertionError: where SE is joined to a module that has no weight to take the factor (an activation, a
             frozen or parametrised layer); all such modules are named, and `model` is as it was.
     """
-    hosts = [(name, module, at) for name, module, at in attached(model) if module.get_submodule(at.child).scale != 1]
+    hosts = [
+        (name, module, at)
+        for name, module, at in attached(model)
+        if isinstance(block := module.get_submodule(at.child), SEBlock) and block.scale != 1
+    ]
     wrong = [f"{name} ({type(module).__name__})" for name, module, at in hosts if not _takes_factor(module, at.site)]
     if wrong:
         raise InsertionError(
@@ -93,7 +98,10 @@ def parameter_groups(
         if not value >= 0:
             raise InputError(f"{name} is a number of at least 0, not {value!r}")
     in_se = {
-        id(parameter) for block in model.modules() if isinstance(block, SEBlock) for parameter in block.parameters()
+        id(parameter)
+        for block in model.modules()
+        if isinstance(block, SEBlock | MadeBlock)
+        for parameter in block.parameters()
     }
     groups: dict[str, dict[str, Any]] = {}
     for parameter in model.parameters():

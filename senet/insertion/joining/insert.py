@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from senet.block import SEBlock, SESpec
+from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
 from senet.errors import InputTypeError, InsertionError
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach
 from senet.insertion.joining.start import squeezed_means, start_on_example
+from senet.insertion.joining.trial import check_apart, parts_of, trying
 from senet.insertion.reading.dataflow import Dataflow, record
 from senet.insertion.recognise import is_se, squeezed_values
 from senet.insertion.rules.choose import find
@@ -20,6 +23,8 @@ from senet.insertion.rules.site import Site, Where, select
 from senet.running import run, untouched
 
 __all__ = ["insert", "inserted", "remove", "sites"]
+
+Block = TypeVar("Block", bound=nn.Module)
 
 
 @torch.inference_mode(False)  # within it operations would show whole, and new parameters could never learn
@@ -46,44 +51,62 @@ def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> lis
 
 @torch.inference_mode(False)
 def insert(
-    model: nn.Module, example: Any, spec: SESpec | None = None, *, where: Where = None, inplace: bool = False
+    model: nn.Module,
+    example: Any,
+    spec: SESpec | MadeSpec | None = None,
+    *,
+    where: Where = None,
+    inplace: bool = False,
+    make: Make | None = None,
 ) -> nn.Module:
     """Put SE into `model` (section 3 of the paper), by default so that it computes exactly what it did.
 
     Every old parameter stays as it is, under its own key; the new ones are `<module>.se.*`. The network is run on
     the example, in eval mode and without gradients, before and after.
 
+    With `make` another block takes SE's place: a `MadeBlock`, x + α · (f(x) − x), where f is what `make` returns. α
+    is learnt, one a block, and 0 at first. A module that is at first the identity itself, f(x) = x, could learn
+    nothing then: there α is 1. With `start="paper"` the block is f alone, as its authors have it. Each block is tried
+    on the example, in eval and in training mode.
+
     Args:
         model: any network in which `sites` finds a site, pretrained or not, on any device.
         example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
-        spec: which block, and where. `start=None` means the identity start: every gate is exactly 1 at first.
+        spec: which block, and where. `start=None` means the identity start: every gate is exactly 1 at first. With
+            `make` only its placement and start count, and another option that differs from its default is refused.
         where: the sites to use, of those that `sites` lists: an fnmatch pattern on the name, a list of names or
             patterns, or a predicate on a Site. None: all.
         inplace: put it into `model` itself, not into a copy.
+        make: a callable from a number of channels to a new `nn.Module`; the name of one of timm's attention modules
+            ("eca", "cbam"; "se" is ours); or "path/net.py:function", whose file is run.
 
     Returns:
         The network with SE: a copy, or `model` itself. Modes are kept; new parameters learn (`requires_grad`).
 
     Raises:
         InsertionError: where there is no site, `where` matches none, the network holds SE there already, does not
-            run on the example, is wrapped or compiled, or fails the proof. `model` is then as it was.
-        ValueError: for an identity start with a gate that is 0 at 0 (tanh, relu).
+            run on the example, is wrapped or compiled, or fails the proof; where a made block cannot be used.
+            `model` is then as it was.
+        ValueError: for an identity start with a gate that is 0 at 0 (tanh, relu); for options that are SE's own
+            beside `make`.
     """
-    spec = SESpec() if spec is None else spec
-    if not isinstance(spec, SESpec):
-        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    spec = block_spec(spec, make)
     start = spec.resolved_start("identity")
+    if isinstance(spec, MadeSpec):
+        spec = dataclasses.replace(spec, start=start)
     found, flow = _analyse(model, example, spec.placement)
     chosen = select(found, where)
     target = model if inplace else _copy(model)
+    network = parts_of(target)
     joined: list[Site] = []
     try:
         with torch.random.fork_rng(devices=[]):
             for site in chosen:
                 block = attach(target, site, spec)
                 joined.append(site)
-                if start == "identity":
+                if start == "identity" and isinstance(block, SEBlock):
                     block.start_as_identity()
+        check_apart(_joined(target, chosen, MadeBlock), network | parts_of(model) if target is not model else network)
         _prove(target, example, flow, chosen, start)
     except BaseException:
         if inplace:
@@ -123,7 +146,7 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False)
     return target
 
 
-def inserted(model: nn.Module) -> dict[str, tuple[Site, SESpec]]:
+def inserted(model: nn.Module) -> dict[str, tuple[Site, SESpec | MadeSpec]]:
     """What `insert` put into `model`, read off the model itself: site and kind of block, by the site's name."""
     return {name: (found.site, found.spec) for name, _, found in attached(model)}
 
@@ -172,10 +195,8 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
         InsertionError: where an SE block ran more or less often than the module it is joined to did, or where the
             identity start's output is not the plain network's.
     """
-    sites_by_name = {site.name: site for site in chosen}
-    joined = {name: module.get_submodule(at.child) for name, module, at in attached(model) if name in sites_by_name}
-    new = {name: block for name, block in joined.items() if isinstance(block, SEBlock)}
-    with squeezed_means(new) as seen, untouched(model):
+    made, ours = _joined(model, chosen, MadeBlock), _joined(model, chosen, SEBlock)
+    with squeezed_means({**ours, **made}) as seen, trying(made) as same, untouched(model):
         output = run(model, example)
     calls = {call.name: len(plain.calls_of[call.module]) for call in plain.calls}
     for name, means in seen.items():
@@ -190,10 +211,21 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
     if difference != 0:
         raise InsertionError(
             f"with SE at its identity start the network's output differs by {difference:.3g} from the plain network's "
-            f"on the example: it does not compute the same twice, or one of {', '.join(list(new)[:5])} is used in a "
+            f"on the example: it does not compute the same twice, or one of {', '.join(list(seen)[:5])} is used in a "
             f"way that SE changes"
         )
-    start_on_example(model, example, sites_by_name, new, seen)
+    start_on_example(model, example, {site.name: site for site in chosen}, ours, seen)
+    for name, block in made.items():
+        # Where f(x) = x neither f nor α = 0 has a gradient, so that the block would stay the identity for ever.
+        if same[name]:
+            nn.init.ones_(block.alpha)
+
+
+def _joined(model: nn.Module, chosen: list[Site], kind: type[Block]) -> dict[str, Block]:
+    """The blocks of a kind that are joined at the sites, by the sites' names."""
+    names = {site.name for site in chosen}
+    found = ((name, module.get_submodule(at.child)) for name, module, at in attached(model) if name in names)
+    return {name: block for name, block in found if isinstance(block, kind)}
 
 
 def largest_difference(expected: Any, given: Any) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from senet.block import SESpec
+from senet.block.made import MadeSpec
 from senet.errors import InputTypeError, InsertionError
 from senet.fused.joined import Use
 from senet.fused.units import known_unit, rescaled, runs
@@ -33,7 +34,7 @@ class Attachment:
     """What was joined to a module: where, as what kind of block, and under which child name."""
 
     site: Site
-    spec: SESpec
+    spec: SESpec | MadeSpec
     child: str
 
 

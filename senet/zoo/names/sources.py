@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from torch import nn
 
 from senet.errors import ModelError, SenetError, WeightsError
 from senet.extras import extra
+from senet.files.own_code import function_in, importing_from, own_line
 from senet.words import did_you_mean
 from senet.zoo.networks.entry import Entry
 from senet.zoo.weights.load import load_tensors
@@ -200,8 +195,8 @@ class FileSource:
 
     def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
         """See `Source`; `num_classes` is given to a function that takes it, and to no other."""
-        with _importing_from(self.path.resolve().parent):
-            function = self._function()
+        with importing_from(self.path.resolve().parent):
+            function = function_in(self.path, self.function)
             parameters = inspect.signature(function).parameters
             taken = parameters.get("num_classes")
             if taken is not None and taken.default is inspect.Parameter.empty and num_classes is None:
@@ -226,23 +221,6 @@ class FileSource:
     def input_shape(self, _built: Built, /) -> tuple[int, int, int] | None:
         """See `Source`."""
         return None
-
-    def _function(self) -> Any:
-        if not self.path.is_file():
-            raise ModelError(f"{self.path} does not exist; a network of your own is named path/to/file.py:function")
-        module = _imported(self.path.resolve())
-        function = getattr(module, self.function, None)
-        if not callable(function):
-            own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise ModelError(f"{self.path} has no function {self.function!r}{did_you_mean(self.function, own)}")
-        return function
-
-
-def own_line(error: Exception) -> str:
-    """Where in a person's own file an error came up, " (net.py, line 3)"; "" where no such file had a part in it."""
-    walked = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [(frame.f_code.co_filename, line) for frame, line in walked if "_senet_version" in frame.f_globals]
-    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
 @contextlib.contextmanager
@@ -288,36 +266,3 @@ def _named_errors(name: str, options: Mapping[str, Any]) -> Iterator[None]:
         if not options:
             raise
         raise ModelError(f"{name} cannot be built with {dict(options)}: {error}") from error
-
-
-@contextlib.contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Within it the files beside the user's can be imported, as where Python runs a file."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder))
-
-
-def _imported(path: Path) -> ModuleType:
-    """The module of a file, under a name of its own; run again only where the file has changed."""
-    name = f"_senet_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    status = path.stat()
-    version = (status.st_mtime_ns, status.st_size)
-    module = sys.modules.get(name)
-    if module is not None and getattr(module, "_senet_version", None) == version:
-        return module
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path} is not a Python file: its name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["_senet_version"] = version
-    sys.modules[name] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module

@@ -88,6 +88,8 @@ def take_se(model: nn.Module, file: WeightsFile) -> None:
     tensors, _, _ = for_model(model, file)
     held = se_layers(tensors)
     for name, module, at in list(attached(model)):
+        if not isinstance(at.spec, SESpec):
+            continue
         layers = held.get(f"{name}.{at.child}")
         if layers is None:
             module.get_submodule(at.child).start_as_identity()  # type: ignore[operator]

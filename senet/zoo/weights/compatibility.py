@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock
 from senet.errors import WeightsError
+from senet.insertion import MadeBlock
 
 __all__ = ["Difference", "Head", "MismatchError", "classes_in", "classifier_of", "compare", "head_of"]
 
@@ -150,7 +151,7 @@ def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
 def classifier_of(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     """The last layer of `model` that is linear or a 1×1 convolution, of which `weights` has the weight: its name."""
     modules: list[tuple[str, nn.Module]] = list(model.named_modules())
-    inside = tuple(f"{name}." for name, module in modules if isinstance(module, SEBlock))
+    inside = tuple(f"{name}." for name, module in modules if isinstance(module, SEBlock | MadeBlock))
     for name, module in reversed(modules):
         weight = weights.get(f"{name}.weight")
         if weight is not None and weight.dim() > 1 and _is_classifier(module) and not name.startswith(inside):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock
 from senet.errors import InputError, WeightsError
-from senet.insertion import inserted
+from senet.insertion import MadeBlock, inserted
 from senet.insertion.joining.attach import attached
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
@@ -183,7 +183,7 @@ def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tupl
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, SEBlock) and name.rpartition(".")[0] in holders
+        if isinstance(module, SEBlock | MadeBlock) and name.rpartition(".")[0] in holders
     ]
     return tuple(name for name in names if not any(key.startswith(f"{name}.") for key in tensors))
 

@@ -1,0 +1,296 @@
+"""Any module as the block: x + α · (f(x) − x), with one learnt α that is 0 at first.
+
+f is what a person's `make` returns for a number of channels. We write none of these modules. Here they are made,
+checked, and mixed in, so that a network is at first exactly what it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import SESpec
+from senet.block.equations import cast_to, compute_dtype
+from senet.errors import InputError, InputTypeError, InsertionError
+from senet.extras import extra
+from senet.files.own_code import function_in, importing_from, raised_at
+from senet.files.run_folder import digest_of
+from senet.words import did_you_mean
+
+__all__ = ["MadeBlock", "MadeSpec", "Make", "block_spec", "check_portable", "in_words", "known_maker", "made_by"]
+
+Make = str | Callable[[int], nn.Module]
+"""What makes a block: a callable from a number of channels to a module, a name of timm's, or "path/net.py:function"."""
+
+_TIMM = (
+    "se ese eca ecam ceca ge gc gca cbam lcbam coord scoord ela strip sk splat lambda bottleneck halo nl bat".split()
+)
+_BLOCK = tuple(field.name for field in dataclasses.fields(SESpec) if field.name not in ("placement", "start"))
+
+
+class MadeBlock(nn.Module):
+    """A module f as the block: x + α · (f(x) − x), or f(x) itself where the block starts as its authors have it.
+
+    Shapes: (N, C, *space) -> (N, C, *space), in the dtype and on the device of x.
+
+    Args:
+        module: f; it returns a map of the shape that it is given, and leaves its input as it is.
+        channels: C, for which it was made.
+        maker: the name of what made it.
+        start: "identity": α is learnt and is 0 at first. "paper": the block is f alone, and α is 1 for good.
+        device: of α.
+        dtype: of α.
+
+    Attributes:
+        module: f.
+        alpha: α, (1,): a parameter, or at the start "paper" a buffer.
+
+    Raises:
+        ValueError: f returns another shape, or writes into its input.
+        TypeError: f returns no floating-point tensor.
+    """
+
+    alpha: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        channels: int,
+        maker: str = "",
+        *,
+        start: str = "identity",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.maker, self.mixes = channels, maker, start == "identity"
+        self.module = module
+        # One number and not none dimensions: FullyShardedDataParallel takes no scalar parameters.
+        alpha = torch.full((1,), 0.0 if self.mixes else 1.0, device=device, dtype=dtype)
+        if self.mixes:
+            self.alpha = nn.Parameter(alpha)
+        else:
+            self.register_buffer("alpha", alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` with the module mixed in. Shapes: (N, C, *space) -> (N, C, *space)."""
+        watching = isinstance(x, Tensor) and not (torch.compiler.is_compiling() or torch._C._is_tracing())
+        version = x._version if watching and not x.is_inference() else 0
+        y: Tensor = self.module(x)
+        if watching:
+            self._check(x, y, 0 if x.is_inference() else x._version - version)
+        if not self.mixes:
+            return cast_to(y, x.dtype)
+        # In half precision f(x) − x can overflow, and 0 · inf is NaN.
+        dtype = compute_dtype(x, self.alpha)
+        wide = cast_to(x, dtype)
+        return cast_to(wide + cast_to(self.alpha, dtype) * (cast_to(y, dtype) - wide), x.dtype)
+
+    def _check(self, x: Tensor, y: object, writes: int) -> None:
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            given = str(y.dtype).removeprefix("torch.") + " tensor" if isinstance(y, Tensor) else type(y).__name__
+            raise InputTypeError(f"{self.named()} returns a {given}, and a block returns a floating-point map")
+        if y.shape != x.shape:
+            raise InputError(
+                f"{self.named()} returns {tuple(y.shape)} for a map of {tuple(x.shape)}, and a block returns a map of "
+                f"the shape that it is given"
+            )
+        if y.device != x.device:
+            raise InputError(f"{self.named()} returns a map on {y.device} for one on {x.device}")
+        if writes:
+            raise InputError(
+                f"{self.named()} writes into its input, which others read too: use operations that are not in place"
+            )
+
+    def named(self) -> str:
+        """The block in a message: the module, and what made it."""
+        return f"the {type(self.module).__name__} of make={self.maker}"
+
+    def extra_repr(self) -> str:
+        """Channels, maker and α, for `print(model)`."""
+        return f"{self.channels}, make={self.maker!r}, alpha={'learnt' if self.mixes else '1'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeSpec:
+    """Which made block, and where: for a module of one's own what `SESpec` is for SE.
+
+    Attributes:
+        name: of the maker, as `made_by` has it.
+        placement: one of the paper's placements.
+        start: "identity", "paper", or None: identity when inserting, paper when a network is created.
+        module: the class of the module that was made, once it is; its name alone.
+        maker: what makes it; None in a network that holds it, and in what a file says.
+    """
+
+    name: str
+    placement: str = "standard"
+    start: str | None = None
+    module: str = ""
+    maker: Callable[[int], nn.Module] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        SESpec(placement=self.placement, start=self.start)  # checks both
+
+    def resolved_start(self, default: str) -> str:
+        """`start`, or `default` where none was asked for."""
+        return self.start or default
+
+    def to_json(self) -> dict[str, Any]:
+        """What a file says of it: names alone."""
+        fields = {"make": self.name, "placement": self.placement, "start": self.start}
+        return {**fields, "module": self.module} if self.module else fields
+
+    def of(self, block: nn.Module) -> MadeSpec:
+        """What a network says of a block that it holds: it keeps no maker, which might not pickle."""
+        module = type(block.module).__name__ if isinstance(block, MadeBlock) else ""
+        return dataclasses.replace(self, module=module, maker=None)
+
+    def content(self) -> str:
+        """What decides the blocks beside the name: a digest of the maker's code, where it can be read."""
+        maker: Any = self.maker
+        while isinstance(maker, functools.partial) and maker.func not in (_by_timm, _from_file):
+            maker = maker.func
+        if isinstance(maker, functools.partial):
+            return self.name if maker.func is _by_timm else digest_of(self.name) or self.name
+        try:
+            code = inspect.getsource(maker)
+        except (OSError, TypeError):
+            return self.name
+        return f"sha256 {hashlib.sha256(code.encode()).hexdigest()[:16]}"
+
+    def block(
+        self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MadeBlock:
+        """A new block for `channels` channels.
+
+        Raises:
+            InsertionError: there is no maker, it fails, or what it returns is no module that can be used.
+        """
+        if self.maker is None:
+            raise InsertionError(f"a block of make={self.name} cannot be made without the maker: give make=")
+        of = f"make={self.name}"
+        try:
+            with torch.device("cpu"):  # the same weights whatever device they then go to
+                module: object = self.maker(channels)
+        except InsertionError:
+            raise
+        except Exception as error:
+            raise InsertionError(f"{of} raised {in_words(error)} for {channels} channels") from error
+        if not isinstance(module, nn.Module):
+            given = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+            raise InsertionError(f"{of} returned {given} for {channels} channels; it returns a torch.nn.Module")
+        if any(nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+            raise InsertionError(
+                f"{of} returned a module with lazy layers, which have no parameters yet: build them for the "
+                f"{channels} channels that make is given"
+            )
+        module = module.to(device=device, dtype=dtype)
+        return MadeBlock(module, channels, self.name, start=self.start or "identity", device=device, dtype=dtype)
+
+
+def block_spec(spec: SESpec | MadeSpec | None, make: Make | None) -> SESpec | MadeSpec:
+    """What is to be inserted: SE of a spec, or what `make` makes, where and as the spec says.
+
+    Raises:
+        TypeError: `make` is neither a string nor callable, or is a module.
+        ValueError: `make` names nothing, or the spec says how SE's own layers are.
+    """
+    if spec is not None and not isinstance(spec, SESpec | MadeSpec):
+        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    spec = SESpec() if spec is None else spec
+    if make is None or make == "se":
+        return spec
+    name, maker = made_by(make), _resolved(make)
+    if isinstance(spec, SESpec):
+        usual = SESpec()
+        given = [f"{knob}={value!r}" for knob in _BLOCK if (value := getattr(spec, knob)) != getattr(usual, knob)]
+        if given:
+            raise InputError(
+                f"{', '.join(given)} is SE's own, and make={name} makes another block: of the options of SE only "
+                f"placement and start go with it"
+            )
+    return MadeSpec(name, spec.placement, spec.start, maker=maker)
+
+
+def made_by(make: Make) -> str:
+    """The name of a maker: what was typed, or the name of the function."""
+    if isinstance(make, str):
+        return make
+    if isinstance(make, functools.partial):
+        given = [*map(_value, make.args), *(f"{key}={_value(value)}" for key, value in make.keywords.items())]
+        return f"{made_by(make.func)}({', '.join(given)})"
+    return getattr(make, "__qualname__", type(make).__qualname__)
+
+
+def _value(value: object) -> str:
+    """An argument without the address that functions have in their representation."""
+    return getattr(value, "__qualname__", repr(value))
+
+
+def check_portable(make: Make | None) -> None:
+    """Refuse a maker that processes of a training cannot be given.
+
+    Raises:
+        ValueError: it does not pickle.
+    """
+    try:
+        pickle.dumps(make)
+    except Exception as error:
+        raise InputError(
+            f"make={made_by(make) if make else make} cannot be given to the processes of several devices: use a "
+            f"function at the top of a module, or path/net.py:function"
+        ) from error
+
+
+def _resolved(make: Make) -> Callable[[int], nn.Module]:
+    """The callable that a maker stands for; a file is not run before it is called."""
+    if isinstance(make, nn.Module):
+        raise InputTypeError(
+            f"make is called for each place and returns a new module: give a function such as lambda channels: "
+            f"{type(make).__name__}(...), not one {type(make).__name__}"
+        )
+    if callable(make):
+        return make
+    if not isinstance(make, str):
+        raise InputTypeError(
+            f"make is a callable from channels to a module, a name of timm's or path/net.py:function, not a "
+            f"{type(make).__name__}"
+        )
+    path, colon, function = make.rpartition(":")
+    if colon and path.endswith(".py"):
+        return functools.partial(_from_file, Path(path).expanduser(), function)
+    if make not in _TIMM:
+        raise InputError(f"make={make!r} is no block of timm's, and no path/net.py:function{did_you_mean(make, _TIMM)}")
+    return functools.partial(_by_timm, make)
+
+
+def known_maker(name: str) -> Callable[[int], nn.Module] | None:
+    """What makes the blocks that a file names: timm's by their name. A file never makes us run code that it names."""
+    return functools.partial(_by_timm, name) if name in _TIMM and name != "se" else None
+
+
+def _by_timm(name: str, channels: int) -> nn.Module:
+    made: nn.Module = extra("timm.layers", "timm").create_attn(name, channels)
+    return made
+
+
+def _from_file(path: Path, function: str, channels: int) -> nn.Module:
+    with importing_from(path.resolve().parent):
+        made: nn.Module = function_in(path, function)(channels)
+    return made
+
+
+def in_words(error: Exception) -> str:
+    """What a person's code raised: the type, the message and the line."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text:.300}{raised_at(error)}"

@@ -1,0 +1,107 @@
+"""Made blocks are tried once, on what the network gives them, before anybody relies on them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from senet.block.made import MadeBlock, in_words
+from senet.errors import InsertionError, SenetError
+
+__all__ = ["check_apart", "parts_of", "trying"]
+
+
+@contextmanager
+def trying(blocks: Mapping[str, MadeBlock]) -> Iterator[dict[str, bool]]:
+    """Within it each call of a made block is a trial, in eval and in training mode, on the map that it is given.
+
+    The caller sees to it that buffers, modes and random state are put back, as `untouched` does.
+
+    Yields:
+        For each block by the name of its module, whether f returned its input itself in every trial.
+
+    Raises:
+        InsertionError: where the network runs: the block fails, or cannot be used.
+    """
+    same = dict.fromkeys(blocks, True)
+    for name, block in blocks.items():
+        block.__dict__["forward"] = functools.partial(_tried, name, block, same)
+    try:
+        yield same
+    finally:
+        for block in blocks.values():
+            block.__dict__.pop("forward", None)
+
+
+def parts_of(module: nn.Module) -> set[int]:
+    """The identities of the modules and parameters of `module`."""
+    return {id(part) for part in (*module.modules(), *module.parameters())}
+
+
+def check_apart(blocks: Mapping[str, MadeBlock], network: set[int]) -> None:
+    """Refuse blocks that share a module or a parameter with each other, or with the network.
+
+    Args:
+        blocks: by the name of the module that each is joined to.
+        network: the `parts_of` the network, as it was without them.
+
+    Raises:
+        InsertionError: with what is shared.
+    """
+    owner = dict.fromkeys(network, "the network")
+    for name, block in blocks.items():
+        own = parts_of(block)
+        for part in own & owner.keys():
+            raise InsertionError(
+                f"make={block.maker} returned for {name} a module or parameters that {owner[part]} has already: it "
+                f"returns a new module each time"
+            )
+        owner |= dict.fromkeys(own, name)
+
+
+def _tried(name: str, block: MadeBlock, same: dict[str, bool], x: Tensor) -> Tensor:
+    at = f"{block.named()} for {name}"
+    before = _state(block)
+    random = _random_state(x)
+    result = _run(name, block, x, "")
+    built = f"{at} makes layers as it runs: build them for the {block.channels} channels beforehand"
+    if _state(block) != before:
+        raise InsertionError(built)
+    if any(not torch.equal(one, other) for one, other in zip(random, _random_state(x), strict=True)):
+        raise InsertionError(f"{at} draws random numbers in eval mode: a dropout, perhaps, without `self.training`")
+    y: Tensor = block.module(x)
+    if bool(x.isfinite().all()) and not bool(y.isfinite().all()):
+        raise InsertionError(f"{at} gives inf or NaN on the example, in {str(x.dtype).removeprefix('torch.')}")
+    # One sample more: a normalisation of a 1×1 map takes two, and a convolution takes N = C for a map of C channels.
+    batch = torch.cat([x, x[:1]])
+    block.train()
+    _run(name, block, batch, " in training mode")
+    trained: Tensor = block.module(batch)
+    block.eval()
+    if _state(block) != before:
+        raise InsertionError(built)
+    same[name] &= torch.equal(y, x) and torch.equal(trained, batch)
+    return result
+
+
+def _run(name: str, block: MadeBlock, x: Tensor, mode: str) -> Tensor:
+    shape = f"a map of {tuple(x.shape)}, of {x.dim() - 2} dimension{'' if x.dim() == 3 else 's'} in space"
+    try:
+        return MadeBlock.forward(block, x)
+    except SenetError as error:
+        raise InsertionError(f"{name}: {error}") from error
+    except Exception as error:  # whatever a person's own module raises
+        raise InsertionError(f"{block.named()} for {name} raised, on {shape}{mode}, {in_words(error)}") from error
+
+
+def _state(block: nn.Module) -> dict[str, int]:
+    return {name: id(part) for name, part in (*block.named_parameters(), *block.named_modules())}
+
+
+def _random_state(x: Tensor) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(x.device)] if x.is_cuda else states
