@@ -70,7 +70,7 @@ def attach(model: nn.Module, site: Site, spec: SESpec | MadeSpec) -> SEBlock | M
     return block
 
 
-def _join(model: nn.Module, site: Site, spec: SESpec, block: nn.Module, child: str) -> None:
+def _join(model: nn.Module, site: Site, spec: SESpec | MadeSpec, block: nn.Module, child: str) -> None:
     """Put a block into its host under the name `child`, and give both of its modules classes that apply it."""
     host = _module(model, site.name)
     host.add_module(child, block)
