@@ -6,13 +6,14 @@
 # make sanitize the compiled C under address and undefined-behaviour sanitizers, over 2,000 layouts of memory: minutes
 # make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
+# make frameworks SE in other people's trainers and tools, the real ones: docs/frameworks.md; needs a network, minutes
 # make bench  what SE costs in time and memory, by engine: docs/speed.md; hours, on an idle machine
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long sanitize chaos fuzz survey bench check clean
+.PHONY: demo test long sanitize chaos fuzz survey frameworks bench check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -49,6 +50,15 @@ chaos: $(VENV)/ready
 survey: $(VENV)/ready
 	$(BIN)/python benchmarks/survey.py
 
+# In an environment of its own: other people's pins (an older timm, a second OpenCV) stay out of the one above.
+.venv-frameworks/ready: pyproject.toml
+	test -x .venv-frameworks/bin/python || $(PYTHON) -m venv .venv-frameworks
+	.venv-frameworks/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[frameworks]'
+	touch $@
+
+frameworks: .venv-frameworks/ready
+	.venv-frameworks/bin/python -m pytest -m frameworks tests/frameworks
+
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
 
@@ -58,5 +68,5 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-frameworks runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

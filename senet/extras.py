@@ -10,8 +10,8 @@ from senet.errors import MissingPackageError
 __all__ = ["extra"]
 
 
-def extra(module: str, name: str) -> Any:
-    """Import a module that the extra `name` installs.
+def extra(module: str, name: str = "") -> Any:
+    """Import a module that the extra `name` installs, or that a person brings where there is no such extra.
 
     Raises:
         MissingPackageError: where it is not installed, with the command that installs it.
@@ -23,5 +23,5 @@ def extra(module: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
-        message = f"{error.name} is not installed: pip install 'senet[{name}]'"
+        message = f"{error.name} is not installed: pip install " + (f"'senet[{name}]'" if name else root)
         raise MissingPackageError(message, name=error.name) from None

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "senet"
 ROOMS = """
 _version _moved errors words extras activations files console report block running fused insertion cost zoo saving
-inference export recipe data evaluation training paper study bench explore flagtexts flags verbs cli __main__
+integrations inference export recipe data evaluation training paper study bench explore flagtexts flags verbs cli
+__main__
 """.split()
 """From the ground up: a room imports from those before it. `fast` is a public name for parts of two of them."""
 

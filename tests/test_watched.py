@@ -94,6 +94,20 @@ def test_weights_that_come_for_the_call_alone():
     assert torch.equal(block(x), expected)
 
 
+def test_channels_that_a_tool_cuts_out():
+    """Torch-Pruning's way: rows and columns of the layers go, and their sizes are set anew; the block is not told."""
+    block, small, x = SEBlock(8, 2), SEBlock(6, width=3), torch.randn(2, 6, 3, 3)
+    channels, hidden = [0, 1, 3, 4, 6, 7], [0, 2, 3]
+    for layer, rows, columns in ((block.fc1, hidden, channels), (block.fc2, channels, hidden)):
+        layer.weight = nn.Parameter(layer.weight[rows][:, columns])
+        layer.out_features, layer.in_features = layer.weight.shape
+    assert (block.in_channels, block.width) == (6, 3)
+    small.load_state_dict(block.state_dict())
+    assert torch.equal(block(x), small(x))
+    block.fc1.register_forward_hook(lambda *_: None)  # called as a module it checks what it is given
+    torch.testing.assert_close(block(x), small(x))
+
+
 def test_what_is_watched_is_not_fused():
     model, x = randomise(small_resnet()), torch.randn(2, 3, 16, 16)
     se = senet.insert(model, x).train()

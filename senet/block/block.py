@@ -28,6 +28,7 @@ from senet.block.equations import (
     padding,
     se_gate,
     se_squeeze,
+    size_of_layer,
     without_autocast,
 )
 from senet.errors import InputError
@@ -221,6 +222,8 @@ class SEBlock(nn.Module):
     """
 
     scale: Tensor
+    in_channels: int = size_of_layer("in_features", "in_channels")
+    width: int = size_of_layer("out_features", "width")
 
     def __init__(
         self,
@@ -237,16 +240,17 @@ class SEBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels = _positive_int("in_channels", in_channels)
+        in_channels = _positive_int("in_channels", in_channels)
         spec = SESpec(reduction_ratio, width, squeeze, gate, bias, least_width=least_width)  # checks them
         if not (isinstance(scale, int | float) and math.isfinite(scale)):
             raise InputError(f"scale is a finite number, not {scale!r}")
         self.reduction_ratio = spec.reduction_ratio
-        self.width = hidden_width(self.in_channels, spec.reduction_ratio, spec.width, spec.least_width)
+        hidden = hidden_width(in_channels, spec.reduction_ratio, spec.width, spec.least_width)
+        vars(self).update(in_channels=in_channels, width=hidden)
         self.squeeze = spec.squeeze
         self.gate_function = spec.gate
-        self.fc1 = nn.Linear(self.in_channels, self.width, bias=bias, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(self.width, self.in_channels, bias=bias, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(in_channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, in_channels, bias=bias, device=device, dtype=dtype)
         weight = self.fc1.weight
         self.register_buffer("scale", torch.tensor(float(scale), device=weight.device, dtype=weight.dtype))
         self.reset_parameters()

@@ -25,6 +25,7 @@ __all__ = [
     "se_excite",
     "se_gate",
     "se_squeeze",
+    "size_of_layer",
     "valid_mask",
     "without_autocast",
 ]
@@ -35,6 +36,11 @@ GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": F.relu,
 }
+
+
+def size_of_layer(size: str, name: str) -> Any:
+    """A property: a size of a block as its first layer has it now, since tools that cut channels change the layers."""
+    return property(lambda block: getattr(block.fc1, size, None) or vars(block)[name])
 
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

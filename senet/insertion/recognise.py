@@ -128,7 +128,7 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
     """The channel weights that an SE block of any kind gives to `x` (equation 3 of the paper).
 
     Shapes: (N, C, *space) -> (N, C, 1, ...), or what `SEBlock.gate` gives for its other inputs; for a block that
-    works on (N, *space, C), (N, 1, ..., C).
+    works on (N, *space, C), (N, 1, ..., C); for one that squeezes part of the space, the map's.
 
     Raises:
         TypeError: where `block` is no SE block, or one without a module of its own.
@@ -150,6 +150,8 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
     if watched.gate is None:
         raise InputTypeError(f"{type(block).__name__} multiplies where Python cannot see it, as in a scripted function")
     kept = [n if dim in (0, form.channel_dim % x.dim()) else 1 for dim, n in enumerate(x.shape)]
+    if watched.gate.numel() != math.prod(kept):  # part of the space is squeezed: the gate differs along the rest
+        return watched.gate.expand_as(x)
     result: Tensor = watched.gate.reshape(kept)
     return result
 

@@ -145,6 +145,45 @@ class NnunetSE(nn.Module):
         return x * self.gate(self.fc2(self.act(self.bn(self.fc1(squeezed)))))
 
 
+class PartlySqueezed(NnunetSE):
+    """nnU-Net's on volumes as it is: written for pictures, it averages two of three dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.fc2(self.act(self.bn(self.fc1(x.mean((2, 3), keepdim=True))))))
+
+
+class MaskedUnit(nn.Module):
+    """SpeechBrain's ECAPA-TDNN: given lengths, its SE averages the positions that a mask lets count."""
+
+    class SE(nn.Module):
+        def __init__(self, c: int) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv1d(c, c // 4, 1), nn.Conv1d(c // 4, c, 1)
+
+        def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+            if lengths is None:
+                s = x.mean(dim=2, keepdim=True)
+            else:
+                mask = (torch.arange(x.shape[-1])[None] < lengths[:, None] * x.shape[-1]).to(x.dtype)[:, None]
+                s = (x * mask).sum(dim=2, keepdim=True) / mask.sum(dim=2, keepdim=True)
+            return torch.sigmoid(self.conv2(torch.relu(self.conv1(s)))) * x
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv, self.norm, self.se = nn.Conv1d(c, c, 3, padding=1), nn.BatchNorm1d(c), self.SE(c)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return x + self.se(torch.relu(self.norm(self.conv(x))), lengths)
+
+
+class ConditionedUnit(MaskedUnit):
+    """A gate of the map and of another input that differs by channel, such as a time's embedding: no SE of the map."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.conv(x)))
+        return x + y * torch.sigmoid(self.se.conv2(self.se.conv1(y.mean(2, keepdim=True))) + embedding[:, :, None])
+
+
 class Functional(nn.Module):
     """No pooling and no activation is a module, the gate is spread over the map, the product is in place."""
 

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 import senet
 from senet import InsertionError
 from senet.insertion import InlineSE, channels_of, holding, is_se, recording
-from tests.insertion.se_twins import ECA, INLINE, MODULES, Unit, network
+from tests.insertion.se_twins import (
+    ECA,
+    INLINE,
+    MODULES,
+    ConditionedUnit,
+    MaskedUnit,
+    PartlySqueezed,
+    Unit,
+    network,
+)
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
@@ -181,6 +190,30 @@ def test_twins_of_other_libraries(name):
     bare = senet.remove(model)
     assert senet.blocks(bare) == {}
     assert len(senet.sites(bare, x)) == 2
+
+
+def test_a_block_that_squeezes_part_of_the_space():
+    """Its gate differs along the last dimension; it is SE all the same, and no place for a second one."""
+    model, x = network(lambda: Unit(16, PartlySqueezed(16), 3), 3)
+    with pytest.raises(InsertionError, match=r"holds SE already wherever it could go \(2 places\)"):
+        senet.sites(model, x)
+    assert list(senet.blocks(model)) == list(senet.blocks(model, x)) == ["1.attend", "2.attend"]
+    block, u = model[1].attend.eval(), torch.randn(2, 16, 4, 5, 6)
+    assert senet.gate(block, u).shape == u.shape
+    torch.testing.assert_close(u * senet.gate(block, u), block(u))
+    with torch.no_grad(), recording(model) as gates, holding(model, {"1.attend": lambda gate: gate / 2}):
+        model(x)
+    assert gates["1.attend"].shape == (2, 16)
+    assert len(senet.sites(senet.remove(model), x)) == 2
+
+
+def test_a_squeeze_over_what_a_mask_lets_count():
+    unit, x = MaskedUnit(16), torch.randn(2, 16, 9)
+    for example in (x, (x, torch.tensor([1.0, 0.5]))):
+        assert list(senet.blocks(unit, example)) == ["se"]
+        with pytest.raises(InsertionError, match=r"holds SE already wherever it could go \(1 place\)"):
+            senet.sites(unit, example)
+    assert len(senet.sites(ConditionedUnit(16), (x, torch.randn(2, 16)))) == 1
 
 
 @pytest.mark.parametrize("name", INLINE)

@@ -53,9 +53,14 @@ def channel_gates(flow: Dataflow) -> Iterator[ChannelGate]:
         for rescaled, gate in (operands, operands[::-1]):
             dim = _channel_dim(flow, rescaled, gate)
             source = _source(flow, rescaled)
-            between = None if dim is None else _between(flow, gate, source)
+            between = None if dim is None else _between(flow, gate, source, dim)
             if dim is not None and between is not None:
                 layers = tuple(sorted(index for index in between if _is_layer(flow.values[index])))
+                weights = flow.values[_before_expanding(flow, gate)].shape
+                # A gate over two dimensions is one of channels where its layer has made them and the rest of space,
+                # and not where branches are weighed against each other, as in SKNet: its layer mixes (branch, channel).
+                if sum(n > 1 for n in weights[1:]) > 1 and all(flow.values[i].shape != weights for i in layers):
+                    continue
                 channels = flow.values[rescaled].shape[dim]
                 yield ChannelGate(source, value.index, between | {value.index}, layers, channels, dim)
                 break
@@ -89,14 +94,20 @@ def _source(flow: Dataflow, index: int) -> int:
 
 
 def _channel_dim(flow: Dataflow, rescaled: int, gate: int) -> int | None:
-    """The one dimension beside the samples' in which the gate differs; None where it differs in others too."""
+    """The dimension of the channels, if the gate has one weight for each of them; None where it is no such gate.
+
+    A gate may differ along space too where part of the space is squeezed, as nnU-Net's does, which averages two
+    dimensions of three.
+    """
     shape, weights = flow.values[rescaled].shape, flow.values[_before_expanding(flow, gate)].shape
     weights = (1,) * (len(shape) - len(weights)) + weights
     if len(weights) != len(shape) or weights[0] != shape[0]:
         return None
     varies = [dim for dim in range(1, len(shape)) if weights[dim] != 1]
-    one = len(varies) == 1 and weights[varies[0]] == shape[varies[0]]
-    return varies[0] if one else None
+    if any(weights[dim] != shape[dim] for dim in varies):
+        return None
+    partly = varies[:1] == [1] and any(weights[dim] == 1 < shape[dim] for dim in range(2, len(shape)))
+    return varies[0] if len(varies) == 1 or partly else None
 
 
 def _before_expanding(flow: Dataflow, index: int) -> int:
@@ -106,12 +117,14 @@ def _before_expanding(flow: Dataflow, index: int) -> int:
     return index
 
 
-def _between(flow: Dataflow, gate: int, source: int) -> frozenset[int] | None:
+def _between(flow: Dataflow, gate: int, source: int, channel_dim: int) -> frozenset[int] | None:
     """The values from a map to its gate, where a squeeze, layers and an activation lie on the way and nothing else.
 
-    None where a path reaches the map without a reduction, as a gate over space does, or begins anywhere else.
+    None where a path reaches the map without a reduction, as a gate over space does, or begins anywhere else. A mask
+    may come from elsewhere: it says which positions count, and nothing of channels.
     """
     made: set[int] = set()
+    follows = _following(flow, source, gate)
     open_ends = [(gate, False)]
     seen: set[tuple[int, bool]] = set()
     while open_ends:
@@ -124,7 +137,9 @@ def _between(flow: Dataflow, gate: int, source: int) -> frozenset[int] | None:
             if not reduced:
                 return None
             continue
-        if index < source or not value.operands:
+        if index not in follows:
+            if len(value.shape) == len(flow.values[source].shape) and value.shape[channel_dim] == 1:
+                continue
             return None  # of another input, or of what came before the map
         made.add(index)
         reduced = reduced or _reduces(flow, value)
@@ -132,6 +147,15 @@ def _between(flow: Dataflow, gate: int, source: int) -> frozenset[int] | None:
     ops = {flow.values[index].op for index in made}
     has_layer = any(_is_layer(flow.values[index]) for index in made)
     return frozenset(made) if has_layer and ops & (ACTIVATIONS | SOFTMAXES) else None
+
+
+def _following(flow: Dataflow, source: int, last: int) -> set[int]:
+    """The values up to `last` that are computed from `source`, itself among them."""
+    found = {source}
+    for index in range(source + 1, last + 1):
+        if not found.isdisjoint(flow.values[index].operands):
+            found.add(index)
+    return found
 
 
 def _reduces(flow: Dataflow, value: Value) -> bool:

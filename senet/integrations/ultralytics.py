@@ -1,0 +1,157 @@
+"""SE in the networks that ultralytics' trainers build: detection, segmentation, pose, classification.
+
+`YOLO("yolov8n.pt").train(trainer=trainer(SESpec(), where="model.4*"), data="coco8.yaml")`.
+
+The checkpoints are ultralytics' own. `YOLO("best.pt")` needs senet installed, and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import SESpec
+from senet.block.made import MadeSpec, Make
+from senet.errors import InputTypeError, SEWarning
+from senet.extras import extra
+from senet.insertion import Where, attach, insert, inserted
+from senet.insertion.joining.attach import attached
+
+__all__ = ["SETrainer", "trainer"]
+
+_MARK = "_senet_trained"  # in the __dict__ of a network that was built here
+
+
+class _Mark:
+    """Where a checkpoint is unpickled, starts the watch of `_watch`."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _mark, ()
+
+
+def _mark() -> _Mark:
+    _watch()
+    return _Mark()
+
+
+class SETrainer:
+    """A mixin before any ultralytics trainer, whose network it gives SE.
+
+    Attributes:
+        spec: which block, and where; None for the default. `start=None` is the identity start on pretrained weights,
+            and the paper's from scratch.
+        where: the sites to use, as `senet.insert` takes them.
+        make: another block in place of SE, as `senet.insert` takes it.
+    """
+
+    spec: SESpec | None = None
+    where: Where = None
+    make: Make | None = None
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """The network of the YAML file `cfg` with `weights`, and then SE.
+
+        Weights that hold inserted SE keep it, at its sites and as its kind of block: training resumes with it.
+
+        Raises:
+            InsertionError: where SE has no place in the network, or none of `where`.
+        """
+        kept = inserted(weights) if isinstance(weights, nn.Module) else {}
+        build: Any = super().get_model  # type: ignore[misc]
+        model: Any = build(cfg=cfg, weights=None if kept else weights, verbose=verbose)
+        spec = self.spec or SESpec()
+        if kept:
+            for name, (site, found) in kept.items():
+                attach(model, site, _with_maker(found, weights, name))
+            model.load(weights)
+        else:
+            make = _as_written(self, "make")
+            start = spec.start or ("identity" if weights or make is not None else "paper")
+            spec = dataclasses.replace(spec, start=start)
+            insert(model, self.se_example(model), spec, where=_as_written(self, "where"), make=make, inplace=True)
+        model.__dict__[_MARK] = _Mark()
+        if verbose:
+            names, origin = inserted(model), "kept from the weights" if kept else f"inserted, {spec}"
+            logging.getLogger("ultralytics").info(f"SE: {len(names)} blocks, {origin}: {', '.join(names)}")
+        return model
+
+    def se_example(self, model: nn.Module) -> Tensor:
+        """What the network is run on to find the sites: noise (1, channels, size, size) from 0 to 1."""
+        channels = int(getattr(self, "data", {}).get("channels", 3))
+        stride = getattr(model, "stride", None)
+        size = max(64, 2 * int(torch.as_tensor(32 if stride is None else stride).max()))
+        return torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def trainer(
+    spec: SESpec | None = None, *, where: Where = None, make: Make | None = None, base: type | None = None
+) -> type[Any]:
+    """A trainer class for `YOLO.train(trainer=...)` that trains the network with SE.
+
+    Args:
+        spec: which block, and where; None for the default.
+        where: the sites to use, as `senet.insert` takes them.
+        make: another block in place of SE, as `senet.insert` takes it.
+        base: the ultralytics trainer to build on. None: `DetectionTrainer`.
+
+    Raises:
+        MissingPackageError: ultralytics is not installed.
+        TypeError: `base` is no trainer, or `spec` no SESpec.
+    """
+    if spec is not None and not isinstance(spec, SESpec):
+        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    engine = extra("ultralytics.engine.trainer")
+    if base is None:
+        base = extra("ultralytics.models.yolo.detect").DetectionTrainer
+    if not (isinstance(base, type) and issubclass(base, engine.BaseTrainer)):
+        raise InputTypeError(f"base is a trainer class of ultralytics, such as DetectionTrainer, not {base!r}")
+    _watch()
+    return type(f"SE{base.__name__}", (SETrainer, base), {"spec": spec, "where": where, "make": make})
+
+
+def _as_written(trainer: SETrainer, name: str) -> Any:
+    """An attribute that may be a function, which a class would hand out as a method."""
+    value = inspect.getattr_static(trainer, name)
+    return value.__func__ if isinstance(value, staticmethod) else value
+
+
+def _with_maker(spec: SESpec | MadeSpec, weights: nn.Module, name: str) -> SESpec | MadeSpec:
+    """`spec` as `attach` takes it: what was made by a maker is copied from the network that holds it."""
+    if isinstance(spec, SESpec):
+        return spec
+    block = next(found.child for at, _, found in attached(weights) if at == name)
+    return dataclasses.replace(spec, maker=lambda _: copy.deepcopy(weights.get_submodule(f"{name}.{block}.module")))
+
+
+# A plain trainer makes a plain network and copies the weights that fit by name: the rest goes without a word.
+def _watch() -> None:
+    """Make ultralytics' `load` warn where the weights hold inserted SE and the network does not."""
+    network: Any = extra("ultralytics.nn.tasks").BaseModel
+    load = network.load
+    if getattr(load, "_senet", False):
+        return
+
+    @functools.wraps(load)
+    def watched(self: nn.Module, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, weights, *args, **kwargs)
+        source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+        lost = inserted(source).keys() - inserted(self).keys() if isinstance(source, nn.Module) else ()
+        if lost:
+            warnings.warn(
+                f"the weights hold SE that this {type(self).__name__} has no place for: {', '.join(sorted(lost))}. It "
+                f"is lost; to keep it, train with trainer=senet.integrations.ultralytics.trainer()",
+                SEWarning,
+                stacklevel=2,
+            )
+        return result
+
+    watched._senet = True  # type: ignore[attr-defined]
+    network.load = watched
