@@ -193,6 +193,12 @@ def _check_writable(name: str, value: object) -> None:
         raise InputError(f"{name} has no values yet (a lazy module): run the network once, then save it")
     if value.is_meta:
         raise InputError(f"{name} is on the meta device and has no values to save")
+    if hasattr(value, "full_tensor"):  # a DTensor, whose module need not be imported
+        raise InputError(
+            f"{name} is one part of a sharded weight (fully_shard): gather the whole by "
+            f"torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True, load it into a "
+            f"network that is not sharded, and save that"
+        )
     if value.layout is not torch.strided or value.dtype not in _DTYPES:
         raise InputError(f"{name} is a {value.layout} tensor of {value.dtype}, which safetensors cannot hold")
 
