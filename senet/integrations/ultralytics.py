@@ -64,17 +64,18 @@ class SETrainer:
         Raises:
             InsertionError: where SE has no place in the network, or none of `where`.
         """
-        kept = inserted(weights) if isinstance(weights, nn.Module) else {}
+        source = _network_in(weights)
+        kept = {} if source is None else inserted(source)
         build: Any = super().get_model  # type: ignore[misc]
         model: Any = build(cfg=cfg, weights=None if kept else weights, verbose=verbose)
         spec = self.spec or SESpec()
         if kept:
             for name, (site, found) in kept.items():
-                attach(model, site, _with_maker(found, weights, name))
+                attach(model, site, _with_maker(found, source, name))
             model.load(weights)
         else:
             make = _as_written(self, "make")
-            start = spec.start or ("identity" if weights or make is not None else "paper")
+            start = spec.start or ("paper" if source is None and make is None else "identity")
             spec = dataclasses.replace(spec, start=start)
             insert(model, self.se_example(model), spec, where=_as_written(self, "where"), make=make, inplace=True)
         model.__dict__[_MARK] = _Mark()
@@ -117,13 +118,19 @@ def trainer(
     return type(f"SE{base.__name__}", (SETrainer, base), {"spec": spec, "where": where, "make": make})
 
 
+def _network_in(weights: Any) -> nn.Module | None:
+    """The network among the weights that a trainer is given: itself, or in a checkpoint."""
+    found = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+    return found if isinstance(found, nn.Module) else None
+
+
 def _as_written(trainer: SETrainer, name: str) -> Any:
     """An attribute that may be a function, which a class would hand out as a method."""
     value = inspect.getattr_static(trainer, name)
     return value.__func__ if isinstance(value, staticmethod) else value
 
 
-def _with_maker(spec: SESpec | MadeSpec, weights: nn.Module, name: str) -> SESpec | MadeSpec:
+def _with_maker(spec: SESpec | MadeSpec, weights: Any, name: str) -> SESpec | MadeSpec:
     """`spec` as `attach` takes it: what was made by a maker is copied from the network that holds it."""
     if isinstance(spec, SESpec):
         return spec
@@ -142,8 +149,8 @@ def _watch() -> None:
     @functools.wraps(load)
     def watched(self: nn.Module, weights: Any, *args: Any, **kwargs: Any) -> Any:
         result = load(self, weights, *args, **kwargs)
-        source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
-        lost = inserted(source).keys() - inserted(self).keys() if isinstance(source, nn.Module) else ()
+        source = _network_in(weights)
+        lost = () if source is None else inserted(source).keys() - inserted(self).keys()
         if lost:
             warnings.warn(
                 f"the weights hold SE that this {type(self).__name__} has no place for: {', '.join(sorted(lost))}. It "
