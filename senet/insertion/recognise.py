@@ -151,7 +151,8 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
         raise InputTypeError(f"{type(block).__name__} multiplies where Python cannot see it, as in a scripted function")
     kept = [n if dim in (0, form.channel_dim % x.dim()) else 1 for dim, n in enumerate(x.shape)]
     if watched.gate.numel() != math.prod(kept):  # part of the space is squeezed: the gate differs along the rest
-        return watched.gate.expand_as(x)
+        spread: Tensor = watched.gate.expand_as(x)
+        return spread
     result: Tensor = watched.gate.reshape(kept)
     return result
 
