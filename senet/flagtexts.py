@@ -24,6 +24,7 @@ class Flag(NamedTuple):
         return self.verbs.get(verb, self.help)
 
 
+_STUDIES = ("compare", "ablate", "judge")
 _IMAGES = (
     "digits (built in), a folder of class folders (with train/ and val/ or test/ inside, or split 80/20), "
     "torchvision:NAME, or shards of WebDataset (wds:path/{0000..0099}.tar)"
@@ -160,7 +161,12 @@ _TRAINING: Mapping[str, Flag] = {
         "highest learning rate; the default is 0.01 from weights, 0.05 from scratch, 0.1 for small images other than "
         "digits, in proportion to the batch",
     ),
-    "seed": Flag("N", "decides all that is random: weights, order of the images, augmentation", 0),
+    "seed": Flag(
+        "N",
+        "decides all that is random: weights, order of the images, augmentation",
+        0,
+        verbs=dict.fromkeys(_STUDIES, "train the cells of this seed alone and draw no report"),
+    ),
     "seeds": Flag("N", "train each network N times, with seeds 0 to N - 1", 1),
     "devices": Flag(
         "DEVICE",
@@ -169,6 +175,17 @@ _TRAINING: Mapping[str, Flag] = {
         verbs=dict.fromkeys(("evaluate", "predict", "explain", "prune", "explore"), _ONE_DEVICE),
     ),
     **{name: Flag(*texts) for name, texts in options.WHERE.items()},
+}
+_CELLS: Mapping[str, Flag] = {
+    "only": Flag(
+        "VARIANT",
+        "train the cells of this variant alone and draw no report: plain, se, or a variant of an ablation",
+    ),
+    "list_cells": Flag("", "train nothing: print the command of each cell, one a line, for any scheduler"),
+    "report_only": Flag("", "train nothing: draw the report of the cells that are finished"),
+    "launcher": Flag("NAME", "slurm submits the cells as one job array; the default is to train them here"),
+    "wait": Flag("", "with --launcher: wait for the jobs, and then draw the report"),
+    "sbatch": Flag("OPTIONS", "with --launcher slurm: options of sbatch, such as '--partition=gpu --gres=gpu:1'"),
 }
 _GATES: Mapping[str, Flag] = {
     "blocks": Flag("PATTERN", "the SE blocks to prune: names, or patterns such as 'layer4*'"),
@@ -229,6 +246,7 @@ GROUPS: Mapping[str, Mapping[str, Flag]] = {
     "the SE blocks": _SE,
     "the gates": _GATES,
     "the training": _TRAINING,
+    "the cells (a cell is one variant and one seed)": _CELLS,
     "the recipe": {name: Flag(*texts) for name, texts in options.RECIPE.items()},
     "the output": _OUTPUT,
 }

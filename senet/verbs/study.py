@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from senet.block import SESpec
 from senet.console import display
 from senet.evaluation.options import PredictOptions, SplitOptions
 from senet.recipe.options import Options
+from senet.study.cells.cell import CellOptions
 
 __all__ = ["ablate", "compare", "evaluate", "predict", "report", "train"]
 
@@ -94,6 +95,7 @@ def compare(
     data: str,
     out: str,
     spec: SESpec,
+    cells: CellOptions,
     *,
     weights: str | None = None,
     where: list[str] | None = None,
@@ -111,8 +113,20 @@ def compare(
     """
     from senet.study import compare as study
 
-    result = study(model, data, out=out, weights=weights, spec=spec, where=where, seeds=seeds, resume=resume, **options)
-    display.show(*result.parts())
+    own: dict[str, Any] = {
+        "out": out,
+        "weights": weights,
+        "spec": spec,
+        "where": where,
+        "seeds": seeds,
+        "resume": resume,
+    }
+    if cells == CellOptions():
+        display.show(*study(model, data, **own, **options).parts())
+    else:
+        from senet.study.comparison.compare import compare_cells
+
+        _show(compare_cells(model, data, cells, **own, **options))
 
 
 def ablate(
@@ -120,6 +134,7 @@ def ablate(
     data: str,
     out: str,
     spec: SESpec,
+    cells: CellOptions,
     *,
     table: list[str] | None = None,
     grid: list[str] | None = None,
@@ -142,20 +157,22 @@ def ablate(
     from senet.study import ablate as study
     from senet.study.ablation.grid import parse_grid
 
-    result = study(
-        model,
-        data,
-        out=out,
-        table=table,
-        grid=parse_grid(grid or ()),
-        weights=weights,
-        spec=spec,
-        where=where,
-        seeds=seeds,
-        resume=resume,
-        **options,
-    )
-    display.show(*result.parts())
+    own: dict[str, Any] = {"out": out, "table": table, "grid": parse_grid(grid or ()), "weights": weights, "spec": spec}
+    more: dict[str, Any] = {"where": where, "seeds": seeds, "resume": resume}
+    if cells == CellOptions():
+        display.show(*study(model, data, **own, **more, **options).parts())
+    else:
+        from senet.study.ablation.ablate import ablate_cells
+
+        _show(ablate_cells(model, data, cells, **own, **more, **options))
+
+
+def _show(found: Any) -> None:
+    """A study's result as it is shown, or the lines that are there in place of one, each whole."""
+    if isinstance(found, list):
+        print("\n".join(found))
+    else:
+        display.show(*found.parts())
 
 
 def report(runs: list[str], out: str) -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.block import SESpec
 from senet.console.machine import machine
 from senet.console.progress import Progress
-from senet.errors import InputError
+from senet.errors import StudyError
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
-from senet.files.run_folder import METRICS, RESULT, open_folder, write_csv, write_json
+from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion import InsertionError, sites
 from senet.insertion.rules.site import select
 from senet.recipe.options import known_options
 from senet.report import write_page
 from senet.study.ablation.ablation import Ablation, TrainedCell
-from senet.study.ablation.grid import BASE, Cell, cells_of, sites_of
+from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
+from senet.study.ablation.grid import Cell as Variant
 from senet.study.ablation.pages import ablation_page
-from senet.study.ablation.parallel import apart, train_beside
-from senet.study.comparison.compare import checked_plain, cost_of, made_of, train_all
+from senet.study.cells.carry_out import carry_out, listed
+from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
+from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
 from senet.training.processes.processes import joined, placement_of
 from senet.training.train import RunResult, plan_of, settings_of
@@ -35,9 +38,10 @@ if TYPE_CHECKING:
     from senet.data.sources import DataSource
     from senet.insertion import Where
     from senet.recipe.options import Options
+    from senet.training.processes.processes import Placement
     from senet.training.setup import Plan
 
-__all__ = ["ablate"]
+__all__ = ["ablate", "ablate_cells", "apart"]
 
 PLAIN = "plain"
 LEVEL = 0.05
@@ -83,7 +87,7 @@ def ablate(
         progress: whether to show how far it is, on standard error; or a Progress that is told.
         callbacks: more of Lightning's, for every run; not with several devices.
         options: as in `compare`. With several devices ("cuda:0,1", "cpu*2", 8) each trains runs of its own, in its own
-            process: as many at a time as there are devices.
+            process that its command starts: as many at a time as there are devices.
 
     Returns:
         The ablation, which is also written to `out`: report.html, result.json, metrics.csv, a table and a figure for
@@ -94,39 +98,102 @@ def ablate(
             network holds SE already, an SE block does not run, or a loss is not finite.
         ValueError: where data, network, weights, sites or numbers are not as asked.
     """
-    if type(seeds) is not int or seeds < 1:
-        raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
+    found = ablate_cells(
+        model,
+        data,
+        CellOptions(),
+        out=out,
+        table=table,
+        grid=grid,
+        weights=weights,
+        spec=spec,
+        where=where,
+        start=start,
+        seeds=seeds,
+        resume=resume,
+        progress=progress,
+        callbacks=callbacks,
+        **options,
+    )
+    assert isinstance(found, Ablation)
+    return found
+
+
+def ablate_cells(
+    model: str,
+    data: str | Path | DataSource,
+    cells: CellOptions,
+    *,
+    out: str | Path,
+    table: str | Sequence[str] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    weights: str | Path | None = None,
+    spec: SESpec | None = None,
+    where: Where = None,
+    start: str | None = None,
+    seeds: int = 3,
+    resume: bool = True,
+    progress: bool | Progress = True,
+    callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
+) -> Ablation | list[str]:
+    """An ablation whose cells are trained as the options say, in part or elsewhere.
+
+    Returns:
+        The ablation; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
+    """
+    check_seeds(seeds)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
     plain = NetworkSpec(model, None if weights is None else str(weights))
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
     asked = known_options(options, "ablate")
-    placement, beside = apart(placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
+    placement, devices = apart(placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
+
+    def words() -> list[str]:
+        one = devices[0].partition(":")[0] if len(devices) > 1 else asked.get("devices")
+        beside = len(devices) > 1 and not (cells.list_cells or cells.launcher)  # each child is told its own
+        tables = [table] if isinstance(table, str) else table
+        flags = {"out": out, "table": tables, "grid": typed_grid(grid), "weights": weights, **options}
+        flags["devices"] = None if beside else one
+        return study_command("ablate", model, data, base, where, flags, callbacks)
+
     with joined(placement) as processes:
         plan = plan_of(plain, data, asked, placement, processes, shown, out)
         first = {PLAIN: checked_plain(plain, made_of(plain, plan, seed=0))}
-        cells, tables = _cells(first[PLAIN], plan, base, where, table, grid)
-        arms, impossible = _arms(cells, plain, first, plan, where)
+        variants, tables = _variants(first[PLAIN], plan, base, where, table, grid)
+        chosen = cells.chosen(variants, seeds)
+        needed = {cell.variant for cell in chosen}
+        arms, impossible = _arms(variants, needed, plain, first, plan, where)
+        if cells.only in variants and variants[str(cells.only)].label in impossible:
+            raise InsertionError(f"{cells.only}: {impossible[variants[str(cells.only)].label]}")
+        chosen = [cell for cell in chosen if cell.variant in arms]
         settings = {key: settings_of(arm, plan, first[key]) for key, arm in arms.items()}
         common = {key: value for key, value in settings[PLAIN].items() if key not in ("se", "sites")}
         whole = {"study": "ablation", **common, "se": base.to_json()}
-        folder = processes.first(lambda: open_folder(out, whole, resume=resume))
+        if cells.list_cells:
+            return listed(chosen, words())
+        folder = processes.first(partial(open_study, out, whole, resume=resume, report_only=cells.report_only))
         for note in first[PLAIN].notes:
             shown.note(note)
         with plan.threads():
-            costs = {key: cost_of(first[key], plan, latency=key != PLAIN) for key in arms}
+            costs = {} if cells.some else {key: cost_of(first[key], plan, latency=key != PLAIN) for key in arms}
             sites_in, notes = {key: len(made.sites) for key, made in first.items()}, first[PLAIN].notes
             first.clear()
-            if len(beside) > 1:
-                train_beside(arms, data, folder, seeds, beside, asked, shown)
-            runs = train_all(arms, plan, settings, folder, seeds, shown, callbacks)
-        trained = _judged(cells, runs, costs, sites_in)
+            if cells.report_only:
+                chosen = seeds_in(folder, list(arms), seeds)
+            work = work_of(arms, plan, settings, folder, shown, callbacks, words=words, devices=devices)
+            carried = carry_out(work, chosen, cells, shown, steps=plan.steps)
+        if cells.some or carried.submitted:
+            return said_of(carried, chosen)
+        runs = carried.found if cells.report_only else carried.whole(chosen)
+        trained = _judged(variants, runs, costs, sites_in, folder)
         found = Ablation(
             folder=folder,
             model=model,
             data=plan.source.name,
             split=plan.source.reported[0],
-            images=len(runs[PLAIN][0].correct),
-            seeds=seeds,
+            images=len(next(iter(runs.values())).correct),
+            seeds=max(len(each.accuracy) for each in trained.values()),
             epochs=plan.recipe.epochs,
             cells=trained,
             tables={name: tuple(key for key in keys if key in trained) for name, keys in tables.items()},
@@ -135,78 +202,113 @@ def ablate(
             settings=whole,
             machine=machine(plan.device),
             notes=notes,
+            missing=tuple(cell.name for cell in chosen if cell not in runs),
         )
         if processes.rank == 0:
-            write_csv(folder / METRICS, _metrics(runs))
+            write_csv(folder / METRICS, _metrics(runs, list(arms)))
             write_page(ablation_page(found), folder)
             write_json(folder / RESULT, found.to_json())
     return found
 
 
-def _cells(
+def apart(placement: Placement) -> tuple[Placement, list[str]]:
+    """The first of the devices that are asked for, and the names of all, where nobody started a process for each.
+
+    Processes that torchrun or SLURM started train one run after another together, as in `compare`.
+    """
+    kind = placement.device.type
+    names = [f"{kind}:{index}" if kind == "cuda" else kind for index in placement.devices]
+    if not placement.to_start:
+        return placement, names[:1]
+    return dataclasses.replace(placement, devices=placement.devices[:1]), names
+
+
+def _variants(
     plain: BuiltNetwork,
     plan: Plan,
     base: SESpec,
     where: Where,
     table: str | Sequence[str] | None,
     grid: Mapping[str, Sequence[Any]] | None,
-) -> tuple[dict[str, Cell], dict[str, tuple[str, ...]]]:
+) -> tuple[dict[str, Variant], dict[str, tuple[str, ...]]]:
     tables = [table] if isinstance(table, str) else list(table or ())
     found = select(sites(plain.network, example_of(plan.preprocessing.size), placement=base.placement), where)
     stages = sorted({site.stage for site in found})
-    cells, of_table = cells_of(base, tables, grid, stages)
-    return {PLAIN: Cell(PLAIN, "plain network", None), **cells}, of_table
+    variants, of_table = cells_of(base, tables, grid, stages)
+    return {PLAIN: Variant(PLAIN, "plain network", None), **variants}, of_table
 
 
 def _arms(
-    cells: Mapping[str, Cell], plain: NetworkSpec, first: dict[str, BuiltNetwork], plan: Plan, where: Where
+    variants: Mapping[str, Variant],
+    needed: Collection[str],
+    plain: NetworkSpec,
+    first: dict[str, BuiltNetwork],
+    plan: Plan,
+    where: Where,
 ) -> tuple[dict[str, NetworkSpec], dict[str, str]]:
-    """The arm of each cell that can be made, its network for seed 0 in `first`, and why the others cannot."""
+    """The arm of each variant that is needed, its network for seed 0 in `first`, and why others cannot be made."""
     arms, impossible = {PLAIN: plain}, {}
     example = example_of(plan.preprocessing.size)
-    for key, cell in cells.items():
-        if cell.spec is None:
+    for key, variant in variants.items():
+        if variant.spec is None or key not in needed:
             continue
         try:
-            found = sites(first[PLAIN].network, example, placement=cell.spec.placement)
-            names = sites_of(cell, found, where)
+            found = sites(first[PLAIN].network, example, placement=variant.spec.placement)
+            names = sites_of(variant, found, where)
             if not names:
-                raise InsertionError(f"it leaves no site: SE would be in stages {cell.stages}")
-            arm = dataclasses.replace(plain, spec=cell.spec, where=tuple(names))
+                raise InsertionError(f"it leaves no site: SE would be in stages {variant.stages}")
+            arm = dataclasses.replace(plain, spec=variant.spec, where=tuple(names))
             first[key] = made_of(arm, plan, seed=0)
         except InsertionError as error:
             if key == BASE:
                 raise
-            impossible[cell.label] = str(error)
+            impossible[variant.label] = str(error)
         else:
             arms[key] = arm
     return arms, impossible
 
 
 def _judged(
-    cells: Mapping[str, Cell],
-    runs: Mapping[str, Sequence[RunResult]],
+    variants: Mapping[str, Variant],
+    runs: Mapping[Cell, RunResult],
     costs: Mapping[str, Cost],
     sites_in: Mapping[str, int],
+    folder: Path,
 ) -> dict[str, TrainedCell]:
-    accuracy = {key: tuple(run.accuracy for run in each) for key, each in runs.items()}
-    pairs = {(key, PLAIN): (accuracy[PLAIN], accuracy[key]) for key in runs if key != PLAIN}
-    pairs |= {(key, BASE): (accuracy[BASE], accuracy[key]) for key in runs if key not in (PLAIN, BASE)}
+    """Each variant that is trained, against plain and standard over the seeds that both have."""
+    by_variant: dict[str, dict[int, RunResult]] = {key: {} for key in costs}
+    for cell, run in sorted(runs.items(), key=lambda item: item[0].seed):
+        by_variant[cell.variant][cell.seed] = run
+    plain = by_variant[PLAIN]
+    trained = {key: each for key, each in by_variant.items() if each.keys() & plain.keys()}
+    if not trained:
+        raise StudyError(f"{folder} has no finished run of the plain network yet, which the others are compared with")
+
+    def shared(one: str, other: str) -> list[int]:
+        return [seed for seed in trained.get(one, ()) if seed in trained[other]]
+
+    def accuracies(one: str, other: str) -> tuple[list[float], list[float]]:
+        first, second = ([trained[key][seed].accuracy for seed in shared(one, other)] for key in (one, other))
+        return first, second
+
+    pairs = {(key, PLAIN): accuracies(PLAIN, key) for key in trained if key != PLAIN}
+    pairs |= {(key, BASE): accuracies(BASE, key) for key in trained if key not in (PLAIN, BASE) and shared(BASE, key)}
     corrected = holm(pairs, level=LEVEL)
     found = {}
-    for key, each in runs.items():
+    for key, each in trained.items():
         to_plain = corrected.get((key, PLAIN))
         over_images = None
         if to_plain is not None:
+            seeds = shared(PLAIN, key)
             over_images = bootstrap_over_images(
-                [run.correct for run in runs[PLAIN]],
-                [run.correct for run in each],
+                [plain[seed].correct for seed in seeds],
+                [each[seed].correct for seed in seeds],
                 confidence=to_plain.difference.confidence,
             )
         found[key] = TrainedCell(
-            cell=cells[key],
-            accuracy=accuracy[key],
-            seconds=tuple(run.seconds for run in each),
+            cell=variants[key],
+            accuracy=tuple(run.accuracy for run in each.values()),
+            seconds=tuple(run.seconds for run in each.values()),
             cost=costs[key],
             sites=sites_in[key],
             to_plain=to_plain,
@@ -216,11 +318,10 @@ def _judged(
     return found
 
 
-def _metrics(runs: Mapping[str, Sequence[RunResult]]) -> list[dict[str, Any]]:
+def _metrics(runs: Mapping[Cell, RunResult], variants: Sequence[str]) -> list[dict[str, Any]]:
     """The metrics of every epoch of every run."""
     return [
-        {"cell": key, "seed": seed, **row, "epoch": int(row["epoch"])}
-        for key, each in runs.items()
-        for seed, run in enumerate(each)
-        for row in run.history
+        {"cell": cell.variant, "seed": cell.seed, **row, "epoch": int(row["epoch"])}
+        for cell in sorted(runs, key=lambda cell: (variants.index(cell.variant), cell.seed))
+        for row in runs[cell].history
     ]

@@ -92,6 +92,7 @@ class Ablation:
         settings: all that decided the result but the seeds and the grid.
         machine: what it ran on.
         notes: what is worth saying of the network.
+        missing: the cells that were not finished when it was drawn.
     """
 
     folder: Path
@@ -108,6 +109,7 @@ class Ablation:
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
     notes: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     def table(self, name: str) -> list[TrainedCell]:
         """The cells of a table, the plain network first, and the standard SE always in."""
@@ -129,6 +131,7 @@ class Ablation:
         return [
             *(cell.verdict() for cell in self.cells.values() if cell.to_plain is not None and cell.shown),
             outcome,
+            *([f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []),
             *(f"{name} cannot be had in this network: {why}" for name, why in self.impossible.items()),
         ]
 
@@ -217,6 +220,7 @@ class Ablation:
             "settings": dict(self.settings),
             "machine": dict(self.machine),
             "notes": list(self.notes),
+            **({"missing": list(self.missing)} if self.missing else {}),
         }
 
 

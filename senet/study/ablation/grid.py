@@ -14,7 +14,7 @@ from senet.insertion.rules.site import select
 from senet.study.ablation.published import Published, published
 from senet.words import did_you_mean
 
-__all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_of"]
+__all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_of", "typed_grid"]
 
 Stages = tuple[int, ...] | None
 """Which stages hold SE; None for all."""
@@ -203,6 +203,22 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
             raise StudyError(f"{word!r} is no axis with its values, such as gate=sigmoid,tanh")
         grid[axis] = [_value(axis, value.strip()) for value in values.split(",") if value.strip()]
     return grid
+
+
+def typed_grid(grid: Mapping[str, Sequence[Any]] | None) -> list[str] | None:
+    """A grid as it is typed, the reverse of `parse_grid`.
+
+    Raises:
+        StudyError: on a value that cannot be typed.
+    """
+    typed = []
+    for axis, values in (grid or {}).items():
+        texts = [("yes" if value else "no") if isinstance(value, bool) else str(value) for value in values]
+        word = f"{axis.replace('_', '-')}={','.join(texts)}"
+        if parse_grid([word]).get(axis) != [str(value) if axis == "stages" else value for value in values]:
+            raise StudyError(f"{axis} has values that no command can name: {', '.join(texts)}")
+        typed.append(word)
+    return typed or None
 
 
 def _value(axis: str, text: str) -> Any:

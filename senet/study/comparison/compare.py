@@ -9,25 +9,20 @@ from typing import TYPE_CHECKING
 from senet.block import SESpec
 from senet.console.machine import machine
 from senet.console.progress import Progress
-from senet.cost.cost import cost
-from senet.errors import InputError, StudyError
-from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of, make
-from senet.files.run_folder import (
-    METRICS,
-    RESULT,
-    open_folder,
-    write_csv,
-    write_json,
-)
-from senet.insertion import inserted
+from senet.errors import StudyError
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec
+from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.recipe.options import known_options
+from senet.study.cells.carry_out import carry_out, listed
+from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
+from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
 from senet.study.comparison.report import Comparison, Trained
 from senet.study.statistics import bootstrap_over_images, paired_difference, verdict
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import joined, placement_of
-from senet.training.setup import Plan, Prepared
-from senet.training.train import RunResult, finished_run, plan_of, run, settings_of
+from senet.training.setup import Plan
+from senet.training.train import RunResult, plan_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
     from senet.insertion import Where
     from senet.recipe.options import Options
 
-__all__ = ["checked_plain", "compare", "cost_of", "made_of", "train_all"]
+__all__ = ["compare", "compare_cells"]
 
 ARMS = ("plain", "se")
 
@@ -92,29 +87,89 @@ def compare(
             an SE block does not run, or a loss is not finite.
         ValueError: where data, network, weights, sites or numbers are not as asked.
     """
-    if type(seeds) is not int or seeds < 1:
-        raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
+    found = compare_cells(
+        model,
+        data,
+        CellOptions(),
+        out=out,
+        weights=weights,
+        spec=spec,
+        where=where,
+        start=start,
+        seeds=seeds,
+        resume=resume,
+        progress=progress,
+        callbacks=callbacks,
+        **options,
+    )
+    assert isinstance(found, Comparison)
+    return found
+
+
+def compare_cells(
+    model: str,
+    data: str | Path | DataSource,
+    cells: CellOptions,
+    *,
+    out: str | Path,
+    weights: str | Path | None = None,
+    spec: SESpec | None = None,
+    where: Where = None,
+    start: str | None = None,
+    seeds: int = 3,
+    resume: bool = True,
+    progress: bool | Progress = True,
+    callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
+) -> Comparison | list[str]:
+    """A comparison whose cells are trained as the options say, in part or elsewhere.
+
+    Returns:
+        The comparison; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
+    """
+    check_seeds(seeds)
     plain = NetworkSpec(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, "compare")
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
-    if placement.to_start:
+    if placement.to_start and not (cells.list_cells or cells.report_only or cells.launcher):
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seeds": seeds}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
-        return launch(placement, compare, {"model": model, "data": data, **same, **how, **options})
+        return launch(
+            placement, compare_cells, {"model": model, "data": data, "cells": cells, **same, **how, **options}
+        )
+    if placement.to_start:
+        placement = dataclasses.replace(placement, devices=placement.devices[:1])  # nothing is trained here
+    chosen = cells.chosen(ARMS, seeds)
+    assert with_se.spec is not None
+    flags = {"out": out, "weights": weights, **options}
+    words = partial(study_command, "compare", model, data, with_se.spec, where, flags, callbacks)
     with joined(placement) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         plan = plan_of(plain, data, asked, placement, processes, shown, out)
         first = {"plain": checked_plain(plain, made_of(plain, plan, seed=0)), "se": made_of(with_se, plan, seed=0)}
         settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
-        folder = processes.first(lambda: open_folder(out, settings["se"], resume=resume))
+        if cells.list_cells:
+            return listed(chosen, words())
+        folder = processes.first(partial(open_study, out, settings["se"], resume=resume, report_only=cells.report_only))
         for note in first["se"].notes:
             shown.note(note)
         with plan.threads():
-            costs = processes.first(lambda: {name: cost_of(first[name], plan, latency=name == "se") for name in ARMS})
-            runs = train_all(arms, plan, settings, folder, seeds, shown, callbacks)
-            comparison = _judged(runs, costs, first["se"], plan, settings["se"], folder, plain.model)
+            costs = None
+            if not cells.some:
+                costs = processes.first(
+                    lambda: {name: cost_of(first[name], plan, latency=name == "se") for name in ARMS}
+                )
+            if cells.report_only:
+                chosen = seeds_in(folder, ARMS, seeds)
+            work = work_of(arms, plan, settings, folder, shown, callbacks, words=words)
+            carried = carry_out(work, chosen, cells, shown, steps=plan.steps)
+            if costs is None or carried.submitted:
+                return said_of(carried, chosen)
+            runs = carried.found if cells.report_only else carried.whole(chosen)
+            missing = [cell.name for cell in chosen if cell not in runs]
+            comparison = _judged(runs, missing, costs, first["se"], plan, settings["se"], folder, plain.model)
         if processes.rank == 0:
             write_csv(folder / METRICS, comparison.rows())
             write_comparison(comparison)
@@ -122,65 +177,9 @@ def compare(
     return comparison
 
 
-def made_of(arm: NetworkSpec, plan: Plan, seed: int) -> BuiltNetwork:
-    """The network of an arm for a seed, of the plan's size and classes."""
-    return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
-
-
-def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
-    """The same, without inserted SE.
-
-    Raises:
-        StudyError: where it has some.
-    """
-    if inserted(made.network):
-        other = arm.model.removeprefix("se_")
-        hint = f": give {other!r}" if other != arm.model else ""
-        raise StudyError(f"{arm.model} holds SE already, and a comparison takes the plain network{hint}")
-    return made
-
-
-def cost_of(made: BuiltNetwork, plan: Plan, *, latency: bool) -> Cost:
-    """What one image costs, where the network is trained; the network stays on the CPU."""
-    network = made.network.to(plan.device)
-    found = cost(network, example_of(plan.preprocessing.size).to(plan.device), latency=latency)
-    network.cpu()
-    return found
-
-
-def train_all(
-    arms: Mapping[str, NetworkSpec],
-    plan: Plan,
-    settings: Mapping[str, Mapping[str, object]],
-    folder: Path,
-    seeds: int,
-    shown: Progress,
-    callbacks: Sequence[Callback],
-) -> dict[str, list[RunResult]]:
-    """The runs of each arm by seed: those that are finished as they are, the others trained, plain and SE in turn."""
-    runs: dict[str, list[RunResult]] = {name: [] for name in arms}
-    prepared: Prepared | None = None
-    with shown.steps(plan.steps * seeds * len(arms)):
-        for seed in range(seeds):
-            for name, arm in arms.items():
-                own = {**settings[name], "seed": seed}
-                at = plan.processes.first(partial(open_folder, folder / f"{name}-{seed}", own, resume=True))
-                result = plan.processes.first(partial(finished_run, at))
-                if result is not None:
-                    shown.step(plan.steps, worked=False)
-                    shown.note(f"{name}-{seed} is finished: {result.split} accuracy {result.accuracy:.2%}")
-                else:
-                    if prepared is None:
-                        shown.note(f"reading {plan.source.name}")
-                        prepared = Prepared(plan)
-                    made = made_of(arm, plan, seed)
-                    result = run(made, prepared, at, own, seed=seed, progress=shown, callbacks=callbacks)
-                runs[name].append(result)
-    return runs
-
-
 def _judged(
-    runs: Mapping[str, Sequence[RunResult]],
+    found: Mapping[Cell, RunResult],
+    missing: Sequence[str],
     costs: Mapping[str, Cost],
     with_se: BuiltNetwork,
     plan: Plan,
@@ -188,6 +187,13 @@ def _judged(
     folder: Path,
     model: str,
 ) -> Comparison:
+    """The comparison of the seeds for which both networks are trained."""
+    numbers = sorted({cell.seed for cell in found})
+    seeds = [seed for seed in numbers if all(Cell(name, seed) in found for name in ARMS)]
+    if not seeds:
+        there = ", ".join(cell.name for cell in found) or "nothing"
+        raise StudyError(f"{folder} has no seed for which both networks are trained yet: finished is {there}")
+    runs = {name: [found[Cell(name, seed)] for seed in seeds] for name in ARMS}
     plain, se = (
         Trained(
             accuracy=tuple(each.accuracy for each in runs[name]),
@@ -217,4 +223,6 @@ def _judged(
         skipped=plan.source.skipped,
         settings=settings,
         machine=machine(plan.device),
+        seeds=tuple(seeds),
+        missing=tuple(missing),
     )

@@ -59,7 +59,7 @@ def comparison_page(comparison: Comparison) -> Page:
     """The page of one comparison."""
     return Page(
         f"{comparison.model} on {comparison.data}: without and with SE",
-        [comparison.verdict, *comparison.notes, *badfiles.listed(comparison.skipped)],
+        [*comparison.lead, *comparison.notes, *badfiles.listed(comparison.skipped)],
         [
             *_sections(comparison, ""),
             Section("Settings and machine", [*facts_of(comparison.settings, comparison.machine)]),
@@ -195,6 +195,8 @@ def read_comparison(folder: str | Path) -> Comparison:
             skipped=badfiles.from_json(found.get("bad_files", ())),
             settings=found["settings"],
             machine=found["machine"],
+            seeds=tuple(found.get("seeds", ())),
+            missing=tuple(found.get("missing", ())),
         )
     except (KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
         raise StudyError(f"{folder} holds no finished comparison ({type(error).__name__}: {error})") from error
@@ -203,7 +205,7 @@ def read_comparison(folder: str | Path) -> Comparison:
 def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm: str) -> Trained:
     fields = dict(found["cost"][arm])
     fields["blocks"] = tuple(BlockCost(**block) for block in fields["blocks"])
-    seeds = range(len(found[arm]["accuracy"]))
+    seeds = found.get("seeds", range(len(found[arm]["accuracy"])))
     histories = tuple(
         tuple(
             {key: float(value) for key, value in row.items() if key not in ("arm", "seed")}
@@ -218,7 +220,7 @@ def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm
 def _sections(comparison: Comparison, prefix: str) -> list[Section]:
     seeds = [
         {"seed": seed, "plain": plain, "with SE": se}
-        for seed, (plain, se) in enumerate(zip(comparison.plain.accuracy, comparison.se.accuracy, strict=True))
+        for seed, plain, se in zip(comparison.numbers, comparison.plain.accuracy, comparison.se.accuracy, strict=True)
     ]
     with drawing():
         curves, differences = learning_curves(comparison), difference_figure(comparison)

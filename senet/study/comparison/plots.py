@@ -67,7 +67,7 @@ def difference_figure(comparison: Comparison) -> Figure:
     over_seeds = f"mean, {share} interval over seeds" if seeds.low is not None else "mean (no interval over seeds)"
     none = [None] * count
     return forest(
-        [*(f"seed {seed}" for seed in range(count)), "mean, over seeds", "mean, over images"],
+        [*(f"seed {seed}" for seed in comparison.numbers), "mean, over seeds", "mean, over images"],
         [
             Series("each seed", [*((value, None, None) for value in seeds.values), None, None], SE),
             Series(over_seeds, [*none, (seeds.mean, seeds.low, seeds.high), None], INK, "D"),

@@ -83,6 +83,8 @@ class Comparison:
         skipped: files that are no readable images.
         settings: all that decided the result but the seeds.
         machine: what it ran on.
+        seeds: the numbers of the seeds, where they are not 0 to n - 1.
+        missing: the cells that were not finished when it was drawn.
     """
 
     folder: Path
@@ -102,10 +104,29 @@ class Comparison:
     skipped: tuple[BadFile, ...]
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
+    seeds: tuple[int, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The number of each seed."""
+        return self.seeds or tuple(range(len(self.plain.accuracy)))
+
+    @property
+    def lead(self) -> list[str]:
+        """The verdict, what is not trained yet, and what is worth saying of the networks."""
+        unfinished = [f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []
+        return [self.verdict, *unfinished]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for result.json: accuracies are fractions, differences SE - plain."""
+        """Plain values for result.json: accuracies are fractions, differences SE - plain.
+
+        A comparison that is not whole also says its seeds, and what is missing.
+        """
+        numbers = self.numbers
+        partly = self.missing or numbers != tuple(range(len(numbers)))
         return {
+            **({"seeds": list(numbers), "missing": list(self.missing)} if partly else {}),
             "verdict": self.verdict,
             "plain": self.plain.to_json(),
             "se": self.se.to_json(),
@@ -128,7 +149,7 @@ class Comparison:
         return [
             {"arm": name, "seed": seed, **row, "epoch": int(row["epoch"])}
             for name, arm in (("plain", self.plain), ("se", self.se))
-            for seed, history in enumerate(arm.histories)
+            for seed, history in zip(self.numbers, arm.histories, strict=True)
             for row in history
         ]
 
@@ -154,7 +175,7 @@ class Comparison:
             f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with SE "
             f"({times[1] / times[0]:.2f} ×)",
             "",
-            self.verdict,
+            *self.lead,
             f"Report: {self.folder}",
             *badfiles.listed(self.skipped),
         ]
@@ -166,10 +187,10 @@ class Comparison:
             *(Column(f"{what} (%)", csv=f"{what} (fraction)", short=what) for what in ("plain", "with SE")),
             Column("SE − plain (points)", csv="SE − plain (fraction)", short="SE − plain"),
         ]
-        pairs = zip(self.plain.accuracy, self.se.accuracy, self.difference.values, strict=True)
+        pairs = zip(self.numbers, self.plain.accuracy, self.se.accuracy, self.difference.values, strict=True)
         rows: list[list[Cell | int]] = [
             [seed, cell(plain, percent(plain)), cell(se, percent(se)), cell(difference, points(difference))]
-            for seed, (plain, se, difference) in enumerate(pairs)
+            for seed, plain, se, difference in pairs
         ]
         if means and self.difference.sd is not None:
             of = f"{points(self.difference.mean)} ± {100 * self.difference.sd:.2f}"

@@ -1,0 +1,116 @@
+"""The one loop of every study: cells that are finished are read, the others trained, here or elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from senet.errors import StudyError
+from senet.study.cells.cell import Cell, CellOptions, incomplete
+from senet.study.cells.children import run_children
+from senet.study.cells.commands import of_cell, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from senet.console.progress import Progress
+
+__all__ = ["GOES_ON", "Carried", "Work", "carry_out", "listed"]
+
+R = TypeVar("R")
+
+GOES_ON = "The same command goes on where it was"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work(Generic[R]):
+    """What a study can do with a cell.
+
+    Attributes:
+        folder: of the study.
+        train: train a cell here, in its own folder, from where it was.
+        finished: read what a cell found; None where it is not finished.
+        words: the study's command, of which `of_cell` makes that of a cell; asked for where it is needed.
+        devices: on which cells are trained beside each other; fewer than two for here, one after another.
+    """
+
+    folder: Path
+    train: Callable[[Cell], R]
+    finished: Callable[[Cell], R | None]
+    words: Callable[[], list[str]]
+    devices: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried(Generic[R]):
+    """What became of cells.
+
+    Attributes:
+        found: what each finished cell found.
+        failed: why cells that were tried failed, in words.
+        submitted: what to say of cells that a scheduler trains now; "" where none does.
+    """
+
+    found: dict[Cell, R]
+    failed: dict[Cell, str]
+    submitted: str = ""
+
+    def whole(self, cells: Sequence[Cell]) -> dict[Cell, R]:
+        """What was found, where all cells are finished.
+
+        Raises:
+            StudyError: where some are not.
+        """
+        missing = [cell for cell in cells if cell not in self.found]
+        if missing:
+            raise StudyError(incomplete(missing, self.failed, GOES_ON))
+        return self.found
+
+
+def listed(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:
+    """The command of each cell, one a line."""
+    return [one_line(of_cell(words, cell, None)) for cell in cells]
+
+
+def carry_out(
+    work: Work[R], cells: Sequence[Cell], options: CellOptions, shown: Progress, *, steps: int = 0
+) -> Carried[R]:
+    """Train the cells that are not finished, as the options say.
+
+    Args:
+        work: what is done with a cell.
+        cells: in their order.
+        options: whether to train, and by which launcher.
+        shown: is told how far it is.
+        steps: of a training, for the progress; those of a finished cell count as done.
+
+    Raises:
+        Exception: what training a cell here raised.
+    """
+    found = {cell: result for cell in cells if (result := work.finished(cell)) is not None}
+    waiting = [cell for cell in cells if cell not in found]
+    failed: dict[Cell, str] = {}
+    if options.report_only or not waiting:
+        return Carried(found, failed)
+    if options.launcher == "slurm":
+        from senet.study.cells.slurm import submit
+
+        words = work.words()
+        job = submit([one_line(of_cell(words, cell, None)) for cell in waiting], work.folder, options, shown)
+        if not options.wait:
+            return Carried(found, failed, job)
+        failed = dict.fromkeys(waiting, "is not finished")
+    elif len(work.devices) > 1:
+        words = work.words()
+        failed = run_children(
+            waiting, work.devices, lambda cell, device: of_cell(words, cell, device), work.folder, shown
+        )
+    else:
+        with shown.steps(steps * len(cells)):
+            shown.step(steps * len(found), worked=False)
+            for cell in waiting:
+                found[cell] = work.train(cell)
+        return Carried(found, failed)
+    found |= {cell: result for cell in waiting if (result := work.finished(cell)) is not None}
+    return Carried(found, {cell: why for cell, why in failed.items() if cell not in found})

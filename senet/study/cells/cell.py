@@ -1,0 +1,121 @@
+"""What a cell is, and which cells a command asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from senet.errors import InputError, StudyError
+from senet.words import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["LAUNCHERS", "Cell", "CellOptions", "check_seeds", "incomplete", "seeds_in"]
+
+LAUNCHERS = ("slurm",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training of a study.
+
+    Attributes:
+        variant: which network: "plain", "se", or a variant of an ablation.
+        seed: of all that is random in it.
+    """
+
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.variant}-{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CellOptions:
+    """Which cells of a study to train, and where. By default all of them, here.
+
+    Attributes:
+        only: the cells of this variant alone; no report is drawn.
+        seed: the cells of this seed alone; no report is drawn.
+        list_cells: train nothing; say the command of each cell.
+        report_only: train nothing; draw the report of the cells that are finished.
+        launcher: "slurm" submits the cells as one job array.
+        wait: whether to wait for these jobs.
+        sbatch: options for sbatch, as they are typed there.
+
+    Raises:
+        InputError: where two of them do not go together.
+    """
+
+    only: str | None = None
+    seed: int | None = None
+    list_cells: bool = False
+    report_only: bool = False
+    launcher: str | None = None
+    wait: bool = True
+    sbatch: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.launcher is not None and self.launcher not in LAUNCHERS:
+            raise InputError(f"launcher is one of {', '.join(LAUNCHERS)}, not {self.launcher!r}")
+        asked = {"--list-cells": self.list_cells, "--report-only": self.report_only, "--launcher": self.launcher}
+        several = [flag for flag, value in asked.items() if value]
+        if len(several) > 1:
+            raise InputError(f"{several[0]} and {several[1]} do not go together: give one of them")
+        if self.report_only and self.some:
+            raise InputError("--report-only draws all cells that are finished: leave out --only and --seed")
+        if self.launcher is None and (self.sbatch is not None or not self.wait):
+            flag = "--no-wait" if self.sbatch is None else "--sbatch"
+            raise InputError(f"{flag} is for --launcher slurm")
+
+    @property
+    def some(self) -> bool:
+        """Whether some of the cells are asked for, without a report."""
+        return self.only is not None or self.seed is not None
+
+    def chosen(self, variants: Iterable[str], seeds: int) -> list[Cell]:
+        """The cells that are asked for, seed by seed; a seed that is named may lie beyond `seeds`.
+
+        Raises:
+            StudyError: where there is no such variant.
+        """
+        names = list(variants)
+        if self.only is not None and self.only not in names:
+            raise StudyError(f"there is no variant {self.only!r}{did_you_mean(self.only, names)}")
+        numbers = range(seeds) if self.seed is None else [self.seed]
+        return [Cell(name, number) for number in numbers for name in names if self.only in (None, name)]
+
+
+def check_seeds(seeds: int) -> None:
+    """Hold a number of seeds against what it can be.
+
+    Raises:
+        InputError: where it is no whole number of at least 1.
+    """
+    if type(seeds) is not int or seeds < 1:
+        raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
+
+
+def seeds_in(folder: Path, variants: Sequence[str], seeds: int) -> list[Cell]:
+    """The cells of `seeds` seeds, and those of more seeds that an earlier call began in the folder."""
+    cells = {Cell(name, number) for number in range(seeds) for name in variants}
+    for name in variants:
+        for path in folder.glob(f"{name}-*"):
+            number = path.name.removeprefix(f"{name}-")
+            if number.isascii() and number.isdecimal() and str(int(number)) == number and path.is_dir():
+                cells.add(Cell(name, int(number)))
+    order = {name: place for place, name in enumerate(variants)}
+    return sorted(cells, key=lambda cell: (cell.seed, order[cell.variant]))
+
+
+def incomplete(missing: Sequence[Cell], failed: Mapping[Cell, str], goes_on: str) -> str:
+    """One line on cells that are not finished: which, why, and what to do."""
+    said = [f"{cell.name} {why}" for cell, why in failed.items()]
+    said += [f"{cell.name} is not finished" for cell in missing if cell not in failed]
+    shown = "; ".join(said[:4]) + (f"; and {len(said) - 4} more" if len(said) > 4 else "")
+    return f"{shown}. {goes_on}"

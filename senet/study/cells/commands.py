@@ -1,0 +1,73 @@
+"""The command of a cell, by which any scheduler trains it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.errors import InputTypeError, StudyError
+
+if TYPE_CHECKING:
+    from senet.block import SESpec
+    from senet.study.cells.cell import Cell
+
+__all__ = ["command", "of_cell", "one_line", "spec_flags"]
+
+SENET = (sys.executable or "python", "-P", "-m", "senet")  # -P: the working directory's files hide no package's
+
+
+def command(verb: str, flags: Mapping[str, Any]) -> list[str]:
+    """The words of a command: each flag by the name of its parameter, None left out.
+
+    Raises:
+        InputTypeError: on a value that no command can name, such as an object of Python.
+    """
+    words = [*SENET, verb]
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, str | Path | int | float):
+            words += _valued(flag, str(value))
+        elif isinstance(value, list | tuple) and value and all(isinstance(each, str | int | float) for each in value):
+            words += [flag, *map(str, value)]
+        else:
+            raise InputTypeError(
+                f"trainings in processes of their own are told what to do by a command, and {name} is a "
+                f"{type(value).__name__}, which no command can name: give its name, or one device"
+            )
+    return words
+
+
+def _valued(flag: str, value: str) -> list[str]:
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+
+
+def spec_flags(spec: SESpec) -> dict[str, Any]:
+    """The flags of a spec: the fields that are not at their default."""
+    fields = dataclasses.fields(spec)
+    return {each.name: value for each in fields if (value := getattr(spec, each.name)) != each.default}
+
+
+def of_cell(words: Sequence[str], cell: Cell, device: str | None) -> list[str]:
+    """The command of one cell of a study, on a device."""
+    on = [] if device is None else ["--devices", device]
+    return [*words, "--only", cell.variant, "--seed", str(cell.seed), *on]
+
+
+def one_line(words: Sequence[str]) -> str:
+    """A command as a shell reads it.
+
+    Raises:
+        StudyError: where a word holds a line break, which a list of commands has no room for.
+    """
+    wrong = next((word for word in words if "\n" in word or "\r" in word or "\0" in word), None)
+    if wrong is not None:
+        raise StudyError(f"{wrong!r} holds a line break, and each command stands on one line: name it otherwise")
+    return shlex.join(words)

@@ -1,0 +1,93 @@
+"""The commands of cells as one job array of SLURM."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.console.stopping import Stopped
+from senet.data.signals import StopRequest
+from senet.errors import StudyError
+from senet.study.cells.children import LOGS
+from senet.words import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from senet.console.progress import Progress
+    from senet.study.cells.cell import CellOptions
+
+__all__ = ["job_script", "submit"]
+
+POLL_S = 10.0
+"""Between two looks at the queue; its keepers ask for no more."""
+
+# A minute before its time is up a training writes a checkpoint; a job that was put back into the queue goes on there.
+_HEAD = """#!/bin/sh
+#SBATCH --job-name=senet
+#SBATCH --ntasks=1
+#SBATCH --signal=B:TERM@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
+"""
+
+
+def job_script(commands: Sequence[str]) -> str:
+    """The script of the array: the task of each number becomes that command."""
+    cases = "\n".join(f"{number}) exec {command} ;;" for number, command in enumerate(commands))
+    return f'{_HEAD}case "$SLURM_ARRAY_TASK_ID" in\n{cases}\nesac\n'
+
+
+def submit(commands: Sequence[str], folder: Path, options: CellOptions, shown: Progress) -> str:
+    """Submit the commands as one job array; where the options say so, wait until all its tasks have ended.
+
+    Returns:
+        What to say of the job: its number, and how to draw the report.
+
+    Raises:
+        StudyError: where there is no sbatch, or it refuses.
+        KeyboardInterrupt, Stopped: where a signal asked to stop waiting; the job goes on.
+    """
+    if shutil.which("sbatch") is None:
+        raise StudyError("there is no sbatch here: call this where SLURM is, or see --list-cells for other schedulers")
+    (folder / LOGS).mkdir(exist_ok=True)
+    words = [
+        *("sbatch", "--parsable", f"--array=0-{len(commands) - 1}"),
+        f"--output={folder.resolve() / LOGS}/slurm-%A_%a.txt",
+        *shlex.split(options.sbatch or ""),
+    ]
+    done = subprocess.run(words, input=job_script(commands), capture_output=True, text=True, check=False)
+    job = (done.stdout.strip().splitlines() or [""])[-1].partition(";")[0]
+    if done.returncode or not job.isdecimal():
+        said = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+        raise StudyError(f"sbatch refused the job: {said:.500}")
+    text = f"job {job} of SLURM trains {counted(len(commands), 'cell')}"
+    shown.note(text)
+    if options.wait:
+        _wait(job)
+    return f"{text}; when it has ended, the same command with --report-only draws the report"
+
+
+def _wait(job: str) -> None:
+    request = StopRequest()
+    with request.listening():
+        while not request.number and _is_queued(job):
+            end = time.monotonic() + POLL_S
+            while not request.number and time.monotonic() < end:
+                time.sleep(min(0.2, POLL_S))
+    if request.number:
+        raise Stopped(request.number, f"job {job} of SLURM goes on (scancel {job} stops it)")
+
+
+def _is_queued(job: str) -> bool:
+    """Whether a task of the job waits or runs. A queue that does not answer is asked again."""
+    words = ["squeue", "--noheader", "--jobs", job, "--format=%i"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise StudyError(f"squeue cannot be asked ({error.strerror}): job {job} goes on") from error
+    return bool(done.stdout.strip()) if done.returncode == 0 else "Invalid job id" not in done.stderr

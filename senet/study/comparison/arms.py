@@ -1,0 +1,146 @@
+"""The networks of a study, made and trained alike: what `compare` and `ablate` share."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cost.cost import cost
+from senet.errors import InputTypeError, StudyError
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of, make
+from senet.files.lock import locked
+from senet.files.run_folder import SETTINGS, open_folder
+from senet.insertion import inserted
+from senet.study.cells.carry_out import Carried, Work
+from senet.study.cells.commands import command, spec_flags
+from senet.training.setup import Plan, Prepared
+from senet.training.train import RunResult, finished_run, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lightning.pytorch.callbacks import Callback
+
+    from senet.block import SESpec
+    from senet.console.progress import Progress
+    from senet.cost.cost import Cost
+    from senet.insertion import Where
+    from senet.study.cells.cell import Cell
+
+__all__ = ["checked_plain", "cost_of", "made_of", "open_study", "said_of", "study_command", "work_of"]
+
+
+def made_of(arm: NetworkSpec, plan: Plan, seed: int) -> BuiltNetwork:
+    """The network of an arm for a seed, of the plan's size and classes."""
+    return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
+
+
+def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
+    """The same, without inserted SE.
+
+    Raises:
+        StudyError: where it has some.
+    """
+    if inserted(made.network):
+        other = arm.model.removeprefix("se_")
+        hint = f": give {other!r}" if other != arm.model else ""
+        raise StudyError(f"{arm.model} holds SE already, and a comparison takes the plain network{hint}")
+    return made
+
+
+def cost_of(made: BuiltNetwork, plan: Plan, *, latency: bool) -> Cost:
+    """What one image costs, where the network is trained; the network stays on the CPU."""
+    network = made.network.to(plan.device)
+    found = cost(network, example_of(plan.preprocessing.size).to(plan.device), latency=latency)
+    network.cpu()
+    return found
+
+
+def work_of(
+    arms: Mapping[str, NetworkSpec],
+    plan: Plan,
+    settings: Mapping[str, Mapping[str, object]],
+    folder: Path,
+    shown: Progress,
+    callbacks: Sequence[Callback],
+    *,
+    words: Any,
+    devices: Sequence[str] = (),
+) -> Work[RunResult]:
+    """How the cells of these arms are trained: each in a folder of its own, which it locks."""
+    prepared: list[Prepared] = []
+    first = plan.processes.first
+
+    def opened(cell: Cell) -> Path:
+        own = {**settings[cell.variant], "seed": cell.seed}
+        return first(partial(open_folder, folder / cell.name, own, resume=True))
+
+    def finished(cell: Cell) -> RunResult | None:
+        if not first((folder / cell.name).is_dir):
+            return None
+        at = opened(cell)
+        result = first(partial(finished_run, at))
+        if result is not None:
+            shown.note(f"{cell.name} is finished: {result.split} accuracy {result.accuracy:.2%}")
+        return result
+
+    def train(cell: Cell) -> RunResult:
+        at = opened(cell)
+        with contextlib.ExitStack() as stack:
+            first(lambda: stack.enter_context(locked(at)))
+            result = first(partial(finished_run, at))  # another process may have trained it meanwhile
+            if result is not None:
+                return result
+            if not prepared:
+                shown.note(f"reading {plan.source.name}")
+                prepared.append(Prepared(plan))
+            made = made_of(arms[cell.variant], plan, cell.seed)
+            own = {**settings[cell.variant], "seed": cell.seed}
+            return run(made, prepared[0], at, own, seed=cell.seed, progress=shown, callbacks=callbacks)
+
+    return Work(folder, train, finished, words, devices)
+
+
+def open_study(path: str | Path, settings: Mapping[str, object], *, resume: bool, report_only: bool) -> Path:
+    """Open the folder of a study; for a report alone it has to be there.
+
+    Raises:
+        StudyError: as `open_folder`, and where a report is asked for of a folder that holds no study.
+    """
+    if report_only and not (Path(path).expanduser() / SETTINGS).is_file():
+        raise StudyError(f"{path} holds no study, of which a report could be drawn: give the folder of one")
+    return open_folder(path, settings, resume=resume)
+
+
+def said_of(carried: Carried[RunResult], chosen: Sequence[Cell]) -> list[str]:
+    """What to show of cells that were trained without a report.
+
+    Raises:
+        StudyError: where some of them are not finished.
+    """
+    if carried.submitted:
+        return [carried.submitted]
+    found = carried.whole(chosen)
+    return [f"{cell.name}: {str(found[cell]).strip()}" for cell in chosen]
+
+
+def study_command(
+    verb: str,
+    model: str,
+    data: object,
+    spec: SESpec,
+    where: Where,
+    flags: Mapping[str, Any],
+    callbacks: Sequence[Callback],
+) -> list[str]:
+    """The command of a study of images, from what its function was given.
+
+    Raises:
+        InputTypeError: on callbacks, and on what no command can name.
+    """
+    if callbacks:
+        raise InputTypeError("callbacks are objects of this process: train on one device to use them")
+    chosen = [where] if isinstance(where, str) else where
+    return command(verb, {"model": model, "data": data, **spec_flags(spec), "where": chosen, **flags})
