@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from senet.block import SESpec
+from senet.block.made import Make
 from senet.errors import ModelError
 from senet.saving.saving import load
 from senet.zoo.names import create as named
@@ -22,6 +23,7 @@ def create(
     num_classes: int = named.CLASSES,
     weights: str | os.PathLike[str] | None = None,
     spec: SESpec | None = None,
+    make: Make | None = None,
     **options: Any,
 ) -> nn.Module:
     """Make a network by its name, in training mode, as PyTorch's constructors do.
@@ -50,6 +52,8 @@ def create(
         spec: put SE of this kind into the network. `start=None` means the paper's initialisation, or the identity
             with weights of the plain network. By default the blocks of a `se_` network take their width and biases
             from the weights.
+        make: put the blocks that it makes into the network in SE's place, as `senet.insert` does; of `spec` the
+            placement and the start then count. For a saved network it makes the blocks that are in it.
         options: arguments of the network's builder.
 
     Raises:
@@ -58,13 +62,13 @@ def create(
         MissingPackageError: torchvision or timm is missing; the message is the command that installs it.
     """
     if not isinstance(name, str | os.PathLike) or os.fspath(name) in list_models() or not is_saved(os.fspath(name)):
-        return named.create(name, num_classes=num_classes, weights=weights, spec=spec, **options)
+        return named.create(name, num_classes=num_classes, weights=weights, spec=spec, make=make, **options)
     name = os.fspath(name)
     classes = named.requested_classes(name, num_classes)
     for what, given in (("weights", weights), ("spec", spec), *options.items()):
         if given is not None:
             raise ModelError(f"{name} is a saved network, complete with weights, SE and options; it takes no {what}=")
-    model = load(name)
+    model = load(name, make=make)
     network, saved = origin(model)
     if classes is not None and saved.get("num_classes", classes) != classes:
         raise ModelError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec, hidden_width
+from senet.block.made import MadeSpec, Make
 from senet.errors import ChangedWarning, InputError, InputTypeError, WeightsError
 from senet.files import fileformat
 from senet.files.atomic import atomic_write
@@ -28,6 +29,7 @@ from senet.files.fileformat import (
 from senet.insertion import InsertionError, Site, attach, inserted
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
+from senet.saving.made import Spec, spec_of, with_makers
 from senet.words import counted
 from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
 from senet.zoo.names.sources import FileSource
@@ -44,12 +46,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     """Write `model`, with its SE, to one safetensors file from which `load` makes it again.
 
     The file says which network it is (where `create` made it) with its options, the sites of the inserted SE with
-    the SESpec of each, and holds every tensor of the state dict, in its dtype; tied tensors once. The memory
-    format, the device and `requires_grad` are not kept. What DistributedDataParallel or torch.compile wrapped is saved
-    unwrapped. The write is atomic: when it fails or is killed, a file that was there is whole.
-
-    A network that was changed after `create` made it (a stride, an activation, another head) is no more the one that
-    its name says. Its file does not name it, a ChangedWarning says where it changed, and `load` asks for `model`.
+    the SESpec of each (of a made block the name of its maker and of its class, and no code), and holds every tensor
+    of the state dict, in its dtype; tied tensors once. The memory format, the device and `requires_grad` are not kept.
+    What DistributedDataParallel or torch.compile wrapped is saved unwrapped. The write is atomic: when it fails or is
+    killed, a file that was there is whole.
 
     Args:
         model: any network.
@@ -73,7 +73,12 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
         fileformat.write(temporary, model.state_dict(), header)
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    make: Make | Mapping[str, Make] | None = None,
+) -> nn.Module:
     """The network of a file that `save` wrote, in eval mode, on the CPU (or where `model` is).
 
     Args:
@@ -81,29 +86,33 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         model: the plain network that the file's SE and tensors go into, for one that the file does not name or that is
             made by a `file.py:function`, which a file never makes us run. It stays as it is; what is returned is a
             copy. SE that `insert` put into it gives way to the file's.
+        make: what makes the blocks that were inserted with `make`, as `insert` takes it; with several makers, each by
+            the name that it has in the file. Timm's are made without it.
 
     Raises:
-        WeightsError: (a ValueError) where the file is missing, damaged, not of `save`, or asks for `model`; where
-            its tensors or its sites are not those of the network.
+        WeightsError: (a ValueError) where the file is missing, damaged, not of `save`, or asks for `model` or `make`;
+            where its tensors, its sites or its blocks are not those of the network.
         ImportError: where the file names a network of torchvision or timm, and that is not installed.
     """
     file = _existing(path)
     tensors, header = fileformat.read(file)
     if header is None:
         raise WeightsError(_not_ours(file))
-    sites = _sites(header, tensors, file)
+    sites = with_makers(_sites(header, tensors, file), make, file)
     network = _rebuilt(header, tensors, file) if model is None else _plain_copy(model)
     _check_changes(network, header, file)
     try:
         for site, spec in sites:
-            attach(network, site, spec)
+            _join(network, site, spec, file)
         for name, kind in header.pruned.items():
             replace(network, name, kind)
     except InsertionError as error:
         raise WeightsError(f"{file} has SE where this {type(network).__name__} has no place: {error}") from error
     difference = compare(network, tensors)
     if difference:
-        raise WeightsError(f"{file} does not fit this {type(network).__name__}: {difference}")
+        makers = {f"make={spec.name}" for _, spec in sites if isinstance(spec, MadeSpec)}
+        with_blocks = f" with the blocks of {' and '.join(sorted(makers))}" if makers else ""
+        raise WeightsError(f"{file} does not fit this {type(network).__name__}{with_blocks}: {difference}")
     _fill(network, tensors)
     preprocessing = header.metadata.get("preprocessing")
     note_preprocessing(network, preprocessing if isinstance(preprocessing, dict) else {})
@@ -267,22 +276,43 @@ def _plain_copy(model: nn.Module) -> nn.Module:
     return network
 
 
-def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, SESpec]]:
+def _join(network: nn.Module, site: Site, spec: Spec, file: Path) -> None:
+    """Join the block of a file at its site; a made one has to be of the class that it was saved as.
+
+    Raises:
+        InsertionError: the network has no such place.
+        WeightsError: the block cannot be made, or is another.
+    """
+    if not isinstance(spec, MadeSpec):
+        attach(network, site, spec)
+        return
+    try:
+        block = attach(network, site, spec)
+    except InsertionError as error:
+        raise WeightsError(f"{file} has a made block at {site.name}: {error}") from error
+    given = spec.of(block).module
+    if given != spec.module:
+        raise WeightsError(f"{file} has a {spec.module} at {site.name}, and make={spec.name} makes a {given}")
+
+
+def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, Spec]]:
     """The sites and blocks of a header, as strictly as the file of a stranger asks for."""
-    found = []
+    found: list[tuple[Site, Spec]] = []
     kinds = typing.get_type_hints(Site)
     for site_fields, spec_fields in header.sites:
         for name, value in site_fields.items():
             if type(value) is not kinds.get(name):
                 raise WeightsError(f"{file} is damaged: a site has {name} = {value!r:.80}")
         try:
-            site, spec = Site(**site_fields), SESpec(**spec_fields)
+            site, spec = Site(**site_fields), spec_of(spec_fields)
         except (TypeError, ValueError) as error:
             raise WeightsError(f"{file} is damaged: a site is {site_fields} with {spec_fields}: {error}") from error
         if site.channels < 1:
             raise WeightsError(f"{file} is damaged: {site.name} has {site.channels} channels")
-        width = hidden_width(site.channels, spec.reduction_ratio, spec.width, spec.least_width)
-        _check_sizes([site.channels * width, site.channels], tensors, file)
+        sizes = [site.channels]
+        if isinstance(spec, SESpec):
+            sizes += [site.channels * hidden_width(site.channels, spec.reduction_ratio, spec.width, spec.least_width)]
+        _check_sizes(sizes, tensors, file)
         found.append((site, spec))
     return found
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from senet.block import SESpec
+from senet.block.made import MadeSpec, Make, block_spec
 from senet.errors import InputTypeError, ModelError, WeightsError
 from senet.extras import extra
 from senet.insertion import insert
@@ -46,6 +47,7 @@ def create(
     num_classes: int = CLASSES,
     weights: str | os.PathLike[str] | None = None,
     spec: SESpec | None = None,
+    make: Make | None = None,
     **options: Any,
 ) -> nn.Module:
     """Make a network by its name, in training mode. `senet.create` also takes saved networks.
@@ -66,6 +68,7 @@ def create(
         spec: put SE of this kind into the network. Its `start=None` means the paper's initialisation, or, with
             weights of the plain network, the identity. Not given, the blocks of a `se_` network have the width and
             the biases that they have in the weights.
+        make: what makes the blocks in SE's place, as `senet.insert` takes it.
         options: passed on to the network's builder.
 
     Raises:
@@ -83,12 +86,15 @@ def create(
     if name not in list_models() and is_saved(name):
         raise ModelError(f"{name} is a saved network: senet.create and senet.load open it")
     source, named_spec = resolve(name)
+    if named_spec is not None and make not in (None, "se"):
+        raise ModelError(f"{name} is the network with SE: with make= create {name.removeprefix('se_')!r}")
     spec = named_spec if spec is None else spec
+    wanted = spec if make is None else block_spec(spec, make)
     if weights is None:
         built = source.build(classes, options)
-        return _with_se(source, built, spec, "paper")
+        return _with_se(source, built, wanted, "paper")
     if weights == "pretrained":
-        return _with_se(source, source.pretrained(classes, options), spec, "identity")
+        return _with_se(source, source.pretrained(classes, options), wanted, "identity")
     file = read_file(_fetched(weights))
     options = _as_published(source, file, options)
     built = source.build(classes, options)
@@ -96,14 +102,14 @@ def create(
         built = source.build(head.classes, options)
     # a classifier may only start fresh where a number of classes was asked for
     head_rule = "strict" if classes is None else "replace"
-    if spec is not None and holds_se(built.model, file):
-        model = _with_se(source, built, spec, "paper")
-        if spec is named_spec:
+    if isinstance(wanted, SESpec) and holds_se(built.model, file):
+        model = _with_se(source, built, wanted, "paper")
+        if wanted is named_spec:
             take_se(model, file)
         _load(model, file, head_rule)
         return model
     _load(built.model, file, head_rule)
-    return _with_se(source, built, spec, "identity")
+    return _with_se(source, built, wanted, "identity")
 
 
 def _as_published(source: Source, file: WeightsFile, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def _load(model: nn.Module, file: WeightsFile, head_rule: str) -> None:
         _log.info("%s: %s", file.source, note)
 
 
-def _with_se(source: Source, built: Built, spec: SESpec | None, start: str) -> nn.Module:
+def _with_se(source: Source, built: Built, spec: SESpec | MadeSpec | None, start: str) -> nn.Module:
     """The network, marked with its origin, and with SE where there is a spec; `start` where the spec has none."""
     model = built.model
     mark(model, source.name, built.options)

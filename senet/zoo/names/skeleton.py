@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from senet.block import SESpec
+from senet.block.made import MadeSpec
 from senet.insertion import Where, attach, untouched
 from senet.insertion.reading.dataflow import record
 from senet.insertion.rules.choose import find
@@ -13,7 +14,7 @@ from senet.insertion.rules.site import select
 __all__ = ["insert_without_values"]
 
 
-def insert_without_values(model: nn.Module, example: Tensor, spec: SESpec, where: Where = None) -> nn.Module:
+def insert_without_values(model: nn.Module, example: Tensor, spec: SESpec | MadeSpec, where: Where = None) -> nn.Module:
     """Put SE into `model`, which lies on the meta device, where `insert` would: nothing is proved.
 
     Args:
