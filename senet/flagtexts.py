@@ -73,6 +73,20 @@ _SE: Mapping[str, Flag] = {
         "identity: the network computes at first what it did; paper: He initialisation, to train from scratch; "
         "the default is identity, or paper where the network itself is trained from scratch",
     ),
+    "make": Flag(
+        "MAKER",
+        "another block in SE's place: timm's attention module of that name (eca, cbam, ...; se is ours), or "
+        "path/net.py:FUNCTION, which is given the channels and returns a module. Of the flags above, --placement and "
+        "--start go with it. It opens a saved network that holds such blocks",
+        verbs={
+            "ablate": "the standard block, where it is not SE: timm's attention module of that name, or "
+            "path/net.py:FUNCTION",
+            **dict.fromkeys(
+                ("evaluate", "predict", "explain", "prune", "explore", "export", "sites"),
+                "what makes the blocks of a saved network that holds others than SE and timm's: path/net.py:FUNCTION",
+            ),
+        },
+    ),
     "where": Flag("PATTERN", "only the sites whose name matches one of these patterns, such as 'layer4*'"),
 }
 _DATA: Mapping[str, Flag] = {

@@ -16,17 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from senet.block import SESpec
 from senet.block.equations import cast_to, compute_dtype
-from senet.errors import InputError, InputTypeError, InsertionError
+from senet.errors import InputError, InputTypeError, InsertionError, MissingPackageError, ModelError
 from senet.extras import extra
 from senet.files.own_code import function_in, importing_from, raised_at
 from senet.files.run_folder import digest_of
 from senet.words import did_you_mean
 
-__all__ = ["MadeBlock", "MadeSpec", "Make", "block_spec", "check_portable", "in_words", "known_maker", "made_by"]
+__all__ = [
+    "MadeBlock",
+    "MadeSpec",
+    "Make",
+    "block_spec",
+    "check_portable",
+    "in_words",
+    "known_maker",
+    "made_by",
+    "short_name",
+]
 
 Make = str | Callable[[int], nn.Module]
 """What makes a block: a callable from a number of channels to a module, a name of timm's, or "path/net.py:function"."""
@@ -34,6 +45,8 @@ Make = str | Callable[[int], nn.Module]
 _TIMM = (
     "se ese eca ecam ceca ge gc gca cbam lcbam coord scoord ela strip sk splat lambda bottleneck halo nl bat".split()
 )
+for _name in ("cast_to", "compute_dtype"):  # a symbolic trace calls them, and does not look inside
+    torch.fx.wrap(_name)
 _BLOCK = tuple(field.name for field in dataclasses.fields(SESpec) if field.name not in ("placement", "start"))
 
 
@@ -145,6 +158,17 @@ class MadeSpec:
         """`start`, or `default` where none was asked for."""
         return self.start or default
 
+    @property
+    def typed(self) -> bool:
+        """Whether its name can be typed in a command and makes the same there."""
+        return isinstance(self.maker, functools.partial) and self.maker.func in (_by_timm, _from_file)
+
+    def flags(self) -> dict[str, Any]:
+        """The flags of a command that asks for it; in place of a name the maker, where only Python has it."""
+        start = {} if self.start is None else {"start": self.start}
+        placement = {} if self.placement == "standard" else {"placement": self.placement}
+        return {"make": self.name if self.typed else self.maker, **placement, **start}
+
     def to_json(self) -> dict[str, Any]:
         """What a file says of it: names alone."""
         fields = {"make": self.name, "placement": self.placement, "start": self.start}
@@ -175,6 +199,8 @@ class MadeSpec:
 
         Raises:
             InsertionError: there is no maker, it fails, or what it returns is no module that can be used.
+            ModelError: there is no such file or function.
+            MissingPackageError: timm is missing.
         """
         if self.maker is None:
             raise InsertionError(f"a block of make={self.name} cannot be made without the maker: give make=")
@@ -182,7 +208,7 @@ class MadeSpec:
         try:
             with torch.device("cpu"):  # the same weights whatever device they then go to
                 module: object = self.maker(channels)
-        except InsertionError:
+        except (InsertionError, MissingPackageError, ModelError):
             raise
         except Exception as error:
             raise InsertionError(f"{of} raised {in_words(error)} for {channels} channels") from error
@@ -229,7 +255,13 @@ def made_by(make: Make) -> str:
     if isinstance(make, functools.partial):
         given = [*map(_value, make.args), *(f"{key}={_value(value)}" for key, value in make.keywords.items())]
         return f"{made_by(make.func)}({', '.join(given)})"
-    return getattr(make, "__qualname__", type(make).__qualname__)
+    name: str = getattr(make, "__qualname__", type(make).__qualname__)
+    return name.rpartition("<locals>.")[2]
+
+
+def short_name(name: str) -> str:
+    """The name of a maker for a heading: a file without its folders."""
+    return name.rpartition("/")[2] if ".py:" in name else name
 
 
 def _value(value: object) -> str:

@@ -184,6 +184,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
 
 def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
     """C and the hidden width, as the block's layers show them, whoever wrote it."""
+    if isinstance(block, MadeBlock):
+        return block.channels, None
     layers = [m.weight for m in block.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     if not layers or layers[0].shape[1] != layers[-1].shape[0]:
         return None, None

@@ -61,8 +61,8 @@ def blocks_table(cost: Cost) -> Table:
     return Table.of(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
 
 
-def comparison_table(plain: Cost, se: Cost, title: str) -> Table:
-    """What the network costs without SE and with it, side by side."""
+def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Table:
+    """What the network costs without `block` and with it, side by side."""
     rows = [
         (
             "parameters",
@@ -87,7 +87,7 @@ def comparison_table(plain: Cost, se: Cost, title: str) -> Table:
     if se.latency_ratio is not None:
         more = _more(1, se.latency_ratio)
         rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
-    return Table.of(title, ("", "plain", "with SE", "difference"), rows, numbers=range(1, 4))
+    return Table.of(title, ("", "plain", f"with {block}", "difference"), rows, numbers=range(1, 4))
 
 
 def _more(plain: float, se: float) -> str:

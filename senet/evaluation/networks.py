@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from senet.block.made import MadeSpec, known_maker
 from senet.data.transforms import Preprocessing, timm_preprocessing
 from senet.errors import InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
@@ -18,6 +19,7 @@ from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
 from senet.saving import create, load, read_metadata
+from senet.saving.made import make_for, with_makers
 from senet.zoo.names.naming import is_saved, origin
 from senet.zoo.names.sources import own_line
 from senet.zoo.weights.load import load_tensors
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from senet.block import SESpec
+    from senet.block.made import Make
     from senet.insertion import Site, Where
 
 __all__ = [
@@ -54,12 +57,14 @@ class NetworkSpec:
         weights: that it starts from; None for its own initialisation. A run folder stands for its network.
         spec: the SE to insert; None for the network as it is.
         where: at which of its sites.
+        make: what makes the blocks that a saved network holds, where its file does not say it.
     """
 
     model: str
     weights: str | None = None
-    spec: SESpec | None = None
+    spec: SESpec | MadeSpec | None = None
     where: Where = None
+    make: Make | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):
@@ -127,10 +132,16 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
             )
         if outputs > num_classes:
             notes.append(f"{arm.model} has {outputs} classes, and the images have the first {num_classes} of them")
-        if arm.spec is not None:
+        if arm.spec is not None and not _holds(network, arm.spec):
             network = insert(network, example_of(size), arm.spec, where=arm.where, inplace=True)
     found = tuple(site for site, _ in inserted(network).values())
     return BuiltNetwork(network.train(), found, tuple(notes))
+
+
+def _holds(network: nn.Module, spec: SESpec | MadeSpec) -> bool:
+    """Whether a network that was opened has the made blocks of a spec: `make` was to open it."""
+    held = [each.name for _, each in inserted(network).values() if isinstance(each, MadeSpec)]
+    return isinstance(spec, MadeSpec) and any(name == spec.name or known_maker(name) is None for name in held)
 
 
 def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
@@ -149,6 +160,7 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
         options["in_chans" if spec.model.startswith("timm:") else "in_channels"] = in_channels
     if is_saved(spec.model):
         _refuse_to_run(spec.model)
+        options["make"] = make_for(_makers_in(spec.model), spec.make)
     if spec.weights is None or not is_saved(spec.weights):
         return create(spec.model, weights=spec.weights, **options)
     try:
@@ -158,17 +170,28 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
     if not (header["sites"] or header["pruned"]):
         return create(spec.model, weights=spec.weights, **options)
     saved = header["options"].get("num_classes")
-    network = load(spec.weights, create(spec.model, **options | ({} if saved is None else {"num_classes": saved})))
+    plain = create(spec.model, **options | ({} if saved is None else {"num_classes": saved}))
+    blocks_by = make_for(_makers_in(spec.weights), spec.make)
+    network = load(spec.weights, plain, make=blocks_by)
     if num_classes is None or saved in (None, num_classes):
         return network
     fresh = create(spec.model, **options)
     if inserted(fresh):
         fresh = remove(fresh)
-    for site, block in inserted(network).values():
+    for site, block in with_makers(list(inserted(network).values()), blocks_by, spec.weights):
         attach(fresh, site, block)
     for note in load_tensors(fresh, network.state_dict(), spec.weights).notes:
         _log.info("%s: %s", spec.weights, note)
     return fresh
+
+
+def _makers_in(saved: str) -> set[str]:
+    """The names of what made the blocks of a saved network."""
+    try:
+        sites = read_metadata(saved)["sites"]
+    except WeightsError:
+        return set()  # which loading it will say
+    return {str(each["spec"]["make"]) for each in sites if "make" in each["spec"]}
 
 
 def _refuse_to_run(saved: str) -> None:
@@ -185,11 +208,16 @@ def _refuse_to_run(saved: str) -> None:
 
 
 def how_to_load(network: nn.Module, path: str | Path) -> str:
-    """How a network that was saved is made again; one of a person's own function needs that function."""
+    """How a network that was saved is made again; one of a person's own function, or own blocks needs it."""
     name = origin(network)[0] or ""
+    makers = {spec.name for _, spec in inserted(network).values() if isinstance(spec, MadeSpec)}
+    typed, given = "", ""
+    for maker in sorted(makers):
+        if known_maker(maker) is None:
+            typed, given = f" --make {maker}", ", make=..."
     if _is_own(name):
-        return f"--model {name} --weights {path} makes it again (in Python, senet.load(path, model=...))."
-    return f"senet.load({str(path)!r}) makes it again."
+        return f"--model {name} --weights {path}{typed} makes it again (in Python, senet.load(path, model=...{given}))."
+    return f"senet.load({str(path)!r}{given}) makes it again."
 
 
 def _is_own(name: str) -> bool:

@@ -102,7 +102,7 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
 
     Args:
         model: a name as `senet.create` takes it, a run folder, a saved file, or a network.
-        options: of which `weights` and `num_classes` are looked at.
+        options: of which `weights`, `num_classes` and `make` are looked at.
 
     Raises:
         SenetError: where it cannot be made, or weights are named for a network that has them.
@@ -112,7 +112,7 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
         if weights is not None:
             raise InputError("a network that is given has its weights: load them into it, or name the network")
         return OpenedNetwork(type(model).__name__, model, None, ())
-    spec = NetworkSpec(model, None if weights is None else str(weights))
+    spec = NetworkSpec(model, None if weights is None else str(weights), make=options.get("make"))
     # Random weights are those of seed 0, so that the same command gives the same figures.
     with heard() as notes, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
+
+from torch import nn
 
 from senet.errors import InputTypeError
 
@@ -61,6 +63,7 @@ class NetworkOptions(PictureOptions, total=False):
     Attributes:
         weights: of the network; its number of classes is theirs.
         num_classes: of the network, to override that.
+        make: what makes the blocks of a saved network, as `senet.insert` takes it, where its file does not say it.
         classes: a JSON file with the network's class names in order, or name -> index. The default is the names
             that a run saved with the network, or that its library publishes.
         class_offset: added to each class index: 1 for networks that count a background class first.
@@ -71,6 +74,7 @@ class NetworkOptions(PictureOptions, total=False):
 
     weights: str | Path | None
     num_classes: int | None
+    make: str | Callable[[int], nn.Module] | None
     classes: str | Path | None
     class_offset: int
     batch_size: int | None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from senet.block.made import Make
     from senet.data.sources import DataSource
     from senet.data.transforms import Preprocessing
     from senet.evaluation.options import SizedPictureOptions
@@ -81,6 +82,7 @@ def open_subject(
     data_root: str | Path | None = None,
     preprocessing: SizedPictureOptions | None = None,
     devices: str = "auto",
+    make: Make | None = None,
 ) -> Subject:
     """Make a network to look at, and try it on a grey picture.
 
@@ -93,13 +95,14 @@ def open_subject(
         data_root: where torchvision's data sets lie.
         preprocessing: what is asked for in place of what is known.
         devices: where it runs, as `evaluate` takes it.
+        make: what makes the blocks of a saved network, where its file does not say it.
 
     Raises:
         StudyError: where it holds no SE block, or does not take a picture and return scores.
         SenetError: where network, weights, names or data are not as asked.
     """
     device = device_of(devices)
-    opened = open_network(model, {"weights": weights})
+    opened = open_network(model, {"weights": weights, "make": make})
     network = opened.network.to(device).eval()
     source = None if data is None else open_data(data, data_root=data_root)
     if not blocks(network):

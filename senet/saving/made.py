@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from senet.block.made import MadeSpec, Make, block_spec, known_maker, made_by
 from senet.errors import InputError, WeightsError
 from senet.insertion import Site
 
-__all__ = ["Spec", "spec_of", "with_makers"]
+__all__ = ["Spec", "make_for", "spec_of", "with_makers"]
 
 Spec = SESpec | MadeSpec
 
@@ -54,6 +54,11 @@ def with_makers(
         (site, dataclasses.replace(spec, maker=makers[spec.name]) if isinstance(spec, MadeSpec) else spec)
         for site, spec in sites
     ]
+
+
+def make_for(names: Iterable[str], make: Make | Mapping[str, Make] | None) -> Make | Mapping[str, Make] | None:
+    """`make` where one of the makers that a file names is unknown here; None where `make` is for something else."""
+    return make if any(known_maker(name) is None for name in names) else None
 
 
 def spec_of(fields: Mapping[str, Any]) -> Spec:

@@ -222,8 +222,8 @@ def differs(seeds: Difference, images: Bootstrap | None = None) -> bool:
     return not seeds.contains_zero and (images is None or not images.contains_zero)
 
 
-def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
-    """One sentence; "better" or "worse" only where `differs`."""
+def verdict(seeds: Difference, images: Bootstrap | None = None, block: str = "SE") -> str:
+    """One sentence on `block`; "better" or "worse" only where `differs`."""
     share, count, mean = f"{100 * seeds.confidence:g} %", len(seeds.values), points(seeds.mean)
     over_seeds = "" if seeds.low is None or seeds.high is None else f"{points(seeds.low)} to {points(seeds.high)}"
     over_images = "" if images is None else f"{points(images.low)} to {points(images.high)} over {images.images} images"
@@ -233,17 +233,17 @@ def verdict(seeds: Difference, images: Bootstrap | None = None) -> str:
             how = f"{share} interval {over_seeds} over {count} seeds{'; ' if images else ''}{over_images}"
         else:
             how = f"the same in each of {count} seeds; {share} interval {over_images}"
-        return f"SE is {word} by {abs(100 * seeds.mean):.2f} points ({how})."
+        return f"{block} is {word} by {abs(100 * seeds.mean):.2f} points ({how})."
     none = "There is no difference shown:"
     if seeds.contains_zero:
         over_seeds += f" over {count} seeds"
-        return f"{none} SE − plain = {mean} points, and its {share} interval, {over_seeds}, contains zero."
+        return f"{none} {block} − plain = {mean} points, and its {share} interval, {over_seeds}, contains zero."
     if seeds.sd is None or images is None:
         why = "one seed has no interval" if seeds.sd is None else f"{count} seeds without spread have no interval"
-        return f"{none} {why} (SE − plain = {mean} points)."
+        return f"{none} {why} ({block} − plain = {mean} points)."
     how = f"{share} interval {over_seeds} over {count} seeds" if over_seeds else f"the same in each of {count} seeds"
     ends = f"the interval over {images.images} images, {points(images.low)} to {points(images.high)}"
-    return f"{none} SE − plain = {mean} points ({how}), but {ends}, contains zero."
+    return f"{none} {block} − plain = {mean} points ({how}), but {ends}, contains zero."
 
 
 def points(fraction: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from senet.block.made import MadeSpec, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress, duration
 from senet.data import unreadable as badfiles
@@ -18,7 +19,8 @@ from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError
 from senet.evaluation.logits import predict_all
-from senet.evaluation.networks import BuiltNetwork, NetworkSpec, known_preprocessing, make
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, known_preprocessing
+from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
 from senet.files.run_folder import (
     METRICS,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from senet.block import SESpec
+    from senet.block.made import Make
     from senet.data.images import BadFile
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
@@ -105,8 +108,9 @@ def train(
     *,
     out: str | Path,
     weights: str | Path | None = None,
-    spec: SESpec | None = None,
+    spec: SESpec | MadeSpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     start: str | None = None,
     seed: int = 0,
     resume: bool = True,
@@ -125,6 +129,7 @@ def train(
         weights: to start from; a classifier of another size starts fresh.
         spec: the SE to insert; None trains the network as it is.
         where: at which of its sites.
+        make: what makes the blocks that are inserted in SE's place, as `senet.insert` takes it.
         start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
             identity from weights and paper from scratch.
         seed: of the initial weights, the order of the images, their augmentation, and dropout.
@@ -142,16 +147,18 @@ def train(
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
     asked = known_options(options, "train")
-    arm = NetworkSpec(model, None if weights is None else str(weights), spec, where).with_start(start)
+    spec = spec if make is None else block_spec(spec, make)
+    arm = NetworkSpec(model, None if weights is None else str(weights), spec, where, make).with_start(start)
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     if placement.to_start:
+        check_portable(make)
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seed": seed}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
-        return launch(placement, train, {"model": model, "data": data, **same, **how, **options})
+        return launch(placement, train, {"model": model, "data": data, "make": make, **same, **how, **options})
     with joined(placement) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         plan = plan_of(arm, data, asked, placement, processes, shown, out)
-        made = make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
+        made = make_network(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
         settings = settings_of(arm, plan, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))
         held = processes.first(lambda: finished_run(folder))
@@ -239,7 +246,7 @@ def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, A
     return {
         "model": named(arm.model, digest_of(arm.model)),
         "weights": named(arm.weights, digest_of(arm.weights)),
-        "se": None if arm.spec is None else arm.spec.to_json(),
+        "se": _block_of(arm.spec),
         "sites": [site.name for site in made.sites],
         "data": named(plan.source.name, plan.source.fingerprint()),
         "preprocessing": plan.preprocessing.to_json(),
@@ -247,6 +254,13 @@ def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, A
         "recipe": dataclasses.asdict(plan.recipe),
         "device": plan.device.type,
     }
+
+
+def _block_of(spec: SESpec | MadeSpec | None) -> dict[str, Any] | None:
+    """The kind of block, as a setting: what made it may change under one name."""
+    if isinstance(spec, MadeSpec):
+        return {**spec.to_json(), "make": named(spec.name, spec.content())}
+    return None if spec is None else spec.to_json()
 
 
 def run(

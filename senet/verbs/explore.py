@@ -25,6 +25,7 @@ def explore(
     data_root: str | None = None,
     devices: str = "auto",
     port: int | None = None,
+    make: str | None = None,
     **preprocessing: Unpack[SizedPictureOptions],
 ) -> None:
     """Open a page on this machine: drop a picture, see the gates of every SE block, hold them, see what changes.
@@ -56,6 +57,7 @@ def explore(
                 data_root=data_root,
                 preprocessing=preprocessing,
                 devices=devices,
+                make=make,
             )
         host, at = server.getsockname()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from senet import flags
 from senet.block import SESpec
+from senet.block.made import MadeBlock, short_name
 from senet.console import display
 from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
@@ -41,13 +42,14 @@ class Network:
     size: int | None = None
     data: str | None = None
     data_root: str | None = None
+    make: str | None = None
 
     def open(self) -> nn.Module:
         """The network; notes go to standard error."""
         from senet.evaluation.networks import NetworkSpec, heard, network_of
 
         with heard() as notes:
-            spec = NetworkSpec(self.model, self.weights)
+            spec = NetworkSpec(self.model, self.weights, make=self.make)
             network = network_of(spec, num_classes=self.num_classes, in_channels=self.in_channels)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
         return network
@@ -65,7 +67,7 @@ class Network:
         like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
 
-    def make(self) -> tuple[nn.Module, Tensor]:
+    def built(self) -> tuple[nn.Module, Tensor]:
         """The network, and one input that it takes."""
         network = self.open()
         return network, self.example(network)
@@ -81,11 +83,12 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
     from senet.insertion import sites as find
     from senet.insertion.rules.site import by_part, select
 
-    found = select(find(*network.make(), placement=placement), where)
-    title = f"SE can go into {network.model} in {counted(len(found), 'place')}"
+    found = select(find(*network.built(), placement=placement), where)
+    title = f"{block_word(network.make)} can go into {network.model} in {counted(len(found), 'place')}"
     parts = [f"{part}: {counted(len(inside), 'place')}" for part, inside in by_part(found).items()]
     display.show(_sites_table(found, title), f"By part: {'; '.join(parts)}.")
-    if narrow := [site.name for site in found if site.one_hidden_unit]:
+    narrow = [site.name for site in found if site.one_hidden_unit]
+    if narrow and network.make in (None, "se"):
         display.show(f"One hidden unit at the default reduction ratio, as there are few channels: {', '.join(narrow)}.")
 
 
@@ -95,6 +98,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     Examples:
       senet insert --model torchvision:resnet50 --weights pretrained --out se_resnet50.safetensors
       senet insert --model nets.py:build --weights mine.pth --where 'layer3*' 'layer4*' --out se.safetensors
+      senet insert --model torchvision:resnet50 --weights pretrained --make eca --out eca_resnet50.safetensors
     """
     from senet.evaluation.networks import how_to_load
     from senet.insertion import blocks, describe, largest_difference, run, untouched
@@ -102,8 +106,8 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     from senet.saving import save
 
     place = Place(out, force=force, ours=is_inserted)
-    plain, example = network.make()
-    with_se = put(plain, example, spec, where=where)
+    plain, example = network.built()
+    with_se = put(plain, example, spec, where=where, make=network.make)
     outputs = []
     for each in (plain, with_se):
         with untouched(each):
@@ -116,7 +120,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
     same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
     display.show(
-        _inserted_table(found, f"SE is in {network.model}, in {counted(len(found), 'place')}"),
+        _inserted_table(found, f"{block_word(network.make)} is in {network.model}, in {counted(len(found), 'place')}"),
         f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
         f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
         f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); {how_to_load(with_se, out)}",
@@ -154,13 +158,18 @@ def cost(
     from senet.insertion import blocks, remove
     from senet.insertion import insert as put
 
-    made, example = network.make()
+    made, example = network.built()
     random = dataclasses.replace(spec, start="paper")  # any gate has that start, and it costs the same
-    with_se = made if blocks(made) else put(made, example, random, where=where)
+    with_se = made if blocks(made) else put(made, example, random, where=where, make=network.make)
     se = count(with_se, example, latency=latency)
     plain = count(remove(with_se), example)
     title = f"What {network.model} costs, on {se.example}"
-    display.show(comparison_table(plain, se, title), blocks_table(se))
+    display.show(comparison_table(plain, se, title, block_word(network.make)), blocks_table(se))
+
+
+def block_word(make: str | None) -> str:
+    """What goes into a network, in a title."""
+    return "SE" if make in (None, "se") else short_name(str(make))
 
 
 def _paper_tables(out: str | None) -> None:
@@ -219,5 +228,6 @@ def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> Table:
     rows = []
     for name, block in blocks.items():
         parameters = display.count(count_parameters(block))
-        rows.append((name, str(block.in_channels), str(block.width), parameters))
+        channels = block.channels if isinstance(block, MadeBlock) else block.in_channels
+        rows.append((name, str(channels), str(getattr(block, "width", "–")), parameters))
     return Table.of(title, ("block", "channels", "width", "parameters"), rows, numbers=range(1, 4))

@@ -62,7 +62,7 @@ def export(
     from senet.evaluation.networks import NetworkSpec, known_preprocessing
     from senet.evaluation.open import OpenedNetwork
 
-    spec = NetworkSpec(network.model, network.weights)
+    spec = NetworkSpec(network.model, network.weights, make=network.make)
     opened = OpenedNetwork(network.model, network.open().eval(), spec, ())
     metadata: dict[str, Any] = {}
     if names := opened.trained_classes if classes is None else _names(classes):
@@ -87,7 +87,7 @@ def _export_int8(
     from senet.export.export import export as write
     from senet.export.runtimes import OpenVino
 
-    asked = {name: getattr(network, name) for name in ("weights", "num_classes", "size", "data_root")}
+    asked = {name: getattr(network, name) for name in ("weights", "num_classes", "make", "size", "data_root")}
     options = {**pictures, **asked, "classes": classes, "class_offset": class_offset, "devices": "cpu"}
     labelled = open_labelled(network.model, str(network.data), known(options, MeasureOptions, "export"))
     opened, source, how = labelled.opened, labelled.source, labelled.preprocessing
@@ -131,7 +131,7 @@ def bench(
     """
     from senet.bench import bench as measure
 
-    plain, example = Network(model=with_se(model), size=size).make()
+    plain, example = Network(model=with_se(model), size=size).built()
     result = measure(
         plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
     )

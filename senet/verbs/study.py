@@ -22,13 +22,15 @@ def train(
     weights: str | None = None,
     spec: SESpec | None = None,
     where: list[str] | None = None,
+    make: str | None = None,
     seed: int = 0,
     resume: bool = True,
     **options: Unpack[Options],
 ) -> None:
     """Train one network on labelled images and measure it.
 
-    The network is trained as it is; with any flag of the SE blocks, SE of that kind is put into it first.
+    The network is trained as it is; with any flag of the SE blocks, SE of that kind is put into it first,
+    and with --make another block.
     Called again with the same folder after an interruption, it goes on where it was.
 
     Examples:
@@ -40,8 +42,8 @@ def train(
 
     if where and spec is None:
         spec = SESpec()
-    result = run(model, data, out=out, weights=weights, spec=spec, where=where, seed=seed, resume=resume, **options)
-    display.show(str(result))
+    how: dict[str, Any] = {"spec": spec, "where": where, "make": make, "seed": seed, "resume": resume}
+    display.show(str(run(model, data, out=out, weights=weights, **how, **options)))
 
 
 def evaluate(
@@ -99,6 +101,7 @@ def compare(
     *,
     weights: str | None = None,
     where: list[str] | None = None,
+    make: str | None = None,
     seeds: int = 3,
     resume: bool = True,
     **options: Unpack[Options],
@@ -118,6 +121,7 @@ def compare(
         "weights": weights,
         "spec": spec,
         "where": where,
+        "make": make,
         "seeds": seeds,
         "resume": resume,
     }
@@ -140,6 +144,7 @@ def ablate(
     grid: list[str] | None = None,
     weights: str | None = None,
     where: list[str] | None = None,
+    make: str | None = None,
     seeds: int = 3,
     resume: bool = True,
     **options: Unpack[Options],
@@ -153,12 +158,13 @@ def ablate(
     Examples:
       senet ablate --model resnet20 --data digits --table squeeze --out runs/squeeze
       senet ablate --model resnet20 --data photos --grid reduction-ratio=4,16 gate=sigmoid,tanh --out runs/grid
+      senet ablate --model resnet20 --data photos --grid make=se,eca,cbam --out runs/blocks
     """
     from senet.study import ablate as study
     from senet.study.ablation.grid import parse_grid
 
     own: dict[str, Any] = {"out": out, "table": table, "grid": parse_grid(grid or ()), "weights": weights, "spec": spec}
-    more: dict[str, Any] = {"where": where, "seeds": seeds, "resume": resume}
+    more: dict[str, Any] = {"where": where, "make": make, "seeds": seeds, "resume": resume}
     if cells == CellOptions():
         display.show(*study(model, data, **own, **more, **options).parts())
     else:

@@ -133,3 +133,17 @@ def test_a_network_without_values_holds_made_blocks():
     with torch.device("meta"):
         network = senet.create("resnet20", make="eca")
     assert senet.cost(network, torch.empty(1, 3, 32, 32, device="meta")).se_parameters == 36 - 9
+
+
+def test_a_state_dict_with_made_blocks_is_loaded_into_a_network_by_name(tmp_path):
+    network = senet.create("resnet20", num_classes=3, spec=SESpec(start="identity"), make="eca").eval()
+    for block in senet.blocks(network).values():
+        nn.init.constant_(block.alpha, 0.5)
+    torch.save(network.state_dict(), tmp_path / "state.pth")
+    again = senet.create("resnet20", weights=tmp_path / "state.pth", make="eca").eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again(x), network(x))
+    with pytest.raises(WeightsError, match="has blocks with a learnt α, which start='paper' has not: leave it out"):
+        senet.create("resnet20", weights=tmp_path / "state.pth", spec=SESpec(start="paper"), make="eca")
+    with pytest.raises(WeightsError, match=r"layer1.0.bn2.se.alpha"):
+        senet.create("resnet20", weights=tmp_path / "state.pth")

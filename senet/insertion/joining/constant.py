@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -85,7 +86,7 @@ def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
         raise InsertionError(f"a pruned block is {' or '.join(KINDS)}, not {kind!r}")
     new: nn.Module = PrunedSE()
     if kind == "held":
-        like = next(block.parameters())
+        like = next(itertools.chain(block.parameters(), block.buffers()))
         new = ConstantGate(channels_of(block), channel_dim_of(block), device=like.device, dtype=like.dtype)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new.train(block.training))

@@ -214,7 +214,8 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
             f"on the example: it does not compute the same twice, or one of {', '.join(list(seen)[:5])} is used in a "
             f"way that SE changes"
         )
-    start_on_example(model, example, {site.name: site for site in chosen}, ours, seen)
+    if ours:
+        start_on_example(model, example, {site.name: site for site in chosen}, ours, seen)
     for name, block in made.items():
         # Where f(x) = x neither f nor α = 0 has a gradient, so that the block would stay the identity for ever.
         if same[name]:

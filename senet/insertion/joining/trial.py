@@ -28,13 +28,16 @@ def trying(blocks: Mapping[str, MadeBlock]) -> Iterator[dict[str, bool]]:
         InsertionError: where the network runs: the block fails, or cannot be used.
     """
     same = dict.fromkeys(blocks, True)
+    # Plain attributes too: a module may keep what it was given, or count its calls.
+    before = [(part, dict(part.__dict__)) for block in blocks.values() for part in block.modules()]
     for name, block in blocks.items():
         block.__dict__["forward"] = functools.partial(_tried, name, block, same)
     try:
         yield same
     finally:
-        for block in blocks.values():
-            block.__dict__.pop("forward", None)
+        for part, attributes in before:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
 
 
 def parts_of(module: nn.Module) -> set[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.block import SESpec
+from senet.block.made import MadeSpec, Make, block_spec
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import StudyError
@@ -57,6 +58,7 @@ def ablate(
     weights: str | Path | None = None,
     spec: SESpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     start: str | None = None,
     seeds: int = 3,
     resume: bool = True,
@@ -76,11 +78,12 @@ def ablate(
         out: the folder of the ablation.
         table: one or more of the paper's: "reduction", "squeeze", "gate", "stages", "placement", "no-squeeze", and
             "bias"; or "all".
-        grid: values by axis, every combination of which is a variant: the fields of SESpec, and "stages" with "all",
-            "each", "but-each", "2" (alone), "-2" (all but it) or "2+3".
+        grid: values by axis, every combination of which is a variant: the fields of SESpec; "stages" with "all",
+            "each", "but-each", "2" (alone), "-2" (all but it) or "2+3"; and "make" with what `senet.insert` takes.
         weights: to start from; a classifier of another size starts fresh.
         spec: the standard block, to which variants keep but in what they vary.
         where: at which of the network's sites.
+        make: what makes the standard block, where it is not SE.
         start: of all SE blocks; "paper" where not given.
         seeds: how often each variant is trained: with seeds 0 to seeds - 1.
         resume: go on with what `out` holds; False makes it an error that it holds something.
@@ -108,6 +111,7 @@ def ablate(
         weights=weights,
         spec=spec,
         where=where,
+        make=make,
         start=start,
         seeds=seeds,
         resume=resume,
@@ -128,8 +132,9 @@ def ablate_cells(
     table: str | Sequence[str] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
     weights: str | Path | None = None,
-    spec: SESpec | None = None,
+    spec: SESpec | MadeSpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     start: str | None = None,
     seeds: int = 3,
     resume: bool = True,
@@ -143,6 +148,7 @@ def ablate_cells(
         The ablation; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
     """
     check_seeds(seeds)
+    spec = spec if make is None else block_spec(spec, make)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
     plain = NetworkSpec(model, None if weights is None else str(weights))
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
@@ -226,7 +232,7 @@ def apart(placement: Placement) -> tuple[Placement, list[str]]:
 def _variants(
     plain: BuiltNetwork,
     plan: Plan,
-    base: SESpec,
+    base: SESpec | MadeSpec,
     where: Where,
     table: str | Sequence[str] | None,
     grid: Mapping[str, Sequence[Any]] | None,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from senet.block import GATES, PLACEMENTS, SESpec
+from senet.block.made import MadeSpec, block_spec, short_name
 from senet.errors import StudyError
 from senet.insertion import Site
 from senet.insertion.rules.site import select
@@ -19,7 +21,7 @@ __all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_
 Stages = tuple[int, ...] | None
 """Which stages hold SE; None for all."""
 
-AXES = ("reduction_ratio", "width", "squeeze", "gate", "bias", "placement", "stages")
+AXES = ("reduction_ratio", "width", "least_width", "squeeze", "gate", "bias", "placement", "stages", "make")
 TABLES: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "reduction": {"reduction_ratio": (2, 4, 8, 16, 32)},
     "squeeze": {"squeeze": ("avg", "max")},
@@ -48,13 +50,13 @@ class Cell:
 
     key: str
     label: str
-    spec: SESpec | None
+    spec: SESpec | MadeSpec | None
     stages: Stages = None
     published: Published | None = None
 
 
 def cells_of(
-    base: SESpec, tables: Sequence[str], grid: Mapping[str, Sequence[Any]] | None, stages: Sequence[int]
+    base: SESpec | MadeSpec, tables: Sequence[str], grid: Mapping[str, Sequence[Any]] | None, stages: Sequence[int]
 ) -> tuple[dict[str, Cell], dict[str, tuple[str, ...]]]:
     """The cells of the tables and of a free grid, each once, the standard one first, and which table has which.
 
@@ -73,7 +75,8 @@ def cells_of(
             raise StudyError(f"there is no table {name!r}{did_you_mean(name, [*TABLES, 'all'])}")
     if not names and not grid:
         raise StudyError(f"say what to vary: a table ({', '.join(TABLES)} or all), or a grid such as gate=sigmoid,tanh")
-    cells = {BASE: Cell(BASE, "standard SE", base, None, _published_base(base) if names else None)}
+    label = "standard SE" if isinstance(base, SESpec) else f"{short_name(base.name)}, standard"
+    cells = {BASE: Cell(BASE, label, base, None, _published_base(base) if names else None)}
     table_of: dict[str, tuple[str, ...]] = {}
     for name in names:
         table_of[name] = _add(cells, base, TABLES[name], stages, paper=True)
@@ -83,7 +86,12 @@ def cells_of(
 
 
 def _add(
-    cells: dict[str, Cell], base: SESpec, grid: Mapping[str, Sequence[Any]], stages: Sequence[int], *, paper: bool
+    cells: dict[str, Cell],
+    base: SESpec | MadeSpec,
+    grid: Mapping[str, Sequence[Any]],
+    stages: Sequence[int],
+    *,
+    paper: bool,
 ) -> tuple[str, ...]:
     """Add every combination of a grid that is not there yet; the keys of all of them, in order."""
     for axis, values in grid.items():
@@ -97,18 +105,17 @@ def _add(
     for combination in itertools.product(*expanded.values()):
         chosen = dict(zip(expanded, combination, strict=True))
         where: Stages = chosen.pop("stages", None)
-        try:
-            spec = dataclasses.replace(base, **chosen)
-        except ValueError as error:
-            raise StudyError(f"the grid asks for what SE has not: {error}") from error
-        apart = {axis: value for axis, value in chosen.items() if getattr(base, axis) != value}
+        spec = _variant(base, chosen)
+        apart = {axis: value for axis, value in _values(spec, chosen) if value != dict(_values(base, chosen)).get(axis)}
         if where is not None:
             apart["stages"] = where
         key = "_".join(_slug(axis, value) for axis, value in apart.items()) or BASE
         keys.append(key)
+        if key in cells and not _same(cells[key].spec, spec):
+            raise StudyError(f"two of the variants are called {key}: give their makers names of their own")
         if key not in cells:
             known = None
-            if paper and len(apart) == 1:
+            if paper and len(apart) == 1 and isinstance(spec, SESpec):
                 ((axis, value),) = apart.items()
                 known = published(axis, value) if axis != "stages" or like_paper else None
             label = ", ".join(_words(axis, value, stages) for axis, value in apart.items())
@@ -116,8 +123,47 @@ def _add(
     return tuple(dict.fromkeys(keys))
 
 
-def _published_base(base: SESpec) -> Published | None:
+def _variant(base: SESpec | MadeSpec, chosen: Mapping[str, Any]) -> SESpec | MadeSpec:
+    """The block that differs from the standard one in what is chosen.
+
+    Raises:
+        StudyError: there is no such block, or what is chosen is not an option of the block that `make` makes.
+    """
+    rest = {axis: value for axis, value in chosen.items() if axis != "make"}
+    try:
+        if "make" in chosen:
+            # Options of SE's own that are standard are for SE, and no other block is asked to have them.
+            keeps = chosen["make"] == "se" and isinstance(base, SESpec)
+            base = block_spec(base if keeps else SESpec(placement=base.placement, start=base.start), chosen["make"])
+        if isinstance(base, MadeSpec) and (own := rest.keys() - {"placement"}):
+            raise StudyError(f"{', '.join(sorted(own))} is SE's own, and make={base.name} makes another block")
+        return dataclasses.replace(base, **rest)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, StudyError):
+            raise
+        raise StudyError(f"the grid asks for what SE has not: {error}") from error
+
+
+def _same(one: SESpec | MadeSpec | None, other: SESpec | MadeSpec) -> bool:
+    """Whether two blocks of one name are one: functions may share a name."""
+    if isinstance(one, MadeSpec) and isinstance(other, MadeSpec) and not (one.typed and other.typed):
+        return one == other and one.maker is other.maker
+    return one == other
+
+
+def _values(spec: SESpec | MadeSpec, axes: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The values that a block has along the axes."""
+    for axis in axes:
+        if axis == "make":
+            yield axis, spec.name if isinstance(spec, MadeSpec) else "se"
+        else:
+            yield axis, getattr(spec, axis, None)
+
+
+def _published_base(base: SESpec | MadeSpec) -> Published | None:
     """The paper's row for the standard block, where that is the paper's but for its reduction ratio."""
+    if not isinstance(base, SESpec):
+        return None
     same = dataclasses.replace(base, reduction_ratio=16, start=None) == SESpec()
     return published("reduction_ratio", base.reduction_ratio) if same else None
 
@@ -165,7 +211,9 @@ def _slug(axis: str, value: Any) -> str:
         return "stages-" + "-".join(map(str, value))
     if axis == "bias":
         return "bias" if value else "no-bias"
-    return f"{axis}-{value}"
+    if axis == "make":
+        return "make-" + re.sub(r"[^\w.-]+", "-", str(value)).strip("-")  # a folder's name
+    return f"{axis.replace('_', '-')}-{value}"
 
 
 def _words(axis: str, value: Any, stages: Sequence[int]) -> str:
@@ -180,7 +228,9 @@ def _words(axis: str, value: Any, stages: Sequence[int]) -> str:
         return "nothing squeezed"
     if axis == "bias":
         return "with biases" if value else "without biases"
-    return f"{axis} {value}"
+    if axis == "make":
+        return "SE" if value == "se" else short_name(str(value))
+    return f"at least {value} hidden" if axis == "least_width" else f"{axis} {value}"
 
 
 def sites_of(cell: Cell, found: Sequence[Site], where: Any) -> list[str]:
@@ -222,7 +272,7 @@ def typed_grid(grid: Mapping[str, Sequence[Any]] | None) -> list[str] | None:
 
 
 def _value(axis: str, text: str) -> Any:
-    if axis in ("reduction_ratio", "width"):
+    if axis in ("reduction_ratio", "width", "least_width"):
         if not text.isdecimal():
             raise StudyError(f"{axis} takes whole numbers, not {text!r}")
         return int(text)

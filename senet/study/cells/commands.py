@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.block.made import MadeSpec
 from senet.errors import InputTypeError, StudyError
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def _valued(flag: str, value: str) -> list[str]:
     return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
-def spec_flags(spec: SESpec) -> dict[str, Any]:
+def spec_flags(spec: SESpec | MadeSpec) -> dict[str, Any]:
     """The flags of a spec: the fields that are not at their default."""
+    if isinstance(spec, MadeSpec):
+        return spec.flags()
     fields = dataclasses.fields(spec)
     return {each.name: value for each in fields if (value := getattr(spec, each.name)) != each.default}
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from senet.block import SESpec
+    from senet.block.made import MadeSpec
     from senet.console.progress import Progress
     from senet.cost.cost import Cost
     from senet.insertion import Where
@@ -130,7 +131,7 @@ def study_command(
     verb: str,
     model: str,
     data: object,
-    spec: SESpec,
+    spec: SESpec | MadeSpec,
     where: Where,
     flags: Mapping[str, Any],
     callbacks: Sequence[Callback],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from senet.block import SESpec
+from senet.block.made import MadeSpec, Make, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import StudyError
@@ -17,7 +18,7 @@ from senet.study.cells.carry_out import carry_out, listed
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
-from senet.study.comparison.report import Comparison, Trained
+from senet.study.comparison.report import Comparison, Trained, block_in
 from senet.study.statistics import bootstrap_over_images, paired_difference, verdict
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import joined, placement_of
@@ -49,6 +50,7 @@ def compare(
     weights: str | Path | None = None,
     spec: SESpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     start: str | None = None,
     seeds: int = 3,
     resume: bool = True,
@@ -69,6 +71,7 @@ def compare(
         weights: to start from; a classifier of another size starts fresh.
         spec: the SE to insert.
         where: at which of the network's sites.
+        make: what makes the blocks in SE's place, as `senet.insert` takes it.
         start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
             identity from weights and paper from scratch.
         seeds: how often each network is trained: with seeds 0 to seeds - 1.
@@ -95,6 +98,7 @@ def compare(
         weights=weights,
         spec=spec,
         where=where,
+        make=make,
         start=start,
         seeds=seeds,
         resume=resume,
@@ -113,8 +117,9 @@ def compare_cells(
     *,
     out: str | Path,
     weights: str | Path | None = None,
-    spec: SESpec | None = None,
+    spec: SESpec | MadeSpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     start: str | None = None,
     seeds: int = 3,
     resume: bool = True,
@@ -128,12 +133,14 @@ def compare_cells(
         The comparison; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
     """
     check_seeds(seeds)
+    spec = spec if make is None else block_spec(spec, make)
     plain = NetworkSpec(model, None if weights is None else str(weights))
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, "compare")
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     if placement.to_start and not (cells.list_cells or cells.report_only or cells.launcher):
+        check_portable(spec.maker if isinstance(spec, MadeSpec) else None)
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seeds": seeds}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
         return launch(
@@ -183,7 +190,7 @@ def _judged(
     costs: Mapping[str, Cost],
     with_se: BuiltNetwork,
     plan: Plan,
-    settings: Mapping[str, object],
+    settings: Mapping[str, Any],
     folder: Path,
     model: str,
 ) -> Comparison:
@@ -216,7 +223,7 @@ def _judged(
         se=se,
         difference=difference,
         over_images=over_images,
-        verdict=verdict(difference, over_images),
+        verdict=verdict(difference, over_images, block_in(settings)),
         latency_ratio=costs["se"].latency_ratio,
         sites=with_se.sites,
         notes=with_se.notes,

@@ -58,7 +58,7 @@ def write_comparison(comparison: Comparison) -> Path:
 def comparison_page(comparison: Comparison) -> Page:
     """The page of one comparison."""
     return Page(
-        f"{comparison.model} on {comparison.data}: without and with SE",
+        f"{comparison.model} on {comparison.data}: without and with {comparison.block}",
         [*comparison.lead, *comparison.notes, *badfiles.listed(comparison.skipped)],
         [
             *_sections(comparison, ""),
@@ -76,18 +76,20 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
     if not comparisons:
         raise InputError("a page of comparisons needs at least one")
     names = _names(comparisons)
+    blocks = {each.block for each in comparisons}
+    block = blocks.pop() if len(blocks) == 1 else "the block"
     columns = [
         Column("comparison", number=False),
         Column("seeds"),
         *_mean_columns("plain", "accuracy, the mean over seeds"),
-        *_mean_columns("with SE"),
-        Column("SE − plain (points)", csv="SE − plain (fraction)"),
-        Column("SE − plain, sd (fraction)", shown=False),
+        *_mean_columns(f"with {block}"),
+        Column(f"{block} − plain (points)", csv=f"{block} − plain (fraction)"),
+        Column(f"{block} − plain, sd (fraction)", shown=False),
         *_interval_columns("95 % interval over seeds"),
         *_interval_columns("95 % interval over images"),
         Column("parameters added", csv="parameters added (fraction)"),
         Column("multiply-adds added", csv="multiply-adds added (fraction)"),
-        Column("training time, SE / plain"),
+        Column(f"training time, {block} / plain"),
         Column("network", number=False),
         Column("images", number=False),
     ]
@@ -126,7 +128,9 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
         "Side by side",
         [
             Table("comparisons", "Accuracy and cost", columns, rows),
-            Chart("differences", "SE − plain, with 95 % intervals", _differences(names, comparisons), data),
+            Chart(
+                "differences", f"{block} − plain, with 95 % intervals", _differences(names, comparisons, block), data
+            ),
             *(Text(f"{name}: {each.verdict}") for name, each in zip(names, comparisons, strict=True)),
         ],
     )
@@ -219,7 +223,7 @@ def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm
 
 def _sections(comparison: Comparison, prefix: str) -> list[Section]:
     seeds = [
-        {"seed": seed, "plain": plain, "with SE": se}
+        {"seed": seed, "plain": plain, f"with {comparison.block}": se}
         for seed, plain, se in zip(comparison.numbers, comparison.plain.accuracy, comparison.se.accuracy, strict=True)
     ]
     with drawing():
@@ -262,13 +266,15 @@ def _cost(comparison: Comparison, prefix: str) -> Table:
         rows.append(
             ["time of a forward pass, measured in turn", 1, cell(se.latency_ratio, f"{se.latency_ratio:.3f}"), more]
         )
-    columns = [Column("of one image", number=False), Column("plain"), Column("with SE"), Column("difference")]
+    columns = [Column("of one image", number=False), Column("plain")]
+    columns += [Column(f"with {comparison.block}"), Column("difference")]
     return Table(f"{prefix}cost", "Cost", columns, rows)
 
 
 def _times(comparison: Comparison) -> str:
     plain, se = statistics.median(comparison.plain.seconds), statistics.median(comparison.se.seconds)
-    return f"Training time of a run, the median: {duration(plain)} plain, {duration(se)} with SE ({se / plain:.2f} ×)."
+    times = f"{duration(plain)} plain, {duration(se)} with {comparison.block}"
+    return f"Training time of a run, the median: {times} ({se / plain:.2f} ×)."
 
 
 def _ratio(comparison: Comparison) -> Any:
@@ -294,10 +300,15 @@ def _means(comparison: Comparison, name: str) -> Table:
     rows: list[list[Any]] = [
         *(
             [what, cell(arm.mean, percent(arm.mean)), _sd(arm.sd), *no_interval]
-            for what, arm in (("plain", plain), ("with SE", se))
+            for what, arm in (("plain", plain), (f"with {comparison.block}", se))
         ),
         *(
-            [f"SE − plain, over {what}", cell(of.mean, f"{points(of.mean)} points"), _sd(sd), *_interval_cells(of)]
+            [
+                f"{comparison.block} − plain, over {what}",
+                cell(of.mean, f"{points(of.mean)} points"),
+                _sd(sd),
+                *_interval_cells(of),
+            ]
             for what, of, sd in (
                 (f"{count} (paired t)", seeds, seeds.sd),
                 (f"{images.images} images (paired bootstrap)", images, None),
@@ -340,13 +351,13 @@ def _names(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{number + 1}: {path.name}" for number, path in enumerate(paths)]
 
 
-def _differences(names: Sequence[str], comparisons: Sequence[Comparison]) -> Figure:
+def _differences(names: Sequence[str], comparisons: Sequence[Comparison], block: str) -> Figure:
     seeds, images = ([getattr(each, of) for each in comparisons] for of in ("difference", "over_images"))
     series = [
         Series(what, [(of.mean, of.low, of.high) for of in found], colour)
         for what, found, colour in (("over seeds", seeds, COLOURS[1]), ("over images", images, COLOURS[0]))
     ]
-    return forest([short(name) for name in names], series, xlabel="accuracy with SE − plain (points)", scale=100)
+    return forest([short(name) for name in names], series, xlabel=f"accuracy with {block} − plain (points)", scale=100)
 
 
 def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:

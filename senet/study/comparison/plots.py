@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["difference_figure", "learning_curves"]
 
 PLAIN, SE = COLOURS[:2]
-ARMS = (("plain", PLAIN), ("with SE", SE))
 
 
 def learning_curves(comparison: Comparison) -> Figure:
@@ -42,7 +41,7 @@ def learning_curves(comparison: Comparison) -> Figure:
 def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for (name, colour), arm in zip(ARMS, (comparison.plain, comparison.se), strict=True):
+    for name, colour, arm in (("plain", PLAIN, comparison.plain), (f"with {comparison.block}", SE, comparison.se)):
         runs = _series(arm, column, scale)
         epochs = range(1, len(runs[0]) + 1)
         marker = "o" if len(epochs) == 1 else None  # a line through one point is no picture
@@ -78,6 +77,6 @@ def difference_figure(comparison: Comparison) -> Figure:
                 "D",
             ),
         ],
-        xlabel=f"accuracy with SE − plain, {comparison.split} images (points)",
+        xlabel=f"accuracy with {comparison.block} − plain, {comparison.split} images (points)",
         scale=100,
     )

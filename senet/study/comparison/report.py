@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.block.made import short_name
 from senet.console import display
 from senet.console.progress import duration
 from senet.cost.tables import comparison_table
@@ -153,6 +154,11 @@ class Comparison:
             for row in history
         ]
 
+    @property
+    def block(self) -> str:
+        """What is compared with the plain network: "SE", or the name of the maker."""
+        return block_in(self.settings)
+
     def __str__(self) -> str:
         return display.plain_text(*self.parts())
 
@@ -163,16 +169,17 @@ class Comparison:
             f"{counted(len(self.plain.histories[0]), 'epoch')}"
         )
         times = statistics.median(self.plain.seconds), statistics.median(self.se.seconds)
-        se = self.settings["se"]
-        width = f"reduction ratio {se['reduction_ratio']}" if se["width"] is None else f"width {se['width']}"
+        se, width = self.settings["se"], ""
+        if self.block == "SE":
+            width = f", reduction ratio {se['reduction_ratio']}" if se["width"] is None else f", width {se['width']}"
         return [
             *self.notes,
-            f"SE at {len(self.sites)} sites, {width}, start {se['start']}",
+            f"{self.block} at {len(self.sites)} sites{width}, start {se['start']}",
             self.accuracy_table(title),
             *self._intervals(),
             "",
-            comparison_table(self.plain.cost, self.se.cost, "Cost of one image"),
-            f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with SE "
+            comparison_table(self.plain.cost, self.se.cost, "Cost of one image", self.block),
+            f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with {self.block} "
             f"({times[1] / times[0]:.2f} ×)",
             "",
             *self.lead,
@@ -182,10 +189,11 @@ class Comparison:
 
     def accuracy_table(self, title: str, name: str = "accuracy", *, means: bool = True) -> Table:
         """Accuracy seed by seed, and with `means` where there are several seeds, the mean in the last row."""
+        less = f"{self.block} − plain"
         columns = [
             Column("seed", number=False),
-            *(Column(f"{what} (%)", csv=f"{what} (fraction)", short=what) for what in ("plain", "with SE")),
-            Column("SE − plain (points)", csv="SE − plain (fraction)", short="SE − plain"),
+            *(Column(f"{what} (%)", csv=f"{what} (fraction)", short=what) for what in ("plain", f"with {self.block}")),
+            Column(f"{less} (points)", csv=f"{less} (fraction)", short=less),
         ]
         pairs = zip(self.numbers, self.plain.accuracy, self.se.accuracy, self.difference.values, strict=True)
         rows: list[list[Cell | int]] = [
@@ -209,10 +217,16 @@ class Comparison:
         )
         share = f"{100 * seeds.confidence:g} %"
         return [
-            f"SE − plain: {points(seeds.mean)} points",
+            f"{self.block} − plain: {points(seeds.mean)} points",
             f"  {share} interval over {len(seeds.values)} seeds (paired t): {over_seeds}",
             f"  {share} interval over {images.images} images (paired bootstrap): {interval(images)} points",
         ]
+
+
+def block_in(settings: Mapping[str, Any]) -> str:
+    """The block that the settings of a comparison tell of."""
+    make = settings["se"].get("make")
+    return "SE" if make is None else short_name(str(make["name"]))
 
 
 def percent(fraction: float) -> str:

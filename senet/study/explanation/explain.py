@@ -25,6 +25,7 @@ from senet.insertion import (
     Hold,
     InlineSE,
     InsertionError,
+    MadeBlock,
     adds_input,
     blocks,
     channel_dim_of,
@@ -222,6 +223,8 @@ def _top(block: nn.Module) -> float | None:
     """The largest value that a block's gate can have, where there is one."""
     if isinstance(block, SEBlock):
         return None if block.gate_function == "relu" else float(block.scale)
+    if isinstance(block, MadeBlock) and float(block.alpha) < 0:
+        return None  # 1 + α (s − 1) is largest where the module's gate is 0
     return 1.0 if any("sigmoid" in type(module).__name__.lower() for module in block.modules()) else None
 
 

@@ -102,8 +102,13 @@ def create(
         built = source.build(head.classes, options)
     # a classifier may only start fresh where a number of classes was asked for
     head_rule = "strict" if classes is None else "replace"
-    if isinstance(wanted, SESpec) and holds_se(built.model, file):
-        model = _with_se(source, built, wanted, "paper")
+    alphas = [value for key, value in file.tensors.items() if key.endswith((".se.alpha", ".senet_se.alpha"))]
+    held = bool(alphas) if isinstance(wanted, MadeSpec) else holds_se(built.model, file)
+    if wanted is not None and held:
+        # The file does not say how its blocks started. With α learnt they compute what they did, whatever it is.
+        model = _with_se(source, built, wanted, "identity" if alphas else "paper")
+        if isinstance(wanted, MadeSpec) and wanted.start == "paper" and not all(bool((a == 1).all()) for a in alphas):
+            raise WeightsError(f"{file.source} has blocks with a learnt α, which start='paper' has not: leave it out")
         if wanted is named_spec:
             take_se(model, file)
         _load(model, file, head_rule)

@@ -12,7 +12,7 @@ from torch import nn
 
 import senet
 from senet import SESpec
-from senet.errors import InputError, InputTypeError, InsertionError
+from senet.errors import InputError, InputTypeError, InsertionError, ModelError
 from senet.insertion import block_spec, inserted
 from tests.insertion.networks import randomise, small_resnet
 
@@ -213,7 +213,7 @@ def test_a_function_of_a_file_makes_the_blocks(plain, tmp_path):
     )
     net = senet.insert(plain, EXAMPLE, make=f"{tmp_path}/net.py:gate")
     assert {type(block.module).__name__ for block in senet.blocks(net).values()} == {"Gate"}
-    with pytest.raises(InsertionError, match=r"has no function 'gat'; did you mean 'gate'"):
+    with pytest.raises(ModelError, match=r"has no function 'gat'; did you mean 'gate'"):
         senet.insert(plain, EXAMPLE, make=f"{tmp_path}/net.py:gat")
 
 
@@ -269,6 +269,19 @@ def test_it_is_compiled_in_one_graph(plain):
     net = opened(senet.insert(plain, EXAMPLE, make="eca"))
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(EXAMPLE), net(EXAMPLE))
+
+
+def test_it_is_traced_symbolically(plain):
+    net = opened(senet.insert(plain, EXAMPLE, make="eca"))
+    block = senet.blocks(net)["1.branch.4.se"]
+    x = torch.randn(2, 8, 5, 5)
+
+    class Leaves(torch.fx.Tracer):
+        def is_leaf_module(self, m, name):
+            return type(m).__module__.startswith(("torch.nn", "timm"))
+
+    graph = Leaves().trace(block)
+    torch.testing.assert_close(torch.fx.GraphModule(block, graph)(x), block(x))
 
 
 def test_it_runs_in_replicas(plain):
@@ -440,6 +453,45 @@ def test_the_network_is_as_it_was_after_a_trial(plain):
         assert torch.equal(norm.running_var, torch.ones(block.channels))
         assert all(module.training for module in block.modules())
         assert "forward" not in block.__dict__
+
+
+def test_a_block_keeps_nothing_of_the_trial(plain):
+    class Counts(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.calls, self.seen = 0, None
+
+        def forward(self, x):
+            self.calls, self.seen = self.calls + 1, x
+            return x / 2
+
+    for block in senet.blocks(senet.insert(plain, EXAMPLE, make=Counts)).values():
+        assert (block.module.calls, block.module.seen) == (0, None)
+
+
+def test_maps_with_the_channels_last_are_given_channels_first():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.norm, self.out = nn.LayerNorm(8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.out(self.branch(x)).permute(0, 3, 1, 2)
+
+        def branch(self, x):
+            return torch.relu(self.norm(self.conv(x).permute(0, 2, 3, 1)))
+
+    plain = Last().eval()
+    net = senet.insert(plain, EXAMPLE, make="cbam")
+    assert torch.equal(net(EXAMPLE), plain(EXAMPLE))
+    ((site, _),) = inserted(net).values()
+    assert (site.name, site.channel_dim) == ("out", 3)
+    opened(net, 1.0)
+    x = plain.stem(EXAMPLE)
+    v = plain.out(plain.branch(x)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(net(EXAMPLE), x + net.out.se.module(v))
 
 
 def test_a_2d_block_is_refused_in_a_1d_network_even_where_its_shapes_fit():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from senet.block import SESpec
+from senet.block.made import block_spec
 from senet.study import StudyError
 from senet.study.ablation.grid import TABLES, cells_of, parse_grid
 from senet.study.ablation.published import Published
@@ -123,3 +124,53 @@ def test_a_grid_as_it_is_typed():
 def test_what_cannot_be_varied(tables, grid, words):
     with pytest.raises(StudyError, match=words):
         _cells(tables, grid)
+
+
+def test_the_least_width_is_an_axis():
+    cells, _ = _cells(grid=parse_grid(["least-width=1,4,8"]))
+    assert {key: cell.spec.least_width for key, cell in cells.items()} == {
+        "se": 1,
+        "least-width-4": 4,
+        "least-width-8": 8,
+    }
+    assert cells["least-width-4"].label == "at least 4 hidden"
+
+
+def test_makers_are_an_axis():
+    cells, tables = _cells(grid=parse_grid(["make=se,eca,nets/my.py:Gate"]))
+    assert tables == {"grid": ("se", "make-eca", "make-nets-my.py-Gate")}
+    assert [cell.label for cell in cells.values()] == ["standard SE", "eca", "my.py:Gate"]
+    assert cells["se"].spec == BASE
+    assert (cells["make-eca"].spec.name, cells["make-eca"].spec.start) == ("eca", "paper")
+    cells, tables = _cells(grid={"make": ["se", "eca"], "placement": ["standard", "pre"]}, base=SESpec(4))
+    assert tables["grid"] == ("se", "placement-pre", "make-eca", "make-eca_placement-pre")
+    assert cells["placement-pre"].spec == SESpec(4, placement="pre")  # SE keeps what is standard
+    assert cells["make-eca_placement-pre"].spec.placement == "pre"
+    assert cells["make-eca"].published is None
+
+
+def test_the_standard_block_may_be_a_made_one():
+    base = block_spec(SESpec(start="paper"), "eca")
+    cells, tables = _cells(["placement"], {"make": ["se", "eca", "cbam"]}, base=base)
+    assert tables["grid"] == ("make-se", "se", "make-cbam")
+    assert cells["se"].label == "eca, standard"
+    assert cells["make-se"].spec == SESpec(start="paper")
+    assert {cell.spec.name for key, cell in cells.items() if key.startswith("placement")} == {"eca"}
+    assert all(cell.published is None for cell in cells.values())
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (
+            {"make": ["se", "eca"], "reduction_ratio": [4]},
+            "reduction_ratio is SE's own, and make=eca makes",
+        ),
+        ({"make": ["ecca"]}, "make='ecca' is no block of timm's"),
+        ({"make": [lambda c: c, lambda c: c + 0]}, "two of the variants are called make-"),
+        ({"least_width": [0]}, "least_width is a whole number of at least 1, not 0"),
+    ],
+)
+def test_what_no_block_has_is_refused(grid, message):
+    with pytest.raises(StudyError, match=message):
+        _cells(grid=grid)
