@@ -1,4 +1,4 @@
-# make demo   the main job on the embedded data
+# make demo   a made task on which SE must help, then the main job on the embedded data
 # make test   the checks and the fast tests
 # make check  formatter, linter, type checker
 # make long   the tests marked long
@@ -7,13 +7,14 @@
 # make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make frameworks SE in other people's trainers and tools, the real ones: docs/frameworks.md; needs a network, minutes
+# make studies the next trainings of the studies planned in docs/results.md: an hour and a half
 # make bench  what SE costs in time and memory, by engine: docs/speed.md; hours, on an idle machine
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long sanitize chaos fuzz survey frameworks bench check clean
+.PHONY: demo test long sanitize chaos fuzz survey frameworks studies bench check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -22,8 +23,10 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	touch $@
 
-# Four commands that a person would type: where SE goes, that nothing changes, what it costs, whether it helps.
+# Commands that a person would type. On a made task SE must help; then on real pictures: where SE goes, that nothing
+# changes, what it costs, whether it helps.
 demo: $(VENV)/ready
+	$(BIN)/senet compare --model short_sighted --data context --seeds 3 --out runs/context
 	$(BIN)/senet sites --model resnet20 --data digits
 	$(BIN)/senet insert --model resnet20 --data digits --out runs/se_resnet20.safetensors
 	$(BIN)/senet cost --model resnet20 --data digits
@@ -58,6 +61,11 @@ survey: $(VENV)/ready
 
 frameworks: .venv-frameworks/ready
 	.venv-frameworks/bin/python -m pytest -m frameworks tests/frameworks
+
+# Trainings of the plan in docs/results.md that are not done yet, for an hour and a half, one thread; commit docs/results.
+studies: $(VENV)/ready
+	OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/studies.py
+	$(BIN)/python benchmarks/studies_page.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py

@@ -150,7 +150,20 @@ def start() -> Figure:
     return figure
 
 
-DRAWN = {"block": block, "unit": unit, "start": start}
+def context() -> Figure:
+    """Pictures of the made task, with their classes."""
+    from senet.data.context import CLASSES, draw_context
+
+    pictures, labels = draw_context(8, seed=1)
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    for axes, picture, label in zip(figure.subplots(2, 4).flat, pictures, labels, strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(CLASSES[label], fontsize=11)
+        axes.set_axis_off()
+    return figure
+
+
+DRAWN = {"block": block, "unit": unit, "start": start, "context": context}
 MEASURED = {
     "learning_curves": "runs/guide/learning_curves.svg",
     "gates_by_class": "runs/guide/explained/gates_by_class_2.svg",

@@ -4,7 +4,8 @@ Each picture shows a plus or a cross on its left and a green or a blue square on
 is their exclusive or: "same" for a plus with green and for a cross with blue, else "other". Neither
 mark alone says anything about the label. The two lie further apart than the 11 pixels that the
 network `short_sighted` sees. So the plain network fails and SE solves the task. SE without its
-squeeze fails again: its gates see no further than the network.
+squeeze fails again: its gates see no further than the network. With labels drawn at random there is
+nothing to solve, and a study that calls SE better there is wrong.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ _WHITE = 240
 _GREY, _NOISE = 128, 6  # mean and standard deviation of the ground
 
 
-def draw_context(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
+def draw_context(count: int, seed: int, *, random_labels: bool = False) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """Draw pictures of the task, half of each label.
 
     Args:
         count: how many.
         seed: the same seed draws the same pictures.
+        random_labels: draw the labels anew, so that the pictures say nothing about them.
 
     Returns:
         The pictures, (count, 32, 32, 3), and for each the index of its class.
@@ -47,6 +49,8 @@ def draw_context(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], list[int
         picture[top : top + _MARK, left : left + _MARK][shapes[cross]] = _WHITE
         top, left = random.integers(1, SIDE - _SQUARE), random.choice(_SQUARE_LEFT)
         picture[top : top + _SQUARE, left : left + _SQUARE] = _BLUE if blue else _GREEN
+    if random_labels:
+        random.shuffle(labels)
     return pictures.clip(0, 255).astype(np.uint8), labels.tolist()
 
 

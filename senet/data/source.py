@@ -79,7 +79,8 @@ class DataSource:
     @property
     def kind(self) -> str:
         """What decides the usual recipe: "context", "digits", "small" images, or "photos"."""
-        return self.name if self.name in ("context", "digits") else "small" if self.small else "photos"
+        made = self.name.removesuffix("-random")
+        return made if made in ("context", "digits") else "small" if self.small else "photos"
 
     @property
     def reported(self) -> tuple[str, Images]:

@@ -46,9 +46,10 @@ def open_data(
 
     Args:
         name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8 pixels, embedded in it), `context` (a made
-            task that only a view of the whole picture can solve: `senet.data.context`), a folder of
-            class folders (with train/ and val/ and/or test/ inside, or else split by us, 80/20 within each
-            class), `torchvision:NAME`, or `wds:` with WebDataset's shards, such as `wds:path/{0000..0099}.tar`.
+            task that only a view of the whole picture can solve: `senet.data.context`), `context-random` (its
+            pictures with labels drawn at random), a folder of class folders (with train/ and val/ and/or test/
+            inside, or else split by us, 80/20 within each class), `torchvision:NAME`, or `wds:` with WebDataset's
+            shards, such as `wds:path/{0000..0099}.tar`.
         classes: for evaluation: a JSON file that names the network's classes in order (or name -> index),
             by which folder names become class indices; without it, classes are numbered by sorted name.
         class_offset: added to each class index.
@@ -62,8 +63,8 @@ def open_data(
     """
     if str(name) == "digits":
         source = _digits(split_seed)
-    elif str(name) == "context":
-        source = _context()
+    elif str(name) in ("context", "context-random"):
+        source = _context(str(name))
     elif str(name).startswith("wds:"):
         source = _shards(str(name), split_seed)
     elif str(name).startswith("torchvision:"):
@@ -158,9 +159,12 @@ def _digits(split_seed: int) -> DataSource:
     return DataSource("digits", classes, train, val, test, native_size=8, flip=False)
 
 
-def _context() -> DataSource:
-    train, val = (ArrayImages(*draw_context(count, seed)) for count, seed in ((2400, 0), (600, 1)))
-    return DataSource("context", CLASSES, train, val, None, native_size=SIDE, flip=False, shift=False)
+def _context(name: str) -> DataSource:
+    train, val = (
+        ArrayImages(*draw_context(count, seed, random_labels=name == "context-random"))
+        for count, seed in ((2400, 0), (600, 1))
+    )
+    return DataSource(name, CLASSES, train, val, None, native_size=SIDE, flip=False, shift=False)
 
 
 def _data_root(given: str | Path | None) -> Path:

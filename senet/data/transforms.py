@@ -32,6 +32,7 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_WHOLE = (1.0, 1.0)  # of the area
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -162,7 +163,7 @@ class Augmentation:
         size: pixels a side of what comes out.
         padding: for small images: pixels of black on each side, of which `size` × `size` is cut at random;
             0 for photos, of which a part is cut and resized.
-        scale: for photos: the least and greatest share of the area that is cut out.
+        scale: for photos: the least and greatest share of the area that is cut out; (1, 1) is the whole image.
         flip: whether to mirror.
         interpolation: of the resizing.
         transparency: as `Preprocessing` has it.
@@ -200,7 +201,7 @@ class Augmentation:
         if self.padding:
             top, left = torch.randint(2 * self.padding + 1, (2,)).tolist()
             pixels = pixels[:, top : top + self.size, left : left + self.size]
-        else:
+        elif self.scale != _WHOLE or pixels.shape[-2:] != (self.size, self.size):
             pixels = self._cut(pixels)
         if self.flip and torch.rand(()) < 0.5:
             pixels = pixels.flip(-1)
@@ -219,12 +220,13 @@ class Augmentation:
 def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmentation:
     """The usual one: for small images CIFAR's crop of the padded image, for photos Inception's crop.
 
-    Mirrored where a mirrored image still shows its class.
+    Mirrored where a mirrored image still shows its class. Small images that are not to be shifted stay whole.
     """
     size = preprocessing.size
     return Augmentation(
         size=size,
         padding=max(1, size // 8) if source.small and source.shift else 0,
+        scale=Augmentation.scale if source.shift or not source.small else _WHOLE,
         flip=source.flip,
         interpolation=preprocessing.interpolation,
         transparency=preprocessing.transparency,

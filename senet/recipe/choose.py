@@ -25,7 +25,7 @@ def recipe_for(
 
     | | batch | epochs | learning rate | weight decay |
     |---|---|---|---|---|
-    | context, from scratch | 64 | 12 | 0.2 | 5e-4 |
+    | context, from scratch | 64 | 8 | 0.05 | 5e-4 |
     | digits, from scratch | 64 | 15 | 0.05 | 5e-4 |
     | images of at most 64 pixels, from scratch | 128 | 30 | 0.1 | 5e-4 |
     | photos, from scratch | 64 | 60 | 0.05 | 1e-4 |
@@ -51,7 +51,7 @@ def recipe_for(
     elif pretrained:
         base = Recipe(32, 5, 0.01)
     elif kind == "context":
-        base = Recipe(64, 12, 0.2, weight_decay=5e-4)
+        base = Recipe(64, 8, 0.05, weight_decay=5e-4, label_smoothing=0.1, clip=1.0)
     elif kind == "digits":
         base = Recipe(64, 15, 0.05, weight_decay=5e-4)
     elif kind == "small":

@@ -69,9 +69,9 @@ _NAMES = (*Options.__annotations__, *(field.name for field in dataclasses.fields
 RECIPE: Mapping[str, tuple[str, str, float | None]] = {
     "recipe": (
         "NAME",
-        "how to train: a recipe that comes with senet (cifar-resnet, cifar-shake-shake, cifar-wrn, fine-tuning, "
-        "imagenet-modern, imagenet-paper, imagenet-released, imagenet-senet154, mobilenet) or a .yaml file; the flags "
-        "of this group stand in place of its values; without it what suits the images and the weights",
+        "how to train: a recipe that comes with senet (cifar-resnet, cifar-shake-shake, cifar-short, cifar-wrn, "
+        "fine-tuning, imagenet-modern, imagenet-paper, imagenet-released, imagenet-senet154, mobilenet) or a .yaml "
+        "file; the flags of this group stand in place of its values; without it what suits the images and the weights",
         None,
     ),
     **{field.name: field.metadata["flag"] for field in dataclasses.fields(Recipe) if field.metadata["flag"]},

@@ -9,6 +9,8 @@ import torch
 import senet
 from senet.data.context import CLASSES, SIDE, draw_context
 from senet.data.sources import open_data
+from senet.data.transforms import augmentation_for, preprocessing_for
+from senet.recipe.choose import recipe_for
 
 
 def marks(picture: np.ndarray) -> tuple[bool, bool, int]:
@@ -44,27 +46,59 @@ def test_the_same_seed_draws_the_same_pictures():
     assert (one[0] != other[0]).any()
 
 
-def test_it_is_opened_by_name():
-    source = open_data("context")
-    assert (source.name, source.classes, source.native_size, source.flip) == ("context", CLASSES, SIDE, False)
+@pytest.mark.parametrize("name", ["context", "context-random"])
+def test_it_is_opened_by_name_and_trained_by_its_own_recipe(name):
+    source = open_data(name)
+    assert (source.name, source.classes, source.native_size, source.flip) == (name, CLASSES, SIDE, False)
     assert source.train is not None
     assert (len(source.train), len(source.reported[1])) == (2400, 600)
+    assert recipe_for(source.kind, pretrained=False) == recipe_for("context", pretrained=False)
+
+
+def test_random_labels_say_nothing_of_the_pictures():
+    pictures, labels = draw_context(2000, seed=4, random_labels=True)
+    same, solved = draw_context(2000, seed=4)
+    assert (pictures == same).all()
+    assert sum(labels) == 1000
+    assert abs(np.corrcoef(labels, solved)[0, 1]) < 0.06
+
+
+def test_pictures_are_trained_on_whole():
+    """A crop would cut off the mark or the square, on which the label depends."""
+    source = open_data("context")
+    preprocessing = preprocessing_for(source)
+    augmentation = augmentation_for(source, preprocessing)
+    for index in range(5):
+        image = source.train.load(index)
+        assert torch.equal(augmentation(augmentation.base(image)), preprocessing(image))
 
 
 def test_the_network_sees_eleven_pixels():
     model = senet.create("short_sighted", num_classes=2).double().eval()
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-    maps = model.blocks(model.relu(model.bn1(model.conv1(x))))
-    (gradient,) = torch.autograd.grad(maps[0, :, 16, 16].sum(), x)
+    (gradient,) = torch.autograd.grad(model.units(model.stem(x))[0, :, 8, 8].sum(), x)
     seen = gradient[0].abs().sum(0).nonzero()
     assert (seen.min().item(), seen.max().item()) == (11, 21)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("squeeze", "least", "most"), [("avg", 0.95, 1.0), ("none", 0.4, 0.6), (None, 0.4, 0.6)], ids=str
-)
-def test_only_se_with_its_squeeze_solves_it(tmp_path, squeeze, least, most):
-    spec = senet.SESpec(4, squeeze=squeeze) if squeeze else None
-    result = senet.study.train("short_sighted", "context", out=tmp_path, spec=spec)
-    assert least <= result.accuracy <= most
+def test_compare_finds_se_better_with_its_defaults(tmp_path):
+    result = senet.study.compare("short_sighted", "context", out=tmp_path, seeds=3, progress=False)
+    assert result.se.accuracy == (1.0, 1.0, 1.0)
+    assert all(0.4 < each < 0.6 for each in result.plain.accuracy)
+    assert result.verdict.startswith("SE is better by ")
+
+
+@pytest.mark.long
+def test_ablate_finds_no_gain_without_the_squeeze(tmp_path):
+    result = senet.study.ablate(
+        "short_sighted", "context", out=tmp_path, grid={"squeeze": ["avg", "none"]}, seeds=2, progress=False
+    )
+    assert min(result.cells["se"].accuracy) == 1
+    assert all(0.4 < each < 0.6 for each in result.cells["squeeze-none"].accuracy)
+
+
+@pytest.mark.long
+def test_compare_shows_no_difference_on_random_labels(tmp_path):
+    result = senet.study.compare("short_sighted", "context-random", out=tmp_path, seeds=3, progress=False)
+    assert result.verdict.startswith("There is no difference shown")

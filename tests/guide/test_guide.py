@@ -26,7 +26,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_index_names_every_page():
     assert [f"{page.name}" for page in PAGES] == re.findall(r"^\d\. \[.*?\]\((.*?)\)", index(), re.MULTILINE)
-    assert len(PAGES) == 5
+    assert len(PAGES) == 6
 
 
 def index() -> str:

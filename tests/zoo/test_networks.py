@@ -16,7 +16,8 @@ pytest.importorskip("torchvision", reason="torchvision is not there")
 from torchvision.models.feature_extraction import create_feature_extractor
 
 PLACES = {  # of SE: how many, and the first and the last
-    "se_short_sighted": (2, "blocks.0.bn2", "blocks.1.bn2"),
+    "se_short_sighted": (2, "units.0.pointwise.bn", "units.1.pointwise.bn"),
+    **{f"se_light_{sight}": (4, "units.0.pointwise.bn", "units.3.pointwise.bn") for sight in (11, 19, 35)},
     "se_resnet18": (8, "layer1.0.bn2", "layer4.1.bn2"),
     "se_resnet34": (16, "layer1.0.bn2", "layer4.2.bn2"),
     **{
@@ -32,7 +33,7 @@ PLACES = {  # of SE: how many, and the first and the last
     "se_vgg19_bn": (16, "features.2", "features.51"),
     "se_bn_inception": (10, "inception.3a", "inception.5b"),
     "se_inception_resnet_v2": (40, "repeat.0.conv2d", "block8.conv2d"),
-    "se_mobilenet_v1": (13, "units.0.pointwise.relu", "units.12.pointwise.relu"),
+    **{f"se_mobilenet_v1{v}": (13, "units.0.pointwise.relu", "units.12.pointwise.relu") for v in ("", "_small")},
     "se_mobilenet_v3_small": (6, "features.3.block.2.1", "features.11.block.3.1"),
     "se_mobilenet_v3_large": (10, "features.1.block.1.1", "features.15.block.3.1"),
     "se_shufflenet_v1": (13, "stage2.1.expand.bn", "stage4.3.expand.bn"),
@@ -126,6 +127,7 @@ def test_width(name, width, channels):
         ("shufflenet_v1", {"groups": 5}, "groups is one of 1, 2, 3, 4, 8, not 5"),
         ("resnet18", {"width": 2}, "unexpected keyword argument 'width'; it takes num_classes, in_channels, dropout$"),
         ("wrn16_8", {"width": 2}, "it takes num_classes, in_channels, dropout$"),
+        ("mobilenet_v1_small", {"stem_stride": 0}, "stem_stride is a whole number of at least 1, not 0"),
     ],
 )
 def test_bad_options(name, options, message):
@@ -151,7 +153,7 @@ FEATURES = {  # layers, channels, and the side of the input over that of the map
     "se_shufflenet_v1": {"stage2": (240, 8), "stage4": (960, 32)},
     "senet154": {"layer1": (256, 4), "layer4": (2048, 32)},
     "se_resnet20": {"layer1": (16, 1), "layer3": (64, 4)},
-    "se_short_sighted": {"blocks": (16, 1)},
+    "se_short_sighted": {"units": (64, 2)},
     "se_preact_resnet164": {"layer1": (64, 1), "layer3": (256, 4)},
     "se_wrn16_8": {"layer1": (128, 1), "layer3": (512, 4)},
     "se_shake_shake26_2x96d": {"layer1": (96, 1), "layer3": (384, 4)},

@@ -48,6 +48,7 @@ class MobileNetV1(nn.Module):
         in_channels: of the pictures.
         dropout: of the pooled features.
         width: α of the paper, which multiplies all channels.
+        stem_stride: 2 as in the paper; 1 for pictures of 32×32 pixels.
 
     Raises:
         ValueError: on a count that is no positive whole number, a dropout that is no probability, or a width that
@@ -55,11 +56,18 @@ class MobileNetV1(nn.Module):
     """
 
     def __init__(
-        self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.0, width: float = 1.0
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        width: float = 1.0,
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
         channels = scaled(_STEM, width)
-        self.stem = ConvUnit(_positive_int("in_channels", in_channels), channels, 3, 2)
+        stride = _positive_int("stem_stride", stem_stride)
+        self.stem = ConvUnit(_positive_int("in_channels", in_channels), channels, 3, stride)
         units = []
         for wanted, stride in _UNITS:
             units.append(SeparableUnit(channels, scaled(wanted, width), stride))
@@ -114,10 +122,13 @@ def _entry(build: Callable[..., nn.Module], kind: str, se_name: str | None) -> E
     return Entry(functools.partial(build, kind), _SIZE, se_name)
 
 
+_SMALL = functools.partial(MobileNetV1, width=0.25, stem_stride=1)
+
 NETWORKS: Mapping[str, Entry] = MappingProxyType(
     {
         # SE goes behind each pointwise convolution, not behind the stem: with that the paper's 4.7 M are met
         "mobilenet_v1": Entry(MobileNetV1, _SIZE, where="units.*"),
+        "mobilenet_v1_small": Entry(_SMALL, (32, 32), where="units.*"),
         **{f"mobilenet_v3_{kind}": _entry(mobilenet_v3, kind, None) for kind in ("small", "large")},
         **{
             f"mobilenet_v3_{kind}_plain": _entry(plain_mobilenet_v3, kind, f"se_mobilenet_v3_{kind}")

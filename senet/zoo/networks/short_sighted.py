@@ -1,36 +1,88 @@
-"""A small residual network that sees 11 pixels: for tasks that only context outside of them can solve.
+"""Small networks that see a part of the picture: for the question whether SE makes up for the rest.
 
-A 3×3 stem and two basic blocks at stride 1, the global average, a linear layer. A unit of the last
-map depends on 11×11 pixels of the picture. The average only adds such local findings up, so what one
-place shows cannot change what another means. The excitation can: its squeeze reads the whole map.
-This is the SE paper's own argument (section 3.1): a unit "is unable to exploit contextual information
-outside of this region".
+`short_sighted` sees 11 pixels, and the made task `senet.data.context` cannot be solved with that.
+`light_11`, `light_19` and `light_35` see 11, 19 and 35 pixels, and cost the same.
+
+The average at the end only adds local findings up, so what one place shows cannot change what another
+means. The excitation can: its squeeze reads the whole map. This is the SE paper's own argument
+(section 3.1): a unit "is unable to exploit contextual information outside of this region".
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from senet.block import _positive_int
-from senet.zoo.networks.cifar_resnet import BasicBlock
+from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
+from senet.zoo.networks.layers import ConvUnit, initialise
 
-__all__ = ["NETWORKS", "ShortSighted"]
+__all__ = ["NETWORKS", "CentredConv2d", "LightNet", "LightUnit", "ShortSighted"]
+
+_STEM = 16  # channels at stride 2 of the light networks
+_UNITS = 4  # their residual units
+
+
+class CentredConv2d(nn.Module):
+    """A depthwise 3×3 convolution of which only the middle weight is not zero, at the cost of a whole one.
+
+    It sees one pixel. So networks that see less differ from those that see more in nothing else:
+    neither in multiply-adds nor in where SE finds a place.
+
+    Shapes: (N, channels, H, W) -> the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, 1, 1))
+        nn.init.normal_(self.weight, std=math.sqrt(2))  # He's, of one input
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of `x`."""
+        return F.conv2d(x, F.pad(self.weight, (1, 1, 1, 1)), padding=1, groups=len(self.weight))
+
+
+class LightUnit(nn.Module):
+    """A depthwise 3×3 and a 1×1 convolution beside the identity, and a ReLU.
+
+    Shapes: (N, channels, H, W) -> the same.
+
+    Args:
+        channels: of input and output.
+        sees: whether the depthwise convolution sees its 3×3 pixels, or the middle one alone.
+    """
+
+    def __init__(self, channels: int, *, sees: bool = True) -> None:
+        super().__init__()
+        self.depthwise = ConvUnit(channels, channels, 3, groups=channels)
+        if not sees:
+            self.depthwise.conv = CentredConv2d(channels)
+        self.pointwise = ConvUnit(channels, channels, 1, relu=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The unit's output."""
+        result: Tensor = self.relu(x + self.pointwise(self.depthwise(x)))
+        return result
 
 
 class ShortSighted(nn.Module):
-    """A stem and residual blocks of two 3×3 convolutions, all at stride 1.
+    """A 3×3 stem at stride 2, units of a depthwise and a 1×1 convolution, the average, a linear layer.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         num_classes: how many.
         in_channels: of the pictures; 3 for colours, 1 for grey.
-        width: channels of the stem and of every block.
-        blocks: how many. The receptive field is 3 + 4 · blocks pixels a side: 11 with two.
+        width: channels of the stem and of every unit.
+        units: how many. The receptive field is 3 + 4 · units pixels a side: 11 with two.
         dropout: of the pooled features.
 
     Raises:
@@ -39,26 +91,71 @@ class ShortSighted(nn.Module):
     """
 
     def __init__(
-        self, *, num_classes: int = 10, in_channels: int = 3, width: int = 16, blocks: int = 2, dropout: float = 0.0
+        self, *, num_classes: int = 10, in_channels: int = 3, width: int = 64, units: int = 2, dropout: float = 0.0
     ) -> None:
         super().__init__()
         width = _positive_int("width", width)
-        self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.blocks = nn.Sequential(*(BasicBlock(width, width, 1) for _ in range(_positive_int("blocks", blocks))))
+        self.stem = ConvUnit(_positive_int("in_channels", in_channels), width, 3, 2)
+        self.units = nn.Sequential(*(LightUnit(width) for _ in range(_positive_int("units", units))))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(width, _positive_int("num_classes", num_classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch of pictures."""
-        x = self.blocks(self.relu(self.bn1(self.conv1(x))))
-        logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        x = self.avgpool(self.units(self.stem(x)))
+        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
         return logits
 
 
-NETWORKS: Mapping[str, Entry] = MappingProxyType({"short_sighted": Entry(ShortSighted, (32, 32))})
+class LightNet(nn.Module):
+    """A light network for small pictures, whose receptive field is chosen and whose cost is not.
+
+    A 3×3 stem and a depthwise 5×5 convolution, both at stride 2, with a 1×1 convolution: they see 11
+    pixels. Then residual units at stride 4, the global average, and a linear layer.
+
+    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
+
+    Args:
+        seeing: how many of the four units see 3×3 pixels of their input; the others see one.
+            The receptive field is 11 + 8 · seeing pixels a side.
+        num_classes: how many.
+        in_channels: of the pictures; 3 for colours, 1 for grey.
+        width: channels of the units.
+        dropout: of the pooled features.
+
+    Raises:
+        InputError: a count is no positive whole number, or `seeing` none from 0 to 4.
+        ValueError: a dropout is no probability.
+    """
+
+    def __init__(
+        self, seeing: int, *, num_classes: int = 100, in_channels: int = 3, width: int = 48, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if type(seeing) is not int or not 0 <= seeing <= _UNITS:
+            raise InputError(f"seeing is a whole number from 0 to {_UNITS}, not {seeing!r}")
+        width = _positive_int("width", width)
+        self.stem = ConvUnit(_positive_int("in_channels", in_channels), _STEM, 3, 2)
+        self.depthwise = ConvUnit(_STEM, _STEM, 5, 2, groups=_STEM)
+        self.pointwise = ConvUnit(_STEM, width, 1)
+        self.units = nn.Sequential(*(LightUnit(width, sees=index < seeing) for index in range(_UNITS)))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(width, _positive_int("num_classes", num_classes))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of a batch of pictures."""
+        x = self.avgpool(self.units(self.pointwise(self.depthwise(self.stem(x)))))
+        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
+        return logits
+
+
+NETWORKS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "short_sighted": Entry(ShortSighted, (32, 32)),
+        **{f"light_{11 + 8 * seeing}": Entry(functools.partial(LightNet, seeing), (32, 32)) for seeing in (0, 1, 3)},
+    }
+)

@@ -1,0 +1,153 @@
+"""Train what docs/results.md plans, cell by cell, and keep each finished run in docs/results/.
+
+    make studies                               # the next runs of the plan, for an hour and a half
+    python benchmarks/studies.py --minutes 30 --study sight
+    python benchmarks/studies.py --list        # which cells are done
+
+A cell is one training: a network, an arm (plain, SE, SE without squeeze) and a seed. Cells run in the
+plan's order, in one process of one thread. A cell whose folder lies in docs/results/ is done; commit
+it. One that was interrupted goes on from its checkpoint under runs/studies, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studies_plan import STUDIES, Cell, cells
+
+from senet.console.stopping import Stopped
+
+if TYPE_CHECKING:
+    from senet.data.source import DataSource
+    from senet.study import RunResult
+
+RUNS = Path("runs/studies")
+ARCHIVE = Path("../shared/data/tiny100.tar.gz")
+PRECISION = "32"
+"""Of every run, whatever the machine has."""
+
+
+def main() -> None:
+    """Run the next cells until the time is up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=90, help="no cell begins later than this (90)")
+    parser.add_argument("--study", choices=STUDIES, help="this study alone")
+    parser.add_argument("--data", type=Path, help="the unpacked folder of tiny100; without it, unpacked under runs/")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs and their checkpoints lie")
+    parser.add_argument("--list", action="store_true", help="show which cells are done, and train nothing")
+    asked = parser.parse_args()
+    chosen = cells(asked.study)
+    if asked.list:
+        print("\n".join(f"{'done' if cell.folder.is_dir() else 'open':5} {cell.folder}" for cell in chosen))
+        return
+    end = time.monotonic() + 60 * asked.minutes
+    source: DataSource | None = None
+    for cell in chosen:
+        if cell.folder.is_dir():
+            continue
+        if time.monotonic() > end:
+            return
+        source = source or tiny100(asked.data)
+        try:
+            run = train(cell, source, asked.runs)
+        except Stopped as stop:
+            print(stop)
+            return
+        keep(cell, run)
+        print(f"done {cell.folder}", flush=True)
+
+
+def tiny100(folder: Path | None) -> DataSource:
+    """The pictures, named alike on every machine."""
+    import dataclasses
+
+    import senet.study
+
+    if folder is None:
+        folder = RUNS / "tiny100"
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(ARCHIVE) as archive:
+                archive.extractall(folder.parent, filter="data")
+    return dataclasses.replace(senet.study.open_data(folder), name="tiny100")
+
+
+def train(cell: Cell, source: DataSource, runs: Path) -> RunResult:
+    """Train one cell, or go on with it."""
+    import torch
+
+    import senet.study
+
+    torch.set_num_threads(1)
+    return senet.study.train(
+        cell.network,
+        source,
+        out=runs / cell.study / cell.name,
+        spec=cell.spec,
+        where=cell.plan.where.get(cell.arm),
+        seed=cell.seed,
+        recipe=cell.plan.recipe,
+        precision=PRECISION,
+        devices="cpu",
+        workers=0,
+        progress=False,
+    )
+
+
+def keep(cell: Cell, run: RunResult) -> None:
+    """Write what a finished run found where it is committed: settings, metrics of every epoch, predictions."""
+    result = json.loads((run.folder / "result.json").read_text())
+    kept = {key: result[key] for key in ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters")}
+    kept |= {"cell": cell.to_json(), "sites": [site["name"] for site in result["sites"]], "cost": cost_of(cell)}
+    kept |= {"settings": result["settings"], "machine": result["machine"], "commit": commit()}
+    making = cell.folder.with_name(cell.folder.name + ".part")
+    making.mkdir(parents=True, exist_ok=True)
+    (making / "run.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (making / "metrics.csv").write_text((run.folder / "metrics.csv").read_text())
+    (making / "predictions.csv.gz").write_bytes(_predictions(run.folder / "predictions.csv"))
+    making.replace(cell.folder)  # whole or not at all
+
+
+def cost_of(cell: Cell) -> dict[str, int]:
+    """Parameters and multiply-adds of one picture."""
+    import torch
+
+    import senet
+
+    example = torch.zeros(1, 3, 32, 32)
+    model = senet.create(cell.network, num_classes=100)
+    if cell.spec is not None:
+        model = senet.insert(model, example, cell.spec, where=cell.plan.where.get(cell.arm))
+    cost = senet.cost(model, example)
+    return {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
+
+
+def commit() -> str:
+    """The commit that the code is of."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return found.stdout.strip() or "unknown"
+
+
+def _predictions(path: Path) -> bytes:
+    """Class and predicted class of every picture, in the order of the pictures, gzipped without the time."""
+    text = io.StringIO()
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["class", "predicted"])
+        writer.writerows((row["class"], row["predicted"]) for row in rows)
+    return gzip.compress(text.getvalue().encode(), mtime=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

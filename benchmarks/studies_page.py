@@ -1,0 +1,197 @@
+"""Write what the committed runs of a study say: tables, intervals and the figure of docs/results.md.
+
+    python benchmarks/studies_page.py
+
+It reads docs/results/ alone. What stands between a study's two marks in docs/results.md is written anew.
+A study of which runs are missing gets its table so far, and no interval and no verdict.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from studies_plan import RESULTS, STUDIES, Arm, Contrast, Study
+
+from senet.report.figures import COLOURS, GREY, drawing, save_figure
+from senet.study.comparison.report import interval, spread
+from senet.study.statistics import (
+    Bootstrap,
+    Difference,
+    bootstrap_over_images,
+    differs,
+    holm,
+    paired_difference,
+    points,
+)
+
+PAGE = RESULTS.parent / "results.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A committed run: its run.json, and for each picture whether it was right."""
+
+    content: Mapping[str, Any]
+    correct: np.ndarray
+
+
+Runs = Mapping[tuple[str, str, int], Run]
+"""By network, arm and seed."""
+
+
+def read(study: str) -> Runs:
+    """The committed runs of a study."""
+    found = {}
+    for folder in sorted(RESULTS.glob(f"{study}/*/")):
+        if folder.suffix == ".part":
+            continue
+        content = json.loads((folder / "run.json").read_text())
+        text = gzip.decompress((folder / "predictions.csv.gz").read_bytes()).decode()
+        correct = np.array([row["class"] == row["predicted"] for row in csv.DictReader(io.StringIO(text))])
+        cell = content["cell"]
+        found[cell["network"], cell["arm"], cell["seed"]] = Run(content, correct)
+    return found
+
+
+def section(name: str, runs: Runs) -> str:
+    """The tables of a study and, once all its runs are there, its intervals and what they say."""
+    plan = STUDIES[name]
+    planned = len(plan.arms) * len(plan.seeds)
+    lines = [*table(plan, runs), ""]
+    if len(runs) < planned:
+        return "\n".join([*lines, f"Partial: {len(runs)} of {planned} runs are done. No verdict before all are."])
+    hours = sum(run.content["seconds"] for run in runs.values()) / 3600
+    machines = sorted({run.content["machine"]["processor"] for run in runs.values()})
+    lines += [*judged(plan, runs), "", f"{planned} runs, {hours:.1f} h of one thread: {', '.join(machines)}.", ""]
+    save_figure(figure(plan, runs), RESULTS / f"{name}.svg")
+    lines.append(f"![Accuracy against multiply-adds and parameters, with 95 % intervals](results/{name}.svg)")
+    return "\n".join(lines)
+
+
+def table(plan: Study, runs: Runs) -> list[str]:
+    """Accuracy seed by seed, a row for each network and arm."""
+    lines = [
+        "| accuracy, % | " + " | ".join(f"seed {seed}" for seed in plan.seeds) + " | mean ± sd |",
+        "|---|" + "---:|" * (len(plan.seeds) + 1),
+    ]
+    for network, arm in plan.arms:
+        found = [runs.get((network, arm, seed)) for seed in plan.seeds]
+        shown = ["" if run is None else f"{100 * run.content['accuracy']:.2f}" for run in found]
+        all_ = [run.content["accuracy"] for run in found if run is not None]
+        whole = len(all_) == len(plan.seeds)
+        mean = spread(statistics.fmean(all_), statistics.stdev(all_)) if whole else ""
+        lines.append(f"| {network}, {arm} | " + " | ".join(shown) + f" | {mean.removesuffix(' %')} |")
+    return lines
+
+
+def judged(plan: Study, runs: Runs) -> list[str]:
+    """The comparison that counts, alone, and the others, corrected: a table, and a sentence for the first."""
+    main = paired_difference(*accuracies(plan, plan.main, runs))
+    over = over_pictures(plan, plan.main, runs, main.confidence)
+    corrected = holm({each.label: accuracies(plan, each, runs) for each in plan.others})
+    lines = [
+        f"**{sentence(plan.main.label, main, over)}**",
+        "",
+        "| comparison, points | mean | over seeds (paired t) | over pictures (bootstrap) | p, corrected | shown |",
+        "|---|---:|---:|---:|---:|---|",
+        _row(f"{plan.main.label} (counts, alone)", main, over, None),
+    ]
+    for each in plan.others:
+        of = corrected[each.label]
+        images = over_pictures(plan, each, runs, of.difference.confidence)
+        lines.append(_row(each.label, of.difference, images, of.p_corrected))
+    return [*lines, "", f"Intervals of the other {len(plan.others)} are corrected by Holm for their number."]
+
+
+def sentence(label: str, seeds: Difference, over: Bootstrap) -> str:
+    """What a comparison says."""
+    if not differs(seeds, over):
+        return f"{label}: no difference shown ({points(seeds.mean)} points)."
+    return f"{label}: {'better' if seeds.mean > 0 else 'worse'} by {abs(100 * seeds.mean):.2f} points."
+
+
+def accuracies(plan: Study, contrast: Contrast, runs: Runs) -> tuple[list[float], list[float]]:
+    """What is subtracted and what is added, seed by seed."""
+    less, of = (
+        [sum(runs[*arm, seed].content["accuracy"] for arm in side) for seed in plan.seeds]
+        for side in (contrast.less, contrast.of)
+    )
+    return less, of
+
+
+def over_pictures(plan: Study, contrast: Contrast, runs: Runs, confidence: float) -> Bootstrap:
+    """The same over the pictures."""
+    less, of = (
+        [sum(runs[*arm, seed].correct.astype(int) for arm in side) for seed in plan.seeds]
+        for side in (contrast.less, contrast.of)
+    )
+    return bootstrap_over_images(less, of, confidence=confidence)
+
+
+def _row(label: str, seeds: Difference, over: Bootstrap, p: float | None) -> str:
+    shown = "yes" if differs(seeds, over) else "no"
+    corrected = "" if p is None else f"{p:.3f}"
+    return f"| {label} | {points(seeds.mean)} | {interval(seeds)} | {interval(over)} | {corrected} | {shown} |"
+
+
+def figure(plan: Study, runs: Runs) -> Any:
+    """Accuracy against multiply-adds and against parameters: a point an arm, with the interval over seeds."""
+    with drawing():
+        from matplotlib.figure import Figure
+
+        drawn = Figure(figsize=(10, 4.4), layout="constrained")
+        panels = drawn.subplots(1, 2, sharey=True)
+        for axes, key, unit in zip(panels, ("multiply_adds", "parameters"), (1e6, 1e3), strict=True):
+            kinds = dict.fromkeys(arm for _, arm in plan.arms)
+            for kind, colour in zip(kinds, (GREY, *COLOURS), strict=False):
+                chosen = [each for each in plan.arms if each[1] == kind]
+                x = [_cost(runs, each, plan, key) / unit for each in chosen]
+                mean, half = zip(*(_mean(runs, each, plan) for each in chosen), strict=True)
+                axes.errorbar(x, mean, half, marker="o", linestyle="none", capsize=3, color=colour, label=kind)
+                for (network, _), at, value in zip(chosen, x, mean, strict=True):
+                    axes.annotate(network, (at, value), (6, 4), textcoords="offset points", fontsize=8, color=colour)
+            axes.set_xlabel("multiply-adds (millions)" if unit == 1e6 else "parameters (thousands)")
+            axes.margins(x=0.3)
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel("accuracy on test pictures (%)")
+        panels[0].legend(loc="best")
+        return drawn
+
+
+def _cost(runs: Runs, arm: Arm, plan: Study, key: str) -> float:
+    return float(runs[*arm, plan.seeds[0]].content["cost"][key])
+
+
+def _mean(runs: Runs, arm: Arm, plan: Study) -> tuple[float, float]:
+    """The mean over seeds and half its 95 % interval, in per cent."""
+    values = [runs[*arm, seed].content["accuracy"] for seed in plan.seeds]
+    of = paired_difference([0.0] * len(values), values)
+    return 100 * of.mean, 100 * ((of.high or of.mean) - of.mean)
+
+
+def written(text: str, sections: Mapping[str, str]) -> str:
+    """A page with what stands between each study's marks written anew."""
+    for name, content in sections.items():
+        marks = f"<!-- runs of {name} -->", f"<!-- end of {name} -->"
+        found = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
+        text = found.sub(lambda _, marks=marks, content=content: f"{marks[0]}\n{content}\n{marks[1]}", text)
+    return text
+
+
+def main(names: Sequence[str] = tuple(STUDIES)) -> None:
+    """Write the page."""
+    sections = {name: section(name, runs) for name in names if (runs := read(name))}
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), sections), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
