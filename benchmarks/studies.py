@@ -18,11 +18,11 @@ import io
 import json
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studies_data import opened
 from studies_plan import STUDIES, Cell, cells
 
 from senet.console.stopping import Stopped
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from senet.study import RunResult
 
 RUNS = Path("runs/studies")
-ARCHIVE = Path("../shared/data/tiny100.tar.gz")
 PRECISION = "32"
 """Of every run, whatever the machine has."""
 
@@ -42,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=90, help="no cell begins later than this (90)")
     parser.add_argument("--study", choices=STUDIES, help="this study alone")
-    parser.add_argument("--data", type=Path, help="the unpacked folder of tiny100; without it, unpacked under runs/")
+    parser.add_argument("--data", type=Path, default=RUNS / "data", help="where the pictures lie or are unpacked to")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs and their checkpoints lie")
     parser.add_argument("--list", action="store_true", help="show which cells are done, and train nothing")
     asked = parser.parse_args()
@@ -51,35 +50,21 @@ def main() -> None:
         print("\n".join(f"{'done' if cell.folder.is_dir() else 'open':5} {cell.folder}" for cell in chosen))
         return
     end = time.monotonic() + 60 * asked.minutes
-    source: DataSource | None = None
+    sources: dict[str, DataSource] = {}
     for cell in chosen:
         if cell.folder.is_dir():
             continue
         if time.monotonic() > end:
             return
-        source = source or tiny100(asked.data)
+        data = cell.plan.data
+        sources[data] = sources.get(data) or opened(data, asked.data)
         try:
-            run = train(cell, source, asked.runs)
+            run = train(cell, sources[data], asked.runs)
         except Stopped as stop:
             print(stop)
             return
         keep(cell, run)
         print(f"done {cell.folder}", flush=True)
-
-
-def tiny100(folder: Path | None) -> DataSource:
-    """The pictures, named alike on every machine."""
-    import dataclasses
-
-    import senet.study
-
-    if folder is None:
-        folder = RUNS / "tiny100"
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(ARCHIVE) as archive:
-                archive.extractall(folder.parent, filter="data")
-    return dataclasses.replace(senet.study.open_data(folder), name="tiny100")
 
 
 def train(cell: Cell, source: DataSource, runs: Path) -> RunResult:
@@ -93,10 +78,12 @@ def train(cell: Cell, source: DataSource, runs: Path) -> RunResult:
         cell.network,
         source,
         out=runs / cell.study / cell.name,
+        weights=cell.plan.weights,
         spec=cell.spec,
         where=cell.plan.where.get(cell.arm),
         seed=cell.seed,
         recipe=cell.plan.recipe,
+        size=cell.plan.size,
         precision=PRECISION,
         devices="cpu",
         workers=0,
@@ -108,7 +95,8 @@ def keep(cell: Cell, run: RunResult) -> None:
     """Write what a finished run found where it is committed: settings, metrics of every epoch, predictions."""
     result = json.loads((run.folder / "result.json").read_text())
     kept = {key: result[key] for key in ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters")}
-    kept |= {"cell": cell.to_json(), "sites": [site["name"] for site in result["sites"]], "cost": cost_of(cell)}
+    kept |= {"cell": cell.to_json(), "sites": [site["name"] for site in result["sites"]]}
+    kept |= {"cost": cost_of(run, result["settings"]["preprocessing"]["size"])}
     kept |= {"settings": result["settings"], "machine": result["machine"], "commit": commit()}
     making = cell.folder.with_name(cell.folder.name + ".part")
     making.mkdir(parents=True, exist_ok=True)
@@ -118,17 +106,13 @@ def keep(cell: Cell, run: RunResult) -> None:
     making.replace(cell.folder)  # whole or not at all
 
 
-def cost_of(cell: Cell) -> dict[str, int]:
+def cost_of(run: RunResult, side: int) -> dict[str, int]:
     """Parameters and multiply-adds of one picture."""
     import torch
 
     import senet
 
-    example = torch.zeros(1, 3, 32, 32)
-    model = senet.create(cell.network, num_classes=100)
-    if cell.spec is not None:
-        model = senet.insert(model, example, cell.spec, where=cell.plan.where.get(cell.arm))
-    cost = senet.cost(model, example)
+    cost = senet.cost(senet.load(run.folder / "model.safetensors"), torch.zeros(1, 3, side, side))
     return {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
 
 

@@ -1,6 +1,6 @@
 """The plan of docs/results.md as cells: what is trained, in which order, and what is compared.
 
-A study's plan is fixed before its first run. Later studies are added below those that have begun.
+A study's plan is fixed before its first run. Studies are added below those that have begun.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class Study:
         others: they are corrected for their number by Holm.
         ratio: the reduction ratio of its SE.
         recipe: of every run.
+        data: the pictures, one of `studies_data.SOURCES`.
+        weights: that every arm starts from; None for its own initialisation.
+        size: pixels a side; None for the pictures' own.
+        start: of SE, "paper" or "identity".
         where: the sites that an arm's SE is put at; all where not given.
     """
 
@@ -57,6 +61,10 @@ class Study:
     others: tuple[Contrast, ...]
     ratio: int = 8
     recipe: str = "cifar-short"
+    data: str = "tiny100"
+    weights: str | None = None
+    size: int | None = None
+    start: str = "paper"
     where: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def spec(self, arm: str) -> SESpec | None:
@@ -64,7 +72,7 @@ class Study:
         if arm == PLAIN:
             return None
         squeeze, placement = "none" if arm == NONE else "avg", "inner" if arm == INNER else "standard"
-        return SESpec(self.ratio, squeeze=squeeze, placement=placement, start="paper")
+        return SESpec(self.ratio, squeeze=squeeze, placement=placement, start=self.start)
 
 
 def _less(network: str, arm: str, other: str) -> Contrast:
@@ -86,6 +94,7 @@ def _all_but(main: Contrast, *networks: str) -> tuple[Contrast, ...]:
 _SIGHT = _less("light_11", SE, PLAIN)
 _MOBILE = _less("mobilenet_v1_small", SE, PLAIN)
 _RESNET = _less("resnet20", SE, PLAIN)
+_FEW = _less("torchvision:mobilenet_v2", SE, PLAIN)
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
     {
@@ -124,6 +133,19 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             ratio=4,
             where=MappingProxyType({BUT_LAST: ("layer1.*", "layer2.*")}),
         ),
+        "few": Study(
+            "Ten photos a class: SE in a pretrained network",
+            (("torchvision:mobilenet_v2", PLAIN), ("torchvision:mobilenet_v2", SE)),
+            range(10, 15),
+            _FEW,
+            (),
+            ratio=16,
+            recipe="fine-tuning",
+            data="caltech20-10",
+            weights="../shared/weights/mobilenet_v2-b0353104.pth",
+            size=128,
+            start="identity",
+        ),
     }
 )
 
@@ -140,7 +162,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its folders."""
-        return f"{self.network}-{self.arm}-{self.seed}"
+        return f"{self.network.rpartition(':')[2]}-{self.arm}-{self.seed}"
 
     @property
     def folder(self) -> Path:

@@ -20,7 +20,7 @@ __all__ = ["read_recipe", "recipes"]
 
 def _shipped() -> dict[str, Traversable]:
     """The files that come with senet, by name without suffix. They lie in the package, so that a wheel has them."""
-    folder = importlib.resources.files("senet.recipe")
+    folder = importlib.resources.files("senet.recipe") / "shipped"
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
 
 

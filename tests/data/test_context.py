@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import senet
+from senet.data import context
 from senet.data.context import CLASSES, SIDE, draw_context
 from senet.data.sources import open_data
 from senet.data.transforms import augmentation_for, preprocessing_for
@@ -79,6 +80,27 @@ def test_the_network_sees_eleven_pixels():
     (gradient,) = torch.autograd.grad(model.units(model.stem(x))[0, :, 8, 8].sum(), x)
     seen = gradient[0].abs().sum(0).nonzero()
     assert (seen.min().item(), seen.max().item()) == (11, 21)
+
+
+@pytest.mark.parametrize(
+    ("squeeze", "can"), [(None, False), ("none", False), ("avg", True)], ids=["plain", "no squeeze", "SE"]
+)
+def test_only_the_squeeze_can_tell_an_exclusive_or(squeeze, can):
+    """Without it the logits are a sum over the two marks, whatever the weights: their interaction is zero."""
+    pictures = torch.full((2, 2, SIDE, SIDE, 3), 128, dtype=torch.float64)
+    for cross, shape in enumerate(context._plus_and_cross()):
+        pictures[cross, :, 10:17, 2:9][:, torch.from_numpy(shape)] = context._WHITE
+    for blue, colour in enumerate((context._GREEN, context._BLUE)):
+        pictures[:, blue, 8:18, 21:31] = torch.tensor(colour, dtype=torch.float64)
+    torch.manual_seed(0)
+    model = senet.create("short_sighted", num_classes=2).double()
+    if squeeze:
+        model = senet.insert(model, pictures[0, :1].movedim(-1, 1), senet.SESpec(squeeze=squeeze, start="paper"))
+    batch = pictures.flatten(0, 1).movedim(-1, 1) / 255
+    logits = model.eval()(batch).view(2, 2, 2)
+    interaction = (logits[0, 0] - logits[0, 1] - logits[1, 0] + logits[1, 1]).abs().max()
+    assert (interaction > 1e-10) == can
+    assert can or interaction < 1e-13
 
 
 @pytest.mark.long

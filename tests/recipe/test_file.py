@@ -15,7 +15,7 @@ from senet.zoo import list_models
 
 
 def _text(name):
-    return (resources.files("senet.recipe") / f"{name}.yaml").read_text(encoding="utf-8")
+    return (resources.files("senet.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", recipes())
