@@ -16,7 +16,7 @@ from senet.console.stopping import Stopped
 from senet.errors import SenetError
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
-from senet.verbs.network import cost, insert, models, sites
+from senet.verbs.network import check, cost, insert, models, sites
 from senet.verbs.ship import bench, export
 from senet.verbs.study import ablate, compare, evaluate, predict, report, train
 
@@ -33,10 +33,10 @@ Try:
 RESUMABLE = ("train", "compare", "ablate", "bench")
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 
-VERBS: Mapping[str, Callable[..., None]] = {
+VERBS: Mapping[str, Callable[..., int | None]] = {
     verb.__name__: verb
     for verb in (
-        *(sites, insert, cost, models),
+        *(sites, insert, check, cost, models),
         *(train, evaluate, predict, compare, ablate, report),
         *(explain, prune, explore),
         *(bench, export),
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `senet`; those of this process where not given.
 
     Returns:
-        The exit status: 0, 2 where the command cannot do what was asked, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit status: 0, 1 where `senet check` found SE lost, 2 where the command cannot do what was asked, 130
+        after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("SENET_DEBUG", "0") not in ("", "0")
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         version = f"senet {__version__} (PyTorch {torch.__version__})"
         verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
-        VERBS[verb](**values)
+        status = VERBS[verb](**values)
     except KeyboardInterrupt:
         again = "; the same command goes on where it was" if verb in RESUMABLE else ""
         print(f"\nsenet: interrupted{again}", file=sys.stderr)
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return FAILED
-    return 0
+    return status or 0
 
 
 def _in_one_line(error: Exception) -> str:

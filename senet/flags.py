@@ -24,7 +24,7 @@ from senet.flagtexts import FLAGS, GROUPS, POSITIONAL, Flag
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    Verbs = Mapping[str, Callable[..., None]]
+    Verbs = Mapping[str, Callable[..., int | None]]
 
 __all__ = ["FLAGS", "UsageError", "parse"]
 
@@ -81,7 +81,7 @@ class _Parameter(NamedTuple):
     required: bool
 
 
-def _parameters(function: Callable[..., None]) -> Iterator[_Parameter]:
+def _parameters(function: Callable[..., int | None]) -> Iterator[_Parameter]:
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         kind = _without_none(hints[name])
@@ -102,7 +102,7 @@ def _parameters(function: Callable[..., None]) -> Iterator[_Parameter]:
             yield _Parameter(name, kind, usual, usual, required)
 
 
-def _arguments(function: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(function: Callable[..., int | None], values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a function from the values of its flags."""
     hints = typing.get_type_hints(function)
     arguments: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def _arguments(function: Callable[..., None], values: Mapping[str, Any]) -> dict
     return arguments
 
 
-def _made(make: Any, fields: Mapping[str, Any], function: Callable[..., None]) -> Any:
+def _made(make: Any, fields: Mapping[str, Any], function: Callable[..., int | None]) -> Any:
     missing = [f.name for f in dataclasses.fields(make) if f.default is dataclasses.MISSING and f.name not in fields]
     if missing:
         given = " and ".join(_typed(name) for name in fields)
@@ -171,7 +171,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: {'yes' if usual is True else usual})"
 
 
-def _verb_parser(name: str, function: Callable[..., None]) -> ArgumentParser:
+def _verb_parser(name: str, function: Callable[..., int | None]) -> ArgumentParser:
     parser = _parser(name, inspect.getdoc(function) or "")
     parameters = list(_parameters(function))
     for title, flags in GROUPS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from senet.errors import InsertionError
 
-__all__ = ["as_call", "count_parameters", "describe", "devices_of", "run", "untouched"]
+__all__ = ["as_call", "count_parameters", "describe", "devices_of", "meant", "run", "set_training", "sets_mode"]
+__all__ += ["untouched"]
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -44,13 +46,51 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+# ultralytics' YOLO is an nn.Module whose `train` trains, and `eval` calls `train`.
+def set_training(model: nn.Module, training: bool) -> nn.Module:
+    """Put `model` into training or eval mode, by its own `train` only where that sets a mode.
+
+    Returns:
+        `model`.
+    """
+    if type(model).train is not nn.Module.train and sets_mode(model):
+        model.train(training)
+    else:
+        model.training = training
+        for child in model.children():
+            set_training(child, training)
+    return model
+
+
+def sets_mode(model: nn.Module) -> bool:
+    """Whether the `train` of a module's class takes a mode, as `nn.Module.train` does, and starts no training."""
+    try:
+        _, *parameters = inspect.signature(type(model).train).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    if not parameters:
+        return False
+    first, *others = parameters
+    named = first.name in ("mode", "training", "train", "flag") or isinstance(first.default, bool)
+    alone = all(
+        each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in others
+    )
+    return (named or first.kind is first.VAR_POSITIONAL) and alone
+
+
+def meant(model: object) -> str:
+    """The network that somebody means who gives an object that holds it as `.model`: a hint, or ""."""
+    inner = getattr(model, "model", None)
+    return "; its attribute `model` is the network: give that" if isinstance(inner, nn.Module) else ""
+
+
 @contextmanager
 def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Within it `model` is in eval mode (or training mode, on request); on leaving all is as before.
 
-    Kept: each module's own `training` flag, every buffer's identity and value, and the state of the random
-    generators of the CPU and of the devices that the model lies on. Gradients are the caller's business: run
-    without them, or without calling `backward`.
+    Kept are each module's own `training` flag, every buffer's identity and value, and the states of
+    the random generators of the CPU and of the model's devices. Gradients are the caller's
+    business: run without them, or without calling `backward`.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -62,7 +102,7 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     generators = sorted({device.index for device in devices_of(model) if device.type == "cuda"})
     with torch.random.fork_rng(devices=generators):
         try:
-            model.train(training)
+            set_training(model, training)
             yield
         finally:
             for module, flag in flags:

@@ -30,7 +30,8 @@ def watched(
 ) -> Iterator[None]:
     """Within it `entered(name, x)` is called before each call of an SE block, `left(name, x, y)` after it.
 
-    Not where a block runs in its normalisation's pass, which has no such moments: `senet.fused.switch.watching`.
+    Not where a block runs in its normalisation's pass, which has no such moments:
+    `senet.fused.switch.watching`.
     """
     hooks = []
 
@@ -52,8 +53,8 @@ def watched(
 def kept_for_backward(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[int, dict[str, int]]:
     """Bytes that autograd keeps of one forward pass of `model`, in the mode it is in.
 
-    Distinct storages, parameters and buffers left out. Where batch norm refuses a batch of one, on 1×1 maps,
-    it is reckoned from batches 2 and 3, as what is kept grows linearly with the batch.
+    These are distinct storages, without parameters and buffers. Where batch norm refuses a batch of
+    one on 1×1 maps, they are reckoned from batches 2 and 3, as they grow linearly.
 
     Args:
         model: the network; its buffers change as in training.
@@ -140,9 +141,9 @@ def _because_of_se(
 ) -> dict[str, int]:
     """Per SE block, the bytes that the same network without it does not keep.
 
-    These are the storages that nobody keeps but SE blocks. And as a block's output is its input in the
-    network without it, that network keeps one storage where others than SE keep both: the second is the
-    block's.
+    These are the storages that nobody keeps but SE blocks. And as a block's output is its input in
+    the network without it, that network keeps one storage where others than SE keep both: the
+    second is the block's.
     """
     bytes_for = dict.fromkeys(found, 0)
     for address, by in owners.items():

@@ -39,8 +39,9 @@ class BlockCost:
         width: hidden units between the two layers; None where there is one layer, or none.
         parameters: a number.
         multiply_adds: of its layers, for the example.
-        rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts. Of a made block all
-            products of two tensors that are as large as its map, the one with α among them.
+        rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts.
+            Of a made block all products of two tensors that are as large as its map, the one with α
+            among them.
         activation_bytes: kept for the backward pass because this block is there.
     """
 
@@ -59,16 +60,18 @@ class Cost:
 
     Attributes:
         parameters: a number.
-        multiply_adds: of one forward pass in eval mode: half of what PyTorch's flop counter counts, which is
-            convolutions and matrix products.
-        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; beside `multiply_adds`, not
-            in it.
-        activation_bytes: distinct storages kept for the backward pass of one forward pass in training mode,
-            parameters and buffers left out.
-        latency_ratio: time of a forward pass in eval mode over that of the same network with SE removed, or
-            None where it was not measured.
+        multiply_adds: of one forward pass in eval mode: half of what PyTorch's flop counter counts,
+            which is convolutions and matrix products.
+        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; beside
+            `multiply_adds`, not in it.
+        activation_bytes: distinct storages kept for the backward pass of one forward pass in
+            training mode, or in `activation_mode`; parameters and buffers left out.
+        latency_ratio: time of a forward pass in eval mode over that of the same network with SE
+            removed, or None where it was not measured.
         blocks: one BlockCost per SE block.
         example: shape and type of the example, in words.
+        activation_mode: "training", or "eval" where the network does not run on the example in
+            training mode, as a detector that then wants targets.
     """
 
     parameters: int
@@ -78,6 +81,7 @@ class Cost:
     latency_ratio: float | None
     blocks: tuple[BlockCost, ...]
     example: str
+    activation_mode: str = "training"
 
     @property
     def se_parameters(self) -> int:
@@ -119,26 +123,30 @@ class Cost:
 def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
     """Count what `model` costs on `example`, and the SE blocks' share of each figure (section 4).
 
-    The network runs where it is, in eval mode for the multiply-adds and in training mode for the activations
-    kept, and is left as it was: training modes, buffers, gradients and the random state. What is frozen
-    counts as frozen: less is kept for a layer whose parameters need no gradient. The example stands for batches of it:
-    activations are counted as where normalisation and SE share a pass, though in a small tensor they would not.
+    The network runs on its own device: in eval mode for the multiply-adds, in training mode for the
+    activations kept. It is left as it was: training modes, buffers, gradients and the random state.
+    A frozen layer counts as frozen: less is kept where parameters need no gradient. The example
+    stands for batches of it, so normalisation and SE count as sharing a pass, which they would not
+    do over a small tensor.
 
-    A batch of one whose maps shrink to 1×1 is refused by batch norm in training mode; the activations are
-    then measured at batches 2 and 3 and reckoned for batch 1, as they grow linearly with the batch.
+    Batch norm refuses a batch of one whose maps shrink to 1×1. The activations are then measured at
+    batches 2 and 3, and reckoned for batch 1, as they grow linearly. If the network does not run on
+    the example in training mode, they are counted in eval mode, and `Cost` says so.
 
-    SE that is written into a larger module's forward is counted under that module's name: parameters, arithmetic and
-    what its layers keep. It cannot be removed, so where there is no other its share of the time is not measured.
+    SE that is written into a larger module's forward is counted under that module's name:
+    parameters, arithmetic and what its layers keep. It cannot be removed, so where there is no
+    other its share of the time is not measured.
 
     Args:
         model: any network.
-        example: an input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword
-            arguments.
-        latency: also time it, in turn with a copy from which SE is removed: the median of at least 15 paired
-            ratios after warm-up, and exactly 1 where there is no SE.
+        example: an input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of
+            keyword arguments.
+        latency: also time it, in turn with a copy from which SE is removed: the median of at least
+            15 paired ratios after warm-up, and exactly 1 where there is no SE.
 
     Raises:
-        ValueError: where the network does not take the example, or has lazy layers that were never built.
+        ValueError: where the network does not take the example, or has lazy layers that were never
+            built.
     """
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise InputError(
@@ -149,12 +157,12 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         listed = blocks(model, example)
         found = {name: block for name, block in listed.items() if not isinstance(block, InlineSE)}
         inline = {name: block for name, block in listed.items() if isinstance(block, InlineSE)}
-        # SE in a larger module's forward has no call of its own: what its layers do is counted, one by one.
+        # SE in a larger module's forward has no call of its own: what its layers do is counted, one
+        # by one.
         layers = {layer: model.get_submodule(layer) for se in inline.values() for layer in se.layers}
         with untouched(model):
             calls, multiply_adds = count_calls(model, {**found, **layers}, example)
-        with untouched(model, training=True), fuse_any_size():  # one image stands for a batch of them
-            activation_bytes, bytes_for = kept_for_backward(model, {**found, **layers}, example)
+        mode, (activation_bytes, bytes_for) = _kept(model, {**found, **layers}, example)
         ratio: float | None = None
         if latency:
             with untouched(model):
@@ -179,7 +187,22 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         latency_ratio=ratio,
         blocks=rows,
         example=describe(example),
+        activation_mode=mode,
     )
+
+
+def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[str, tuple[int, dict[str, int]]]:
+    """The mode in which the network runs, and what `kept_for_backward` counts in it."""
+    with fuse_any_size():  # one image stands for a batch of them
+        try:
+            with untouched(model, training=True):
+                return "training", kept_for_backward(model, found, example)
+        except ValueError as error:
+            with untouched(model):
+                try:
+                    return "eval", kept_for_backward(model, found, example)
+                except ValueError:
+                    raise error from None
 
 
 def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:

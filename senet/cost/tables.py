@@ -30,7 +30,7 @@ def cost_tables(cost: Cost) -> list[Table]:
         ),
         ("rescaling (multiplications beside these)", "", count(cost.rescaling), ""),
         (
-            "activations kept for the backward pass",
+            _activations(cost),
             bytes_of(cost.activation_bytes),
             bytes_of(cost.se_activation_bytes),
             share(cost.se_activation_bytes_share),
@@ -78,7 +78,7 @@ def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Ta
         ),
         ("rescaling (multiplications beside these)", count(plain.rescaling), count(se.rescaling), ""),
         (
-            "activations kept for the backward pass",
+            _activations(se),
             bytes_of(plain.activation_bytes),
             bytes_of(se.activation_bytes),
             _more(plain.activation_bytes, se.activation_bytes),
@@ -88,6 +88,11 @@ def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Ta
         more = _more(1, se.latency_ratio)
         rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", more))
     return Table.of(title, ("", "plain", f"with {block}", "difference"), rows, numbers=range(1, 4))
+
+
+def _activations(cost: Cost) -> str:
+    mode = "" if cost.activation_mode == "training" else f", in {cost.activation_mode} mode"
+    return f"activations kept for the backward pass{mode}"
 
 
 def _more(plain: float, se: float) -> str:

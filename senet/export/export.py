@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from senet.block.equations import padding
 from senet.errors import ExportError, InsertionError, OptimizeError
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
 from senet.export.runtimes import Runtime
 from senet.export.tracing import Traced, check_exportable, flat_outputs, trace, with_batch, with_size
 from senet.files.atomic import atomic_write_all
-from senet.inference.optimize import optimize
+from senet.inference.optimize import optimized
+from senet.insertion import tell_of_lost
 from senet.running import devices_of, run, untouched
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
@@ -119,6 +121,9 @@ def export(
     """
     path = Path(path)
     check_exportable(model, example)
+    if padding.lengths is not None:
+        raise ExportError("a network cannot be exported inside senet.valid, whose lengths are one batch's: leave it")
+    tell_of_lost(model)
     kind = format_of(path)
     batches = None if calibration is None else _calibration(path, calibration)
     kind.needed()
@@ -177,7 +182,7 @@ def inference_form(model: nn.Module, example: Any, *, dynamic_size: bool = False
         ExportError: (a ValueError) where it cannot be taken as a graph.
     """
     try:
-        return optimize(model, example, dynamic_size=dynamic_size)
+        return optimized(model, example, dynamic_size=dynamic_size)
     except OptimizeError as error:
         raise ExportError(str(error)) from error
 

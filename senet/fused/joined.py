@@ -8,7 +8,7 @@ from torch import nn
 
 from senet.fused.normalisations import normalises
 
-__all__ = ["Use", "use_of"]
+__all__ = ["USE", "Use", "use_of"]
 
 USE = "_senet_use"  # in the __dict__ of a joined class
 
@@ -19,7 +19,8 @@ class Use:
 
     Attributes:
         base: the class that they had before.
-        position: "output", "input", "shortcut" or "source", or "unit" for what surrounds a module that holds SE.
+        position: "output", "input", "shortcut" or "source", or "unit" for what surrounds a module
+            that holds SE.
         child: the name of the SE block in the module.
         channel_dim: the dimension that counts the channels.
     """
@@ -28,6 +29,11 @@ class Use:
     position: str
     child: str
     channel_dim: int
+
+    @property
+    def holds_block(self) -> bool:
+        """Whether the module itself holds the SE block."""
+        return self.position not in ("source", "unit")
 
     @property
     def is_normalisation(self) -> bool:

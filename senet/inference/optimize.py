@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from senet.block.equations import padding
 from senet.errors import InputTypeError, OptimizeError
 from senet.inference.agreement import another_batch, another_size, check
 from senet.inference.algebra import folded_fc, window_means
@@ -22,9 +23,9 @@ from senet.inference.folding import applied, fold_affine, fold_constants, fold_i
 from senet.inference.graph import Network, capture, value_of
 from senet.inference.layers import Layer
 from senet.inference.rebuild import read_excitation, write_excitation
-from senet.insertion import InsertionError, run, untouched
+from senet.insertion import InsertionError, run, tell_of_lost, untouched
 
-__all__ = ["Outcome", "optimize"]
+__all__ = ["Outcome", "optimize", "optimized"]
 
 _aten = torch.ops.aten
 _log = logging.getLogger("senet")
@@ -65,7 +66,16 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
             compiled, scripted or wrapped, or with `dynamic_size` fixes the size.
         TypeError: where `model` is no nn.Module.
     """
+    if isinstance(model, nn.Module):
+        tell_of_lost(model)
+    return optimized(model, example, dynamic_size=dynamic_size)
+
+
+def optimized(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
+    """What `optimize` does, for a caller who has told of lost SE already."""
     _check_network(model)
+    if padding.lengths is not None:
+        raise OptimizeError("a network cannot be optimised inside senet.valid, whose lengths are one batch's: leave it")
     name = type(model).__name__
     examples = [example, *([another_size(example)] if dynamic_size else [])]
     for given in examples:

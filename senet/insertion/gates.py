@@ -1,7 +1,8 @@
 """Look at the gates of a network's SE blocks while it runs, and hold them at chosen values.
 
-The paper does both in its section on the role of excitation: it shows the gates, and what the network says
-when they no longer depend on the input. Both work on every SE block that `blocks` lists, whoever built it.
+The paper does both in its section on the role of excitation: it shows the gates, and what the
+network says when they no longer depend on the input. Both work on every SE block that `blocks`
+lists, whoever built it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ _HELD = "_senet_held_gate"  # in the __dict__ of a block whose gates are held
 def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[Mapping[str, Tensor]]:
     """Within it, the gates of every SE block as of its last forward pass, by the block's name.
 
-    The mapping fills as the network runs, in the order in which the blocks first ran. Gates are (N, C), `scale`
-    included: what each channel of each sample was multiplied by. Where nothing is squeezed (NoSqueeze) they differ
-    from place to place, and their mean over space is given. Gates that are held are given as held. They are
-    detached copies, on the network's device and in its dtype; a block that runs several times in one forward pass
-    shows its last. Each block computes its gates once more for this: in training mode, a batch norm inside a foreign
-    block counts the batch twice.
+    The mapping fills as the network runs, in the order in which the blocks first ran. Gates are (N,
+    C), `scale` included: what each channel of each sample was multiplied by. Where nothing is
+    squeezed (NoSqueeze) they differ from place to place, and their mean over space is given. Gates
+    that are held are given as held. They are detached copies, on the network's device and in its
+    dtype; a block that runs several times in one forward pass shows its last. Each block computes
+    its gates once more for this: in training mode, a batch norm inside a foreign block counts the
+    batch twice.
 
     Args:
         model: a network with SE blocks, ours or another library's.
@@ -66,18 +68,22 @@ def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[
 def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
     """Within it, the gates of the named SE blocks are not what they compute but what `at` says.
 
-    A number holds every gate of the block there (at 1 it is as if the block were not there); a tensor (C,) holds each
-    channel, and one of (N, C) each channel of each sample; a callable is given the gates that the block computes,
-    (N, C) or, where nothing is squeezed, (N, C, *space), and returns those to use, of that shape or (C,) or (N, C).
-    `lambda s: 0.5 * s` scales them, `lambda s: s.roll(1, 0)` gives each sample another's. Gradients flow.
+    - A number holds every gate of the block there. At 1 it is as if the block were not there.
+    - A tensor (C,) holds each channel, and one of (N, C) each channel of each sample.
+    - A callable is given the gates that the block computes: (N, C), or (N, C, *space) where nothing
+      is squeezed. It returns those to use, of that shape, of (C,) or of (N, C). `lambda s: 0.5 * s`
+      scales them, and `lambda s: s.roll(1, 0)` gives each sample another's.
+
+    Gradients flow.
 
     Args:
-        model: a network with SE blocks, ours or another library's. It runs as it is, and is afterwards as it was.
+        model: a network with SE blocks, ours or another library's. It runs as it is, and is
+            afterwards as it was.
         at: block names, as `blocks` lists them, and what their gates are held at.
 
     Raises:
-        InsertionError: where a name is none of the network's SE blocks, a value is none of these, a tensor or what a
-            callable returned does not fit the block, or the block's gates are held already.
+        InsertionError: a name is none of the network's SE blocks, a value is none of these or does
+            not fit the block, or the block's gates are held already.
     """
     chosen = _chosen(model, list(at))
     for name, block in chosen.items():

@@ -1,7 +1,8 @@
 """SE that is there already, whoever built it, seen through one interface and without importing any library.
 
-A block is recognised by what it computes on a small map: x · gate(x), the gate coming from averages of x through
-layers and an activation. So what is only named like SE is not taken for it, and what is named otherwise is found.
+A block is recognised by what it computes on a small map: x · gate(x), the gate coming from averages
+of x through layers and an activation. So what is only named like SE is not taken for it, and what
+is named otherwise is found.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from senet.errors import InputError, InputTypeError, InsertionError
 from senet.insertion.reading.channel_gates import channel_gates, rescaling_call
 from senet.insertion.reading.dataflow import Dataflow, record
 from senet.insertion.reading.operations import iterates_its_children
-from senet.running import untouched
+from senet.insertion.staying.record import tell as tell_of_lost
+from senet.running import set_training, untouched
 
 __all__ = ["InlineSE", "adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se", "squeezed_values"]
 
@@ -47,7 +49,8 @@ _known: weakref.WeakKeyDictionary[nn.Module, _Form | None] = weakref.WeakKeyDict
 class InlineSE(nn.Module):
     """SE written into the forward of a larger module: a handle that says where, with the layers of the gate.
 
-    It can be listed and counted. It cannot be run, recorded, held, removed or pruned, as no module makes the product.
+    It can be listed and counted. It cannot be run, recorded, held, removed or pruned, as no module
+    makes the product.
 
     Attributes:
         where: the name of the module whose forward multiplies; empty for the network itself.
@@ -93,20 +96,25 @@ def is_se(module: nn.Module) -> bool:
     return isinstance(module, SEBlock | MadeBlock | InlineSE) or _form(module) is not None
 
 
-def blocks(model: nn.Module, example: Any = None) -> dict[str, nn.Module]:
+def blocks(model: nn.Module, example: Any = None, *, tell: bool = True) -> dict[str, nn.Module]:
     """Every SE block in `model`, whoever built it, by name and in the order of its modules; a shared block once.
 
-    Without an example each small module is tried on a small map of its own. With one the network is run once, in eval
-    mode and leaving no trace: blocks that such a trial cannot run are seen too, and so is SE that is written into the
-    forward of a larger module, which gets an `InlineSE` under that module's name.
+    Without an example each small module is tried on a small map of its own. With one the network is
+    run once, in eval mode and leaving no trace. Blocks that such a trial cannot run are then seen
+    too. So is SE that is written into the forward of a larger module: it gets an `InlineSE` under
+    that module's name.
 
     Args:
         model: any network.
-        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword
+            arguments.
+        tell: warn where inserted SE was lost (`senet.SEWarning`).
 
     Raises:
         InsertionError: where the network does not run on the example.
     """
+    if tell:
+        tell_of_lost(model)
     inline: dict[str, nn.Module] = {}
     if example is not None:
         with torch.inference_mode(False), untouched(model):
@@ -119,7 +127,8 @@ def blocks(model: nn.Module, example: Any = None) -> dict[str, nn.Module]:
 def squeezed_values(flow: Dataflow) -> frozenset[int]:
     """The values of a run that SE made on the way from a map to its product, wherever it is written."""
     made = {index for gate in channel_gates(flow) for index in gate.made}
-    # Ours without a squeeze makes a gate for each place, which is no channel gate, and is SE all the same.
+    # Ours without a squeeze makes a gate for each place, which is no channel gate, and is SE all
+    # the same.
     ours = (range(call.first, call.end) for call in flow.calls if isinstance(call.module, SEBlock | MadeBlock))
     return frozenset(made.union(*ours))
 
@@ -127,8 +136,9 @@ def squeezed_values(flow: Dataflow) -> frozenset[int]:
 def gate(block: nn.Module, x: Tensor) -> Tensor:
     """The channel weights that an SE block of any kind gives to `x` (equation 3 of the paper).
 
-    Shapes: (N, C, *space) -> (N, C, 1, ...), or what `SEBlock.gate` gives for its other inputs; for a block that
-    works on (N, *space, C), (N, 1, ..., C); for one that squeezes part of the space, the map's.
+    Shapes: (N, C, *space) -> (N, C, 1, ...), or what `SEBlock.gate` gives for its other inputs; for
+    a block that works on (N, *space, C), (N, 1, ..., C); for one that squeezes part of the space,
+    the map's.
 
     Raises:
         TypeError: where `block` is no SE block, or one without a module of its own.
@@ -142,8 +152,9 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
     form = _form(block)
     if form is None:
         raise InputTypeError(f"{type(block).__name__} is no SE block: `senet.blocks` lists those of a network")
-    # The block is run and its product is watched, so that the gate is the one it computes, with its gradient. On a
-    # copy, as some multiply in place; and by the class's own forward, as `holding` puts another on the instance.
+    # The block is run and its product is watched, so that the gate is the one it computes, with its
+    # gradient. On a copy, as some multiply in place; and by the class's own forward, as `holding`
+    # puts another on the instance.
     x = x.clone()
     with _ProductWith(x) as watched:
         type(block).forward(block, x)
@@ -273,7 +284,7 @@ def _try(module: nn.Module) -> _Form | None:
     layers = _layers(module)
     channels = None if _is_over_channels(layers[0]) else max(max(_widths(layer)) for layer in layers)
     try:
-        trial = copy.deepcopy(module).eval()
+        trial = set_training(copy.deepcopy(module), False)
     except Exception:  # what cannot be copied is not tried; a run of the network may still show it
         return None
     for each in trial.modules():
@@ -328,7 +339,8 @@ class _ProductWith(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _is_map(self, tensor: Tensor) -> bool:
-        # On a map of one position a gate is of the map's size; then only x itself, or a view of it, is the map.
+        # On a map of one position a gate is of the map's size; then only x itself, or a view of it,
+        # is the map.
         if tensor.untyped_storage()._cdata == self.x.untyped_storage()._cdata:
             return True
         one_position = self.x.numel() == self.x.shape[0] * max(self.x.shape[1], self.x.shape[-1])

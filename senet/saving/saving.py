@@ -26,9 +26,10 @@ from senet.files.fileformat import (
     Header,
     plain_json,
 )
-from senet.insertion import InsertionError, Site, attach, inserted
+from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
+from senet.running import set_training
 from senet.saving.made import Spec, spec_of, with_makers
 from senet.words import counted
 from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
@@ -48,8 +49,9 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     The file says which network it is (where `create` made it) with its options, the sites of the inserted SE with
     the SESpec of each (of a made block the name of its maker and of its class, and no code), and holds every tensor
     of the state dict, in its dtype; tied tensors once. The memory format, the device and `requires_grad` are not kept.
-    What DistributedDataParallel or torch.compile wrapped is saved unwrapped. The write is atomic: when it fails or is
-    killed, a file that was there is whole.
+    What DistributedDataParallel or torch.compile wrapped is saved unwrapped. Of what FSDP2 has cut over processes every
+    process is to call this, and the first one writes. The write is atomic: when it fails or is killed, a file that was
+    there is whole.
 
     Args:
         model: any network.
@@ -65,12 +67,15 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
     model = _unwrapped(model)
+    tell_of_lost(model)
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InputError(f"metadata is a mapping, not a {type(metadata).__name__}")
     known = {"preprocessing": preprocessing} if (preprocessing := noted_preprocessing(model)) else {}
     header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
-    with atomic_write(path) as temporary:
-        fileformat.write(temporary, model.state_dict(), header)
+    state, writes = _gathered(model.state_dict())
+    if writes:
+        with atomic_write(path) as temporary:
+            fileformat.write(temporary, state, header)
 
 
 def load(
@@ -116,7 +121,7 @@ def load(
     _fill(network, tensors)
     preprocessing = header.metadata.get("preprocessing")
     note_preprocessing(network, preprocessing if isinstance(preprocessing, dict) else {})
-    return network.eval()
+    return set_training(network, False)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -146,6 +151,14 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         "torch": header.torch,
         "format": header.format,
     }
+
+
+def _gathered(state: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Tensors that FSDP2 has cut over processes, whole again, and whether this process is the one that writes."""
+    if not any(hasattr(value, "full_tensor") for value in state.values()):
+        return state, True
+    whole = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
+    return whole, torch.distributed.get_rank() == 0
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The verbs that look at a network or change it: sites, insert, cost, models."""
+"""The verbs that look at a network or change it: sites, insert, check, cost, models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from senet.insertion import Site
 
-__all__ = ["Network", "cost", "insert", "models", "sites"]
+__all__ = ["Network", "check", "cost", "insert", "models", "sites"]
 
 _UNKNOWN_SIZE = 224  # pixels a side, of networks that do not say
 
@@ -125,6 +125,24 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
         f"Weights: {kept} of {len(before)} tensors are as they were; {len(after) - len(before)} are new.",
         f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); {how_to_load(with_se, out)}",
     )
+
+
+def check(network: Network) -> int:
+    """Say what SE a network holds, what of it runs, and what was lost since it was put in.
+
+    The exit status is 1 where SE was lost.
+
+    Examples:
+      senet check --model nets.py:build
+      senet check --model runs/digits/se-0
+    """
+    from senet.insertion import check as found_in
+
+    found = found_in(*network.make())
+    display.show(found.table())
+    if found.lost:
+        display.show("senet.rejoin(model) joins it again; or put SE in after the network has been changed.")
+    return 1 if found.lost else 0
 
 
 def cost(

@@ -65,6 +65,30 @@ def test_insert_with_random_gates_says_that_the_output_is_another(senet, tmp_pat
     assert re.search(r"not the same as before \(largest difference (?!0\))", out)
 
 
+def test_check(senet, nets, tmp_path):
+    file = tmp_path / "se.safetensors"
+    senet("insert", "--model", "resnet20", "--size", 8, "--out", file)
+    status, out, err = senet("check", "--model", file, "--size", 8)
+    assert (status, err) == (0, "")
+    assert "9 blocks there, 9 of them ran on the example; none lost" in out
+    nets.write_text(nets.read_text() + LOST)
+    status, out, err = senet("check", "--model", f"{nets}:lost", "--size", 8)
+    assert (status, err) == (1, "")
+    assert "0 blocks there, 0 of them ran on the example; 1 lost" in out
+    assert re.search(r"\n bn +lost: replaced by a BatchNorm2d\n", out)
+    assert "senet.rejoin" in out
+
+
+LOST = """
+def lost():
+    import senet
+
+    network = senet.insert(colour(), torch.zeros(1, 3, 8, 8))
+    network._modules["bn"] = nn.BatchNorm2d(8)
+    return network
+"""
+
+
 def test_cost(senet, tmp_path):
     status, out, err = senet("cost", "--model", "resnet20", "--num-classes", 10)
     assert (status, err) == (0, "")

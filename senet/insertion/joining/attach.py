@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -16,14 +18,20 @@ from senet.insertion.staying import transplant as transplant  # SE goes on to wh
 from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.joined import (
     ATTACHMENT,
+    ENDS_IN,
     SHORTCUT,
+    TWO_HOSTS,
     Attachment,
     Shortcut,
     attached,
     attachment,
-    joined_class,
+    base_of,
+    become,
+    become_again,
+    moved,
     rebuild,
 )
+from senet.insertion.staying.record import Entry, forget, remember
 
 __all__ = [
     "Attachment",
@@ -34,6 +42,9 @@ __all__ = [
     "check_detachable",
     "detach",
     "exchange_base",
+    "join",
+    "place_of",
+    "why_not",
 ]
 
 _CHILDREN = ("se", "senet_se")  # the second where the module has an attribute `se` of its own
@@ -42,18 +53,29 @@ _CHILDREN = ("se", "senet_se")  # the second where the module has an attribute `
 _Shortcut, _rebuild = Shortcut, rebuild
 
 
-def attach(model: nn.Module, site: Site, spec: SESpec | MadeSpec) -> SEBlock | MadeBlock:
+def attach(
+    model: nn.Module, site: Site, spec: SESpec | MadeSpec, *, around: tuple[str, ...] = ()
+) -> SEBlock | MadeBlock:
     """Join a new SE block, with the paper's initialisation, or a made one, to the module that `site` names.
 
-    The block's weights are drawn from the CPU's global random state, whatever device they then go to.
+    The block's weights are drawn from the CPU's global random state, whatever device they then go
+    to.
+
+    Args:
+        model: the network, which keeps a record of the block.
+        site: where.
+        spec: what kind of block.
+        around: modules around the site's that return the very same value, from the inside out.
+            Where the site's own module is lost, `rejoin` takes the first of them.
 
     Raises:
-        InsertionError: where there is no such module, or none that SE can be joined to; nothing is changed.
+        InsertionError: where there is no such module, or none that SE can be joined to; nothing is
+            changed.
     """
     host = _module(model, site.name)
     if site.position not in POSITIONS:
         raise InsertionError(f"{site.name}: a site's position is one of {', '.join(POSITIONS)}, not {site.position!r}")
-    problem = _why_not(host)
+    problem = why_not(host)
     if problem:
         raise InsertionError(f"SE cannot be joined to {site.name}: {problem}")
     if site.position == "shortcut":
@@ -63,26 +85,32 @@ def attach(model: nn.Module, site: Site, spec: SESpec | MadeSpec) -> SEBlock | M
     child = next((name for name in _CHILDREN if not hasattr(host, name)), None)
     if child is None:
         raise InsertionError(f"{site.name} has attributes {' and '.join(_CHILDREN)} already")
-    device, dtype = _place(model, site.name)
+    device, dtype = place_of(model, site.name)
     block = spec.block(site.channels, device="cpu", dtype=dtype).to(device)
     block.train(host.training)
-    _join(model, site, spec, block, child)
+    kind = base_of(host)
+    found = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child)
+    join(model, found, block, f"{kind.__module__}.{kind.__qualname__}", around)
     return block
 
 
-def _join(model: nn.Module, site: Site, spec: SESpec | MadeSpec, block: nn.Module, child: str) -> None:
-    """Put a block into its host under the name `child`, and give both of its modules classes that apply it."""
+def join(model: nn.Module, found: Attachment, block: nn.Module, base: str = "", around: tuple[str, ...] = ()) -> None:
+    """Put a block into its host, give both of its modules classes that apply it, and enter it into the record."""
+    site, child = found.site, found.child
     host = _module(model, site.name)
     host.add_module(child, block)
-    host.__dict__[ATTACHMENT] = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child)
+    host.__dict__[ATTACHMENT] = found
     if site.position == "shortcut":
         source = _module(model, site.source)
         host.__dict__[SHORTCUT] = source.__dict__[SHORTCUT] = Shortcut()
-        source.__class__ = joined_class(type(source), "source", child, site.channel_dim)
+        become(source, "source", child, site.channel_dim)
     unit = unit_of(model, site.name) if site.position == "output" and site.channel_dim == 1 else None
-    host.__class__ = joined_class(type(host), site.position, child, site.channel_dim)
+    become(host, site.position, child, site.channel_dim)
     if unit is not None and use_of(type(unit)) is None:
-        unit.__class__ = joined_class(type(unit), "unit", child, site.channel_dim)
+        become(unit, "unit", child, site.channel_dim)
+    for outer in around:
+        model.get_submodule(outer).__dict__[ENDS_IN] = site.name.removeprefix(f"{outer}.")
+    remember(model, Entry(found, block, base, around))
 
 
 def detach(model: nn.Module, name: str) -> None:
@@ -95,20 +123,23 @@ def detach(model: nn.Module, name: str) -> None:
     found = attachment(host)
     if found is None:
         raise InsertionError(f"{name} holds no inserted SE")
-    for module in check_detachable(model, name, found.site):
-        module.__class__ = base_of(module)
-        module.__dict__.pop(SHORTCUT, None)
-        for forward in module.__dict__.pop(FORWARDS, ())[-1:]:
-            module.__dict__["forward"] = forward
-    del host.__dict__[ATTACHMENT]
-    delattr(host, found.child)
+    site = moved(found.site, name)
+    for module, position in zip(check_detachable(model, name, site), (site.position, "source"), strict=False):
+        become_again(module, base_of(module), position)
+        if position in ("shortcut", "source"):
+            module.__dict__.pop(SHORTCUT, None)
+    block = getattr(host, found.child)
+    for module in list(host.modules()):  # a wrapper may show the host that it replaced
+        if attachment(module) == found and getattr(module, found.child) is block:
+            become_again(module, base_of(module), found.site.position)
+            for key in (ATTACHMENT, TWO_HOSTS):
+                module.__dict__.pop(key, None)
+            delattr(module, found.child)
     _settle(model, name)
-
-
-def base_of(module: nn.Module) -> type[nn.Module]:
-    """The class that a module had before SE was joined to it, or has."""
-    use = use_of(type(module))
-    return type(module) if use is None else use.base
+    for outer in itertools.accumulate(name.split("."), "{}.{}".format):
+        if model.get_submodule(outer).__dict__.get(ENDS_IN) == name.removeprefix(f"{outer}."):
+            del model.get_submodule(outer).__dict__[ENDS_IN]
+    forget(model, block)
 
 
 def _settle(model: nn.Module, name: str) -> None:
@@ -118,8 +149,8 @@ def _settle(model: nn.Module, name: str) -> None:
         while (use := use_of(type(module))) is not None and use.position == "unit":
             known = known_unit(use.base)
             if known is not None and attachment(known.norm(module)) is not None:
-                break
-            module.__class__ = use.base
+                break  # its SE is there
+            become_again(module, base_of(module), "unit")
         if not name:
             return
         name = name.rpartition(".")[0]
@@ -154,10 +185,9 @@ def exchange_base(module: nn.Module, kinds: tuple[type[nn.Module], ...], kind: t
     if type(module) in kinds:
         module.__class__ = kind
         return True
-    use = use_of(type(module))
-    if use is None or use.base not in kinds:
+    if use_of(type(module)) is None or base_of(module) not in kinds:
         return False
-    module.__class__ = joined_class(kind, use.position, use.child, use.channel_dim)
+    become_again(module, kind)
     return True
 
 
@@ -168,19 +198,20 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         raise InsertionError(f"{type(model).__name__} has no module {name!r}: {error}") from None
 
 
-def _why_not(module: nn.Module) -> str:
+def why_not(module: nn.Module, *, exchanged: bool = False) -> str:
+    """Why SE cannot be joined to a module; "" where it can. Its forward may be `exchanged` where SE was lost so."""
     if attachment(module) is not None:
         return "it holds an inserted SE already; `senet.remove` takes it out"
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a scripted module, which cannot change; insert before scripting"
     if iterates_its_children(module):
         return f"it is a {type(module).__name__}, which would run SE as one more layer"
-    if "forward" in vars(module):
+    if "forward" in vars(module) and not exchanged:
         return "its forward was replaced on the instance, which would pass SE by"
     return ""
 
 
-def _place(model: nn.Module, name: str) -> tuple[torch.device, torch.dtype]:
+def place_of(model: nn.Module, name: str) -> tuple[torch.device, torch.dtype]:
     """Device and dtype for the new parameters: those of the module, or of the nearest one that has any."""
     parts = name.split(".") if name else []
     for depth in range(len(parts), -1, -1):

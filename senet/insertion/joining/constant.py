@@ -64,7 +64,8 @@ KINDS: Mapping[str, type[nn.Module]] = {"folded": PrunedSE, "held": ConstantGate
 def pruned(model: nn.Module) -> dict[str, str]:
     """What stands in place of pruned SE blocks in `model`, read off the model itself: "folded" or "held", by name.
 
-    Of blocks that `insert` had put in and whose gates were folded, nothing is left, and nothing is said here.
+    Of blocks that `insert` had put in and whose gates were folded, nothing is left, and nothing is
+    said here.
     """
     kind_of = {kind: name for name, kind in KINDS.items()}
     return {name: kind_of[type(module)] for name, module in model.named_modules() if type(module) in kind_of}
@@ -74,7 +75,8 @@ def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
     """Put what `kind` says in place of the SE block `name` of `model`: see `KINDS`; a constant gate is 1 at first.
 
     Raises:
-        InsertionError: where `name` is no SE block of the model, or there is no such kind; nothing is changed.
+        InsertionError: where `name` is no SE block of the model, or there is no such kind; nothing
+            is changed.
     """
     try:
         block = model.get_submodule(name)

@@ -21,16 +21,18 @@ __all__ = ["fold_start", "parameter_groups"]
 def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The textbook form of a network that started as the identity: each `scale` of 2 is 1, the function the same.
 
-    With g the gate without its scale k, k·g(u)·u = g'(u')·u' for u' = k·u and W1' = W1 / k: the layer before
-    takes the factor in its weight and bias, the first FC layer gives it back. Exact, k being a power of two.
+    With g the gate without its scale k, k·g(u)·u = g'(u')·u' for u' = k·u and W1' = W1 / k: the
+    layer before takes the factor in its weight and bias, the first FC layer gives it back. Exact, k
+    being a power of two.
 
     Args:
         model: a network with inserted SE.
         inplace: change `model` itself, not a copy.
 
     Raises:
-        InsertionError: where SE is joined to a module that has no weight to take the factor (an activation, a
-            frozen or parametrised layer); all such modules are named, and `model` is as it was.
+        InsertionError: where SE is joined to a module that has no weight to take the factor (an
+            activation, a frozen or parametrised layer); all such modules are named, and `model` is
+            as it was.
     """
     hosts = [
         (name, module, at)
@@ -87,7 +89,8 @@ def parameter_groups(
         decay_norms_and_biases: False leaves parameters of one dimension without weight decay.
 
     Returns:
-        Non-empty groups named "network", "se", and "network, no decay", "se, no decay" where asked for.
+        Non-empty groups named "network", "se", and "network, no decay", "se, no decay" where asked
+        for.
 
     Raises:
         ValueError: on a rate or decay that is negative or not a number.

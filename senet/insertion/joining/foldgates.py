@@ -1,8 +1,9 @@
 """Constant gates in place of SE blocks, folded into the layer beside where that layer is linear in its channels.
 
-u ↦ s·u for constants s is the last step of the convolution, linear or normalisation layer that made u (its rows are
-multiplied), or the first step of the convolutions and linear layers that are given s·u (their columns are). Both are
-exact but for the rounding of the products. What lies between, such as an activation, lets neither pass.
+For constants s, u ↦ s·u can be the last step of the convolution, linear or normalisation layer that
+made u: its rows are multiplied. It can also be the first step of the convolutions and linear layers
+that are given s·u: their columns are. Both are exact but for the rounding of the products. What
+lies between, such as an activation, lets neither pass.
 """
 
 from __future__ import annotations
@@ -39,18 +40,21 @@ def fold_gates(
     """Put constant gates in place of SE blocks: into the layer before, else those behind, else as a constant scale.
 
     Args:
-        model: a network with SE, ours or another library's. It is run once on the example, in eval mode.
+        model: a network with SE, ours or another library's. It is run once on the example, in eval
+            mode.
         example: what it takes.
-        gates: for each block to replace, by its name in `blocks(model)`, (C,) gates, `scale` included.
+        gates: for each block to replace, by its name in `blocks(model)`, (C,) gates, `scale`
+            included.
         inplace: change `model` itself, not a copy.
-        fold: False holds all of them as constant scales, which computes bit for bit what `holding` does.
+        fold: False holds all of them as constant scales, which computes bit for bit what `holding`
+            does.
 
     Returns:
         The network, and for each block where its gates went: "into NAME", or "held".
 
     Raises:
-        InsertionError: where a name is none of the network's SE blocks, gates do not fit, or the class of a module
-            was changed after SE was joined to it. `model` is then as it was.
+        InsertionError: where a name is none of the network's SE blocks, gates do not fit, or the
+            class of a module was changed after SE was joined to it. `model` is then as it was.
     """
     found = blocks(model)
     for name, gate in gates.items():
@@ -179,7 +183,8 @@ def _behind(flow: Dataflow, call: Call, block: nn.Module, own: nn.Module | None)
         taker = flow.made_in[value]
         if taker is None or len(flow.calls_of[taker.module]) != 1:
             return []
-        # SE on a layer's input runs within that layer's own call, which was given what it was before SE
+        # SE on a layer's input runs within that layer's own call, which was given what it was
+        # before SE
         if taker.module is not own and taker.inputs != (given,):
             return []
         if not _fits(taker.module, flow.values[given].shape, channel_dim_of(block)):

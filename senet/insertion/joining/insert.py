@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -12,18 +16,19 @@ from torch.utils._pytree import tree_flatten
 
 from senet.block import SEBlock, SESpec
 from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
-from senet.errors import InputTypeError, InsertionError
+from senet.errors import InputTypeError, InsertionError, SEWarning
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.joining.trial import check_apart, parts_of, trying
 from senet.insertion.reading.dataflow import Dataflow, record
-from senet.insertion.recognise import is_se, squeezed_values
+from senet.insertion.recognise import InlineSE, blocks, is_se, squeezed_values
 from senet.insertion.rules.choose import find
 from senet.insertion.rules.site import Site, Where, select
-from senet.running import run, untouched
+from senet.running import meant, run, sets_mode, untouched
 
 __all__ = ["insert", "inserted", "remove", "sites"]
 
+_ROUNDING = 1e-4  # a difference of outputs below it may come from another order of the same arithmetic
 Block = TypeVar("Block", bound=nn.Module)
 
 
@@ -32,18 +37,19 @@ def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> lis
     """Where SE can go in `model`, and why; the model, its modes, buffers and the random state stay as they were.
 
     Args:
-        model: any network with residual, aggregated, densely connected or plain convolutional units; `Site.rule` names
-            which.
-        example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
-            One sample is enough.
-        placement: which of the paper's placements (figure 5): "standard", "pre", "post", "identity" or "inner".
+        model: any network with residual, aggregated, densely connected or plain convolutional
+            units; `Site.rule` names which.
+        example: what the network takes: a tensor, a tuple of positional arguments or a dict of
+            keyword arguments. One sample is enough.
+        placement: which of the paper's placements (figure 5): "standard", "pre", "post", "identity"
+            or "inner".
 
     Returns:
         The sites in the order in which the network reaches them.
 
     Raises:
-        InsertionError: where there is none, with what was looked at; where the network does not run on the
-            example; where it is wrapped or compiled.
+        InsertionError: where there is none, with what was looked at; where the network does not run
+            on the example; where it is wrapped or compiled.
     """
     SESpec(placement=placement)  # checks the name
     return _analyse(model, example, placement)[0]
@@ -61,34 +67,38 @@ def insert(
 ) -> nn.Module:
     """Put SE into `model` (section 3 of the paper), by default so that it computes exactly what it did.
 
-    Every old parameter stays as it is, under its own key; the new ones are `<module>.se.*`. The network is run on
-    the example, in eval mode and without gradients, before and after.
+    Every old parameter stays as it is, under its own key; the new ones are `<module>.se.*`. The
+    network is run on the example, in eval mode and without gradients, before and after.
 
-    With `make` another block takes SE's place: a `MadeBlock`, x + α · (f(x) − x), where f is what `make` returns. α
-    is learnt, one a block, and 0 at first. A module that is at first the identity itself, f(x) = x, could learn
-    nothing then: there α is 1. With `start="paper"` the block is f alone, as its authors have it. Each block is tried
-    on the example, in eval and in training mode.
+    With `make` another block takes SE's place: a `MadeBlock`, x + α · (f(x) − x), where f is what
+    `make` returns. α is learnt, one a block, and 0 at first. A module that is at first the identity
+    itself, f(x) = x, could learn nothing then: there α is 1. With `start="paper"` the block is f
+    alone, as its authors have it. Each block is tried on the example, in eval and in training mode.
 
     Args:
         model: any network in which `sites` finds a site, pretrained or not, on any device.
-        example: what the network takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
-        spec: which block, and where. `start=None` means the identity start: every gate is exactly 1 at first. With
-            `make` only its placement and start count, and another option that differs from its default is refused.
-        where: the sites to use, of those that `sites` lists: an fnmatch pattern on the name, a list of names or
-            patterns, or a predicate on a Site. None: all.
+        example: what the network takes: a tensor, a tuple of positional arguments or a dict of
+            keyword arguments.
+        spec: which block, and where. `start=None` means the identity start: every gate is exactly 1
+            at first. With `make` only its placement and start count, and another option that
+            differs from its default is refused.
+        where: the sites to use, of those that `sites` lists: an fnmatch pattern on the name, a list
+            of names or patterns, or a predicate on a Site. None: all.
         inplace: put it into `model` itself, not into a copy.
-        make: a callable from a number of channels to a new `nn.Module`; the name of one of timm's attention modules
-            ("eca", "cbam"; "se" is ours); or "path/net.py:function", whose file is run.
+        make: a callable from a number of channels to a new `nn.Module`; the name of one of timm's
+            attention modules ("eca", "cbam"; "se" is ours); or "path/net.py:function", whose file
+            is run.
 
     Returns:
-        The network with SE: a copy, or `model` itself. Modes are kept; new parameters learn (`requires_grad`).
+        The network with SE: a copy, or `model` itself. Modes are kept; new parameters learn
+            (`requires_grad`).
 
     Raises:
-        InsertionError: where there is no site, `where` matches none, the network holds SE there already, does not
-            run on the example, is wrapped or compiled, or fails the proof; where a made block cannot be used.
-            `model` is then as it was.
-        ValueError: for an identity start with a gate that is 0 at 0 (tanh, relu); for options that are SE's own
-            beside `make`.
+        InsertionError: where there is no site, `where` matches none, the network holds SE there
+            already, does not run on the example, is wrapped or compiled, or fails the proof; where
+            a made block cannot be used. `model` is then as it was.
+        ValueError: for an identity start with a gate that is 0 at 0 (tanh, relu); for options that
+            are SE's own beside `make`.
     """
     spec = block_spec(spec, make)
     start = spec.resolved_start("identity")
@@ -102,7 +112,7 @@ def insert(
     try:
         with torch.random.fork_rng(devices=[]):
             for site in chosen:
-                block = attach(target, site, spec)
+                block = attach(target, site, spec, around=_around(flow, site))
                 joined.append(site)
                 if start == "identity" and isinstance(block, SEBlock):
                     block.start_as_identity()
@@ -110,28 +120,35 @@ def insert(
         _prove(target, example, flow, chosen, start)
     except BaseException:
         if inplace:
-            for site in reversed(joined):
-                detach(target, site.name)
+            for name in reversed([name for name, _, _ in attached(target) if name in {site.name for site in joined}]):
+                detach(target, name)
         raise
     return target
 
 
-def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False) -> nn.Module:
+def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False, example: Any = None) -> nn.Module:
     """Take the SE out: the gates are 1 again, and what they had learnt is gone. The plain network, bit for bit.
 
-    What `insert` put in goes without a trace. From a network that holds nothing inserted, or with `everything`, the
-    SE that it was built with goes too, ours or another library's: each block becomes an `nn.Identity`.
+    What `insert` put in goes without a trace. From a network that holds nothing inserted, or with
+    `everything`, the SE that it was built with goes too, ours or another library's: each block
+    becomes an `nn.Identity`.
 
     Args:
         model: a network with SE.
         inplace: take it out of `model` itself, not of a copy.
         everything: take out inserted SE and SE that the network was built with.
+        example: what the network takes. It is then run, to see SE that is written into a module's
+            forward, which cannot be taken out.
 
     Raises:
-        InsertionError: where the class of a module was changed again since SE was joined to it. `model` is then as
-            it was.
+        InsertionError: where the class of a module was changed again since SE was joined to it, or
+            the example shows SE that cannot be taken out. `model` is then as it was.
     """
     joined = [(name, found.site) for name, _, found in attached(model)]
+    if example is not None and (everything or not joined):
+        for block in blocks(model, example).values():
+            if isinstance(block, InlineSE):
+                raise InsertionError(block.refusal())
     for name, site in joined:
         check_detachable(model, name, site)
     target = model if inplace else _copy(model)
@@ -159,9 +176,32 @@ def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site]
     return find(flow, placement, squeezed, type(model).__name__), flow
 
 
+def _around(flow: Dataflow, site: Site) -> tuple[str, ...]:
+    """Modules around a site's own that return the very same value whenever it runs, from the inside out."""
+    if site.position != "output":
+        return ()
+    calls = [call for call in flow.calls if call.name == site.name]
+    outer: list[list[str]] = []
+    for call in calls:
+        same = flow.calls_returning.get(call.outputs[0], []) if len(call.outputs) == 1 else []
+        outer.append([each.name for each in same if each.first <= call.first and call.end <= each.end])
+    names = outer[0] if outer else []
+    runs = collections.Counter(call.name for call in flow.calls)
+    return tuple(
+        name
+        for name in names
+        if name
+        and site.name.startswith(f"{name}.")
+        and all(name in each for each in outer)
+        and runs[name] == len(calls)
+    )
+
+
 def _check_network(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}")
+        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
+    if not sets_mode(model):
+        raise InsertionError(f"the `train` of {type(model).__name__} sets no mode, so it is no network{meant(model)}")
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, wrappers):
         raise InsertionError(
@@ -192,11 +232,12 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
     """Run the network with SE and hold it against the plain run; sign the first layers on what they squeeze.
 
     Raises:
-        InsertionError: where an SE block ran more or less often than the module it is joined to did, or where the
-            identity start's output is not the plain network's.
+        InsertionError: an SE block ran more or less often than its module, or the identity start's
+            output is not the plain network's.
     """
     made, ours = _joined(model, chosen, MadeBlock), _joined(model, chosen, SEBlock)
-    with squeezed_means({**ours, **made}) as seen, trying(made) as same, untouched(model):
+    new = {**ours, **made}
+    with squeezed_means(new) as seen, trying(made) as same, _views_given_to(new) as views, untouched(model):
         output = run(model, example)
     calls = {call.name: len(plain.calls_of[call.module]) for call in plain.calls}
     for name, means in seen.items():
@@ -208,6 +249,18 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
     if start != "identity":
         return
     difference = largest_difference(plain.output, output)
+    before = [site.name for site in chosen if site.name in views and site.position == "input"]
+    if 0 < difference < _ROUNDING and before and len(before) < len(chosen):
+        for name in before:
+            detach(model, name)
+        warnings.warn(
+            f"no SE goes before {', '.join(before)}: it is given a view of a larger tensor, which it rounds otherwise "
+            f"than the whole tensor that SE returns (by {difference:.2g})",
+            SEWarning,
+            stacklevel=4,
+        )
+        _prove(model, example, plain, [site for site in chosen if site.name not in before], start)
+        return
     if difference != 0:
         raise InsertionError(
             f"with SE at its identity start the network's output differs by {difference:.3g} from the plain network's "
@@ -217,7 +270,8 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
     if ours:
         start_on_example(model, example, {site.name: site for site in chosen}, ours, seen)
     for name, block in made.items():
-        # Where f(x) = x neither f nor α = 0 has a gradient, so that the block would stay the identity for ever.
+        # Where f(x) = x neither f nor α = 0 has a gradient, so that the block would stay the
+        # identity for ever.
         if same[name]:
             nn.init.ones_(block.alpha)
 
@@ -227,6 +281,26 @@ def _joined(model: nn.Module, chosen: list[Site], kind: type[Block]) -> dict[str
     names = {site.name for site in chosen}
     found = ((name, module.get_submodule(at.child)) for name, module, at in attached(model) if name in names)
     return {name: block for name, block in found if isinstance(block, kind)}
+
+
+@contextmanager
+def _views_given_to(blocks: Mapping[str, nn.Module]) -> Iterator[set[str]]:
+    """Within it, names of the blocks that are given maps with gaps between their values in memory."""
+    views: set[str] = set()
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_block: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if torch.empty_like(args[0]).stride() != args[0].stride():
+                views.add(name)
+
+        return hook
+
+    hooks = [block.register_forward_pre_hook(watch(name)) for name, block in blocks.items()]
+    try:
+        yield views
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def largest_difference(expected: Any, given: Any) -> float:

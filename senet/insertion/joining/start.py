@@ -45,7 +45,8 @@ def start_on_example(
 ) -> None:
     """Choose the first layers' rows on what the blocks are given in eval and, where it runs so, in training mode.
 
-    The two differ where normalisations have statistics that fit other data, as in a network with random weights.
+    The two differ where normalisations have statistics that fit other data, as in a network with
+    random weights.
 
     Args:
         model: the network with SE at its identity start.

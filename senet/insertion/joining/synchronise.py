@@ -1,7 +1,8 @@
 """Batch normalisation whose statistics go over all processes, on any device, with SE kept where it was inserted.
 
-PyTorch's own refuses CPU tensors, and its conversion (Lightning's `sync_batchnorm=True` as well) builds new modules,
-from which inserted SE is gone. This one changes the class of the modules that are there.
+PyTorch's own refuses CPU tensors, and its conversion (Lightning's `sync_batchnorm=True` as well)
+builds new modules, from which inserted SE is gone. This one changes the class of the modules that
+are there.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ __all__ = ["SynchronisedBatchNorm", "synchronise"]
 class SynchronisedBatchNorm(OverProcesses, nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batches of all processes: in training, one batch cut into as many pieces.
 
-    Shapes: (N, C, *space) or (N, C); a process may have another N, or another space, than the rest. In eval mode, and
-    where no processes are joined, it is `nn.BatchNorm`. Gradients are those of the one batch where each process's loss
-    is its share of the sum, as DistributedDataParallel's average makes it; they cannot be differentiated twice.
+    Shapes: (N, C, *space) or (N, C); a process may have another N, or another space, than the rest.
+    In eval mode, and where no processes are joined, it is `nn.BatchNorm`. Gradients are those of
+    the one batch where each process's loss is its share of the sum, as DistributedDataParallel's
+    average makes it; they cannot be differentiated twice.
 
     Raises:
         ValueError: where there is one value per channel in all processes together.
@@ -62,9 +64,9 @@ class SynchronisedBatchNorm(OverProcesses, nn.modules.batchnorm._BatchNorm):
 def synchronise(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
     """Let every batch normalisation of `model` take its statistics over all processes, in place.
 
-    Parameters, buffers, hooks and state dict keys stay, and so does every SE block that is joined to one. Modules of
-    classes of their own that inherit from batch normalisation (timm's with an activation inside) are left as they are,
-    as are torch's own SyncBatchNorm.
+    Parameters, buffers, hooks and state dict keys stay, and so does every SE block that is joined
+    to one. Classes that inherit from batch normalisation, such as timm's with an activation inside,
+    are left as they are. So is torch's own SyncBatchNorm.
 
     Args:
         model: any network, before it is wrapped for distributed training.

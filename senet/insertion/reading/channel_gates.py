@@ -1,7 +1,8 @@
 """Channel gates in a recorded run: products of a map with weights per channel that the map itself determines.
 
-SE, effective SE, ECA and their kin, in whatever way they are written: a map u, a reduction over its space, layers that
-mix channels, a gate, and the product with u. What is found is what was computed; no name is looked at.
+SE, effective SE, ECA and their kin, in whatever way they are written: a map u, a reduction over its
+space, layers that mix channels, a gate, and the product with u. What is found is what was computed;
+no name is looked at.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def channel_gates(flow: Dataflow) -> Iterator[ChannelGate]:
             if dim is not None and between is not None:
                 layers = tuple(sorted(index for index in between if _is_layer(flow.values[index])))
                 weights = flow.values[_before_expanding(flow, gate)].shape
-                # A gate over two dimensions is one of channels where its layer has made them and the rest of space,
-                # and not where branches are weighed against each other, as in SKNet: its layer mixes (branch, channel).
+                # A gate over two dimensions is one of channels where its layer has made them and
+                # the rest of space, and not where branches are weighed against each other, as in
+                # SKNet: its layer mixes (branch, channel).
                 if sum(n > 1 for n in weights[1:]) > 1 and all(flow.values[i].shape != weights for i in layers):
                     continue
                 channels = flow.values[rescaled].shape[dim]
@@ -96,8 +98,8 @@ def _source(flow: Dataflow, index: int) -> int:
 def _channel_dim(flow: Dataflow, rescaled: int, gate: int) -> int | None:
     """The dimension of the channels, if the gate has one weight for each of them; None where it is no such gate.
 
-    A gate may differ along space too where part of the space is squeezed, as nnU-Net's does, which averages two
-    dimensions of three.
+    A gate may differ along space too where part of the space is squeezed, as nnU-Net's does, which
+    averages two dimensions of three.
     """
     shape, weights = flow.values[rescaled].shape, flow.values[_before_expanding(flow, gate)].shape
     weights = (1,) * (len(shape) - len(weights)) + weights
@@ -120,8 +122,9 @@ def _before_expanding(flow: Dataflow, index: int) -> int:
 def _between(flow: Dataflow, gate: int, source: int, channel_dim: int) -> frozenset[int] | None:
     """The values from a map to its gate, where a squeeze, layers and an activation lie on the way and nothing else.
 
-    None where a path reaches the map without a reduction, as a gate over space does, or begins anywhere else. A mask
-    may come from elsewhere: it says which positions count, and nothing of channels.
+    None where a path reaches the map without a reduction, as a gate over space does, or begins
+    anywhere else. A mask may come from elsewhere: it says which positions count, and nothing of
+    channels.
     """
     made: set[int] = set()
     follows = _following(flow, source, gate)

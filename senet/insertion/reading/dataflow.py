@@ -1,7 +1,7 @@
 """The network as a graph: which operation and which module made each tensor, from one run on an example.
 
-The run is the network's own eager forward, observed operation by operation (a dispatch mode) and module by
-module (forward hooks), so whatever Python, hooks and data do on the way, the graph is what happened.
+The run is the network's own eager forward. A dispatch mode observes each operation, and forward
+hooks each module. Whatever Python, hooks and data do on the way, the graph is what happened.
 """
 
 from __future__ import annotations
@@ -45,12 +45,15 @@ class Value:
 
     Attributes:
         index: its place in the order of the run.
-        op: the operation's name without overload and in-place mark, such as "add"; "input" or "constant".
+        op: the operation's name without overload and in-place mark, such as "add"; "input" or
+            "constant".
         operands: the values it was made from, constants left out.
-        constants: how many constants (parameters, buffers, tensors made from nothing) it was made from.
+        constants: how many constants (parameters, buffers, tensors made from nothing) it was made
+            from.
         shape: of the tensor.
         dtype: of the tensor.
-        detail: what a rule needs of the other arguments: a concatenation's or slice's dimension, a permutation.
+        detail: what a rule needs of the other arguments: a concatenation's or slice's dimension, a
+            permutation.
         convolution: for a convolution, what kind.
     """
 
@@ -213,8 +216,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         more = _details(op, args, kwargs)
         constants = len(known) - len(operands)
         made = tree_leaves(result)
-        # A norm's statistics and a log-sigmoid's buffer are for the backward pass; as values they would be three
-        # results of one layer, of which none is the only one.
+        # A norm's statistics and a log-sigmoid's buffer are for the backward pass; as values they
+        # would be three results of one layer, of which none is the only one.
         for tensor in made[:1] if "norm" in op or op == "log_sigmoid_forward" else made:
             if isinstance(tensor, Tensor):
                 in_place = any(tensor is given for given in tensors)

@@ -13,8 +13,8 @@ __all__ = ["channel_dim", "stage", "through_layout"]
 def channel_dim(flow: Dataflow, index: int) -> int | None:
     """Which dimension of a value counts the channels, by what made it; None where that cannot be told.
 
-    The second behind a convolution, a batch or group normalisation or a pooling, the last behind a linear layer or
-    a layer normalisation, and wherever a permutation takes it.
+    It is the second behind a convolution, a batch or group normalisation or a pooling. Behind a
+    linear layer or a layer normalisation it is the last. A permutation takes it elsewhere.
     """
     through = ELEMENTWISE | NORMS | LAYOUT | SPLITS | {"constant_pad_nd", "roll", "cat"}
     path = [index]

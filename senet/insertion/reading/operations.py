@@ -88,8 +88,8 @@ def spatial_convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
 def is_activation(flow: Dataflow, index: int) -> bool:
     """Whether `index` is what an activation gives: an operation of that name, or one written by hand.
 
-    By hand is x · σ(x), or x joined by another arithmetic operation to a curve of itself: Snake's x + sin²(ax)/a,
-    x − tanh(x), x / (1 + |x|).
+    By hand is x · σ(x), or x joined by another arithmetic operation to a curve of itself: Snake's x
+    + sin²(ax)/a, x − tanh(x), x / (1 + |x|).
     """
     value = flow.values[index]
     if len(_distinct(value)) == 1:
@@ -101,7 +101,8 @@ def _is_written_by_hand(flow: Dataflow, value: Value) -> bool:
     if value.op not in ("mul", "add", "sub", "rsub", "div") or len(_distinct(value)) != 2:
         return False
     path = _path_to_itself(flow, _distinct(value))
-    # A product with itself is never linear; a sum is, unless a curve lies on the way: x + dropout(x).
+    # A product with itself is never linear; a sum is, unless a curve lies on the way: x +
+    # dropout(x).
     return path is not None and (value.op == "mul" or any(flow.values[step].op in _CURVES for step in path))
 
 

@@ -104,7 +104,8 @@ def part(flow: Dataflow, targets: Sequence[int]) -> Paths | None:
 def back(flow: Dataflow, index: int, *, through: frozenset[str] = frozenset()) -> int | None:
     """One step back over an element-wise operation or a permutation: the value before.
 
-    None where the value was made by anything else. `through` names further operations that may be passed.
+    None where the value was made by anything else. `through` names further operations that may be
+    passed.
     """
     value = flow.values[index]
     operands = list(dict.fromkeys(value.operands))
@@ -190,8 +191,8 @@ def activation_after(flow: Dataflow, index: int) -> list[int]:
 def unique(flow: Dataflow, options: list[list[Option]]) -> list[Option | None]:
     """For each site the first option whose module serves that site alone.
 
-    A module with weights that is called at several sites (a shared block), and nowhere else, serves them all with
-    one SE; a shared activation serves none.
+    A module with weights that is called at several sites (a shared block), and nowhere else, serves
+    them all with one SE; a shared activation serves none.
     """
     wanted = {
         (id(option.call.module), option.call.first, option.call.end, option.channels)

@@ -1,7 +1,7 @@
 """Where SE belongs in a network's dataflow: one rule per kind of network.
 
-A rule reads the graph and yields a finding for everything it looked at: a unit for SE, or the reason why it is
-none. `find` takes the rule that says most of the network, and makes the Sites.
+A rule reads the graph and yields a finding for everything it looked at: a unit for SE, or the
+reason why it is none. `find` takes the rule that says most of the network, and makes the Sites.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
 def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Finding], list[Finding]]:
     """The findings of the rule that the network is built on, and those of all rules.
 
-    Residual where its branches hold a fifth of the spatial convolutions; else whichever of the concatenating
-    rules holds most, if a quarter; else plain; else residual with branches of 1×1 convolutions alone, in a network
-    without attention; else any that found something.
+    Residual where its branches hold a fifth of the spatial convolutions; else whichever of the
+    concatenating rules holds most, if a quarter; else plain; else residual with branches of 1×1
+    convolutions alone, in a network without attention; else any that found something.
     """
     findings = {name: sorted(rule(flow, squeezed), key=lambda f: f.value) for name, rule in RULES.items()}
     everything = _layers(flow, (i for i in range(len(flow.values)) if i not in squeezed))

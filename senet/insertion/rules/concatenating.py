@@ -94,8 +94,8 @@ def _judge_new(
 def _since(flow: Dataflow, operand: int, others: set[int], end: int) -> tuple[frozenset[int], frozenset[int]]:
     """What lies on a new branch, and what it was given.
 
-    It begins at what the outermost call that made it was given, at another operand of the concatenation, at an
-    earlier concatenation, or at a part of a map.
+    It begins at what the outermost call that made it was given. It also begins at another operand
+    of the concatenation, at an earlier concatenation, or at a part of a map.
     """
     calls = [call for call in flow.calls_returning.get(operand, []) if call.made(operand) and call.end <= end]
     bounds = others.union(calls[-1].inputs if calls else ())

@@ -26,8 +26,9 @@ _STEM = 4  # units: what a transformer cuts its picture into tokens with, as LeV
 def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
     """Convolution units, each up to its activation; a depthwise convolution and the 1×1 behind it are one unit.
 
-    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. In a network that attends
-    only an encoder before the attention counts (Wav2Vec2), and not a few convolutions that cut a picture into tokens.
+    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. In a
+    network that attends only an encoder before the attention counts (Wav2Vec2), and not a few
+    convolutions that cut a picture into tokens.
     """
     end = first_attention(flow)
     found = [finding for finding in _units(flow, squeezed) if end is None or _is_encoder(flow, finding, end)]

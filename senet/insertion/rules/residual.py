@@ -27,8 +27,8 @@ _BLOCK = 8  # convolutions on the branch of one block, at most
 def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = False) -> Iterator[Finding]:
     """Additions of a branch of convolutions to a shortcut: the block's input itself, or a projection of it.
 
-    Of residual units within residual units the inner ones count. Branches of 1×1 convolutions alone count only where
-    `pointwise` says so.
+    Of residual units within residual units the inner ones count. Branches of 1×1 convolutions alone
+    count only where `pointwise` says so.
     """
     found: list[Finding] = []
     for value in flow.values:
@@ -43,8 +43,8 @@ def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = Fals
             continue
         found.append(_judge(flow, value.index, (a, b), paths, squeezed, pointwise))
     for finding in found:
-        # RRDBNet adds around three blocks that add, and once more around all of them: SE on the outside too would
-        # rescale the same features two and three times.
+        # RRDBNet adds around three blocks that add, and once more around all of them: SE on the
+        # outside too would rescale the same features two and three times.
         if finding.unit is not None and _is_made_of_units(flow, finding.unit, found):
             yield Finding(finding.value, "its branch is made of residual units, which count")
         else:
@@ -136,7 +136,8 @@ def _is_attention_or_position(flow: Dataflow, unit: Unit) -> bool:
 def _is_skip_of_input(flow: Dataflow, unit: Unit, in_branch: int) -> bool:
     """Whether the shortcut is the network's input: a picture, or anything around a whole network (VDSR).
 
-    A block that stands alone has its input for a shortcut as well. Its few convolutions and many channels tell.
+    A block that stands alone has its input for a shortcut as well. Its few convolutions and many
+    channels tell.
     """
     value = flow.values[unit.fork]
     return value.op == "input" and in_branch > (_BLOCK if value.shape[1] > _PICTURE else 2)
@@ -145,8 +146,9 @@ def _is_skip_of_input(flow: Dataflow, unit: Unit, in_branch: int) -> bool:
 def _is_running_sum(flow: Dataflow, unit: Unit) -> bool:
     """Whether the sum goes on as a sum only: WaveNet adds up what each of its blocks hands out beside its output.
 
-    A block's output is what the next block is given. Here nothing but the next addition is given what was added up, and
-    that adds what was made since. At the end nothing but this addition is given an earlier such sum.
+    A block's output is what the next block is given. Here nothing but the next addition is given
+    what was added up, and that adds what was made since. At the end nothing but this addition is
+    given an earlier such sum.
     """
     shortcut = flow.values[unit.shortcut]
     if shortcut.op == "add" and len(shortcut.operands) == 2 and len(flow.consumers[unit.shortcut]) == 1:

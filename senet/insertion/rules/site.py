@@ -22,12 +22,14 @@ class Site:
     Attributes:
         name: the module that SE is joined to, as in `model.named_modules()`.
         channels: C there.
-        stage: log2 of the first convolution's input size over the size here: ResNet-50 has stages 2 to 5.
+        stage: log2 of the first convolution's input size over the size here: ResNet-50 has stages 2
+            to 5.
         rule: the rule that found it: "residual", "aggregated", "dense" or "plain".
         reason: the rule's words for this place.
         placement: "standard", "pre", "post", "identity" or "inner" (figure 5 of the paper).
         position: "output": SE rescales what the module returns; "input": what it is first given;
-            "shortcut": the module returns u + (g − 1)·x, x being what the module `source` was given.
+            "shortcut": the module returns u + (g − 1)·x, x being what the module `source` was
+            given.
         channel_dim: which dimension of that tensor counts the channels.
         source: for the position "shortcut", the module whose first input is the shortcut.
     """
@@ -80,8 +82,9 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
 def by_part(found: Sequence[Site]) -> dict[str, list[Site]]:
     """Sites by the top-level part of the network that they are in, in the order of the run.
 
-    Where every part has a number for its name, as in a detector's `model.0` to `model.22`, the parts above them are
-    passed over, and neighbours with the same channels and stage make a range: "model.4 to model.6".
+    In a detector every part may have a number for its name, `model.0` to `model.22`. The parts
+    above them are then passed over. Neighbours with the same channels and stage make a range:
+    "model.4 to model.6".
     """
     names = [site.name.split(".") for site in found]
     depth = 0

@@ -28,9 +28,9 @@ class Running(threading.local):
 running = Running()
 
 
-# Other libraries assign `forward` on an instance: ultralytics' `fuse` a forward without normalisation, accelerate a
-# wrapper around the one that was there. A plain attribute would pass SE by. The getter returns a ready attribute, as
-# Dynamo refuses a method that is made on the way.
+# Other libraries assign `forward` on an instance: ultralytics' `fuse` a forward without
+# normalisation, accelerate a wrapper around the one that was there. A plain attribute would pass SE
+# by. The getter returns a ready attribute, as Dynamo refuses a method that is made on the way.
 class Forward(property):
     """`forward` of a joined class: the class's own, which runs what was assigned and applies SE once, outermost."""
 

@@ -1,7 +1,7 @@
-"""The classes of modules that hold SE: one class a position, put before the module's own class.
+"""The classes of modules that hold SE: one class, put before the module's own, and a function for each position.
 
-`bn3` stays `bn3`: its parameters keep their keys, the new ones are `bn3.se.*`, and whoever calls it gets SE of what it
-was. The way is that of `torch.nn.utils.parametrize`.
+`bn3` stays `bn3`: its parameters keep their keys, the new ones are `bn3.se.*`, and whoever calls it
+gets SE of what it was. The way is that of `torch.nn.utils.parametrize`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,39 @@ from torch import Tensor, nn
 from senet.block import SESpec
 from senet.block.made import MadeSpec
 from senet.errors import InputTypeError, InsertionError
-from senet.fused.joined import Use
+from senet.fused.joined import USE, Use, use_of
 from senet.fused.units import known_unit, rescaled, runs
 from senet.insertion.rules.site import Site
+from senet.insertion.staying import quantisation
 from senet.insertion.staying.forwards import FORWARDS, Forward, running
 
-__all__ = ["ATTACHMENT", "SHORTCUT", "TWO_HOSTS", "Attachment", "Shortcut", "attached", "attachment", "rebuild"]
-__all__ += ["is_joined", "joined_class", "use_in"]
+__all__ = [
+    "ATTACHMENT",
+    "ENDS_IN",
+    "OUT",
+    "SHORTCUT",
+    "TOLD",
+    "TWO_HOSTS",
+    "Attachment",
+    "Shortcut",
+    "attached",
+    "attachment",
+    "base_of",
+    "become",
+    "become_again",
+    "is_joined",
+    "joined_class",
+    "moved",
+    "moved_along",
+    "rebuild",
+    "uses_in",
+]
 
 ATTACHMENT = "_senet_attachment"  # in the __dict__ of the module that holds the SE
+ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module around a host that returns its value, the way to the host
 SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
+OUT = "_senet_taken_out"  # in the __dict__ of a block that was taken out as asked
+TOLD = "_senet_told"  # in the __dict__ of a block whose loss somebody was told of
 TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of a module whose SE went on to another, and of that
 
 
@@ -38,7 +61,8 @@ class Attachment:
     child: str
 
 
-# It is local to a thread: several threads, and the replicas of DataParallel, run one module at the same time.
+# It is local to a thread: several threads, and the replicas of DataParallel, run one module at the
+# same time.
 class Shortcut(threading.local):
     """Hands the shortcut x from the module that is given it to the one that returns u + (g − 1)·x."""
 
@@ -59,22 +83,52 @@ def attachment(module: nn.Module) -> Attachment | None:
 
 
 def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
-    """Every module of `model` that holds an inserted SE: name, module, what was joined to it."""
+    """Every module of `model` that holds an inserted SE: name, module, what was joined to it.
+
+    The site has the name that the module has in `model`. That may be a part of the network that SE
+    was inserted into, or hold it.
+    """
+    outer: dict[nn.Module, str] = {}
     for name, module in model.named_modules():
         found = attachment(module)
-        if found is not None:
-            yield name, module, found
+        if found is None:
+            continue
+        if TWO_HOSTS in module.__dict__:
+            above = outer.setdefault(getattr(module, found.child), name)
+            if name.startswith(f"{above}."):  # a wrapper shows the host that it replaced, and applies the SE itself
+                continue
+        yield name, module, dataclasses.replace(found, site=moved(found.site, name))
 
 
-def use_in(module: nn.Module) -> Use | None:
-    """How SE is joined to a module, whatever other tools derived from its class since."""
-    return getattr(type(module), "_senet_use", None)
+def moved(site: Site, name: str) -> Site:
+    """A site whose module is now called `name`; its source is taken to have moved along."""
+    return dataclasses.replace(site, name=name, source=moved_along(site.source, site.name, name))
 
 
-def is_joined(module: nn.Module | None, found: Attachment) -> bool:
-    """Whether a module holds what `found` says and has the class that applies it."""
-    use = None if module is None else use_in(module)
-    return use is not None and use.position == found.site.position and attachment(module) == found  # type: ignore[arg-type]
+def moved_along(other: str, before: str, after: str) -> str:
+    """What another module is called, now that the one called `before` is called `after`."""
+    old, new = before.split("."), after.split(".")
+    while old and new and old[-1] == new[-1]:
+        old.pop()
+        new.pop()
+    start, instead = ".".join([*filter(None, old), ""]), ".".join([*filter(None, new), ""])
+    return instead + other[len(start) :] if other and other.startswith(start) else other
+
+
+def uses_in(module: nn.Module) -> list[Use]:
+    """How SE is joined to a module, the last first, whatever other tools derived from its class since."""
+    found = []
+    use: Use | None = getattr(type(module), USE, None)
+    while use is not None:
+        found.append(use)
+        use = use_of(use.base)
+    return found
+
+
+def is_joined(module: nn.Module) -> bool:
+    """Whether a module holds inserted SE and has the class that applies it."""
+    found = attachment(module)
+    return found is not None and any(use.position == found.site.position for use in uses_in(module))
 
 
 if TYPE_CHECKING:
@@ -83,12 +137,21 @@ else:
     _Module = object
 
 
-class _Picklable(_Module):
-    """Pickles as its base does, to be given its class again: that class has no name to import."""
+class _Joined(_Module):
+    """Comes before the class of a module that holds SE, or works with one that does: `_senet_use` says how."""
 
     _senet_use: Use
 
+    def _senet_forward(self, *args: Any, **kwargs: Any) -> Any:
+        own = self.__dict__
+        if FORWARDS in own and running.host is self:  # called by an assigned forward: SE is outermost
+            return _assigned(self, running.depth + 1, args, kwargs)
+        return _apply(self, self._senet_use, args, kwargs)
+
+    forward = Forward(_senet_forward)
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle as the base, to be given this class again: it has no name to import."""
         use = self._senet_use
         reduced = use.base.__reduce_ex__(self, protocol)
         if isinstance(reduced, str):
@@ -97,58 +160,6 @@ class _Picklable(_Module):
         arguments = tuple(use.base if argument is type(self) else argument for argument in arguments)
         return rebuild, (function, arguments, use.base, use.position, use.child, use.channel_dim), *rest
 
-
-class _Joined(_Picklable):
-    """Runs its base, or what was assigned in its place, and lets a position say where SE goes."""
-
-    def _senet_forward(self, *args: Any, **kwargs: Any) -> Any:
-        own = self.__dict__
-        if FORWARDS in own and running.host is self:  # called by an assigned forward: SE is outermost
-            return self._senet_assigned(running.depth + 1, args, kwargs)
-        return self._senet_once(args, kwargs) if TWO_HOSTS in own else self._senet_around(*args, **kwargs)
-
-    forward = Forward(_senet_forward)
-
-    def _senet_around(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
-
-    # A wrapper may keep the module that it replaces where no child shows it. Both then hold the same block.
-    def _senet_once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The forward of a module whose block has another host, which may be running around it."""
-        block: nn.Module = getattr(self, self._senet_use.child)
-        before = running.blocks
-        if any(each is block for each in before):
-            return self._senet_run(*args, **kwargs)
-        running.blocks = (*before, block)
-        try:
-            return self._senet_around(*args, **kwargs)
-        finally:
-            running.blocks = before
-
-    def _senet_run(self, *args: Any, **kwargs: Any) -> Any:
-        if FORWARDS in self.__dict__:
-            return self._senet_assigned(0, args, kwargs)
-        return self._senet_use.base.forward(self, *args, **kwargs)
-
-    def _senet_assigned(self, depth: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The assigned forward at `depth` below the top of the stack; below all, the base's own."""
-        stack = self.__dict__[FORWARDS]
-        if depth >= len(stack):
-            return self._senet_use.base.forward(self, *args, **kwargs)
-        before, at = running.host, running.depth
-        running.host, running.depth = self, depth
-        try:
-            return stack[-1 - depth](*args, **kwargs)
-        finally:
-            running.host, running.depth = before, at
-
-    def _senet_rescale(self, x: Tensor) -> Tensor:
-        use = self._senet_use
-        block: nn.Module = getattr(self, use.child)
-        dim = use.channel_dim
-        result: Tensor = block(x) if dim == 1 else block(x.movedim(dim, 1)).movedim(1, dim)
-        return result
-
     def __prepare_scriptable__(self) -> Any:
         """What `torch.jit.script` asks for.
 
@@ -156,67 +167,110 @@ class _Joined(_Picklable):
             InsertionError: always.
         """
         raise InsertionError(
-            f"torch.jit.script cannot compile the forward of a {self._senet_use.base.__name__} that holds inserted SE: "
-            f"use torch.jit.trace, or torch.export"
+            f"torch.jit.script cannot compile the {self._senet_use.base.__name__} to which SE was joined: use "
+            f"torch.jit.trace, or script the plain network's parts before you insert"
         )
 
 
-class _Output(_Joined):
+def _apply(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The forward of a module as the position says; a class may be joined to twice, so `use` is handed on."""
+    if TWO_HOSTS in module.__dict__ and use.holds_block:
+        return _once(module, use, args, kwargs)
+    return _POSITIONS[use.position](module, use, args, kwargs)
+
+
+# A wrapper may keep the module that it replaces where no child shows it. Both then hold the same
+# block.
+def _once(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The forward of a module whose block has another host, which may be running around it."""
+    block: nn.Module = getattr(module, use.child)
+    before = running.blocks
+    if OUT in block.__dict__ or any(each is block for each in before):
+        return _run(module, use, args, kwargs)
+    running.blocks = (*before, block)
+    try:
+        return _POSITIONS[use.position](module, use, args, kwargs)
+    finally:
+        running.blocks = before
+
+
+def _run(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The module without this SE: what was joined before, what was assigned as its forward, or its class's own."""
+    inner = use_of(use.base)
+    if inner is not None:
+        return _apply(module, inner, args, kwargs)
+    if FORWARDS in module.__dict__:
+        return _assigned(module, 0, args, kwargs)
+    return use.base.forward(module, *args, **kwargs)
+
+
+def _assigned(module: Any, depth: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The assigned forward at `depth` below the top of the stack; below all, the class's own."""
+    stack = module.__dict__[FORWARDS]
+    if depth >= len(stack):
+        use = module._senet_use
+        while (inner := use_of(use.base)) is not None:
+            use = inner
+        return use.base.forward(module, *args, **kwargs)
+    before, at = running.host, running.depth
+    running.host, running.depth = module, depth
+    try:
+        return stack[-1 - depth](*args, **kwargs)
+    finally:
+        running.host, running.depth = before, at
+
+
+def _rescale(module: Any, use: Use, x: Tensor) -> Tensor:
+    block: nn.Module = getattr(module, use.child)
+    dim = use.channel_dim
+    result: Tensor = block(x) if dim == 1 else block(x.movedim(dim, 1)).movedim(1, dim)
+    return result
+
+
+def _output(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """SE of what the module returns."""
-
-    def _senet_around(self, *args: Any, **kwargs: Any) -> Tensor:
-        use = self._senet_use
-        if self.training and use.is_normalisation and len(args) == 1 and not kwargs and FORWARDS not in self.__dict__:
-            result = rescaled(self, use.base, getattr(self, use.child), args[0])
-            if result is not None:
-                return result
-        return self._senet_rescale(self._senet_run(*args, **kwargs))
+    if module.training and len(args) == 1 and not kwargs and use.is_normalisation and FORWARDS not in module.__dict__:
+        result = rescaled(module, use.base, getattr(module, use.child), args[0])
+        if result is not None:
+            return result
+    return _rescale(module, use, _run(module, use, args, kwargs))
 
 
-class _Input(_Joined):
+def _input(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The module, given SE of its first input."""
-
-    def _senet_around(self, *args: Any, **kwargs: Any) -> Any:
-        if args:
-            return self._senet_run(self._senet_rescale(args[0]), *args[1:], **kwargs)
-        (name, x), *others = kwargs.items()
-        return self._senet_run(**{name: self._senet_rescale(x)}, **dict(others))
+    if args:
+        return _run(module, use, (_rescale(module, use, args[0]), *args[1:]), kwargs)
+    (name, x), *others = kwargs.items()
+    return _run(module, use, args, {name: _rescale(module, use, x), **dict(others)})
 
 
-class _Source(_Joined):
+def _source(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The module, whose first input is kept as the shortcut."""
-
-    def _senet_around(self, *args: Any, **kwargs: Any) -> Any:
-        shortcut: Shortcut = self.__dict__[SHORTCUT]
-        shortcut.x = args[0] if args else next(iter(kwargs.values()))
-        return self._senet_run(*args, **kwargs)
+    shortcut: Shortcut = module.__dict__[SHORTCUT]
+    shortcut.x = args[0] if args else next(iter(kwargs.values()))
+    return _run(module, use, args, kwargs)
 
 
-class _OntoShortcut(_Joined):
+def _onto_shortcut(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The module's output u + (g − 1)·x, where x is the shortcut that its source kept."""
-
-    def _senet_around(self, *args: Any, **kwargs: Any) -> Tensor:
-        u: Tensor = self._senet_run(*args, **kwargs)
-        shortcut: Shortcut = self.__dict__[SHORTCUT]
-        x, shortcut.x = shortcut.x, None
-        if x is None:
-            raise RuntimeError("the module that hands on this SE block's shortcut did not run before it")
-        return u + (self._senet_rescale(x) - x)
+    u: Tensor = _run(module, use, args, kwargs)
+    shortcut: Shortcut = module.__dict__[SHORTCUT]
+    x, shortcut.x = shortcut.x, None
+    if x is None:
+        raise RuntimeError("the module that hands on this SE block's shortcut did not run before it")
+    return u + (_rescale(module, use, x) - x)
 
 
-class _Unit(_Picklable):
+def _unit(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A unit around a module that holds SE, whose addition and activation may join its pass."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        base = self._senet_use.base
-        if len(args) == 1 and not kwargs and runs(self, args[0]):
-            known = known_unit(base)
-            if known is not None:
-                return known.unit(self, args[0])
-        return base.forward(self, *args, **kwargs)
+    if len(args) == 1 and not kwargs and runs(module, args[0]) and FORWARDS not in module.__dict__:
+        known = known_unit(use.base)
+        if known is not None:
+            return known.unit(module, args[0])
+    return _run(module, use, args, kwargs)
 
 
-_CLASSES = {"output": _Output, "input": _Input, "source": _Source, "shortcut": _OntoShortcut, "unit": _Unit}
+_POSITIONS = {"output": _output, "input": _input, "source": _source, "shortcut": _onto_shortcut, "unit": _unit}
 _joined: dict[Use, type[nn.Module]] = {}
 
 
@@ -228,8 +282,40 @@ def joined_class(base: type[nn.Module], position: str, child: str, channel_dim: 
         # torch.fx takes a module for a leaf by the module of its class
         content = {"_senet_use": use, "__module__": base.__module__, "__doc__": base.__doc__}
         metaclass: Any = type(base)
-        _joined[use] = metaclass(shown, (_CLASSES[position], base), content)
+        joined = metaclass(shown, (base,) if use_of(base) else (_Joined, base), content)
+        quantisation.enter(joined, base, position, child)
+        _joined[use] = joined
     return _joined[use]
+
+
+def become(module: nn.Module, position: str, child: str, channel_dim: int) -> None:
+    """Give a module the class that applies SE, also where a forward was assigned to it before."""
+    if any(use.position == position for use in uses_in(module)):
+        return
+    forward = module.__dict__.pop("forward", None)
+    module.__class__ = joined_class(type(module), position, child, channel_dim)
+    if forward is not None:
+        module.forward = forward
+
+
+def become_again(module: nn.Module, base: type[nn.Module], *without: str) -> None:
+    """Give a module of a joined class another base, or take positions off its class."""
+    kind = base
+    for use in reversed(uses_in(module)):
+        if use.position not in without:
+            kind = joined_class(kind, use.position, use.child, use.channel_dim)
+    module.__class__ = kind
+    if not uses_in(module):
+        for forward in module.__dict__.pop(FORWARDS, ())[-1:]:
+            module.__dict__["forward"] = forward
+
+
+def base_of(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before SE was joined to it, or has."""
+    kind = type(module)
+    while (use := use_of(kind)) is not None:
+        kind = use.base
+    return kind
 
 
 def rebuild(

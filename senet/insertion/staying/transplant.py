@@ -1,7 +1,8 @@
 """SE that goes on to the module that takes its host's place.
 
-SyncBatchNorm's conversion, timm's freeze and the folding of a normalisation register another module in the place of one
-that holds SE. torch calls `_transplant` before it does.
+SyncBatchNorm's conversion, timm's freeze and the folding of a normalisation register another module
+in the host's place. Some tools replace a module around the host, whose output is the very same
+value. torch calls `_transplant` first.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from senet.errors import SEWarning
 from senet.insertion.reading.operations import iterates_its_children
-from senet.insertion.staying.joined import ATTACHMENT, SHORTCUT, TWO_HOSTS, joined_class, use_in
+from senet.insertion.staying.joined import ATTACHMENT, ENDS_IN, SHORTCUT, TOLD, TWO_HOSTS, attachment, become, uses_in
 
 __all__: list[str] = []
 
 
 def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     """Join the SE of the module that is `name` of `parent` to the one that takes its place, if it holds none."""
-    old = parent._modules.get(name)
-    use = None if old is None else use_in(old)
-    if old is None or use is None or new is None or old is new or use.position == "unit" or use_in(new) is not None:
+    old = _host(parent._modules.get(name))
+    uses = [] if old is None else [use for use in uses_in(old) if use.position != "unit"]
+    if old is None or not uses or new is None or uses_in(new):
         return
-    if any(module is old for module in new.modules()):
+    if any(module is old or attachment(module) == attachment(old) is not None for module in new.modules()):
         return
-    block = getattr(old, use.child) if use.position != "source" else None
-    present = getattr(new, use.child, block)
-    if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or present is not block:
+    blocks = {use.child: getattr(old, use.child) for use in uses if use.holds_block}
+    taken = any(getattr(new, child, block) is not block for child, block in blocks.items())
+    if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or taken:
+        for block in blocks.values():
+            block.__dict__[TOLD] = True
         warnings.warn(
             f"the {type(new).__name__} that replaces {name} of {type(parent).__name__} cannot hold the SE that was "
             f"joined to it: that SE is lost. Insert into the network after it is changed",
@@ -37,16 +40,26 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
             stacklevel=4,
         )
         return
-    forward = new.__dict__.pop("forward", None)
-    if block is not None:
-        new.add_module(use.child, block)
-        new.__dict__[ATTACHMENT] = old.__dict__[ATTACHMENT]
+    for child, block in blocks.items():
+        new.add_module(child, block)
         new.__dict__[TWO_HOSTS] = old.__dict__[TWO_HOSTS] = True
-    if SHORTCUT in old.__dict__:
-        new.__dict__[SHORTCUT] = old.__dict__[SHORTCUT]
-    new.__class__ = joined_class(type(new), use.position, use.child, use.channel_dim)
-    if forward is not None:
-        new.forward = forward
+    for key in (ATTACHMENT, SHORTCUT):
+        if key in old.__dict__:
+            new.__dict__[key] = old.__dict__[key]
+    for use in reversed(uses):
+        become(new, use.position, use.child, use.channel_dim)
+
+
+def _host(module: nn.Module | None) -> nn.Module | None:
+    """The module itself, or the one inside that holds SE of what it returns."""
+    way = None if module is None else module.__dict__.get(ENDS_IN)
+    if module is None or way is None or uses_in(module):
+        return module
+    for part in way.split("."):
+        module = module._modules.get(part)
+        if module is None:
+            return None
+    return module
 
 
 register_module_module_registration_hook(_transplant)

@@ -21,7 +21,7 @@ from senet.evaluation.options import known as known_options
 from senet.files.run_folder import (
     read_json,
 )
-from senet.insertion import channels_of, fold_gates
+from senet.insertion import InlineSE, blocks, channels_of, fold_gates
 from senet.report.table import Table
 from senet.saving.saving import save
 from senet.study.comparison.report import percent
@@ -239,5 +239,8 @@ def _matching(subject: Subject, patterns: str | Sequence[str]) -> list[str]:
     names = list(subject.blocks)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
+            for name, block in blocks(subject.network, subject.example()).items():
+                if isinstance(block, InlineSE) and fnmatchcase(name, pattern):
+                    raise StudyError(block.refusal())
             raise StudyError(f"blocks={pattern!r} matches none of the SE blocks, which are {', '.join(names)}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -14,7 +14,7 @@ from senet.errors import StudyError
 from senet.evaluation.evaluate import whole_number
 from senet.evaluation.logits import predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
-from senet.insertion import Hold, blocks, holding, recording
+from senet.insertion import Hold, InlineSE, InsertionError, blocks, holding, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -145,7 +145,8 @@ def open_subject(
     def check(opened: OpenedNetwork) -> None:
         if whole and not blocks(opened.network):
             raise StudyError(
-                f"{opened.name} holds no SE: give a network that does, such as a run folder of compare (se-0)"
+                _inline_alone(opened.network)
+                or f"{opened.name} holds no SE: give a network that does, such as a run folder of compare (se-0)"
             )
 
     labelled = open_labelled(model, data, options, check=check)
@@ -167,6 +168,19 @@ def open_subject(
             batch_size=_batch_size(len(images), batch_size),
             workers=options.get("workers"),
         )
+
+
+def _inline_alone(network: nn.Module) -> str:
+    """What cannot be done to a network whose SE is all written into a forward; "" where it holds none."""
+    layer = next((module for module in network.modules() if isinstance(module, torch.nn.Conv2d)), None)
+    if layer is None:
+        return ""
+    image = torch.zeros(1, layer.in_channels, 64, 64).to(layer.weight)
+    try:
+        found = blocks(network, image).values()
+    except InsertionError:  # of another size, or no network of images
+        return ""
+    return next((block.refusal() for block in found if isinstance(block, InlineSE)), "")
 
 
 def _batch_size(images: int, asked: int) -> int:

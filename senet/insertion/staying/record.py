@@ -1,0 +1,260 @@
+"""What a network knows of the SE that was put into it, so that somebody is told when it is lost.
+
+The module that `insert` was given keeps a record: which module holds which block. Before each of
+its forward passes a hook compares the record with the modules that are there. It looks at structure
+alone, so a branch that does not run, an early exit or an auxiliary head is no alarm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet import errors
+from senet.errors import SEWarning
+from senet.fused.switch import unobtrusive
+from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, attachment, is_joined, moved, uses_in
+
+__all__ = ["Entry", "Record", "forget", "lost", "records", "remember", "tell"]
+
+_RECORD = "_senet_record"  # in the __dict__ of the module that SE was inserted into
+_MOST_NAMES = 5
+_PASSED_OVER = tuple(str(Path(file).parent) for file in (errors.__file__, torch.__file__))  # a warning is for who calls
+
+_Step = tuple[nn.Module | None, str, nn.Module | None, type | None]
+"""From a module, or the network itself, by a name, to a child; for a host its class, as that applies the SE."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One block that was put into a network.
+
+    Attributes:
+        attachment: where, as what kind of block.
+        block: the block, which is kept where its host is lost.
+        base: class of the host, by its full name.
+        around: modules around the host that returned the very same value, from the inside out.
+    """
+
+    attachment: Attachment
+    block: nn.Module
+    base: str
+    around: tuple[str, ...] = ()
+
+
+class Record:
+    """What was put into a network, by the name of the host, and what the network looked like when last compared.
+
+    Attributes:
+        entries: by the name that the module with the block has now; under each of its names where
+            it has several.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._new: set[str] = set()  # names whose modules may have others
+        self._seen: tuple[_Step, ...] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"entries": self.entries, "new": self._new}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.entries, self._new, self._seen = state["entries"], state.get("new", set()), None
+
+    def enter(self, entry: Entry) -> None:
+        """Enter a block, under the name of its host."""
+        name = entry.attachment.site.name
+        self.entries[name] = entry
+        self._new.add(name)
+        self._seen = None
+
+    def unchanged(self, root: nn.Module) -> bool:
+        """Whether every module on the way to a host is the one that was there when last compared."""
+        if self._seen is None:
+            return False
+        for parent, name, child, kind in self._seen:
+            found = (root if parent is None else parent)._modules.get(name) if name else root
+            if (found is not child and name) or (kind is not None and type(found) is not kind):
+                return False
+        return True
+
+    def compare(self, root: nn.Module) -> dict[str, str]:
+        """What is lost: for each name of a host, what became of it. Also forget what was taken out as asked."""
+        self.entries = {name: entry for name, entry in self.entries.items() if OUT not in entry.block.__dict__}
+        missing = self._missing(root)
+        self._name_again(root, missing)
+        away = [name for name in missing if _held(_at(root, name)) is not self.entries[name].attachment]
+        if away:  # a host may have moved with the part that it is in
+            elsewhere = {
+                id(attachment(module)): name
+                for name, module, _ in attached(root)
+                if is_joined(module) and name not in self.entries
+            }
+            for name in away:
+                now = elsewhere.get(id(self.entries[name].attachment))
+                if now is not None:
+                    self.entries[now] = self.entries.pop(name)
+            missing = self._missing(root)
+        self._seen = tuple(dict.fromkeys(self._steps(root)))
+        return missing
+
+    def _missing(self, root: nn.Module) -> dict[str, str]:
+        found = {name: _why_lost(root, name, entry.attachment) for name, entry in self.entries.items()}
+        return {name: why for name, why in found.items() if why}
+
+    def _name_again(self, root: nn.Module, missing: Mapping[str, str]) -> None:
+        """Enter hosts under all names that they have, as one of them can be lost alone."""
+        entries = {
+            id(entry.attachment): entry for name, entry in self.entries.items() if name in self._new - set(missing)
+        }
+        self._new = set()
+        for name, module in root.named_modules(remove_duplicate=False) if entries else ():
+            entry = entries.get(id(attachment(module)))
+            if entry is not None:
+                self.entries.setdefault(name, entry)
+
+    def _steps(self, root: nn.Module) -> Iterator[_Step]:
+        """Each step from the network to a host. The network itself is None, so that it is freed without a circle."""
+        for name, entry in self.entries.items():
+            site = moved(entry.attachment.site, name)
+            for path in (name, site.source) if site.position == "shortcut" else (name,):
+                if not path:
+                    yield None, "", None, type(root)
+                    continue
+                parent: nn.Module | None = root
+                parts = path.split(".")
+                for depth, part in enumerate(parts):
+                    child = None if parent is None else parent._modules.get(part)
+                    kind = type(child) if child is not None and depth + 1 == len(parts) else None
+                    yield None if parent is root else parent, part, child, kind
+                    parent = child
+                    if child is None:
+                        break
+
+
+def _why_lost(root: nn.Module, name: str, found: Attachment) -> str:
+    """What became of a host, in words; "" where it holds what `found` says."""
+    host = _at(root, name)
+    if host is None:
+        return "gone"
+    if attachment(host) != found:
+        return f"replaced by {_article(type(host).__name__)}"
+    if not is_joined(host):
+        return f"its class was changed to {type(host).__name__}"
+    if found.site.position == "shortcut":
+        name = moved(found.site, name).source
+        source = _at(root, name)
+        if source is None or not any(use.position == "source" for use in uses_in(source)):
+            return f"without its shortcut, as {name} was replaced"
+    return ""
+
+
+def _held(module: nn.Module | None) -> Attachment | None:
+    return None if module is None else attachment(module)
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _at(root: nn.Module, name: str) -> nn.Module | None:
+    module: nn.Module | None = root
+    for part in name.split(".") if name else ():
+        module = None if module is None else module._modules.get(part)
+    return module
+
+
+def _record(module: nn.Module) -> Record | None:
+    found = module.__dict__.get(_RECORD)
+    return found if isinstance(found, Record) else None
+
+
+def records(model: nn.Module) -> Iterator[tuple[str, nn.Module, Record]]:
+    """The record of `model` and those of parts of it that SE was inserted into: name, part, record."""
+    for name, module in model.named_modules():
+        found = _record(module)
+        if found is not None:
+            yield name, module, found
+
+
+@unobtrusive
+def _look(root: nn.Module, _: Any) -> None:
+    """Before a forward pass: tell once what was lost since the last one."""
+    if torch.compiler.is_compiling():
+        return
+    record = _record(root)
+    if record is None or record.unchanged(root):
+        return
+    missing = record.compare(root)
+    new = {name: why for name, why in missing.items() if TOLD not in record.entries[name].block.__dict__}
+    for name in new:
+        record.entries[name].block.__dict__[TOLD] = True
+    if new:
+        _warn(new)
+
+
+def remember(model: nn.Module, entry: Entry) -> None:
+    """Enter into the record of `model` what was joined to one of its modules."""
+    record = _record(model)
+    if record is None:
+        record = model.__dict__[_RECORD] = Record()
+        model.register_forward_pre_hook(_look)
+    for mark in (OUT, TOLD):
+        entry.block.__dict__.pop(mark, None)
+    record.enter(entry)
+
+
+def forget(model: nn.Module, block: nn.Module) -> None:
+    """Strike a block that was taken out as asked from the records of `model`, and wherever else it is entered."""
+    block.__dict__[OUT] = True
+    for _, root, record in list(records(model)):
+        record.compare(root)
+        if not record.entries:
+            del root.__dict__[_RECORD]
+            for key, hook in list(root._forward_pre_hooks.items()):
+                if hook is _look:
+                    del root._forward_pre_hooks[key]
+
+
+def lost(model: nn.Module) -> dict[str, str]:
+    """The inserted SE that is lost: for each module that held it, what became of that module.
+
+    Whoever asks knows it then: the next forward pass does not warn.
+    """
+    missing = {}
+    for prefix, root, record in records(model):
+        for name, why in record.compare(root).items():
+            record.entries[name].block.__dict__[TOLD] = True
+            missing[f"{prefix}.{name}" if prefix and name else prefix or name] = why
+    for name, module, _ in attached(model):
+        if not is_joined(module):
+            missing[name] = f"its class was changed to {type(module).__name__}"
+    return missing
+
+
+def tell(model: nn.Module) -> None:
+    """Warn of the inserted SE that is lost, if any is; the next forward pass then does not."""
+    missing = lost(model)
+    if missing:
+        _warn(missing)
+
+
+def _warn(missing: Mapping[str, str]) -> None:
+    named = [f"{name or 'the network itself'} ({why})" for name, why in missing.items()]
+    more = f", and {len(named) - _MOST_NAMES} more" if len(named) > _MOST_NAMES else ""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED_OVER):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"inserted SE is lost and does not run: {', '.join(named[:_MOST_NAMES])}{more}. senet.check(model) says what "
+        f"is left; senet.rejoin(model) joins it again",
+        SEWarning,
+        stacklevel=level,
+    )

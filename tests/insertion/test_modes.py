@@ -1,0 +1,154 @@
+"""Objects that are no plain networks: a trainer's class, a network that wants targets, complex maps, views."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import senet
+from senet.running import set_training, untouched
+from tests.insertion.staying.test_staying import Block, randomise
+
+
+class Trainer(nn.Module):
+    """As ultralytics' YOLO: `train` trains, so `eval` would."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(Block())
+
+    def forward(self, x):
+        return self.model(x)
+
+    def train(self, trainer=None, **options):
+        pytest.fail(f"a training started, with {trainer} and {options}")
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_trainers_class_is_told_from_its_network(x):
+    for verb in (senet.sites, senet.insert):
+        with pytest.raises(senet.InsertionError, match=r"`train` of Trainer sets no mode.*its attribute `model`"):
+            verb(Trainer(), x)
+    holder = type("Holder", (), {"model": nn.Sequential(Block())})()
+    with pytest.raises(TypeError, match=r"an nn.Module, not Holder; its attribute `model` is the network"):
+        senet.sites(holder, x)
+    assert not senet.blocks(nn.Sequential(Trainer()), x)
+    assert senet.check(Trainer(), x).there == ()
+    assert senet.cost(Trainer(), x).blocks == ()
+
+
+def test_modes_are_set_by_what_sets_modes():
+    class Frozen(nn.Sequential):
+        def train(self, mode=True):
+            return super().train(False)
+
+    class Flag(nn.Sequential):
+        def train(self, training: bool = True, *, deep: bool = True):
+            self.deep = deep
+            return super().train(training)
+
+    net = nn.Sequential(Frozen(nn.BatchNorm2d(8)), Flag(nn.BatchNorm2d(8)), Trainer())
+    set_training(net, True)
+    assert [module.training for module in net.modules()][:5] == [True, False, False, True, True]
+    with untouched(net):
+        assert not any(module.training for module in net.modules())
+    assert net[2].training
+    assert net[2].model[0].bn.training
+    assert net[1].deep
+
+
+def test_the_cost_of_a_network_that_wants_targets(x):
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x, targets=None):
+            if self.training and targets is None:
+                raise ValueError("targets should not be none when in training mode")
+            return self.block(x)
+
+    net = senet.insert(Detector(), x)
+    counted = senet.cost(net, x)
+    assert counted.activation_mode == "eval"
+    assert counted.se_activation_bytes > 0
+    assert "backward pass, in eval mode" in str(counted)
+    assert senet.cost(net.block, x).activation_mode == "training"
+    with pytest.raises(ValueError, match="does not run"):
+        senet.cost(net, torch.randn(1, 3, 4, 4))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_scripting_says_to_trace(x):
+    net = senet.insert(nn.Sequential(Block()), x)
+    with pytest.raises(senet.InsertionError, match=r"torch\.jit\.script cannot .*use torch\.jit\.trace"):
+        torch.jit.script(net)
+
+
+def test_complex_inputs(x):
+    class Fourier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x):
+            return self.block(torch.fft.ifft2(x).real)
+
+    assert list(senet.blocks(senet.insert(Fourier(), torch.fft.fft2(x)))) == ["block.bn.se"]
+    convolutions = (nn.Conv2d(8, 8, 3, padding=1, dtype=torch.complex64) for _ in range(2))
+    with pytest.raises(senet.InsertionError, match="its maps are complex"):
+        senet.insert(nn.Sequential(*convolutions), torch.fft.fft2(x))
+
+
+class Branch(nn.Module):
+    """Starts with an activation, which rounds otherwise over a map with gaps in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.conv = nn.GELU(), nn.Conv1d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(self.act(x))
+
+
+class Halved(nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.stem = nn.Conv1d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(Branch() for _ in range(blocks))
+
+    def forward(self, x):
+        first, *others = self.blocks
+        x = first(self.stem(x)[:, :, ::2])
+        for block in others:
+            x = block(x)
+        return x
+
+
+def test_pre_on_a_view_of_a_larger_tensor():
+    net, x = randomise(Halved(2)).eval(), torch.randn(2, 3, 200)
+    with pytest.warns(senet.SEWarning, match=r"no SE goes before blocks\.0\.act: it is given a view"):
+        se = senet.insert(net, x, senet.SESpec(placement="pre"))
+    assert list(senet.blocks(se)) == ["blocks.1.act.se"]
+    torch.testing.assert_close(se(x), net(x), rtol=0, atol=0)
+    with pytest.raises(senet.InsertionError, match="differs by"):
+        senet.insert(Halved(1).eval(), x, senet.SESpec(placement="pre"))
+
+
+def test_inner_on_pointwise_branches_says_why():
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+
+        def forward(self, x):
+            return x + self.second(torch.relu(self.first(x)))
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), Mixer())
+    with pytest.raises(senet.InsertionError, match="no last spatial convolution"):
+        senet.insert(net, torch.randn(1, 3, 8, 8), senet.SESpec(placement="inner"))
