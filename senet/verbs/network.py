@@ -138,7 +138,7 @@ def check(network: Network) -> int:
     """
     from senet.insertion import check as found_in
 
-    found = found_in(*network.make())
+    found = found_in(*network.built())
     display.show(found.table())
     if found.lost:
         display.show("senet.rejoin(model) joins it again; or put SE in after the network has been changed.")
