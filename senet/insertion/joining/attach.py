@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -89,6 +90,7 @@ def attach(
     block = spec.block(site.channels, device="cpu", dtype=dtype).to(device)
     block.train(host.training)
     kind = base_of(host)
+    around = around or tuple(_sequences_around(model, site))
     found = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child)
     join(model, found, block, f"{kind.__module__}.{kind.__qualname__}", around)
     return block
@@ -111,6 +113,17 @@ def join(model: nn.Module, found: Attachment, block: nn.Module, base: str = "", 
     for outer in around:
         model.get_submodule(outer).__dict__[ENDS_IN] = site.name.removeprefix(f"{outer}.")
     remember(model, Entry(found, block, base, around))
+
+
+def _sequences_around(model: nn.Module, site: Site) -> Iterator[str]:
+    """The sequences around a site's module that end in it, so that they return its value: known without a run."""
+    name = site.name if site.position == "output" else ""
+    while "." in name:
+        name, _, child = name.rpartition(".")
+        parent = model.get_submodule(name)
+        if type(parent).forward is not nn.Sequential.forward or list(parent._modules)[-1] != child:
+            return
+        yield name
 
 
 def detach(model: nn.Module, name: str) -> None:

@@ -85,58 +85,54 @@ class Record:
                 return False
         return True
 
+    # The replicas of DataParallel look at the same time, so the entries are replaced and never changed.
     def compare(self, root: nn.Module) -> dict[str, str]:
         """What is lost: for each name of a host, what became of it. Also forget what was taken out as asked."""
-        self.entries = {name: entry for name, entry in self.entries.items() if OUT not in entry.block.__dict__}
-        missing = self._missing(root)
-        self._name_again(root, missing)
-        away = [name for name in missing if _held(_at(root, name)) is not self.entries[name].attachment]
+        entries = {name: entry for name, entry in self.entries.items() if OUT not in entry.block.__dict__}
+        missing = _missing(root, entries)
+        new, self._new = self._new - set(missing), set()
+        if new:
+            entries = _under_all_names(root, entries, new)
+        away = {name for name in missing if _held(_at(root, name)) is not entries[name].attachment}
         if away:  # a host may have moved with the part that it is in
-            elsewhere = {
-                id(attachment(module)): name
-                for name, module, _ in attached(root)
-                if is_joined(module) and name not in self.entries
-            }
-            for name in away:
-                now = elsewhere.get(id(self.entries[name].attachment))
-                if now is not None:
-                    self.entries[now] = self.entries.pop(name)
-            missing = self._missing(root)
-        self._seen = tuple(dict.fromkeys(self._steps(root)))
+            places = {id(attachment(host)): name for name, host, _ in attached(root) if is_joined(host)}
+            now = {name: places.get(id(entries[name].attachment), name) for name in away}
+            moves = {name: place for name, place in now.items() if place not in entries}
+            entries = {moves.get(name, name): entry for name, entry in entries.items()}
+            missing = _missing(root, entries)
+        self.entries, self._seen = entries, tuple(dict.fromkeys(_steps(root, entries)))
         return missing
 
-    def _missing(self, root: nn.Module) -> dict[str, str]:
-        found = {name: _why_lost(root, name, entry.attachment) for name, entry in self.entries.items()}
-        return {name: why for name, why in found.items() if why}
 
-    def _name_again(self, root: nn.Module, missing: Mapping[str, str]) -> None:
-        """Enter hosts under all names that they have, as one of them can be lost alone."""
-        entries = {
-            id(entry.attachment): entry for name, entry in self.entries.items() if name in self._new - set(missing)
-        }
-        self._new = set()
-        for name, module in root.named_modules(remove_duplicate=False) if entries else ():
-            entry = entries.get(id(attachment(module)))
-            if entry is not None:
-                self.entries.setdefault(name, entry)
+def _missing(root: nn.Module, entries: Mapping[str, Entry]) -> dict[str, str]:
+    found = {name: _why_lost(root, name, entry.attachment) for name, entry in entries.items()}
+    return {name: why for name, why in found.items() if why}
 
-    def _steps(self, root: nn.Module) -> Iterator[_Step]:
-        """Each step from the network to a host. The network itself is None, so that it is freed without a circle."""
-        for name, entry in self.entries.items():
-            site = moved(entry.attachment.site, name)
-            for path in (name, site.source) if site.position == "shortcut" else (name,):
-                if not path:
-                    yield None, "", None, type(root)
-                    continue
-                parent: nn.Module | None = root
-                parts = path.split(".")
-                for depth, part in enumerate(parts):
-                    child = None if parent is None else parent._modules.get(part)
-                    kind = type(child) if child is not None and depth + 1 == len(parts) else None
-                    yield None if parent is root else parent, part, child, kind
-                    parent = child
-                    if child is None:
-                        break
+
+def _under_all_names(root: nn.Module, entries: Mapping[str, Entry], new: set[str]) -> dict[str, Entry]:
+    """The entries, with those of `new` under every name that the host has, as one of them can be lost alone."""
+    by_attachment = {id(entries[name].attachment): entries[name] for name in new if name in entries}
+    named = ((name, id(attachment(module))) for name, module in root.named_modules(remove_duplicate=False))
+    return {name: by_attachment[key] for name, key in named if key in by_attachment} | dict(entries)
+
+
+def _steps(root: nn.Module, entries: Mapping[str, Entry]) -> Iterator[_Step]:
+    """Each step from the network to a host. The network itself is None, so that it is freed without a circle."""
+    for name, entry in entries.items():
+        site = moved(entry.attachment.site, name)
+        for path in (name, site.source) if site.position == "shortcut" else (name,):
+            if not path:
+                yield None, "", None, type(root)
+                continue
+            parent: nn.Module | None = root
+            parts = path.split(".")
+            for depth, part in enumerate(parts):
+                child = None if parent is None else parent._modules.get(part)
+                kind = type(child) if child is not None and depth + 1 == len(parts) else None
+                yield None if parent is root else parent, part, child, kind
+                parent = child
+                if child is None:
+                    break
 
 
 def _why_lost(root: nn.Module, name: str, found: Attachment) -> str:

@@ -22,15 +22,21 @@ __all__: list[str] = []
 
 def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     """Join the SE of the module that is `name` of `parent` to the one that takes its place, if it holds none."""
-    old = _host(parent._modules.get(name))
+    there = parent._modules.get(name)
+    old = _host(there)
     uses = [] if old is None else [use for use in uses_in(old) if use.position != "unit"]
     if old is None or not uses or new is None or uses_in(new):
         return
     if any(module is old or attachment(module) == attachment(old) is not None for module in new.modules()):
         return
+    found = attachment(old)
+    channels = None if found is None or found.site.position != "output" else found.site.channels
+    if old is not there and (_width(new) != channels or next(new.children(), None) is not None):
+        return  # another part of a network, which is not what was returned before; the record tells
     blocks = {use.child: getattr(old, use.child) for use in uses if use.holds_block}
     taken = any(getattr(new, child, block) is not block for child, block in blocks.items())
-    if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or taken:
+    other = channels is not None and _width(new) not in (None, channels)
+    if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or taken or other:
         for block in blocks.values():
             block.__dict__[TOLD] = True
         warnings.warn(
@@ -48,6 +54,12 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
             new.__dict__[key] = old.__dict__[key]
     for use in reversed(uses):
         become(new, use.position, use.child, use.channel_dim)
+
+
+def _width(module: nn.Module) -> int | None:
+    """The channels that a layer says it returns."""
+    names = ("out_channels", "out_features", "num_features", "num_channels")
+    return next((width for name in names if isinstance(width := getattr(module, name, None), int)), None)
 
 
 def _host(module: nn.Module | None) -> nn.Module | None:

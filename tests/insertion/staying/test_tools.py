@@ -204,3 +204,20 @@ def test_fully_sharded(x, tmp_path):
     finally:
         distributed.destroy_process_group()
     torch.testing.assert_close(senet.load(tmp_path / "net.safetensors", plain)(x), expected)
+
+
+def test_a_loaded_network_is_reparameterized(x, tmp_path):
+    net = joined(nn.Sequential(RepViTBlock()), x)
+    senet.save(net, tmp_path / "net.safetensors")
+    loaded = senet.load(tmp_path / "net.safetensors", senet.remove(net))
+    same(reparameterize(loaded), x, net(x))
+
+
+def test_se_does_not_go_to_another_part(x):
+    net = joined(nn.Sequential(Plain(), Plain()), x)
+    net[1] = nn.Identity()
+    with pytest.warns(senet.SEWarning, match=r"1\.2 \(gone\)"):
+        net(x)
+    with pytest.warns(senet.SEWarning, match="BatchNorm2d that replaces 2 of Plain cannot hold"):
+        net[0][2] = nn.BatchNorm2d(4)
+    assert not senet.blocks(net, tell=False)
