@@ -125,19 +125,20 @@ def rejoin(model: nn.Module) -> nn.Module:
         raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
     plan, problems = [], []
     for prefix, root, record in records(model):
-        for name, why in record.compare(root).items():
-            host = _host(root, record.entries[name], name)
+        for gone in record.compare(root):
+            host = _host(root, gone.entry, gone.name)
             if host is None:
-                problems.append(f"{prefix}.{name} ({why})" if prefix else f"{name} ({why})")
+                problems.append(f"{prefix}.{gone.name} ({gone.why})" if prefix else f"{gone.name} ({gone.why})")
             else:
-                plan.append((root, record, name, host))
+                plan.append((root, record, gone, host))
     if problems:
         raise InsertionError(
             f"there is no place to join the SE of {', '.join(problems)} to again: take what is left out by "
             f"senet.remove, and insert into the network as it now is"
         )
-    for root, record, name, host in plan:
-        entry = record.entries.pop(name)
+    for root, record, gone, host in plan:
+        record.drop(gone)
+        name, entry, _ = gone
         device, dtype = place_of(root, host)
         found = entry.attachment
         around = tuple(moved_along(each, found.site.name, name) for each in entry.around)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from senet.errors import SEWarning
 from senet.fused.switch import unobtrusive
 from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, attachment, is_joined, moved, uses_in
 
-__all__ = ["Entry", "Record", "forget", "lost", "records", "remember", "tell"]
+__all__ = ["Entry", "Lost", "Record", "forget", "lost", "records", "remember", "tell"]
 
 _RECORD = "_senet_record"  # in the __dict__ of the module that SE was inserted into
 _MOST_NAMES = 5
@@ -49,31 +49,42 @@ class Entry:
     around: tuple[str, ...] = ()
 
 
+class Lost(NamedTuple):
+    """A block that no module of the network applies: the name of the module that did, and what became of it."""
+
+    name: str
+    entry: Entry
+    why: str
+
+
 class Record:
-    """What was put into a network, by the name of the host, and what the network looked like when last compared.
+    """What was put into a network, and what the network looked like when last compared.
 
     Attributes:
-        entries: by the name that the module with the block has now; under each of its names where
-            it has several.
+        entries: each block with the name that its host has now; once for each name where it has several.
     """
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
-        self._new: set[str] = set()  # names whose modules may have others
+        self.entries: tuple[tuple[str, Entry], ...] = ()
+        self._new: frozenset[str] = frozenset()  # names of hosts that may have other names
         self._seen: tuple[_Step, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"entries": self.entries, "new": self._new}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.entries, self._new, self._seen = state["entries"], state.get("new", set()), None
+        self.entries, self._new, self._seen = state["entries"], state["new"], None
 
     def enter(self, entry: Entry) -> None:
         """Enter a block, under the name of its host."""
         name = entry.attachment.site.name
-        self.entries[name] = entry
-        self._new.add(name)
+        self.entries = (*(each for each in self.entries if each[0] != name), (name, entry))
+        self._new |= {name}
         self._seen = None
+
+    def drop(self, lost: Lost) -> None:
+        """Strike an entry that is about to be made again."""
+        self.entries = tuple(each for each in self.entries if each != lost[:2])
 
     def unchanged(self, root: nn.Module) -> bool:
         """Whether every module on the way to a host is the one that was there when last compared."""
@@ -86,39 +97,47 @@ class Record:
         return True
 
     # The replicas of DataParallel look at the same time, so the entries are replaced and never changed.
-    def compare(self, root: nn.Module) -> dict[str, str]:
-        """What is lost: for each name of a host, what became of it. Also forget what was taken out as asked."""
-        entries = {name: entry for name, entry in self.entries.items() if OUT not in entry.block.__dict__}
-        missing = _missing(root, entries)
-        new, self._new = self._new - set(missing), set()
-        if new:
-            entries = _under_all_names(root, entries, new)
-        away = {name for name in missing if _held(_at(root, name)) is not entries[name].attachment}
-        if away:  # a host may have moved with the part that it is in
-            places = {id(attachment(host)): name for name, host, _ in attached(root) if is_joined(host)}
-            now = {name: places.get(id(entries[name].attachment), name) for name in away}
-            moves = {name: place for name, place in now.items() if place not in entries}
-            entries = {moves.get(name, name): entry for name, entry in entries.items()}
-            missing = _missing(root, entries)
-        self.entries, self._seen = entries, tuple(dict.fromkeys(_steps(root, entries)))
-        return missing
+    def compare(self, root: nn.Module) -> list[Lost]:
+        """What is lost. What moved is followed, and what was taken out as asked is forgotten."""
+        entries = [(name, entry) for name, entry in self.entries if OUT not in entry.block.__dict__]
+        here = {(name, id(entry.attachment)) for name, entry in entries if _is_at(root, name, entry.attachment)}
+        if new := {name for name, _ in here if name in self._new}:
+            entries += _other_names(root, [each for each in entries if each[0] in new], here)
+        self._new = frozenset()
+        if len(here) < len(entries):  # a host may have moved with the part that it is in
+            places: dict[int, list[str]] = {}
+            for name, host, _ in attached(root):
+                if is_joined(host) and (name, id(attachment(host))) not in here:
+                    places.setdefault(id(attachment(host)), []).append(name)
+            entries = [
+                (name if (name, key) in here or not places.get(key) else places[key].pop(0), entry)
+                for name, entry in entries
+                for key in [id(entry.attachment)]
+            ]
+        self.entries, self._seen = tuple(entries), tuple(dict.fromkeys(_steps(root, entries)))
+        checked = (Lost(name, entry, _why_lost(root, name, entry.attachment)) for name, entry in entries)
+        return [each for each in checked if each.why]
 
 
-def _missing(root: nn.Module, entries: Mapping[str, Entry]) -> dict[str, str]:
-    found = {name: _why_lost(root, name, entry.attachment) for name, entry in entries.items()}
-    return {name: why for name, why in found.items() if why}
+def _is_at(root: nn.Module, name: str, found: Attachment) -> bool:
+    host = _at(root, name)
+    return host is not None and attachment(host) == found
 
 
-def _under_all_names(root: nn.Module, entries: Mapping[str, Entry], new: set[str]) -> dict[str, Entry]:
-    """The entries, with those of `new` under every name that the host has, as one of them can be lost alone."""
-    by_attachment = {id(entries[name].attachment): entries[name] for name in new if name in entries}
-    named = ((name, id(attachment(module))) for name, module in root.named_modules(remove_duplicate=False))
-    return {name: by_attachment[key] for name, key in named if key in by_attachment} | dict(entries)
+def _other_names(
+    root: nn.Module, entries: Sequence[tuple[str, Entry]], here: set[tuple[str, int]]
+) -> list[tuple[str, Entry]]:
+    """Those entries again under every other name that the host has, as one of them can be lost alone."""
+    by_attachment = {id(entry.attachment): entry for _, entry in entries}
+    named = [(name, id(attachment(module))) for name, module in root.named_modules(remove_duplicate=False)]
+    others = [(name, key) for name, key in named if key in by_attachment and (name, key) not in here]
+    here.update(others)
+    return [(name, by_attachment[key]) for name, key in others]
 
 
-def _steps(root: nn.Module, entries: Mapping[str, Entry]) -> Iterator[_Step]:
+def _steps(root: nn.Module, entries: Sequence[tuple[str, Entry]]) -> Iterator[_Step]:
     """Each step from the network to a host. The network itself is None, so that it is freed without a circle."""
-    for name, entry in entries.items():
+    for name, entry in entries:
         site = moved(entry.attachment.site, name)
         for path in (name, site.source) if site.position == "shortcut" else (name,):
             if not path:
@@ -150,10 +169,6 @@ def _why_lost(root: nn.Module, name: str, found: Attachment) -> str:
         if source is None or not any(use.position == "source" for use in uses_in(source)):
             return f"without its shortcut, as {name} was replaced"
     return ""
-
-
-def _held(module: nn.Module | None) -> Attachment | None:
-    return None if module is None else attachment(module)
 
 
 def _article(name: str) -> str:
@@ -188,12 +203,11 @@ def _look(root: nn.Module, _: Any) -> None:
     record = _record(root)
     if record is None or record.unchanged(root):
         return
-    missing = record.compare(root)
-    new = {name: why for name, why in missing.items() if TOLD not in record.entries[name].block.__dict__}
-    for name in new:
-        record.entries[name].block.__dict__[TOLD] = True
+    new = [each for each in record.compare(root) if TOLD not in each.entry.block.__dict__]
+    for each in new:
+        each.entry.block.__dict__[TOLD] = True
     if new:
-        _warn(new)
+        _warn({each.name: each.why for each in new})
 
 
 def remember(model: nn.Module, entry: Entry) -> None:
@@ -226,8 +240,8 @@ def lost(model: nn.Module) -> dict[str, str]:
     """
     missing = {}
     for prefix, root, record in records(model):
-        for name, why in record.compare(root).items():
-            record.entries[name].block.__dict__[TOLD] = True
+        for name, entry, why in record.compare(root):
+            entry.block.__dict__[TOLD] = True
             missing[f"{prefix}.{name}" if prefix and name else prefix or name] = why
     for name, module, _ in attached(model):
         if not is_joined(module):

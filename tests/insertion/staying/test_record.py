@@ -346,3 +346,18 @@ def test_the_look_is_nothing_where_nothing_changed(net, x, monkeypatch):
         torch.export.export(net, (x,))
     steps = net.__dict__["_senet_record"]._seen
     assert len(steps) == 4, "the two blocks and their two hosts"
+
+
+def test_parts_that_change_their_places(net, x):
+    net[0], net[1] = net[1], net[0]
+    quiet(net, x)
+    net.insert(0, nn.Identity())
+    quiet(net, x)
+    assert set(inserted(net)) == {"1.bn", "2.bn"}
+    assert not senet.check(net).lost
+    del net[1]
+    with pytest.warns(senet.SEWarning, match=r"2\.bn \(gone\)|1\.bn \(replaced"):
+        net(x)
+    found = senet.check(net)
+    assert found.there == ("1.bn.se",)
+    assert len(found.lost) == 1
