@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from studies_plan import RESULTS, STUDIES, Arm, Contrast, Study
 
-from senet.report.figures import COLOURS, GREY, drawing, save_figure
+from senet.report.figures import COLOURS, GREY, Series, drawing, forest, save_figure
 from senet.study.comparison.report import interval, spread
 from senet.study.statistics import (
     Bootstrap,
@@ -71,10 +71,18 @@ def section(name: str, runs: Runs) -> str:
         return "\n".join([*lines, f"Partial: {len(runs)} of {planned} runs are done. No verdict before all are."])
     hours = sum(run.content["seconds"] for run in runs.values()) / 3600
     machines = sorted({run.content["machine"]["processor"] for run in runs.values()})
-    lines += [*judged(plan, runs), "", f"{planned} runs, {hours:.1f} h of one thread: {', '.join(machines)}.", ""]
+    judged = judge(plan, runs)
+    lines += [*table_of(judged), "", f"{planned} runs, {hours:.1f} h of one thread: {', '.join(machines)}.", ""]
+    save_figure(differences(judged), RESULTS / f"{name}-differences.svg")
     save_figure(figure(plan, runs), RESULTS / f"{name}.svg")
-    lines.append(f"![Accuracy against multiply-adds and parameters, with 95 % intervals](results/{name}.svg)")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *lines,
+            f"![Every comparison with its intervals](results/{name}-differences.svg)",
+            "",
+            f"![Accuracy against multiply-adds and parameters, with 95 % intervals](results/{name}.svg)",
+        ]
+    )
 
 
 def table(plan: Study, runs: Runs) -> list[str]:
@@ -93,23 +101,59 @@ def table(plan: Study, runs: Runs) -> list[str]:
     return lines
 
 
-def judged(plan: Study, runs: Runs) -> list[str]:
-    """The comparison that counts, alone, and the others, corrected: a table, and a sentence for the first."""
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A comparison with its interval over seeds and over pictures, at the same confidence."""
+
+    label: str
+    seeds: Difference
+    pictures: Bootstrap
+    p: float | None = None
+
+    @property
+    def row(self) -> str:
+        """Of the table."""
+        shown = "yes" if differs(self.seeds, self.pictures) else "no"
+        ends = f"{interval(self.seeds)} | {interval(self.pictures)}"
+        p = "" if self.p is None else f"{self.p:.3f}"
+        return f"| {self.label} | {points(self.seeds.mean)} | {ends} | {p} | {shown} |"
+
+
+def judge(plan: Study, runs: Runs) -> list[Judged]:
+    """The comparison that counts, alone, and the others, corrected for their number."""
     main = paired_difference(*accuracies(plan, plan.main, runs))
-    over = over_pictures(plan, plan.main, runs, main.confidence)
+    found = [Judged(plan.main.label, main, over_pictures(plan, plan.main, runs, main.confidence))]
     corrected = holm({each.label: accuracies(plan, each, runs) for each in plan.others})
-    lines = [
-        f"**{sentence(plan.main.label, main, over)}**",
+    for each in plan.others:
+        of = corrected[each.label]
+        pictures = over_pictures(plan, each, runs, of.difference.confidence)
+        found.append(Judged(each.label, of.difference, pictures, of.p_corrected))
+    return found
+
+
+def table_of(judged: Sequence[Judged]) -> list[str]:
+    """A sentence for the comparison that counts, and all of them as a table."""
+    return [
+        f"**{sentence(judged[0].label, judged[0].seeds, judged[0].pictures)}**",
         "",
         "| comparison, points | mean | over seeds (paired t) | over pictures (bootstrap) | p, corrected | shown |",
         "|---|---:|---:|---:|---:|---|",
-        _row(f"{plan.main.label} (counts, alone)", main, over, None),
+        *(each.row for each in judged),
+        "",
+        f"The first is the comparison that counts. The other {len(judged) - 1} are corrected by Holm for their number.",
     ]
-    for each in plan.others:
-        of = corrected[each.label]
-        images = over_pictures(plan, each, runs, of.difference.confidence)
-        lines.append(_row(each.label, of.difference, images, of.p_corrected))
-    return [*lines, "", f"Intervals of the other {len(plan.others)} are corrected by Holm for their number."]
+
+
+def differences(judged: Sequence[Judged]) -> Any:
+    """Every comparison with its two intervals, against the line of no difference."""
+    series = [
+        Series(what, [(of.mean, of.low, of.high) for of in found], colour)
+        for what, found, colour in (
+            ("over seeds", [each.seeds for each in judged], COLOURS[1]),
+            ("over pictures", [each.pictures for each in judged], COLOURS[0]),
+        )
+    ]
+    return forest([each.label for each in judged], series, xlabel="difference of accuracies (points)", scale=100)
 
 
 def sentence(label: str, seeds: Difference, over: Bootstrap) -> str:
@@ -135,12 +179,6 @@ def over_pictures(plan: Study, contrast: Contrast, runs: Runs, confidence: float
         for side in (contrast.less, contrast.of)
     )
     return bootstrap_over_images(less, of, confidence=confidence)
-
-
-def _row(label: str, seeds: Difference, over: Bootstrap, p: float | None) -> str:
-    shown = "yes" if differs(seeds, over) else "no"
-    corrected = "" if p is None else f"{p:.3f}"
-    return f"| {label} | {points(seeds.mean)} | {interval(seeds)} | {interval(over)} | {corrected} | {shown} |"
 
 
 def figure(plan: Study, runs: Runs) -> Any:
