@@ -2,6 +2,7 @@
 
     make studies                               # the next runs of the plan, for an hour and a half
     python benchmarks/studies.py --minutes 30 --study sight
+    python benchmarks/studies.py --part 1/2    # and 2/2 beside it: two processes, each half of the cells
     python benchmarks/studies.py --list        # which cells are done
 
 A cell is one training: a network, an arm (plain, SE, SE without squeeze) and a seed. Cells run in the
@@ -42,10 +43,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90, help="no cell begins later than this (90)")
     parser.add_argument("--study", choices=STUDIES, help="this study alone")
     parser.add_argument("--data", type=Path, default=RUNS / "data", help="where the pictures lie or are unpacked to")
+    parser.add_argument("--part", default="1/1", help="which of how many processes that share the cells this is (1/1)")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs and their checkpoints lie")
     parser.add_argument("--list", action="store_true", help="show which cells are done, and train nothing")
     asked = parser.parse_args()
-    chosen = cells(asked.study)
+    chosen = part_of(cells(asked.study), asked.part)
     if asked.list:
         print("\n".join(f"{'done' if cell.folder.is_dir() else 'open':5} {cell.folder}" for cell in chosen))
         return
@@ -65,6 +67,14 @@ def main() -> None:
             return
         keep(cell, run)
         print(f"done {cell.folder}", flush=True)
+
+
+def part_of(every: list[Cell], part: str) -> list[Cell]:
+    """The cells of one of several processes, "1/2" or "2/2"."""
+    number, _, count = part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SystemExit(f"--part is one of several, such as 1/2, not {part!r}")
+    return every[int(number) - 1 :: int(count)]
 
 
 def train(cell: Cell, source: DataSource, runs: Path) -> RunResult:

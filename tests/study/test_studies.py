@@ -69,6 +69,18 @@ def test_what_is_done_comes_in_pairs():
     assert [(cell.arm, cell.seed) for cell in first] == [("plain", 10), ("se", 10), ("no-squeeze", 10)]
 
 
+def test_processes_share_the_cells():
+    import studies
+    import studies_plan
+
+    cells = studies_plan.cells("mobile")
+    one, two = studies.part_of(cells, "1/2"), studies.part_of(cells, "2/2")
+    assert not set(one) & set(two)
+    assert set(one) | set(two) == set(cells)
+    with pytest.raises(SystemExit, match="not '3/2'"):
+        studies.part_of(cells, "3/2")
+
+
 def test_no_verdict_before_all_runs_are_there():
     import studies_page
     import studies_plan
