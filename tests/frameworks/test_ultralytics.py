@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -79,7 +82,7 @@ def test_training_and_validation_agree(run, data, folder, row):
     print(f"mAP50 and mAP in training {trained}, of YOLO(best.pt) {given}, with SE removed {removed}")
     assert trained[0] > 0.3
     assert given == pytest.approx(trained, abs=1e-3)
-    assert abs(removed[1] - given[1]) > 0.01
+    assert max(abs(one - other) for one, other in zip(given, removed, strict=True)) > 3e-3
 
 
 def test_onnx(run, x, row):
@@ -191,15 +194,24 @@ def test_reading_known_classes_only(x, tmp_path):
         torch_safe_load(tmp_path / "net.pt", safe_only=True)
 
 
-def test_processes_get_the_trainer():
+def test_processes_get_the_trainer(tmp_path, row):
     """For several GPUs ultralytics sends the trainer's class to other processes by cloudpickle."""
-    from joblib.externals import cloudpickle
-
+    cloudpickle = pytest.importorskip("cloudpickle", reason="cloudpickle is not installed")
     from senet.integrations.ultralytics import trainer
 
-    again = cloudpickle.loads(cloudpickle.dumps(trainer(OPEN, where=lambda site: site.stage > 2)))
-    assert again.spec == OPEN
-    assert issubclass(again, ultralytics.models.yolo.detect.DetectionTrainer)
+    row("ultralytics", "yolov8n: the trainer in another process, as for several GPUs", 3)
+    file = tmp_path / "trainer.pkl"
+    file.write_bytes(cloudpickle.dumps(trainer(OPEN, where=lambda site: site.stage > 3)))
+    code = f"""
+import cloudpickle, pathlib, senet
+kind = cloudpickle.loads(pathlib.Path({str(file)!r}).read_bytes())
+engine = kind.__new__(kind)
+engine.data, engine.args = {{"nc": 2, "channels": 3}}, None
+print(len(senet.blocks(engine.get_model(cfg="yolov8n.yaml", verbose=False))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "3"
 
 
 @pytest.mark.parametrize(("task", "name"), [("segment", "Segmentation"), ("pose", "Pose"), ("obb", "OBB")])
