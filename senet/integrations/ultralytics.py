@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import inspect
 import logging
-import warnings
 from typing import Any
 
 import torch
@@ -20,26 +18,13 @@ from torch import Tensor, nn
 
 from senet.block import SESpec
 from senet.block.made import MadeSpec, Make
-from senet.errors import InputTypeError, SEWarning
+from senet.errors import InputTypeError
 from senet.extras import extra
 from senet.insertion import Where, attach, insert, inserted
-from senet.insertion.joining.attach import attached
+from senet.insertion.staying.joined import attached
+from senet.insertion.staying.rebuilt import network_in, watch
 
 __all__ = ["SETrainer", "trainer"]
-
-_MARK = "_senet_trained"  # in the __dict__ of a network that was built here
-
-
-class _Mark:
-    """Where a checkpoint is unpickled, starts the watch of `_watch`."""
-
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return _mark, ()
-
-
-def _mark() -> _Mark:
-    _watch()
-    return _Mark()
 
 
 class SETrainer:
@@ -64,7 +49,7 @@ class SETrainer:
         Raises:
             InsertionError: where SE has no place in the network, or none of `where`.
         """
-        source = _network_in(weights)
+        source = network_in(weights)
         kept = {} if source is None else inserted(source)
         build: Any = super().get_model  # type: ignore[misc]
         model: Any = build(cfg=cfg, weights=None if kept else weights, verbose=verbose)
@@ -78,7 +63,6 @@ class SETrainer:
             start = spec.start or ("paper" if source is None and make is None else "identity")
             spec = dataclasses.replace(spec, start=start)
             insert(model, self.se_example(model), spec, where=_as_written(self, "where"), make=make, inplace=True)
-        model.__dict__[_MARK] = _Mark()
         if verbose:
             names, origin = inserted(model), "kept from the weights" if kept else f"inserted, {spec}"
             logging.getLogger("ultralytics").info(f"SE: {len(names)} blocks, {origin}: {', '.join(names)}")
@@ -114,14 +98,8 @@ def trainer(
         base = extra("ultralytics.models.yolo.detect").DetectionTrainer
     if not (isinstance(base, type) and issubclass(base, engine.BaseTrainer)):
         raise InputTypeError(f"base is a trainer class of ultralytics, such as DetectionTrainer, not {base!r}")
-    _watch()
+    watch()
     return type(f"SE{base.__name__}", (SETrainer, base), {"spec": spec, "where": where, "make": make})
-
-
-def _network_in(weights: Any) -> nn.Module | None:
-    """The network among the weights that a trainer is given: itself, or in a checkpoint."""
-    found = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
-    return found if isinstance(found, nn.Module) else None
 
 
 def _as_written(trainer: SETrainer, name: str) -> Any:
@@ -136,29 +114,3 @@ def _with_maker(spec: SESpec | MadeSpec, weights: Any, name: str) -> SESpec | Ma
         return spec
     block = next(found.child for at, _, found in attached(weights) if at == name)
     return dataclasses.replace(spec, maker=lambda _: copy.deepcopy(weights.get_submodule(f"{name}.{block}.module")))
-
-
-# A plain trainer makes a plain network and copies the weights that fit by name: the rest goes without a word.
-def _watch() -> None:
-    """Make ultralytics' `load` warn where the weights hold inserted SE and the network does not."""
-    network: Any = extra("ultralytics.nn.tasks").BaseModel
-    load = network.load
-    if getattr(load, "_senet", False):
-        return
-
-    @functools.wraps(load)
-    def watched(self: nn.Module, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        result = load(self, weights, *args, **kwargs)
-        source = _network_in(weights)
-        lost = () if source is None else inserted(source).keys() - inserted(self).keys()
-        if lost:
-            warnings.warn(
-                f"the weights hold SE that this {type(self).__name__} has no place for: {', '.join(sorted(lost))}. It "
-                f"is lost; to keep it, train with trainer=senet.integrations.ultralytics.trainer()",
-                SEWarning,
-                stacklevel=2,
-            )
-        return result
-
-    watched._senet = True  # type: ignore[attr-defined]
-    network.load = watched

@@ -37,9 +37,7 @@ def x():
 
 @pytest.fixture
 def net(x):
-    from senet.integrations.transformers import insert
-
-    return insert(randomise(resnet()), x, OPEN).eval()
+    return senet.insert(randomise(resnet()), x, OPEN).eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -108,25 +106,19 @@ def test_a_plain_class_says_that_se_is_lost(net, tmp_path):
         transformers.ResNetForImageClassification.from_pretrained(tmp_path)
 
 
-def test_what_the_config_does_not_record(net, x, tmp_path):
-    from senet.integrations.transformers import from_pretrained, record
+def test_the_config_follows_the_network(net, x, tmp_path):
+    from senet.integrations.transformers import from_pretrained
 
-    inserted = senet.insert(resnet(), x, OPEN)
-    inserted.save_pretrained(tmp_path / "unrecorded")
-    with pytest.raises(senet.errors.WeightsError, match=r"does not record.*call .*record\(model\)"):
-        from_pretrained(type(net), tmp_path / "unrecorded")
-    record(inserted).save_pretrained(tmp_path / "recorded")
-    assert_same(outputs(from_pretrained(type(net), tmp_path / "recorded"), x), outputs(inserted, x))
+    net.save_pretrained(tmp_path)
     removed = senet.remove(net)
     removed.save_pretrained(tmp_path / "removed")
-    with pytest.raises(senet.errors.WeightsError, match="it was removed after it was recorded"):
-        from_pretrained(type(net), tmp_path / "removed")
-    record(removed).save_pretrained(tmp_path / "plain")
-    assert_same(outputs(from_pretrained(type(net), tmp_path / "plain"), x), outputs(removed, x))
+    plain = from_pretrained(type(net), tmp_path / "removed")
+    assert not senet.blocks(plain)
+    assert_same(outputs(plain, x), outputs(removed, x), outputs(net, x))
 
 
 def test_the_trainer(x, tmp_path, row):
-    from senet.integrations.transformers import from_pretrained, insert
+    from senet.integrations.transformers import from_pretrained
 
     pytest.importorskip("accelerate", reason="accelerate is not installed", exc_type=ImportError)
     row("transformers", "ResNet: Trainer, its checkpoint, `resume_from_checkpoint`", 5)
@@ -141,12 +133,12 @@ def test_the_trainer(x, tmp_path, row):
         )  # fmt: skip
         return transformers.Trainer(model=net, args=settings, train_dataset=data)
 
-    net = insert(resnet(), x, OPEN)
+    net = senet.insert(resnet(), x, OPEN)
     before = {k: v.clone() for k, v in net.state_dict().items() if ".se.fc" in k}
     trainer(net).train()
     assert all(not torch.equal(v, net.state_dict()[k]) for k, v in before.items())
     loaded = from_pretrained(transformers.ResNetForImageClassification, tmp_path / "checkpoint-2")
     assert differ(outputs(loaded, x), outputs(senet.remove(loaded), x))
-    resumed = insert(resnet(), x, OPEN)
+    resumed = senet.insert(resnet(), x, OPEN)
     trainer(resumed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert_same(outputs(resumed, x), outputs(net, x), outputs(loaded, x))

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import senet
-from senet.errors import InputTypeError, MissingPackageError, WeightsError
-from senet.integrations.transformers import from_pretrained, insert, keeping_se, record
+from senet.errors import MissingPackageError, WeightsError
+from senet.integrations.transformers import from_pretrained, keeping_se
 
 OPEN = senet.SESpec(2, start="paper")
 
@@ -84,10 +84,13 @@ class Classifier(PreTrainedModel):
 
 @pytest.fixture(autouse=True)
 def _transformers(monkeypatch):
-    module = types.ModuleType("transformers")
-    module.PreTrainedModel = PreTrainedModel
-    monkeypatch.setitem(sys.modules, "transformers", module)
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", PreTrainedModel.__dict__["from_pretrained"])
+    for name in ("transformers", "transformers.modeling_utils"):
+        module = types.ModuleType(name)
+        module.PreTrainedModel = PreTrainedModel
+        monkeypatch.setitem(sys.modules, name, module)
+    for name, value in {"_senet_watches": False, **vars(PreTrainedModel)}.items():
+        if name in ("save_pretrained", "from_pretrained", "_senet_watches"):
+            monkeypatch.setattr(PreTrainedModel, name, value, raising=False)  # what is put around it goes with the test
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def x():
 
 @pytest.fixture
 def net(x):
-    return insert(Classifier(Config(hidden=8)).eval(), {"pixel_values": x}, OPEN)
+    return senet.insert(Classifier(Config(hidden=8)).eval(), {"pixel_values": x}, OPEN)
 
 
 def same(one, two, x, plain):
@@ -110,7 +113,7 @@ def same(one, two, x, plain):
 def test_saved_and_loaded(x, placement, tmp_path):
     """The identity placement names two modules: the one that returns SE's product, and the one given its input."""
     spec = senet.SESpec(2, start="paper", placement=placement)
-    net = insert(Classifier(Config(hidden=8)).eval(), x, spec)
+    net = senet.insert(Classifier(Config(hidden=8)).eval(), x, spec)
     net.save_pretrained(tmp_path)
     again, info = from_pretrained(Classifier, tmp_path, output_loading_info=True)
     assert type(again) is Classifier
@@ -120,6 +123,25 @@ def test_saved_and_loaded(x, placement, tmp_path):
     same(again, net, x, senet.remove(net))
     again.save_pretrained(tmp_path / "again")
     same(from_pretrained(Classifier, tmp_path / "again"), net, x, senet.remove(net))
+
+
+class Shift(nn.Module):
+    """A person's own block: a number for each channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.by = nn.Parameter(torch.linspace(-1, 1, channels))
+
+    def forward(self, x):
+        return x + self.by[:, None, None]
+
+
+def test_a_block_of_ones_own(x, tmp_path):
+    net = senet.insert(Classifier(Config(hidden=8)).eval(), x, senet.SESpec(start="paper"), make=Shift)
+    net.save_pretrained(tmp_path)
+    same(from_pretrained(Classifier, tmp_path, make=Shift), net, x, senet.remove(net))
+    with pytest.raises(WeightsError, match=r"the config holds blocks that make=Shift made .*give make="):
+        from_pretrained(Classifier, tmp_path)
 
 
 def test_the_body_of_it_and_a_head_on_that(net, x, tmp_path):
@@ -139,23 +161,37 @@ def test_a_plain_class_says_that_se_is_lost(net, tmp_path):
 
 
 def test_a_network_without_se_is_none_of_its_business(x, tmp_path):
-    plain = record(Classifier(Config(hidden=8)))
-    assert not hasattr(plain.config, "senet")
+    plain = senet.remove(senet.insert(Classifier(Config(hidden=8)), x))
     plain.save_pretrained(tmp_path)
+    assert "senet" not in (tmp_path / "config.json").read_text()
     assert not senet.blocks(Classifier.from_pretrained(tmp_path))
     assert not senet.blocks(from_pretrained(Classifier, tmp_path))
 
 
-def test_a_config_that_does_not_say_what_the_weights_hold(net, x, tmp_path):
-    unrecorded = senet.insert(Classifier(Config(hidden=8)), x)
-    unrecorded.save_pretrained(tmp_path / "one")
-    with pytest.raises(WeightsError, match=r"as body\.one\.norm\.se\.fc1\.weight: call .*record\(model\)"):
-        from_pretrained(Classifier, tmp_path / "one")
+def test_the_config_follows_the_network(net, x, tmp_path):
+    """What `save_pretrained` writes is what the network holds then, whatever was recorded before."""
+    net.save_pretrained(tmp_path / "with")
     removed = senet.remove(net)
-    removed.save_pretrained(tmp_path / "two")
-    with pytest.raises(WeightsError, match=r"as body\.one\.norm\.se\.fc1\.weight: it was removed after"):
-        from_pretrained(Classifier, tmp_path / "two")
-    assert not hasattr(record(removed).config, "senet")
+    assert hasattr(removed.config, "senet")
+    removed.save_pretrained(tmp_path / "without")
+    plain = from_pretrained(Classifier, tmp_path / "without")
+    assert not senet.blocks(plain)
+    with torch.no_grad():
+        assert torch.equal(plain(x), removed(x))
+
+
+def test_a_config_that_does_not_say_what_the_weights_hold(net, tmp_path):
+    net.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    recorded = config.pop("senet")
+    file.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"does not record, as body\.one\.norm\.se\.fc1\.weight: make the network"):
+        from_pretrained(Classifier, tmp_path)
+    senet.remove(net).save_pretrained(tmp_path)
+    file.write_text(json.dumps({**config, "senet": recorded}))
+    with pytest.raises(WeightsError, match=r"the weights lack, as body\.one\.norm\.se\.fc1\.weight: load the network"):
+        from_pretrained(Classifier, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +213,7 @@ def test_a_strangers_config(net, tmp_path, change, message):
         from_pretrained(Classifier, tmp_path)
 
 
-def test_errors(monkeypatch, x):
-    with pytest.raises(InputTypeError, match="model is a PreTrainedModel of transformers, not Sequential"):
-        insert(nn.Sequential(), x)
+def test_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingPackageError, match="pip install transformers"):
         from_pretrained(Classifier, "folder")

@@ -81,12 +81,15 @@ def test_a_plain_trainer_says_that_se_is_lost(tmp_path):
         BaseModel(YAML, 2).load({"model": weights})
 
 
-def test_a_checkpoint_brings_the_watch_along(tmp_path, monkeypatch):
-    """In a process that never called `trainer`, reading the file is enough for a plain trainer to say it."""
-    engine = trainer(OPEN)()
-    torch.save(engine.get_model(YAML), tmp_path / "best.pt")
+def test_whoever_inserted_is_told(x, tmp_path, monkeypatch):
+    """`yolo.model = insert(...)` and a plain training; the same in a process that only reads the file."""
+    inserted = senet.insert(BaseModel(YAML, 2), x, OPEN)
+    torch.save(inserted, tmp_path / "net.pt")
+    with pytest.warns(senet.SEWarning, match="It is lost"):
+        DetectionTrainer().get_model(YAML, inserted)
+    install(monkeypatch)
     monkeypatch.setattr(BaseModel, "load", BaseModel.load.__wrapped__)
-    weights = torch.load(tmp_path / "best.pt", weights_only=False)
+    weights = torch.load(tmp_path / "net.pt", weights_only=False)
     with pytest.warns(senet.SEWarning, match="It is lost"):
         DetectionTrainer().get_model(YAML, weights)
 

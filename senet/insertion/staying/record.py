@@ -21,6 +21,7 @@ from senet import errors
 from senet.errors import SEWarning
 from senet.fused.switch import unobtrusive
 from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, attachment, is_joined, moved, uses_in
+from senet.insertion.staying.rebuilt import watch
 
 __all__ = ["Entry", "Lost", "Record", "forget", "lost", "records", "remember", "tell"]
 
@@ -73,6 +74,7 @@ class Record:
         return {"entries": self.entries, "new": self._new}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        watch()
         self.entries, self._new, self._seen = state["entries"], state["new"], None
 
     def enter(self, entry: Entry) -> None:
@@ -212,6 +214,7 @@ def _look(root: nn.Module, _: Any) -> None:
 
 def remember(model: nn.Module, entry: Entry) -> None:
     """Enter into the record of `model` what was joined to one of its modules."""
+    watch()
     record = _record(model)
     if record is None:
         record = model.__dict__[_RECORD] = Record()

@@ -1,0 +1,102 @@
+"""Libraries that build a network anew and fill it with what fits by name: SE that this leaves out is told of.
+
+ultralytics' trainers do so with the weights that they are given, transformers' `from_pretrained` with a file. Both pass
+the rest over, or list it among other remarks. Neither is imported here: they are watched where they are loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from torch import nn
+
+from senet.errors import SEWarning
+from senet.insertion.staying.joined import attached
+
+__all__ = ["KEY", "keeping", "network_in", "note_in_config", "watch"]
+
+KEY = "senet"  # in the config of a network of transformers
+
+keeping: ContextVar[Callable[..., Any] | None] = ContextVar("keeping", default=None)
+"""What loads in place of transformers' `from_pretrained`, given that, the class and the arguments; None: nothing."""
+
+
+def watch() -> None:
+    """Watch those of the two libraries that are loaded."""
+    for module, name, each in (
+        ("ultralytics.nn.tasks", "BaseModel", _watch_ultralytics),
+        ("transformers.modeling_utils", "PreTrainedModel", _watch_transformers),
+    ):
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and not vars(kind).get("_senet_watches", False):
+            kind._senet_watches = True
+            each(kind)
+
+
+def network_in(weights: Any) -> nn.Module | None:
+    """The network among what ultralytics takes for weights: itself, or in a checkpoint."""
+    found = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+    return found if isinstance(found, nn.Module) else None
+
+
+def note_in_config(model: Any) -> None:
+    """Write into a network's config which SE it holds now, or that it holds none."""
+    sites = [{"site": dataclasses.asdict(found.site), "spec": found.spec.to_json()} for _, _, found in attached(model)]
+    if sites:
+        setattr(model.config, KEY, {"load_with": "senet.integrations.transformers.from_pretrained", "sites": sites})
+    elif hasattr(model.config, KEY):
+        delattr(model.config, KEY)
+
+
+def _watch_ultralytics(network: Any) -> None:
+    load = network.load
+
+    @functools.wraps(load)
+    def watched(self: nn.Module, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, weights, *args, **kwargs)
+        source, ours = network_in(weights), {name for name, _, _ in attached(self)}
+        lost = [] if source is None else [name for name, _, _ in attached(source) if name not in ours]
+        if lost:
+            warnings.warn(
+                f"the weights hold SE that this {type(self).__name__} was built without: {', '.join(lost)}. It is "
+                f"lost; to keep it, train with trainer=senet.integrations.ultralytics.trainer()",
+                SEWarning,
+                stacklevel=2,
+            )
+        return result
+
+    network.load = watched
+
+
+def _watch_transformers(network: Any) -> None:
+    save, load = network.save_pretrained, vars(network)["from_pretrained"].__func__
+
+    @functools.wraps(save)
+    def saved(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        note_in_config(self)
+        return save(self, *args, **kwargs)
+
+    @functools.wraps(load)
+    def loaded(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        loader = keeping.get()
+        if loader is not None:
+            return loader(load, cls, *args, **kwargs)
+        result = load(cls, *args, **kwargs)
+        model = result[0] if isinstance(result, tuple) else result
+        recorded = getattr(getattr(model, "config", None), KEY, None)
+        if isinstance(recorded, dict) and next(attached(model), None) is None:
+            warnings.warn(
+                f"the config records SE at {len(recorded['sites'])} places, which this {type(model).__name__} was "
+                f"built without; load it with {recorded['load_with']}({type(model).__name__}, ...)",
+                SEWarning,
+                stacklevel=2,
+            )
+        return result
+
+    network.save_pretrained, network.from_pretrained = saved, classmethod(loaded)
