@@ -173,7 +173,13 @@ def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site]
     with untouched(model):
         flow = record(model, example)
     squeezed = squeezed_values(flow)
-    return find(flow, placement, squeezed, type(model).__name__), flow
+    try:
+        return find(flow, placement, squeezed, type(model).__name__), flow
+    except InsertionError as error:
+        makers = sorted({f"make={call.module.maker}" for call in flow.calls if isinstance(call.module, MadeBlock)})
+        if not makers:
+            raise
+        raise InsertionError(f"{error}. Blocks of {', '.join(makers)} count as SE here") from None
 
 
 def _around(flow: Dataflow, site: Site) -> tuple[str, ...]:

@@ -83,8 +83,11 @@ def _tried(name: str, block: MadeBlock, same: dict[str, bool], x: Tensor) -> Ten
     batch = torch.cat([x, x[:1]])
     block.train()
     _run(name, block, batch, " in training mode")
-    trained: Tensor = block.module(batch)
+    with torch.enable_grad():
+        trained: Tensor = block.module(batch)
     block.eval()
+    if not trained.requires_grad and any(parameter.requires_grad for parameter in block.module.parameters()):
+        raise InsertionError(f"{at} gives its parameters no gradient: it runs under no_grad, or detaches what it made")
     if _state(block) != before:
         raise InsertionError(built)
     same[name] &= torch.equal(y, x) and torch.equal(trained, batch)

@@ -238,7 +238,7 @@ def test_it_is_copied_pickled_and_told_apart(plain):
         assert torch.equal(again(EXAMPLE), expected)
         assert all(isinstance(block, senet.MadeBlock) for block in senet.blocks(again).values())
         assert inserted(again) == inserted(net)
-    with pytest.raises(InsertionError, match="already wherever it could go"):
+    with pytest.raises(InsertionError, match=r"already wherever.* Blocks of make=<lambda> count as SE here"):
         senet.sites(net, EXAMPLE)
     assert [name for name in senet.blocks(net, EXAMPLE) if "module" in name] == []
 
@@ -369,6 +369,7 @@ BAD = {
     "raised, on a map of (2, 8, 8, 8), of 2 dimensions in space, ZeroDivisionError: ": lambda m, x: x * (1 // 0),
     "gives inf or NaN on the example, in float32": lambda m, x: x * torch.inf,
     "makes layers as it runs": builds,
+    "gives its parameters no gradient": lambda m, x: torch.no_grad()(lambda: x * m.weight / 2)(),
     "draws random numbers in eval mode": lambda m, x: nn.functional.dropout(x, 0.5, training=True),
     "of 2 dimensions in space, RuntimeError": lambda m, x: nn.functional.conv1d(x, torch.ones(8, 8, 1)),
 }
