@@ -180,17 +180,19 @@ class MadeSpec:
         return dataclasses.replace(self, module=module, maker=None)
 
     def content(self) -> str:
-        """What decides the blocks beside the name: a digest of the maker's code, where it can be read."""
+        """What decides the blocks: the name, without folders, and a digest of the maker's code where it can be read."""
         maker: Any = self.maker
         while isinstance(maker, functools.partial) and maker.func not in (_by_timm, _from_file):
             maker = maker.func
         if isinstance(maker, functools.partial):
-            return self.name if maker.func is _by_timm else digest_of(self.name) or self.name
-        try:
-            code = inspect.getsource(maker)
-        except (OSError, TypeError):
-            return self.name
-        return f"sha256 {hashlib.sha256(code.encode()).hexdigest()[:16]}"
+            digest = "" if maker.func is _by_timm else digest_of(self.name)
+        else:
+            try:
+                code = inspect.getsource(maker if inspect.isroutine(maker) or isinstance(maker, type) else type(maker))
+                digest = f"sha256 {hashlib.sha256(code.encode()).hexdigest()[:16]}"
+            except (OSError, TypeError):
+                digest = ""
+        return f"{short_name(self.name)} {digest}".strip()
 
     def block(
         self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None

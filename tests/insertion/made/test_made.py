@@ -228,6 +228,30 @@ def test_the_weights_are_the_same_whatever_the_default_device_and_the_random_sta
         assert torch.equal(value, other.state_dict()[key])
 
 
+def test_what_decides_the_blocks_is_told_apart(tmp_path):
+    """A study in a folder goes on only with the same blocks, and two may come from one file or one function."""
+    file = tmp_path / "net.py"
+    file.write_text("one = two = None")
+
+    def content(make):
+        return block_spec(None, make).content()
+
+    contents = [
+        content("eca"),
+        content(f"{file}:one"),
+        content(f"{file}:two"),
+        content(Channelwise),
+        content(Normalised),
+        content(functools.partial(timm_layers.create_attn, "eca")),
+        content(functools.partial(timm_layers.create_attn, "cbam")),
+    ]
+    assert len(set(contents)) == len(contents)
+    before = content(f"{file}:one")
+    file.write_text("one = two = 3")
+    assert content(f"{file}:one") != before
+    assert content(f"{file}:one").startswith("net.py:one sha256 ")
+
+
 # ---------------------------------------------------------------- with other tools
 
 
