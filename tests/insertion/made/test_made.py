@@ -13,6 +13,7 @@ from torch import nn
 import senet
 from senet import SESpec
 from senet.errors import InputError, InputTypeError, InsertionError, ModelError
+from senet.fast import straightforward
 from senet.insertion import block_spec, inserted
 from tests.insertion.networks import randomise, small_resnet
 
@@ -324,6 +325,17 @@ def test_it_runs_under_autocast(plain):
         assert torch.equal(net(EXAMPLE), plain(EXAMPLE))
         net.train()(EXAMPLE).float().square().sum().backward()
     assert all(block.alpha.grad is not None for block in senet.blocks(net).values())
+
+
+def test_in_training_it_runs_behind_its_normalisation():
+    """In a unit whose normalisation, SE, addition and ReLU are one pass, another block is no part of it."""
+    x = torch.randn(4, 3, 16, 16)
+    plain = senet.create("resnet20", num_classes=3)
+    net = opened(senet.insert(plain, x, make="eca", where="layer1*"), 1.0).train()
+    with straightforward():
+        expected = net(x)
+    torch.testing.assert_close(net(x), expected)
+    assert not torch.allclose(plain.train()(x), expected)
 
 
 def test_it_gets_its_own_parameter_groups(plain):
