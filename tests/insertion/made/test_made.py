@@ -279,6 +279,21 @@ def test_it_goes_on_when_its_host_is_replaced(plain):
     assert "1.branch.4.se" in senet.blocks(net)
 
 
+def test_it_is_missed_and_joined_again_when_it_is_lost(plain):
+    net = opened(senet.insert(plain, EXAMPLE, make=lambda channels: Channelwise(channels)))
+    expected = net(EXAMPLE)
+    new = nn.BatchNorm2d(8).eval()
+    old = net[1].branch[4]
+    new.load_state_dict({key: value for key, value in old.state_dict().items() if "se." not in key})
+    net[1].branch._modules["4"] = new  # past torch's registration
+    with pytest.warns(senet.SEWarning, match=r"1\.branch\.4"):
+        assert not torch.equal(net(EXAMPLE), expected)
+    assert list(senet.check(net).lost) == ["1.branch.4"]
+    assert torch.equal(senet.rejoin(net)(EXAMPLE), expected)
+    assert inserted(net)["1.branch.4"][1].name == "<lambda>"
+    assert senet.check(net, EXAMPLE).title == "SE: 3 blocks there, 3 of them ran on the example; none lost"
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated:FutureWarning")
 @pytest.mark.parametrize("make", ["eca", "cbam"])
 def test_it_is_exported_and_traced(plain, make):
