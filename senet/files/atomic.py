@@ -16,17 +16,22 @@ __all__ = ["atomic_write", "atomic_write_all", "check_writable"]
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; what was written there then takes the place of `path`.
 
     The data is on the disk (fsync) before the name changes. Where the block raises, the temporary file is
-    removed and `path` stays as it was. A link is followed; the permissions of a file that is replaced are
-    kept. The temporary file has the suffix of `path`, for writers that choose their format by it.
+    removed and `path` stays as it was. The permissions of a file that is replaced are kept. The temporary file has the
+    suffix of `path`, for writers that choose their format by it.
+
+    Args:
+        path: the file.
+        follow: whether a link at `path` is followed, and what it leads to replaced. False replaces the link itself:
+            a folder that somebody else made may hold links to anywhere.
 
     Raises:
         OSError: where the folder is missing or cannot be written, or `path` is a folder.
     """
-    target, temporary = _places(path)
+    target, temporary = _places(path, follow=follow)
     mode = _created(temporary, target, path)
     try:
         yield temporary
@@ -68,10 +73,11 @@ def atomic_write_all(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...
         # the stack is left from its top: the first path's file takes its place last
 
 
-def _places(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path, Path]:
     """Where the file is to be, and a free name beside it."""
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    given = Path(path)
+    target = Path(os.path.realpath(given if follow else given.parent), *(() if follow else (given.name,)))
+    if target.is_dir() and (follow or not target.is_symlink()):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
     return target, target.with_name(f".senet-{secrets.token_hex(8)}{target.suffix[:32]}")
 
@@ -89,7 +95,8 @@ def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> in
     except OSError as error:
         raise OSError(error.errno, f"cannot write {given}: {error.strerror}") from None
     try:
-        return stat.S_IMODE(target.stat().st_mode if target.exists() else os.fstat(descriptor).st_mode)
+        replaced = target.is_file() and not target.is_symlink()
+        return stat.S_IMODE(target.stat().st_mode if replaced else os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)
 

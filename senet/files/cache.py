@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.errors import StudyError
 from senet.files.atomic import atomic_write
+from senet.files.records import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,8 +74,8 @@ def remembered(kind: str, key: bytes, make: Callable[[], tuple[Any, bool]]) -> A
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        held = json.loads(read_text(file))
+    except (StudyError, ValueError, RecursionError):
         return None
     return held if isinstance(held, dict) and "value" in held else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.errors import StudyError
+from senet.files.records import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,8 +112,8 @@ def _lock(descriptor: int) -> None:
 
 def _holder(path: Path) -> str:
     """Who holds the lock, as its file says."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        said = path.read_text(encoding="utf-8").strip()
+    with contextlib.suppress(StudyError):
+        said = read_text(path, 200).strip()
         if said.startswith("process ") and said.isprintable() and len(said) < 100:
             return said
     return "another process"

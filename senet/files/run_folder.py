@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import tempfile
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import StudyError
-from senet.files.atomic import atomic_write
+from senet.files.records import Record, read_csv, read_json, write_csv, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = [
     "StudyError",
@@ -54,8 +53,9 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
     writable_folder(folder, settings.get("data", {}).get("name"))
     wanted = json.loads(json.dumps(settings))
     file = folder / SETTINGS
+    _check_folders(folder)
     if file.exists():
-        held = read_json(file)
+        held = Record(file, read_json(file)).fields
         differing = _differing(held, wanted)
         if differing:
             raise StudyError(
@@ -70,6 +70,19 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
     write_json(file, wanted)
     return folder
+
+
+def _check_folders(folder: Path) -> None:
+    """See that what should be folders are: a link to one, on a disk with more room, is as good.
+
+    Raises:
+        StudyError: where one of them is a file, or a link to nothing.
+    """
+    for name in (CHECKPOINTS, TENSORBOARD):
+        path = folder / name
+        if (path.exists() or path.is_symlink()) and not path.is_dir():
+            what = f"a link to {path.readlink()}, which is no folder" if path.is_symlink() else "no folder"
+            raise StudyError(f"{path} is {what}: make that folder, or remove it")
 
 
 def writable_folder(folder: Path, data: str | None = None) -> None:
@@ -125,47 +138,3 @@ def digest_of(name: str | Path | None) -> str | None:
         return str(name)
     with path.open("rb") as stream:
         return f"sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path`, whole or not at all.
-
-    Raises:
-        ValueError: where a number is not finite: JSON has no such numbers.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file that `write_json` wrote.
-
-    Raises:
-        StudyError: where it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path} cannot be read ({error}): the folder is not that of a study, or damaged") from error
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that share their keys, whole or not at all; numbers as Python writes them, nothing rounded."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that `write_csv` wrote, as text.
-
-    Raises:
-        StudyError: where it is missing.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise StudyError(f"{path} cannot be read ({error.strerror}): the run's folder is damaged") from error

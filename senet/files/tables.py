@@ -47,7 +47,7 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     file = check_table(path)
     if file.suffix.lower() == ".csv":
-        write_csv(file, rows)
+        write_csv(file, rows, follow=True)
         return
     import pyarrow
     from pyarrow import parquet

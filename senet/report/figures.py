@@ -111,7 +111,7 @@ def forest(names: Sequence[str], series: Sequence[Series], *, xlabel: str, at: f
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as .png or .svg, whole or not at all; the same figure gives the same file."""
     kind = path.suffix.lower().removeprefix(".")
-    with drawing(), atomic_write(path) as temporary:
+    with drawing(), atomic_write(path, follow=False) as temporary:
         figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 

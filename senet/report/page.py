@@ -163,7 +163,7 @@ def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
+    with atomic_write(path, follow=False) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 

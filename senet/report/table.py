@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from senet.files.records import inert
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -145,8 +147,8 @@ def csv_text(keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """CSV with its header."""
     with io.StringIO() as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(keys)
-        writer.writerows(rows)
+        writer.writerow(map(inert, keys))
+        writer.writerows(map(inert, row) for row in rows)
         return file.getvalue()
 
 

@@ -38,7 +38,7 @@ from senet.zoo.names.structure import difference, structure_of
 from senet.zoo.weights.compatibility import compare
 from senet.zoo.weights.load import note_preprocessing, noted_preprocessing
 
-__all__ = ["atomic_write", "load", "read_metadata", "save"]
+__all__ = ["atomic_write", "load", "read_metadata", "save", "write_network"]
 
 _MOST_CHANGES = 100  # that a file lists
 
@@ -64,6 +64,13 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
             values; nothing is written.
         OSError: where the file cannot be written.
     """
+    write_network(model, path, metadata)
+
+
+def write_network(
+    model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None, *, follow: bool = True
+) -> None:
+    """`save`; not to `follow` puts a file in the place of a link at `path`, as in a run's folder."""
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
     model = _unwrapped(model)
@@ -74,7 +81,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
     state, writes = _gathered(model.state_dict())
     if writes:
-        with atomic_write(path) as temporary:
+        with atomic_write(path, follow=follow) as temporary:
             fileformat.write(temporary, state, header)
 
 
@@ -206,7 +213,7 @@ def _changed(model: nn.Module, name: str | None, options: Mapping[str, Any]) -> 
         f"this {name} was changed after it was made: {_first_change(changed)}. Its file does not name it: load "
         f"it with senet.load(path, model=NETWORK), NETWORK changed in the same way",
         ChangedWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return changed
 

@@ -7,6 +7,7 @@ digest of all its bytes stands behind them, as the comment that the ZIP format h
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -16,18 +17,20 @@ import torch
 
 from senet.errors import StudyError
 from senet.files.atomic import atomic_write
-from senet.files.run_folder import (
-    CHECKPOINTS,
-)
+from senet.files.records import read_text
+from senet.files.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import BinaryIO
 
-__all__ = ["Newest", "is_whole", "newest", "place", "read_checkpoint", "step_of", "sweep", "write_checkpoint"]
+__all__ = ["Newest", "claim", "is_whole", "newest", "place", "read_checkpoint", "step_of", "sweep", "write_checkpoint"]
 
 KEPT = 2
 """The newest, and the one before it, to go on with where the newest turns out to be damaged."""
+
+OWNER = "run.txt"
+"""In a folder that `checkpoints` is a link to: a digest of the settings of the run whose checkpoints they are."""
 
 _MARK = b"senet checkpoint, sha256 "
 _COMMENT = len(_MARK) + 64
@@ -53,7 +56,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         OSError: where it cannot be written (the disk is full); what was there before is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, follow=False) as temporary:
         try:
             with temporary.open("wb") as file:
                 torch.save(dict(content), file)
@@ -78,8 +81,10 @@ def _reason(error: BaseException) -> BaseException:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is a checkpoint, as it was written."""
+    """Whether a file is a checkpoint, as it was written; a pipe is not waited for."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return _is_whole(file)
     except OSError:
@@ -111,6 +116,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not is_whole(path):
         raise StudyError(f"the checkpoint {path} is not whole: remove it to go on from the one before")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    step = content.get("global_step")
+    if step is not None and _NAME.fullmatch(path.name) and step != step_of(path):
+        raise StudyError(f"the checkpoint {path} is of step {step}: it was renamed. Remove it")
     return content
 
 
@@ -133,10 +141,39 @@ def newest(folder: Path) -> Newest:
 
 def sweep(folder: Path, *, kept: int = KEPT) -> None:
     """Remove checkpoints but the newest `kept`, and what interrupted writers left in the run's folder."""
-    for path in [*_all(folder)[: -kept or None], *folder.glob(".senet-*"), *(folder / CHECKPOINTS).glob(".senet-*")]:
+    checkpoints = folder / CHECKPOINTS
+    for path in [*_all(folder)[: -kept or None], *folder.glob(".senet-*"), *checkpoints.glob(".senet-*")]:
         path.unlink(missing_ok=True)
-    if kept == 0 and (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
-        (folder / CHECKPOINTS).rmdir()
+    if kept == 0 and checkpoints.is_dir():
+        (checkpoints / OWNER).unlink(missing_ok=True)
+        # A link to a disk with more room was made by a person, for other runs too.
+        if not checkpoints.is_symlink() and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that the checkpoints of a run in `folder` are its own: two runs may link theirs to one folder elsewhere.
+
+    Raises:
+        StudyError: where they are those of another run, which would lose them, and this one go on from them.
+    """
+    checkpoints = folder / CHECKPOINTS
+    if not checkpoints.is_symlink():
+        return
+    wanted = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    try:
+        held = read_text(checkpoints / OWNER, 100).strip()
+    except StudyError:
+        held = ""
+    if not held and _all(folder):
+        held = "?"
+    if held and held != wanted:
+        raise StudyError(
+            f"{checkpoints} leads to {checkpoints.resolve()}, which holds another run's checkpoints: give each run a "
+            "folder of its own there"
+        )
+    with atomic_write(checkpoints / OWNER, follow=False) as temporary:
+        temporary.write_text(f"{wanted}\n", encoding="utf-8")
 
 
 def _all(folder: Path) -> list[Path]:

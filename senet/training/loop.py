@@ -216,6 +216,14 @@ def fit(
                 if isinstance(end.__context__, KeyboardInterrupt):
                     raise KeyboardInterrupt from end
                 raise
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                if checkpoint is None or recorder.begun or isinstance(error, (StudyError, torch.OutOfMemoryError)):
+                    raise
+                words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise StudyError(
+                    f"the checkpoint {checkpoint} is not of this run ({words:.200}): remove it, and the run begins "
+                    "where the one before it ends, or anew"
+                ) from error
             except Stopped as end:
                 if end.number == signal.SIGINT:
                     raise KeyboardInterrupt from end

@@ -19,7 +19,7 @@ from senet.files.run_folder import (
     write_csv,
     write_json,
 )
-from senet.saving.saving import save
+from senet.saving.saving import write_network
 from senet.training.checkpointing import place, sweep
 from senet.training.tally import NotFinite, Sums
 
@@ -50,6 +50,7 @@ class Recorder(Checkpoint):
     Attributes:
         history: one row of metrics for each epoch.
         request: whether a signal asks to stop.
+        begun: whether all was read that there was before, and steps are taken.
     """
 
     def __init__(self, folder: Path, plan: Plan, train: DataLoader[Batch], tally: Tally, progress: Progress) -> None:
@@ -60,6 +61,7 @@ class Recorder(Checkpoint):
         self.progress = progress
         self.request = StopRequest()
         self.history: list[dict[str, float]] = []
+        self.begun = False
         self._seconds = 0.0  # of training in this epoch, up to `_since`
         self._since = 0.0
         self._written = 0.0
@@ -68,6 +70,7 @@ class Recorder(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Listen to signals, which Lightning has taken just now, and start the clocks."""
         self.request.listen()
+        self.begun = True
         self._since = self._written = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
@@ -151,7 +154,7 @@ class Recorder(Checkpoint):
                 "accuracy": accuracies[-1],
                 "chosen_on": split,
             }
-            save(network, self.folder / BEST, metadata=metadata)
+            write_network(network, self.folder / BEST, metadata, follow=False)
 
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.network.parameters()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from senet.block.made import MadeSpec, block_spec, check_portable
 from senet.console.machine import machine
-from senet.console.progress import Progress, duration
+from senet.console.progress import Progress
 from senet.data import unreadable as badfiles
 from senet.data.source import DataSource
 from senet.data.sources import open_data
@@ -22,8 +23,8 @@ from senet.evaluation.logits import predict_all
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, known_preprocessing
 from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
+from senet.files.lock import locked
 from senet.files.run_folder import (
-    METRICS,
     MODEL,
     PREDICTIONS,
     RESULT,
@@ -31,7 +32,6 @@ from senet.files.run_folder import (
     digest_of,
     named,
     open_folder,
-    read_csv,
     read_json,
     write_csv,
     write_json,
@@ -39,8 +39,9 @@ from senet.files.run_folder import (
 from senet.recipe.choose import recipe_for
 from senet.recipe.options import changes_in, known_options
 from senet.running import count_parameters
-from senet.saving.saving import save
-from senet.training.checkpointing import newest, step_of, sweep
+from senet.saving.saving import write_network
+from senet.training.checkpointing import claim, newest, step_of, sweep
+from senet.training.finished import RunResult, finished_run
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import joined, joined_predictions, placement_of
 from senet.training.setup import Plan, Prepared
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
     from senet.block import SESpec
     from senet.block.made import Make
-    from senet.data.images import BadFile
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
     from senet.recipe.options import Options
@@ -63,43 +63,6 @@ if TYPE_CHECKING:
     from senet.training.processes.processes import Placement, Processes
 
 __all__ = ["RunResult", "finished_run", "plan_of", "run", "settings_of", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """A finished run.
-
-    Attributes:
-        folder: where its files are: model.safetensors, metrics.csv, predictions.csv, tensorboard/, result.json, and
-            best.safetensors, the network of the epoch that did best on the images watched. Results are the last's.
-        accuracy: of the last epoch's network on the reported images, a fraction.
-        split: which images those are: "test" or "val".
-        correct: for each of them, whether the network was right.
-        seconds: that training took, without the measuring.
-        history: one row of metrics for each epoch.
-        notes: what is worth saying of it.
-        skipped: files that are no readable images.
-    """
-
-    folder: Path
-    accuracy: float
-    split: str
-    correct: tuple[bool, ...]
-    seconds: float
-    history: tuple[Mapping[str, float], ...]
-    notes: tuple[str, ...]
-    skipped: tuple[BadFile, ...] = ()
-
-    def __str__(self) -> str:
-        right, count = sum(self.correct), len(self.correct)
-        lines = (
-            *self.notes,
-            f"{self.split} accuracy after {len(self.history)} epochs: {self.accuracy:.2%} ({right} of {count} images)",
-            f"training time: {duration(self.seconds)}",
-            f"network: {self.folder / MODEL}",
-            *badfiles.listed(self.skipped),
-        )
-        return "\n".join(lines)
 
 
 def train(
@@ -155,13 +118,14 @@ def train(
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seed": seed}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
         return launch(placement, train, {"model": model, "data": data, "make": make, **same, **how, **options})
-    with joined(placement) as processes:
+    with joined(placement) as processes, contextlib.ExitStack() as stack:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         plan = plan_of(arm, data, asked, placement, processes, shown, out)
         made = make_network(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
         settings = settings_of(arm, plan, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))
-        held = processes.first(lambda: finished_run(folder))
+        processes.first(lambda: stack.enter_context(locked(folder)))
+        held = processes.first(lambda: finished_run(folder, plan.source.reported[1].names))
         if held is not None:
             shown.note(f"{folder} holds this run, finished")
             return held
@@ -277,7 +241,7 @@ def run(
     from senet.training.loop import Classifier, fit
 
     plan, processes = prepared.plan, prepared.plan.processes
-    found = processes.first(lambda: _found(folder))
+    found = processes.first(lambda: _found(folder, {**settings, "seed": seed}))
     for path in found.broken:
         progress.note(f"the checkpoint {path.name} is not whole and is skipped")
     step = 0 if found.path is None else step_of(found.path)
@@ -338,7 +302,7 @@ def _write(
         "accuracy": result.accuracy,
         "settings": settings,
     }
-    save(network, folder / MODEL, metadata=metadata)
+    write_network(network, folder / MODEL, metadata, follow=False)
     _write_predictions(folder / PREDICTIONS, said, plan.source)
     content = {
         "accuracy": result.accuracy,
@@ -359,28 +323,11 @@ def _write(
     sweep(folder, kept=0)
 
 
-def _found(folder: Path) -> Newest:
+def _found(folder: Path, settings: Mapping[str, Any]) -> Newest:
     """The checkpoint to go on from; what interrupted writers left is removed."""
+    claim(folder, settings)
     sweep(folder)
     return newest(folder)
-
-
-def finished_run(folder: Path) -> RunResult | None:
-    """The run that a folder holds, or None where it is not finished."""
-    if not (folder / RESULT).is_file():
-        return None
-    content = read_json(folder / RESULT)
-    history = [{name: float(value) for name, value in row.items()} for row in read_csv(folder / METRICS)]
-    return RunResult(
-        folder=folder,
-        accuracy=content["accuracy"],
-        split=content["split"],
-        correct=tuple(row["correct"] == "True" for row in read_csv(folder / PREDICTIONS)),
-        seconds=content["seconds"],
-        history=tuple(history),
-        notes=tuple(content["notes"]),
-        skipped=badfiles.from_json(content.get("bad_files", ())),
-    )
 
 
 def _write_predictions(path: Path, said: Predictions, source: DataSource) -> None:

@@ -1,0 +1,141 @@
+"""A finished run, read back from its folder: whole, in agreement with itself, and of the images it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from senet.console.progress import duration
+from senet.data import unreadable as badfiles
+from senet.data.unreadable import BadFile
+from senet.errors import StudyError
+from senet.files.records import Record
+from senet.files.run_folder import METRICS, MODEL, PREDICTIONS, RESULT, SETTINGS, read_csv, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["RunResult", "finished_run"]
+
+_SPLITS = ("test", "val")
+_COLUMNS = ("image", "class", "predicted", "probability", "correct")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: where its files are: model.safetensors, metrics.csv, predictions.csv, tensorboard/, result.json, and
+            best.safetensors, the network of the epoch that did best on the images watched. Results are the last's.
+        accuracy: of the last epoch's network on the reported images, a fraction.
+        split: which images those are: "test" or "val".
+        correct: for each of them, whether the network was right.
+        seconds: that training took, without the measuring.
+        history: one row of metrics for each epoch.
+        notes: what is worth saying of it.
+        skipped: files that are no readable images.
+    """
+
+    folder: Path
+    accuracy: float
+    split: str
+    correct: tuple[bool, ...]
+    seconds: float
+    history: tuple[Mapping[str, float], ...]
+    notes: tuple[str, ...]
+    skipped: tuple[BadFile, ...] = ()
+
+    def __str__(self) -> str:
+        right, count = sum(self.correct), len(self.correct)
+        lines = (
+            *self.notes,
+            f"{self.split} accuracy after {len(self.history)} epochs: {self.accuracy:.2%} ({right} of {count} images)",
+            f"training time: {duration(self.seconds)}",
+            f"network: {self.folder / MODEL}",
+            *badfiles.listed(self.skipped),
+        )
+        return "\n".join(lines)
+
+
+def finished_run(folder: Path, images: Sequence[str] | None = None) -> RunResult | None:
+    """The run that a folder holds, or None where it is not finished.
+
+    Args:
+        folder: of the run.
+        images: the names of the images that it must have been measured on, in order. Runs are compared image by image,
+            so that predictions in another order would pair the wrong ones.
+
+    Raises:
+        StudyError: where a file was edited or cut short, is of another run, or does not agree with the rest. The
+            message names file and field.
+    """
+    file = folder / RESULT
+    if not file.exists():
+        return None
+    found = Record(file, read_json(file))
+    if found.fields.get("settings") != read_json(folder / SETTINGS):
+        raise StudyError(f"{file}: settings are not those of {SETTINGS}: one of them is of another run, or was edited")
+    history = _history(folder / METRICS, found.count("epochs"))
+    correct = _correct(folder / PREDICTIONS, found.count("images"), images)
+    accuracy, right = found.number("accuracy", 0, 1), sum(correct)
+    if abs(accuracy - right / max(1, len(correct))) > 1e-6:
+        raise found.wrong("accuracy", f"the {right} right answers of {len(correct)} in {PREDICTIONS}")
+    bad = found.records("bad_files", optional=True)  # which earlier versions did not write
+    return RunResult(
+        folder=folder,
+        accuracy=accuracy,
+        split=found.text("split", _SPLITS),
+        correct=correct,
+        seconds=found.number("seconds", 0),
+        history=history,
+        notes=found.texts("notes"),
+        skipped=tuple(BadFile(each.text("name"), each.text("reason")) for each in bad),
+    )
+
+
+def _history(path: Path, epochs: int) -> tuple[dict[str, float], ...]:
+    """The metrics of each epoch."""
+    rows = read_csv(path)
+    if len(rows) != epochs:
+        raise StudyError(f"{path} has {len(rows)} epochs, and {RESULT} says {epochs}: it was edited or cut short")
+    history = []
+    for epoch, row in enumerate(rows, start=1):
+        record = Record(f"{path}, row {epoch + 1}", row)
+        if record.number("epoch") != epoch:
+            raise record.wrong("epoch", str(epoch))
+        history.append({name: _metric(record, name) for name in row})
+    return tuple(history)
+
+
+def _metric(record: Record, name: str) -> float:
+    if name.endswith("_accuracy"):
+        return record.number(name, 0, 1)
+    return record.number(name, finite=not name.endswith("_loss"))  # a loss over held-out images may be infinite
+
+
+def _correct(path: Path, count: int, images: Sequence[str] | None) -> tuple[bool, ...]:
+    """Whether each image was classified correctly."""
+    rows = read_csv(path)
+    if len(rows) != count:
+        raise StudyError(f"{path} has {len(rows)} images, and {RESULT} says {count}: it was edited or cut short")
+    if images is not None and len(images) != count:
+        raise StudyError(f"{path} has {count} images, and the data has {len(images)} now: use another folder")
+    correct = []
+    for at, row in enumerate(rows):
+        record = Record(f"{path}, row {at + 2}", row)
+        for name in _COLUMNS:
+            record.text(name)
+        if images is not None and row["image"] != images[at]:
+            raise record.wrong("image", f"{images[at]!r}, which is {_place(at)} of the data")
+        right = record.text("correct", ("True", "False")) == "True"
+        if right and row["class"] != row["predicted"]:
+            raise record.wrong("correct", f"False: the class is {row['class']!r}, predicted {row['predicted']!r}")
+        record.number("probability", 0, 1 + 1e-6)
+        correct.append(right)
+    return tuple(correct)
+
+
+def _place(at: int) -> str:
+    return "the first image" if at == 0 else f"image {at + 1}"
