@@ -6,6 +6,8 @@ line that says what was given and what would be right.
 
 from __future__ import annotations
 
+from senet.words import printable
+
 __all__ = [
     "BadImageError",
     "ChangedWarning",
@@ -25,7 +27,13 @@ __all__ = [
 
 
 class SenetError(Exception):
-    """The base of every error that senet raises for what a person asked."""
+    """The base of every error that senet raises for what a person asked.
+
+    Its text is printable: a message may name a key or a class of somebody else's file.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SEWarning(UserWarning):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from senet.words import printable
+
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -64,6 +66,7 @@ def console(file: TextIO | None = None) -> Console:
 
 def show(*renderables: RenderableType) -> None:
     """Print to standard output, in colours in a terminal, and as text without trailing spaces elsewhere."""
+    renderables = _printable(renderables)
     to = console()
     if to.is_terminal:
         to.print(*renderables, sep="\n")
@@ -75,6 +78,10 @@ def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = Tr
     """What a terminal of that width would show, without colours; long lines outside of tables wrap on request."""
     file = io.StringIO()
     to = Console(file=file, width=width, color_system=None, force_terminal=False, highlight=False, markup=False)
-    for renderable in renderables:
+    for renderable in _printable(renderables):
         to.print(renderable, soft_wrap=not wrap)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
+
+
+def _printable(renderables: tuple[RenderableType, ...]) -> tuple[RenderableType, ...]:
+    return tuple(printable(each) if isinstance(each, str) else each for each in renderables)

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from senet.console.display import console
+from senet.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +91,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Print one line, however long."""
         if self._show:
-            self._console.print(text, soft_wrap=True)
+            self._console.print(printable(text), soft_wrap=True)
 
     def _describe(self, epoch: int) -> None:
         if self._bar is not None:

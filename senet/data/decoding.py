@@ -37,6 +37,10 @@ MOST_PIXELS = 89_478_485
 """Beyond this (PIL's own limit, a quarter of a GiB as RGB) an image is taken for a decompression bomb. A JPEG may have
 twice as many: it is decoded at a fraction of its size, as its format allows."""
 
+MOST_SCANNED = 2**31
+"""Pixels of a JPEG times its scans, each of which is decoded over the whole picture. A progressive photo has about ten
+scans; a file of a megabyte can have thousands, and take minutes."""
+
 LARGE_JPEG = 2**25
 """Pixels beyond which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, until it has no more."""
 
@@ -176,13 +180,16 @@ def _named(name: Path | str, error: BadImageError) -> BadImageError:
     return BadImageError(message, error.reason, lasting=error.lasting)
 
 
-def _decoded(file: IO[bytes], size: int, suffix: str) -> Image.Image:
-    if size == 0:
+def _decoded(file: IO[bytes], length: int, suffix: str) -> Image.Image:
+    if length == 0:
         raise BadImageError("empty", "the file is empty")
     try:
         # PIL remarks on broken EXIF data and large images
         with without_warnings(), Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
+            size = image.size  # before it is decoded at a fraction of it, which a scan takes no note of
             _bound(image)
+            if image.format in ("JPEG", "MPO"):
+                _bound_scans(file, size)
             image.load()
             return upright(image)
     except BadImageError:
@@ -210,6 +217,19 @@ def _bound(image: Image.Image) -> None:
         raise BadImageError(
             "bomb", f"{width} × {height} pixels, more than {MOST_PIXELS // 10**6} million: scale it down"
         )
+
+
+def _bound_scans(file: IO[bytes], size: tuple[int, int]) -> None:
+    """Refuse a JPEG of so many scans that decoding it would take minutes; the file is left where it was."""
+    begun = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while chunk := file.read(2**20):
+        scans += (last + chunk).count(b"\xff\xda")  # in the data of a picture 0xff is followed by 0 or a restart
+        last = chunk[-1:]
+    file.seek(begun)
+    if scans * max(size[0] * size[1], 2**14) > MOST_SCANNED:
+        raise BadImageError("bomb", f"{scans} scans of {size[0]} × {size[1]} pixels: save it again")
 
 
 @functools.cache

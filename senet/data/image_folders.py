@@ -85,7 +85,7 @@ def class_table(path: str | Path) -> dict[str, int]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"the classes file {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the classes file {path} is not JSON: {error}") from error
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return {name: index for index, name in enumerate(content)}

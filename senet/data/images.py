@@ -20,6 +20,7 @@ from senet.data.decoding import (
     upright,
 )
 from senet.errors import BadImageError, DataError
+from senet.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,8 +89,9 @@ def digest(labels: Tensor, parts: Sequence[bytes]) -> str:
 
 
 def text_of(path: Path | str) -> str:
-    """A path as text that can be written anywhere, also where its bytes are no UTF-8."""
-    return os.fsencode(path if isinstance(path, str) else path.as_posix()).decode("utf-8", "backslashreplace")
+    """A path as text that can be written anywhere, also where its bytes are no UTF-8 or a terminal would obey them."""
+    given = os.fsencode(path if isinstance(path, str) else path.as_posix())
+    return printable(given.decode("utf-8", "backslashreplace"))
 
 
 def _size(path: Path) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from senet.data.images import ChosenImages, JoinedImages
 from senet.errors import DataError
+from senet.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,15 @@ class DataSource:
     checked: bool = False
     notes: tuple[str, ...] = ()
     renumbered: bool = False
+
+    def __post_init__(self) -> None:
+        # A name that cannot be written would be lost with the whole training, and a terminal obeys some.
+        for name in self.classes:
+            if printable(name) != name or "\n" in name or "\t" in name:
+                raise DataError(
+                    f"{self.name} has a class called {name!r}, which holds control characters or is not in UTF-8: "
+                    "rename it"
+                )
 
     @property
     def skipped(self) -> tuple[BadFile, ...]:

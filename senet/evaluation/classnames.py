@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.data.image_folders import class_table
+from senet.errors import WeightsError
 from senet.evaluation.networks import metadata_of
+from senet.words import printable
 from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
@@ -17,10 +19,16 @@ __all__ = ["names_in", "published_classes", "trained_classes"]
 
 
 def trained_classes(spec: NetworkSpec) -> list[str] | None:
-    """The class names that a run saved with the network."""
+    """The class names that a run saved with the network.
+
+    Raises:
+        WeightsError: where what the file calls classes is no list of names.
+    """
     for name in (spec.weights, spec.model):
         if name and is_saved(name) and (found := metadata_of(name).get("classes")):
-            return list(found)
+            if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+                raise WeightsError(f"{name} is damaged: its classes are {repr(found)[:60]}, not a list of names")
+            return [printable(each) for each in found]
     return None
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_recipe", "recipes"]
 
+_MOST, _DEPTH = 2**16, 4
+
 
 def _shipped() -> dict[str, Traversable]:
     """The files that come with senet, by name without suffix. They lie in the package, so that a wheel has them."""
@@ -49,7 +51,10 @@ def read_recipe(name: str | Path) -> Recipe:
             f"there is no recipe {str(name)!r}: it is one of {', '.join(sorted(shipped))}, or a file{hint}"
         )
     try:
-        text = file.read_text(encoding="utf-8")
+        if isinstance(file, Path) and file.exists() and not file.is_file():
+            raise OSError("it is no file")  # a pipe would be waited for
+        with file.open("rb") as stream:
+            text = stream.read(_MOST + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"the recipe {name} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     return _parsed(text, str(name))
@@ -60,6 +65,8 @@ def _parsed(text: str, name: str) -> Recipe:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, as_positional=False)
+    if problem := _too_much(text):
+        raise StudyError(f"the recipe {name}: {problem}; a recipe is a list of names with a value each")
     if not text.strip():
         raise StudyError(f"the recipe {name}: it is empty; a recipe has batch_size, epochs and lr")
     try:
@@ -67,6 +74,28 @@ def _parsed(text: str, name: str) -> Recipe:
         return Recipe(**values)
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise StudyError(f"the recipe {name}: {_in_plain_words(str(error))}") from error
+
+
+def _too_much(text: str) -> str:
+    """What a file of a few bytes could take minutes with: aliases, which repeat others many times over, and depth."""
+    import yaml
+
+    if len(text) > _MOST:
+        return f"it has more than {_MOST} characters"
+    depth = 0
+    try:
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AliasToken):
+                return "it has an alias (*)"
+            opens = isinstance(token, (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken))
+            opens |= isinstance(token, (yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken))
+            closes = isinstance(token, (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken))
+            depth += opens - closes
+            if depth > _DEPTH:
+                return f"it is nested more than {_DEPTH} deep"
+    except yaml.YAMLError:
+        return ""  # which parsing says
+    return ""
 
 
 def _in_plain_words(message: str) -> str:

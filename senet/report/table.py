@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from senet.files.records import inert
+from senet.words import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -112,7 +113,7 @@ class Table:
             else:
                 drawn.add_column(column.brief, overflow="fold", style="cyan" if index == 0 else None)
         for row in rows:
-            drawn.add_row(*row)
+            drawn.add_row(*map(printable, row))
         return Group(Text(self.title, style="bold"), drawn, "")  # rich would fold a title at the table's width
 
     def markdown(self) -> str:

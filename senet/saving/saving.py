@@ -5,6 +5,7 @@ Loading never runs what a file says: it names a network of the zoo, torchvision 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -30,6 +31,7 @@ from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
 from senet.running import set_training
+from senet.saving.bounded import TooLargeError, bounded, check_sizes, numbers_in
 from senet.saving.made import Spec, spec_of, with_makers
 from senet.words import counted
 from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
@@ -276,13 +278,19 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Mo
         )
     if spec is not None:
         raise WeightsError(f"{file} is damaged: its network is {name!r}, where a plain one should be")
-    _check_sizes(options.values(), tensors, file)
+    classes = options.pop("num_classes", None)
+    check_sizes(numbers_in([classes, *options.values()]), tensors, file)
     try:
-        built = source.build(options.pop("num_classes", None), options)
-    except ImportError:
+        # First without values: what a fraction of a width, or a product of two sizes, asks for shows in the shapes.
+        with contextlib.suppress(NotImplementedError, RuntimeError), bounded(tensors, file), torch.device("meta"):
+            source.build(classes, options)
+        with bounded(tensors, file):
+            built = source.build(classes, options)
+    except (ImportError, TooLargeError):
         raise
     except Exception as error:  # options that no builder took, and whatever that leads to inside it
-        raise WeightsError(f"{file} says that it is {name!r} with {header.options}, but {error}") from error
+        words = str(error).partition("\n")[0]
+        raise WeightsError(f"{file} says that it is {name!r} with {header.options}, but {words:.300}") from error
     mark(built.model, source.name, built.options)
     return built.model
 
@@ -318,6 +326,7 @@ def _join(network: nn.Module, site: Site, spec: Spec, file: Path) -> None:
 def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, Spec]]:
     """The sites and blocks of a header, as strictly as the file of a stranger asks for."""
     found: list[tuple[Site, Spec]] = []
+    sizes = 0
     kinds = typing.get_type_hints(Site)
     for site_fields, spec_fields in header.sites:
         for name, value in site_fields.items():
@@ -329,20 +338,13 @@ def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tu
             raise WeightsError(f"{file} is damaged: a site is {site_fields} with {spec_fields}: {error}") from error
         if site.channels < 1:
             raise WeightsError(f"{file} is damaged: {site.name} has {site.channels} channels")
-        sizes = [site.channels]
+        width = 0
         if isinstance(spec, SESpec):
-            sizes += [site.channels * hidden_width(site.channels, spec.reduction_ratio, spec.width, spec.least_width)]
-        _check_sizes(sizes, tensors, file)
+            width = hidden_width(site.channels, spec.reduction_ratio, spec.width, spec.least_width)
+        sizes += site.channels * (width + 1)
+        check_sizes([sizes], tensors, file)
         found.append((site, spec))
     return found
-
-
-def _check_sizes(sizes: Any, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse a header that asks for more than the file has numbers: it would only fill the memory."""
-    most = sum(tensor.numel() for tensor in tensors.values())
-    for size in sizes:
-        if isinstance(size, int) and size > most:
-            raise WeightsError(f"{file} is damaged: its header asks for {size} where it holds {most} numbers")
 
 
 @torch.no_grad()

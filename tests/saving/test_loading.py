@@ -181,3 +181,36 @@ def test_missing_extra(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"pip install 'senet\[timm\]'"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("torchvision:mobilenet_v2", {"width_mult": 400.0}),
+        ("torchvision:mobilenet_v2", {"width_mult": 1e300}),
+        ("torchvision:mobilenet_v2", {"num_classes": 600_000, "width_mult": 8.0}),
+        ("torchvision:mobilenet_v3_small", {"width_mult": 400.0}),
+        ("timm:resnet10t", {"layers": [10**9, 1, 1, 1]}),
+        ("timm:resnet10t", {"layers": [100_000, 1, 1, 1]}),
+        ("timm:resnet10t", {"channels": [600_000, 600_000, 600_000, 600_000]}),
+        ("timm:resnet10t", {"stem_width": 100_000, "base_width": 100_000}),
+        ("timm:vit_tiny_patch16_224", {"img_size": 500_000}),
+    ],
+)
+def test_a_header_that_asks_for_more_than_the_file_holds(path, name, options):
+    pytest.importorskip(name.partition(":")[0], reason=f"{name} is not there")
+    rewritten(path, lambda h: h.update(model=name, options=options, sites=[]))
+    with pytest.raises(WeightsError, match=r"(its header asks for|, but )") as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_blocks_that_ask_for_more_than_the_file_holds_together(path):
+    def many(header):
+        site = header["sites"][0]
+        site["spec"] |= {"width": 10_000, "reduction_ratio": 16}
+        header["sites"] = [{**site, "site": {**site["site"], "name": f"layer1.{i}"}} for i in range(1000)]
+
+    rewritten(path, many)
+    with pytest.raises(WeightsError, match="its header asks for"):
+        load(path)

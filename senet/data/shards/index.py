@@ -25,8 +25,8 @@ MOST_CLASSES = 100_000
 """A label beyond is a damaged one: a classifier that large is none that is trained here."""
 
 _LABELS = ("label", "cls", "class", "class_id", "target")  # in a sample's JSON object
-_KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # as webdataset splits names
 _VERSION = 1  # of what an index holds
+_DAMAGED = (tarfile.TarError, ArithmeticError, RecursionError, ValueError)  # what tarfile makes of headers
 
 
 class Sample(NamedTuple):
@@ -60,30 +60,50 @@ def _samples(shard: Path) -> Iterator[Sample]:
     """One entry for each key, and one without a name for a shard that is damaged."""
     total = shard.stat().st_size
     key, members = "", dict[str, tuple[int, int]]()
-    problem = ""
+    problem, before = "", -1
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             try:
                 for member in tar:
+                    # A size below 0, which a pax header may hold, leads back: the same members without end.
+                    if member.offset <= before or member.size < 0:
+                        raise tarfile.ReadError("a header leads back")
+                    before = member.offset
                     name = member.name
-                    found = _KEY.fullmatch(name)
+                    found = _split(name)
                     if not member.isreg() or found is None or (name.startswith("__") and name.endswith("__")):
                         continue
-                    if found[1] != key and members:
+                    if found[0] != key and members:
                         yield _sample(key, members, total, shard)
                         members = {}
-                    key, suffix = found[1], found[2].lower()
+                    key, suffix = found[0], found[1].lower()
                     twice = suffix in members
                     members[suffix] = (-1, 0) if twice else (member.offset_data, member.size)
                     tar.members = []  # type: ignore[attr-defined] # it would keep all of them
-            except tarfile.TarError as error:
+            except _DAMAGED as error:
                 problem = f"damaged, what follows is lost ({reason_of(error)})"
-    except tarfile.TarError as error:
+    except _DAMAGED as error:
         problem = f"no tar file ({reason_of(error)})"
     if members:
         yield _sample(key, members, total, shard)
     if problem:
         yield Sample("", 0, 0, None, problem)
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """A member's name as webdataset splits it: the sample's key up to the first dot of the last part, and the suffix.
+
+    A regular expression takes minutes over a name of 200,000 slashes.
+    """
+    folder, slash, last = name.rpartition("/")
+    stem, dot, suffix = last.partition(".")
+    if not dot:
+        return None
+    if not stem:  # a hidden name is a suffix, and the key the folder, where that is not hidden and has no dot itself
+        inner = folder.rpartition("/")[2] if folder.strip("/") else ""
+        if not slash or "." in inner:
+            return None
+    return name[: len(name) - len(suffix) - 1], suffix
 
 
 def _sample(key: str, members: Mapping[str, tuple[int, int]], total: int, shard: Path) -> Sample:
