@@ -154,7 +154,10 @@ class TestRead:
             (torch.zeros(2), "holds a Tensor, not a state dict"),
             ([torch.zeros(2)], "holds a list, not a state dict"),
             ({}, "holds no tensors"),
-            ({"net": {"w": torch.zeros(1)}}, r"'net' is a dict, not a tensor; .* under 'state_dict' and 'model'"),
+            (
+                {"generator": {"w": torch.zeros(1)}},
+                r"'generator' is a dict, not a tensor; .* under 'state_dict', 'model_stat",
+            ),
             ({"w": torch.zeros(1), "epoch": 3}, "'epoch' is a int, not a tensor"),
             ({3: torch.zeros(1)}, "its key 3 is no name"),
         ],

@@ -113,6 +113,13 @@ DIALECTS: tuple[Dialect, ...] = (
         _matrix(r"(?:.+\.)?excitation\.0\.weight"),
         [(rf"(.+)\.[^.]+\.excitation\.{index}\.{_KIND}", rf"\1.se.{layer}.\2") for index, layer in _PAIRS],
     ),
+    Dialect(
+        "mmpretrain's ResNet with SE",
+        _matrix(rf"{_BLOCK}\.se_layer\.conv1\.conv\.weight"),
+        [(rf"(.+)\.se_layer\.conv([12])\.conv\.{_KIND}", r"\1.se.fc\2.\3")],
+        stride="3x3",
+        caffe_pool=False,
+    ),
     Dialect("torchvision's ResNet", _all(_has(r"conv1\.weight"), _has(rf"{_BLOCK}\.conv1\.weight"))),
     Dialect("torchvision's MobileNetV2", _has(r"features\.1\.conv\.0\.0\.weight")),
     Dialect("torchvision's MobileNetV3", _has(r"features\.1\.block\.0\.0\.weight")),

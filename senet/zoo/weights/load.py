@@ -47,7 +47,7 @@ class LoadReport:
         without_se: the inserted SE blocks that the file has nothing for and that stay as they were.
         notes: all of it in words, a sentence each.
         dialect: whose names the file's tensors have (`senet.zoo.weights.dialects.DIALECTS`); None for others.
-        unplaced: the keys of the file that were not loaded: a classifier's.
+        unplaced: the keys of the file that were not loaded: a classifier's, and what is no part of the network.
         preprocessing: what the network's input is, where the file tells: a `.caffemodel`'s is BGR. The network keeps
             it, `senet.save` writes it and `senet.study.evaluate` goes by it.
     """
@@ -71,7 +71,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, head: str = 
     """Load the weights of `path` into `model`, in place; either all of them fit or the model stays as it was.
 
     Named otherwise than the model's, they are renamed where their dialect is known: the authors' release and its
-    port, timm's, torchvision's, moskomule's and the article's. SE layers may be linear or 1×1 convolutions. Where the
+    port, timm's, torchvision's, mmpretrain's, moskomule's and the article's. Of a training's checkpoint the part that
+    is the network is found: behind `model.`, behind `backbone.` and `head.`, and the moving average before the raw
+    weights, which a note says. SE layers may be linear or 1×1 convolutions. Where the
     model's have biases and the file's have none, they become 0; the other way round is an error, which names the SESpec
     to ask for. So is a ResNet whose file has its stride elsewhere.
 
@@ -98,6 +100,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     """`load_weights` of a file that is read already."""
     if head not in ("replace", "strict"):
         raise InputError(f"head is 'replace' or 'strict', not {head!r}")
+    file = file.fitted(model)
     tensors, names, notes = for_model(model, file)
     found = head_of(model, tensors) if head == "replace" else None
     without_se = _se_without_tensors(model, tensors)
@@ -128,6 +131,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     if without_se:
         notes.append(f"{len(without_se)} SE blocks are not in the file and stay as they were: {_some(without_se)}")
     unplaced = tuple(names[key] for key in fresh if key in names)
+    notes = [*file.notes, *notes]
     return LoadReport(
         source=file.source,
         tensors=len(file.tensors) - len(unplaced),
@@ -136,7 +140,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
         without_se=without_se,
         notes=(*notes, *_differences_of_form(model, file)),
         dialect=None if file.dialect is None else file.dialect.name,
-        unplaced=unplaced,
+        unplaced=(*unplaced, *file.left),
         preprocessing=file.preprocessing,
     )
 

@@ -14,19 +14,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from senet.errors import WeightsError
 from senet.files import fileformat
+from senet.words import counted
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
+from senet.zoo.weights.containers import AVERAGED, RAW, parts_of, without_wrappers, wrapped
 from senet.zoo.weights.dialects import CAFFE, SENET, Dialect, detect, renamed, stride_of
 
 __all__ = ["WeightsFile", "not_dense", "read_file", "read_preprocessing", "read_weights"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
-_WRAPPERS = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
+_MOST_STAND_INS = 24
 _KINDS = ".safetensors, .pth, .pt or .caffemodel"
 
 
@@ -41,6 +43,9 @@ class WeightsFile:
         stride: where the network's bottlenecks have their stride, "1x1", "3x3", or "" where that is not known.
         caffe_pool: whether its first pooling is Caffe's, without padding and rounded up; None where not known.
         preprocessing: what its input is, in the words of `senet.study`'s Preprocessing; empty where not known.
+        keys: what the file calls tensors that it calls otherwise.
+        notes: what is worth saying of how the tensors were found in the file.
+        left: keys of the file that are of no part of the network.
     """
 
     source: str
@@ -49,9 +54,12 @@ class WeightsFile:
     stride: str = ""
     caffe_pool: bool | None = None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], source: str) -> WeightsFile:
+    def of(cls, tensors: Mapping[str, Tensor], source: str, notes: tuple[str, ...] = ()) -> WeightsFile:
         """What tensors tell of themselves.
 
         Raises:
@@ -62,12 +70,47 @@ class WeightsFile:
                 raise WeightsError(f"{source}: {key} {problem}; weights are dense tensors with values")
         dialect = detect(tensors)
         pool = None if dialect is None else dialect.caffe_pool
-        return cls(source, dict(tensors), dialect, stride_of(dialect, tensors), pool)
+        return cls(source, dict(tensors), dialect, stride_of(dialect, tensors), pool, notes=notes)
+
+    def fitted(self, model: nn.Module) -> WeightsFile:
+        """The part of the file that is most of `model`: the whole, where it is as good as any part.
+
+        Lightning's state dict has the network behind `model.`, mmpretrain's behind `backbone.` and `head.`, and beside
+        them there may be a loss with weights of its own, or a moving average.
+        """
+        state = model.state_dict().keys()
+
+        def matched(file: WeightsFile) -> int:
+            return sum(name in state for name in renamed(file.tensors, file.dialect, model))
+
+        whole = matched(self)
+        if whole >= len(self.tensors):
+            return self
+        found = []
+        for part in parts_of(self.tensors):
+            file = WeightsFile.of({name: self.tensors[key] for name, key in part.keys.items()}, self.source)
+            found.append((matched(file), part, file))
+        most = max(count for count, _, _ in found)
+        if most == whole:
+            return self
+        best = [(part, file) for count, part, file in found if count == most]
+        averaged = [each for each in best if each[0].averaged]
+        part, file = (averaged or best)[0]
+        (name, key), taken = next(iter(part.keys.items())), set(part.keys.values())
+        left = tuple(each for each in self.tensors if each not in taken)
+        notes = [*self.notes, f"the network is what the file has behind {key.removesuffix(name)!r}"]
+        if 0 < len(averaged) < len(best):
+            notes.append("the file holds raw weights and averaged ones: the averaged are taken")
+        if left:
+            some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+            notes.append(f"{counted(len(left), 'other tensor')} of the file left out: {some}")
+        return dataclasses.replace(file, keys=part.keys, notes=tuple(notes), left=left)
 
     def named_for(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors under the names that `model` has, and for each name the key in the file."""
         names = renamed(self.tensors, self.dialect, model)
-        return {name: self.tensors[key] for name, key in names.items()}, names
+        tensors = {name: self.tensors[key] for name, key in names.items()}
+        return tensors, {name: self.keys.get(key, key) for name, key in names.items()}
 
 
 def not_dense(value: Tensor) -> str:
@@ -85,8 +128,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a `.safetensors`, `.pth`, `.pt` or `.caffemodel` file, on the CPU; where possible mapped.
 
     Which of them it is, the file's content decides. A `.pth` is read with `weights_only=True`: nothing in it is
-    run. A state dict inside {"state_dict": ...} or {"model": ...} is found there; the prefix that DataParallel or
-    torch.compile put before every key is taken off. The tensors of a `.caffemodel` have the keys of its port.
+    run, and what it holds beside tensors is left out. A state dict inside {"state_dict": ...}, {"model": ...} or the
+    like is found there, the averaged one first; the prefix that DataParallel, torch.compile or AveragedModel put before
+    every key is taken off. The tensors of a `.caffemodel` have the keys of its port.
 
     Raises:
         WeightsError: where the file is missing, truncated, damaged, holds more than tensors (a whole pickled
@@ -103,7 +147,7 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
         tensors, header = fileformat.read(file)
         if header is not None:  # of `save`: whose keys they are, it says
             return WeightsFile(str(path), tensors, SENET)
-        return WeightsFile.of(_without_prefix(tensors), str(path))
+        return WeightsFile.of(without_wrappers(tensors), str(path))
     if is_caffe(file, start):
         caffe = read_caffe(file)
         return WeightsFile(str(path), caffe.tensors, CAFFE, caffe.stride or "", caffe.ceil_pool, caffe.preprocessing)
@@ -115,8 +159,9 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
             f"{file} {found}: neither a .safetensors file nor one that torch.save wrote, nor a .caffemodel; fetch or "
             f"write it again"
         )
-    loaded = _unpickled(file, mapped=start.startswith(_ZIP))
-    return WeightsFile.of(_without_prefix(_tensors(loaded, file)), str(path))
+    loaded, unknown = _unpickled(file, mapped=start.startswith(_ZIP))
+    tensors, note = _tensors(loaded, file, unknown)
+    return WeightsFile.of(without_wrappers(tensors), str(path), (note,) if note else ())
 
 
 def read_preprocessing(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -160,31 +205,55 @@ def _check_zip(file: Path) -> None:
         )
 
 
-def _unpickled(file: Path, *, mapped: bool) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read is an error below
-            if file.suffix == ".safetensors":  # torch.load would go by the name
-                with file.open("rb") as stream:
-                    return torch.load(stream, map_location="cpu", weights_only=True)
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" (it asks for {asked[1]})" if asked else ""
-        raise WeightsError(
-            f"{file} is refused: it holds more than tensors{what}, and to load that may run code. "
-            f"Save model.state_dict() alone, best as a .safetensors file"
-        ) from error
-    except Exception as error:  # a damaged file fails in any part of the unpickler
-        raise WeightsError(
-            f"{file} is truncated or damaged ({type(error).__name__}: {error}); fetch or write it again"
-        ) from error
+class _StandIn:
+    """Stands for an object of a file that is no tensor, such as the settings of a training. It does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
-def _tensors(loaded: object, file: Path) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+def _unpickled(file: Path, *, mapped: bool) -> tuple[object, list[str]]:
+    """What the file holds, and what it asks for beside tensors, by name: of that nothing is run.
+
+    PyTorch's own unpickler refuses every class that it does not know. A training's file may hold an
+    `argparse.Namespace` beside the weights; for that, and for whatever else, it is given a class that does nothing.
+    """
+    unknown: list[str] = []
+    while True:
+        try:
+            with warnings.catch_warnings(), safe_globals([(_StandIn, name) for name in unknown]):
+                warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read is an error below
+                if file.suffix == ".safetensors":  # torch.load would go by the name
+                    with file.open("rb") as stream:
+                        return torch.load(stream, map_location="cpu", weights_only=True), unknown
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), unknown
+        except pickle.UnpicklingError as error:
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if asked is None or asked[1] in unknown or len(unknown) >= _MOST_STAND_INS or "blocked" in str(error):
+                raise _refused(file, [*unknown, *([asked[1]] if asked else [])]) from error
+            unknown.append(asked[1])
+        except Exception as error:  # a damaged file fails in any part of the unpickler
+            raise WeightsError(
+                f"{file} is truncated or damaged ({type(error).__name__}: {error}); fetch or write it again"
+            ) from error
+
+
+def _refused(file: Path, asked: list[str]) -> WeightsError:
+    what = f" (it asks for {asked[-1]})" if asked else ""
+    return WeightsError(
+        f"{file} is refused: it holds more than tensors{what}, and to load that may run code. "
+        f"Save model.state_dict() alone, best as a .safetensors file"
+    )
+
+
+def _tensors(loaded: object, file: Path, unknown: list[str]) -> tuple[dict[str, Tensor], str]:
+    """The state dict within what was read, and a note where it was chosen among several."""
+    note = ""
+    if isinstance(loaded, Mapping):
+        loaded, note = wrapped(loaded)
+    if isinstance(loaded, _StandIn):
+        raise _refused(file, unknown[:1])
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{file} holds a {type(loaded).__name__}, not a state dict of tensors")
     if not loaded:
@@ -192,15 +261,11 @@ def _tensors(loaded: object, file: Path) -> dict[str, Tensor]:
     for key, value in loaded.items():
         if not isinstance(key, str):
             raise WeightsError(f"{file} holds no state dict: its key {key!r} is no name")
+        if isinstance(value, _StandIn):
+            raise _refused(file, unknown[:1])
         if not isinstance(value, Tensor):
             raise WeightsError(
                 f"{file}: {key!r} is a {type(value).__name__}, not a tensor; the state dict is looked for at the top, "
-                f"and under {' and '.join(map(repr, _WRAPPERS))}"
+                f"and under {', '.join(map(repr, (*RAW, *AVERAGED)))}"
             )
-    return {key: value.detach() for key, value in loaded.items()}
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while tensors and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None)):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+    return {key: value.detach() for key, value in loaded.items()}, note

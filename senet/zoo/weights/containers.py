@@ -1,0 +1,93 @@
+"""The state dict within what a training wrote: under which key it lies, and behind which prefix its keys stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["AVERAGED", "RAW", "Part", "parts_of", "without_wrappers", "wrapped"]
+
+RAW = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
+"""What training programs call a network's weights, and their moving average beside them."""
+
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
+_COUNTER = "n_averaged"  # of torch's AveragedModel
+_SPLIT = ("backbone.", "head.")  # a network in two parts, as mmpretrain has it
+_DEPTH = 3
+_AVERAGES = frozenset({"averaged", "ema", "ema_model", "model_ema", "module_ema"})
+
+
+def wrapped(loaded: Mapping[Any, Any]) -> tuple[Any, str]:
+    """What stands under the key that holds weights, the average where there is one, and a note; else `loaded` itself.
+
+    The averaged weights are those whose accuracy is published, and those that timm loads.
+    """
+    notes = []
+    for _ in range(_DEPTH):
+        averaged, raw = (
+            next((key for key in keys if isinstance(loaded.get(key), Mapping) and loaded[key]), None)
+            for keys in (AVERAGED, RAW)
+        )
+        key = averaged or raw
+        if key is None:
+            break
+        if averaged and raw:
+            notes.append(
+                f"the file holds raw weights ({raw!r}) and averaged ones ({averaged!r}): the averaged are taken"
+            )
+        loaded = loaded[key]
+    return loaded, "; ".join(notes)
+
+
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the prefixes that DataParallel, torch.compile and AveragedModel put before every key."""
+    found = dict(tensors)
+    while True:
+        rest = {key: value for key, value in found.items() if key != _COUNTER}
+        prefix = next((p for p in _WRAPPERS if rest and all(key.startswith(p) for key in rest)), None)
+        if prefix is None:
+            return found
+        found = {key.removeprefix(prefix): value for key, value in rest.items()}
+
+
+class Part(NamedTuple):
+    """Some of a file's tensors under shorter names.
+
+    Attributes:
+        keys: for each name, the key in the file.
+        averaged: whether it is called a moving average.
+    """
+
+    keys: dict[str, str]
+    averaged: bool
+
+
+def parts_of(keys: Iterable[str]) -> list[Part]:
+    """The parts of a state dict that may be a network by themselves, the whole first.
+
+    That is what stands behind a first name (`model.` of Lightning's modules), and what `backbone.` and `head.` are
+    together.
+    """
+    found = [Part({key: key for key in keys}, False)]
+    for part in found:
+        if len(found) > 64:
+            break
+        if next(iter(part.keys.values()), "").count(".") - next(iter(part.keys), "").count(".") >= _DEPTH:
+            continue
+        groups: dict[str, dict[str, str]] = {}
+        for name, key in part.keys.items():
+            first, dot, rest = name.partition(".")
+            if dot and rest != _COUNTER:
+                groups.setdefault(first, {})[rest] = key
+        for first, names in groups.items():
+            if len(names) > 1:
+                found.append(Part(names, part.averaged or first in _AVERAGES))
+        if {"backbone", "head"} <= groups.keys():
+            merged = {
+                name.removeprefix(p): key for p in _SPLIT for name, key in part.keys.items() if name.startswith(p)
+            }
+            found.append(Part(merged, part.averaged))
+    return found
