@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ import torch
 from senet import flags
 from senet._version import __version__
 from senet.console.stopping import Stopped
+from senet.console.streams import open_streams, tell
 from senet.errors import SenetError
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("SENET_DEBUG", "0") not in ("", "0")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where a character cannot be shown there is a question mark
+    open_streams()
     verb = ""
     try:
         version = f"senet {__version__} (PyTorch {torch.__version__})"
@@ -66,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = VERBS[verb](**values)
     except KeyboardInterrupt:
         again = "; the same command goes on where it was" if verb in RESUMABLE else ""
-        print(f"\nsenet: interrupted{again}", file=sys.stderr)
+        tell(f"\nsenet: interrupted{again}")
         return INTERRUPTED
     except Stopped as stop:
-        print(f"senet: {stop}; the same command goes on where it was", file=sys.stderr)
+        tell(f"senet: {stop}; the same command goes on where it was")
         return 128 + stop.number
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,17 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SenetError, OSError, ImportError) as error:  # any other is a mistake of ours, and its traceback helps
         if debug and not isinstance(error, flags.UsageError):
             raise
-        print(f"senet: error: {_in_one_line(error)}", file=sys.stderr)
+        tell(f"senet: error: {_in_one_line(error)}")
         return FAILED
     except (MemoryError, RuntimeError) as error:
         wanted = re.search(r"allocate (\d[\d.]* ?\w+)|out of memory", str(error))
         if debug or not (wanted or isinstance(error, MemoryError)):
             raise
         much = f": {wanted[1]} were asked for" if wanted and wanted[1] else ""
-        print(
+        tell(
             f"senet: error: there is not enough memory for this{much}; a smaller size, width, number of classes or "
-            "batch needs less",
-            file=sys.stderr,
+            "batch needs less"
         )
         return FAILED
     return status or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 __all__ = [
+    "Unbroken",
     "bytes_of",
     "console",
     "count",
     "plain_text",
     "share",
     "show",
+    "silence",
 ]
 
 WIDTH = 100  # of a table as text
@@ -55,6 +58,57 @@ def share(fraction: float) -> str:
 
 def _digits(number: float) -> str:
     return f"{number:.2f}" if abs(number) < 99.995 else f"{number:.1f}"
+
+
+class Unbroken:
+    """A stream whose writing never raises: once it cannot be written, what goes there goes nowhere.
+
+    A training must not end because whoever read its progress has enough (`2>&1 | head -1`), or because the disk that
+    its log lies on is full.
+
+    Args:
+        file: the stream, None where the process has none.
+    """
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write, or forget."""
+        if self._file is not None:
+            try:
+                self._file.write(text)
+                self._file.flush()
+            except (OSError, ValueError):  # ValueError: it is closed
+                silence(self._file)
+                self._file = None
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._file is not None and not self._file.closed and self._file.isatty()
+
+    def fileno(self) -> int:
+        """Of the stream."""
+        if self._file is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._file.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """Of the stream."""
+        return getattr(self._file, "encoding", None) or "utf-8"
+
+
+def silence(file: TextIO) -> None:
+    """Let what a stream still holds go nowhere: Python writes it when the process ends, and fails again."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 def console(file: TextIO | None = None) -> Console:

@@ -6,9 +6,9 @@ import contextlib
 import math
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from senet.console.display import console
+from senet.console.display import Unbroken, console
 from senet.words import printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Progress:
 
     def __init__(self, show: bool = True, file: TextIO | None = None) -> None:
         self._show = show
-        self._console = console(file or sys.stderr)
+        self._console = console(cast("TextIO", Unbroken(file or sys.stderr)))
         self._bar: Bar | None = None
         self._total = 0
         self._done = 0

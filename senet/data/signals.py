@@ -18,7 +18,8 @@ __all__ = ["Shield", "StopRequest"]
 AT_ONCE = 1.0
 """Seconds within which a second Ctrl-C is the first, once from the terminal and once from who started us."""
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the last two are what SLURM's --signal is mostly told to send
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""A closed terminal sends SIGHUP; the last two are what SLURM's --signal is mostly told to send."""
 
 
 class StopRequest:
@@ -60,7 +61,9 @@ class StopRequest:
 
 
 def _numbers() -> list[signal.Signals]:
-    return [number for name in _NAMES if (number := getattr(signal, name, None)) is not None]
+    """The signals that are listened to: not SIGHUP where `nohup` has it ignored."""
+    known = [number for name in _NAMES if (number := getattr(signal, name, None)) is not None]
+    return [number for number in known if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class Shield:

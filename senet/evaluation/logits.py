@@ -170,5 +170,8 @@ def predict_all(
         tops.append(top)
         probabilities.append(probability)
         each(shares, right)
+    if not labels:  # of fewer images than processes, one has none
+        none = torch.empty(0, dtype=torch.int64)
+        return Predictions(none, none[:, None], torch.empty(0, 1), 0.0, 0)
     joined = torch.cat(labels)
     return Predictions(joined, torch.cat(tops), torch.cat(probabilities), float(loss) / len(joined), classes)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import secrets
+import socket
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["atomic_write", "atomic_write_all", "check_writable"]
+
+_HOST = hashlib.sha256(socket.gethostname().encode(errors="replace")).hexdigest()[:8]
+_TEMPORARY = re.compile(r"\.senet-((?P<process>\d{1,9})-(?P<host>[0-9a-f]{8})-)?[0-9a-f]{16}(\..*)?", re.DOTALL)
+_cleaned: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -33,6 +41,7 @@ def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
     """
     target, temporary = _places(path, follow=follow)
     mode = _created(temporary, target, path)
+    _clean(target.parent)
     try:
         yield temporary
         temporary.chmod(mode)  # the writer may have put a file of its own there
@@ -73,13 +82,42 @@ def atomic_write_all(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...
         # the stack is left from its top: the first path's file takes its place last
 
 
+def _clean(folder: Path) -> None:
+    """Remove what killed writers left in a folder, once for each folder and process.
+
+    A temporary file's name says which process of which machine writes it. One of another machine, or of a version
+    that did not say, is removed when nobody has written to it for a day.
+    """
+    if folder in _cleaned:
+        return
+    _cleaned.add(folder)
+    with contextlib.suppress(OSError):
+        for path in [*folder.glob(".senet-*")]:
+            found = _TEMPORARY.fullmatch(path.name)
+            with contextlib.suppress(OSError):
+                if found and stat.S_ISREG(path.lstat().st_mode) and _is_left(path, found["host"], found["process"]):
+                    path.unlink()
+
+
+def _is_left(path: Path, host: str | None, process: str | None) -> bool:
+    if host == _HOST and process is not None:
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # it runs, as another user's
+            return False
+        return False
+    return time.time() - path.lstat().st_mtime > 86_400
+
+
 def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path, Path]:
     """Where the file is to be, and a free name beside it."""
     given = Path(path)
     target = Path(os.path.realpath(given if follow else given.parent), *(() if follow else (given.name,)))
     if target.is_dir() and (follow or not target.is_symlink()):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
-    return target, target.with_name(f".senet-{secrets.token_hex(8)}{target.suffix[:32]}")
+    return target, target.with_name(f".senet-{os.getpid()}-{_HOST}-{secrets.token_hex(8)}{target.suffix[:32]}")
 
 
 def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from senet.errors import StudyError
+from senet.errors import BadImageError, StudyError
 from senet.training.checkpointing import newest
 
 if TYPE_CHECKING:
@@ -20,15 +20,25 @@ if TYPE_CHECKING:
 
 __all__ = ["in_plain_words"]
 
+_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def in_plain_words(folder: Path, recipe: Recipe) -> Iterator[None]:
-    """Within it a full disk and exhausted memory are a StudyError that says what to do, and where it then goes on."""
+    """Within it what the machine fails at is a StudyError that says what to do, and where the run then goes on.
+
+    That is a full disk, exhausted memory or descriptors, and a picture that can be read no more.
+    """
     try:
         yield
+    except BadImageError as error:
+        # From a process that loads images it comes as the text of its traceback, whose last line is the error.
+        words = str(error).strip().splitlines()[-1].removeprefix("senet.errors.BadImageError: ")
+        raise StudyError(f"{words}. It could be read when the run began: put it back. {_goes_on(folder)}") from error
     except OSError as error:
+        if error.errno in _DESCRIPTORS:
+            raise StudyError(_few_descriptors(folder)) from error
         if error.errno not in _FULL:
             raise
         raise StudyError(f"the disk of {folder} is full ({error.strerror}): make room. {_goes_on(folder)}") from error
@@ -40,6 +50,8 @@ def in_plain_words(folder: Path, recipe: Recipe) -> Iterator[None]:
                 f"--accumulate {parts} works it off in {parts}, a smaller --batch-size changes the training. "
                 f"{_goes_on(folder)}"
             ) from error
+        if re.search(r"Too many open files|ancdata", str(error)):
+            raise StudyError(_few_descriptors(folder)) from error
         if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
             raise StudyError(
                 f"a process that loads images was ended from outside, perhaps for want of memory ({error}): fewer "
@@ -48,8 +60,16 @@ def in_plain_words(folder: Path, recipe: Recipe) -> Iterator[None]:
         raise
 
 
+def _few_descriptors(folder: Path) -> str:
+    return (
+        "there are too few file descriptors: fewer --workers need less, and `ulimit -n 1024` allows more. "
+        f"{_goes_on(folder)}"
+    )
+
+
 def _memory(text: str) -> bool:
-    return bool(re.search(r"can't allocate memory|out of memory|not enough memory|bad_alloc", text, re.IGNORECASE))
+    signs = r"can't allocate memory|can't start new thread|out of memory|not enough memory|bad_alloc"
+    return bool(re.search(signs, text, re.IGNORECASE))
 
 
 def _goes_on(folder: Path) -> str:

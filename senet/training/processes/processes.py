@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -184,7 +185,10 @@ def _launched() -> _Outside | None:
         )
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    if SLURMEnvironment.detect():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is an srun, which a login node has too
+        under_slurm = SLURMEnvironment.detect()
+    if under_slurm:
         try:
             slurm = SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:  # --ntasks in place of --ntasks-per-node
@@ -268,6 +272,8 @@ def joined_predictions(parts: list[Predictions]) -> Predictions:
     images = [range(rank, rank + len(parts) * count, len(parts)) for rank, count in enumerate(lengths)]
     order = torch.tensor([index for share in images for index in share]).argsort()
     values: dict[str, Any] = {}
+    parts = [part for part in parts if len(part.labels)]  # of fewer images than processes, some have none
+    lengths = [len(part.labels) for part in parts]
     for field in dataclasses.fields(parts[0]):
         each = [getattr(part, field.name) for part in parts]
         if isinstance(each[0], torch.Tensor):

@@ -1,0 +1,127 @@
+"""What the machine does to a training: one line, and the run goes on from its checkpoint."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from senet.console.stopping import Stopped
+from senet.data.sampling import hold
+from senet.errors import BadImageError, StudyError
+from senet.evaluation.logits import Predictions, predict_all
+from senet.files.atomic import _cleaned, atomic_write
+from senet.files.lock import locked
+from senet.recipe.recipe import Recipe
+from senet.training.checkpointing import newest, place
+from senet.training.failures import in_plain_words
+from senet.training.processes.processes import joined_predictions
+from senet.training.train import train
+from tests.training.test_resuming import At
+from tests.training.test_train import SHORT
+
+RECIPE = Recipe(batch_size=8, epochs=1, lr=0.1)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_leaves_a_checkpoint_but_not_where_nohup_ignores_it(tiny, pictures, tmp_path, ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        how = {"out": tmp_path / "run", "callbacks": [At(2, lambda *_: os.kill(os.getpid(), signal.SIGHUP))], **SHORT}
+        if ignored:
+            train(tiny, pictures, **how)
+        else:
+            with pytest.raises(Stopped, match="stopped by SIGHUP after step 2 of 9; a checkpoint is written"):
+                train(tiny, pictures, **how)
+            assert newest(tmp_path / "run").path == place(tmp_path / "run", 2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_vanishes_is_one_line(tiny, pictures, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("senet.training.setup.hold", functools.partial(hold, budget=0))
+    files = sorted((pictures / "train").rglob("*.png"))
+    kept = {file: file.read_bytes() for file in files}
+
+    def vanish(*_):
+        for file in files:
+            file.unlink(missing_ok=True)
+
+    how = {"out": tmp_path / "run", "workers": workers, **SHORT}
+    with pytest.raises(
+        StudyError, match=r"png cannot be read as an image .No such file.*put it back\. The last ch"
+    ) as error:
+        train(tiny, pictures, callbacks=[At(4, vanish)], **how)
+    assert "\n" not in str(error.value)
+    for file, content in kept.items():
+        file.write_bytes(content)
+    whole = train(tiny, pictures, out=tmp_path / "whole", **SHORT)
+    assert train(tiny, pictures, **how).correct == whole.correct
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(24, "Too many open files"), r"too few file descriptors: .*ulimit -n 1024"),
+        (RuntimeError("received 0 items of ancdata"), "too few file descriptors"),
+        (RuntimeError("can't start new thread"), "memory is exhausted"),
+        (
+            BadImageError("Caught BadImageError.\nTraceback\nsenet.errors.BadImageError: x.png is gone"),
+            r"^x.png is gone\.",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_is_said(tmp_path, error, words):
+    with pytest.raises(StudyError, match=words), in_plain_words(tmp_path, RECIPE):
+        raise error
+
+
+def test_two_commands_on_one_folder(tiny, pictures, tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from senet.files.lock import locked\n"
+        f"with locked(Path({str(tmp_path / 'run')!r})): print('locked', flush=True); sys.stdin.readline()"
+    )
+    (tmp_path / "run").mkdir()
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(StudyError, match=rf"process {other.pid} on .* works in .*run just now"):
+            train(tiny, pictures, out=tmp_path / "run", **SHORT)
+        other.communicate("\n", timeout=60)
+    train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    code = (
+        "import os; from senet.files.atomic import atomic_write\n"
+        f"with atomic_write({str(tmp_path / 'x.onnx')!r}) as temporary: temporary.write_text('half'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 9
+    (left,) = tmp_path.iterdir()
+    old, young, mine = (tmp_path / f".senet-{name}" for name in ("0" * 16, "1" * 16 + ".pt", "notes"))
+    for file in (old, young, mine):
+        file.write_text("x")
+    os.utime(old, (0, 0))
+    os.utime(mine, (0, 0))
+    _cleaned.discard(tmp_path)
+    with atomic_write(tmp_path / "y") as temporary:
+        assert {path.name for path in tmp_path.iterdir()} == {young.name, mine.name, temporary.name}
+        _cleaned.discard(tmp_path)
+        with atomic_write(tmp_path / "z"):
+            assert temporary.exists()
+    assert not left.exists()
+
+
+def test_a_process_without_an_image(tiny):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    none = predict_all(network, [], None, device=torch.device("cpu"))
+    one = Predictions(torch.tensor([1]), torch.tensor([[1, 0]]), torch.tensor([[0.9, 0.1]]), 0.5, 2)
+    for parts in ([one, none, none], [none, one][::-1]):
+        joined = joined_predictions(parts)
+        assert (joined.accuracy, joined.loss, joined.classes) == (1.0, 0.5, 2)
