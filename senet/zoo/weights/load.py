@@ -17,7 +17,7 @@ from senet.insertion.joining.attach import attached
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
 from senet.zoo.weights.dialects import network_of, se_layers
-from senet.zoo.weights.reading import WeightsFile, not_dense, read_file, read_weights
+from senet.zoo.weights.reading import WeightsFile, check_dense, not_dense, read_file, read_weights
 
 __all__ = [
     "LoadReport",
@@ -151,6 +151,7 @@ def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, T
     Raises:
         WeightsError: where the model has no values that could be replaced, or one tensor cannot be copied.
     """
+    check_dense(tensors, source)
     values = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     for key, value in values.items():
         if problem := not_dense(value):

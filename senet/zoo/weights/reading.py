@@ -24,7 +24,7 @@ from senet.zoo.weights.caffe_format import is_caffe
 from senet.zoo.weights.containers import AVERAGED, RAW, parts_of, without_wrappers, wrapped
 from senet.zoo.weights.dialects import CAFFE, SENET, Dialect, detect, renamed, stride_of
 
-__all__ = ["WeightsFile", "not_dense", "read_file", "read_preprocessing", "read_weights"]
+__all__ = ["WeightsFile", "check_dense", "not_dense", "read_file", "read_preprocessing", "read_weights"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -63,11 +63,9 @@ class WeightsFile:
         """What tensors tell of themselves.
 
         Raises:
-            WeightsError: where one of them is no dense tensor with values.
+            WeightsError: where one of them is no dense tensor; it may lie on the meta device, to be compared by shape.
         """
-        for key, value in tensors.items():
-            if problem := not_dense(value):
-                raise WeightsError(f"{source}: {key} {problem}; weights are dense tensors with values")
+        check_dense(tensors, source, values=False)
         dialect = detect(tensors)
         pool = None if dialect is None else dialect.caffe_pool
         return cls(source, dict(tensors), dialect, stride_of(dialect, tensors), pool, notes=notes)
@@ -122,6 +120,17 @@ def not_dense(value: Tensor) -> str:
     if value.layout is not torch.strided:
         return f"is a tensor of layout {str(value.layout).removeprefix('torch.')}"
     return "is quantised" if value.is_quantized else ""
+
+
+def check_dense(tensors: Mapping[str, Tensor], source: str, *, values: bool = True) -> None:
+    """See that every tensor can be copied into a parameter, on the meta device only where `values` are not needed.
+
+    Raises:
+        WeightsError: where one of them cannot.
+    """
+    for key, value in tensors.items():
+        if (problem := not_dense(value)) and (values or value.is_nested or not value.is_meta):
+            raise WeightsError(f"{source}: {key} {problem}; weights are dense tensors with values")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
