@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from senet.data.transforms import IMAGENET_MEAN, Augmentation, augmentation_for
+from senet.errors import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,10 +36,10 @@ class StrongAugmentation(Augmentation):
     trivial_augment: bool = False
     random_erasing: float = 0.0
     cutout: int = 0
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[float, ...] = IMAGENET_MEAN
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """A random view of what `base` kept: (3, H, W) uint8 -> (3, size, size) uint8."""
+        """A random view of what `base` kept: (C, H, W) uint8 -> (C, size, size) uint8."""
         pixels = super().__call__(pixels)
         if self.trivial_augment:
             pixels = self._trivial(pixels)
@@ -70,7 +71,7 @@ class StrongAugmentation(Augmentation):
         top, left = (max(0, at - self.cutout // 2) for at in middle)
         bottom, right = (at - self.cutout // 2 + self.cutout for at in middle)
         pixels = pixels.clone()
-        pixels[:, top:bottom, left:right] = torch.tensor(self._fill, dtype=pixels.dtype).view(3, 1, 1)
+        pixels[:, top:bottom, left:right] = torch.tensor(self._fill, dtype=pixels.dtype).view(-1, 1, 1)
         return pixels
 
 
@@ -81,6 +82,8 @@ def augmentation_of(source: DataSource, preprocessing: Preprocessing, recipe: Re
         usual = dataclasses.replace(usual, scale=(recipe.crop_scale, usual.scale[1]))
     if not (recipe.trivial_augment or recipe.random_erasing or recipe.cutout):
         return usual
+    if recipe.trivial_augment and usual.mode == "RGBA":
+        raise StudyError("trivial_augment changes colours, which pictures of four channels do not have: leave it out")
     return StrongAugmentation(
         **{field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)},
         trivial_augment=recipe.trivial_augment,
@@ -91,7 +94,7 @@ def augmentation_of(source: DataSource, preprocessing: Preprocessing, recipe: Re
 
 
 def mixing_of(recipe: Recipe, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Mixup, CutMix, or for each batch one of the two: (N, 3, H, W) and (N,) -> (N, 3, H, W) and (N, classes).
+    """Mixup, CutMix, or for each batch one of the two: (N, C, H, W) and (N,) -> (N, C, H, W) and (N, classes).
 
     Drawn from torch's global generator on the CPU. None where the recipe asks for neither.
     """

@@ -25,6 +25,7 @@ __all__ = [
     "depth_of",
     "readable_formats",
     "reason_of",
+    "to_mode",
     "to_rgb",
     "upright",
 ]
@@ -127,10 +128,22 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(
     image: Image.Image, transparency: str | None = "white", values: tuple[float, float] | None = None
 ) -> Image.Image:
-    """`image` upright, RGB, 8 bits a channel.
+    """`image` upright, RGB, 8 bits a channel: `to_mode`."""
+    return to_mode(image, "RGB", transparency, values)
+
+
+def to_mode(
+    image: Image.Image,
+    mode: str,
+    transparency: str | None = "white",
+    values: tuple[float, float] | None = None,
+) -> Image.Image:
+    """`image` upright, 8 bits a channel, in colours or grey, or with its transparency.
 
     Args:
         image: of any mode.
+        mode: "RGB", "L" for grey, in which grey keeps its values, or "RGBA", which is opaque where nothing else is
+            known.
         transparency: "white" lays it on white; None shows what lay hidden, as earlier versions did.
         values: of grey of more than 8 bits, what becomes black and what white; None takes whole numbers for 16 bits,
             and floats for shares of 1 or of 255, whichever this picture's values allow.
@@ -138,14 +151,14 @@ def to_rgb(
     Raises:
         DataError: where grey of more than 8 bits has values outside that range.
     """
-    if image.mode == "RGB":
+    if image.mode == mode:
         return image
     image = upright(image)
     if image.mode in ("I", "F"):
-        return _scaled(np.asarray(image).astype(np.float64), image.mode, values).convert("RGB")
-    if image.mode == "RGBA" and transparency == "white":
+        image = _scaled(np.asarray(image).astype(np.float64), image.mode, values)
+    elif image.mode == "RGBA" and mode != "RGBA" and transparency == "white":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image.convert("RGB").convert(mode) if mode == "L" and image.mode == "RGBA" else image.convert(mode)
 
 
 def _scaled(grey: np.ndarray[Any, np.dtype[np.float64]], mode: str, values: tuple[float, float] | None) -> Image.Image:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from senet.data.decoding import to_rgb
+from senet.data.decoding import to_mode
 from senet.errors import InputError
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,9 @@ __all__ = [
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _WHOLE = (1.0, 1.0)  # of the area
+_MODES = {"RGB": "RGB", "BGR": "RGB", "grey": "L", "RGBA": "RGBA"}
+"""What a network may be given, and PIL's name for such pictures, of as many letters as channels."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -40,22 +44,25 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 class Preprocessing:
     """How an image becomes a network's input for evaluation; it is saved with trained weights.
 
-    The shorter side is resized to `resize` pixels, the middle `size` × `size` cut out, and each channel of
-    values in [0, 1] normalised: (value - mean) / std. ImageNet's mean and std are used throughout, also for
-    networks trained from scratch: any fixed numbers serve those, and published weights expect these. `channels` is
-    their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are always in
-    the order red, green, blue. A transparent image is laid on white; `transparency` None shows what lay hidden, as
-    for networks that an earlier version trained. Of grey of more than 8 bits, `range` is what becomes black and white.
+    The shorter side is resized to `resize` pixels, the middle `size` × `size` cut out, and each channel of values in
+    [0, 1] normalised: (value - mean) / std. The default is ImageNet's mean and std, also for networks trained from
+    scratch: any fixed numbers serve those, and published weights expect these.
+
+    `channels` is their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are
+    always in the order red, green, blue. A network of one channel is given "grey", one of four "RGBA".
+
+    A transparent image is laid on white; `transparency` None shows what lay hidden, as for networks that an earlier
+    version trained. Of grey of more than 8 bits, `range` is what becomes black and white.
 
     Raises:
         ValueError: on sizes that are no positive whole numbers, a resize smaller than the crop, a mean or std
-            that is not three numbers (std positive), or an unknown interpolation or order of channels.
+            that is not one number a channel (std positive), or an unknown interpolation or order of channels.
     """
 
     size: int = 224
     resize: int = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     channels: str = "RGB"
     transparency: str | None = "white"
@@ -68,17 +75,20 @@ class Preprocessing:
                 raise InputError(f"{name} is a whole number of pixels, at least 1, not {value!r}")
         if self.resize < self.size:
             raise InputError(f"resize ({self.resize}) is at least the size cut out of it ({self.size})")
+        if self.channels not in _MODES:
+            raise InputError(f"channels is 'RGB', 'BGR', 'grey' or 'RGBA', not {self.channels!r}")
+        count = len(_MODES[self.channels])
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-                raise InputError(f"{name} is three numbers, one a channel{', positive' * (name == 'std')}: {values}")
+            if len(values) != count or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+                many = {1: "one number", 3: "three numbers", 4: "four numbers"}[count]
+                positive = ", positive" * (name == "std")
+                raise InputError(f"{name} is {many}, one a channel{positive} ({self.channels}), not {values}")
             object.__setattr__(self, name, values)
         if self.interpolation not in INTERPOLATIONS:
             close = difflib.get_close_matches(str(self.interpolation), INTERPOLATIONS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
-        if self.channels not in ("RGB", "BGR"):
-            raise InputError(f"channels is 'RGB' or 'BGR', not {self.channels!r}")
         if self.range is not None:
             ends = tuple(float(value) for value in self.range)
             if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
@@ -88,25 +98,61 @@ class Preprocessing:
             raise InputError(f"transparency is 'white' or None, not {self.transparency!r}")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image as (3, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
+        """An image as (C, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
-        image = to_rgb(image, self.transparency, self.range)
+        image = to_mode(image, self.mode, self.transparency, self.range)
         resized = functional.resize(image, [self.resize], interpolation=mode)
         cropped = functional.center_crop(resized, [self.size, self.size])
         return functional.pil_to_tensor(cropped)  # type: ignore[no-any-return]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """The network's input of (N, 3, H, W) uint8 pixels: float32, normalised a channel at a time.
+        """The network's input of (N, C, H, W) uint8 pixels: float32, normalised a channel at a time.
 
         On the CPU its memory format is channels last, in which convolutions are faster.
         """
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
         layout = torch.channels_last if pixels.device.type == "cpu" else torch.preserve_format
         normal = (pixels.to(torch.float32, memory_format=layout) / 255 - mean) / std
-        return normal if self.channels == "RGB" else normal.flip(-3)
+        return normal.flip(-3) if self.channels == "BGR" else normal
+
+    @property
+    def mode(self) -> str:
+        """PIL's name for the kind of picture that it makes."""
+        return _MODES[self.channels]
+
+    def grey(self, count: int = 1) -> Tensor:
+        """(count, C, size, size) uint8 of middle grey: pictures on which a network is tried."""
+        return torch.full((count, len(self.mean), self.size, self.size), 128, dtype=torch.uint8)
+
+    def for_channels(self, count: int) -> Preprocessing:
+        """The same for a network whose first layer takes so many channels.
+
+        One channel is given grey, normalised by the mean of the three colours' numbers; four are given the picture's
+        transparency as well, as numbers in [-1, 1].
+
+        Raises:
+            InputError: where pictures do not come in so many channels.
+        """
+        if count == len(self.mean):
+            return self
+        colours = (
+            self
+            if len(self.mean) == 3
+            else dataclasses.replace(self, channels="RGB", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        )
+        if count == 3:
+            return colours
+        if count == 1:
+            mean, std = (round(sum(values) / 3, 6) for values in (colours.mean, colours.std))
+            return dataclasses.replace(colours, channels="grey", mean=(mean,), std=(std,))
+        if count == 4:
+            return dataclasses.replace(colours, channels="RGBA", mean=(*colours.mean, 0.5), std=(*colours.std, 0.5))
+        raise InputError(
+            f"its first layer takes {counted(count, 'channel')}, and pictures have 3 (RGB), 1 (grey) or 4 (RGBA)"
+        )
 
     def at(self, size: int | None) -> Preprocessing:
         """The same at another size, the part of the image that is seen being as large; None: at its own."""
@@ -152,6 +198,8 @@ def preprocessing_for(
 def plain_values(described: Preprocessing | Augmentation) -> dict[str, Any]:
     """The fields by name, without those of later versions that are None: earlier files are still the same."""
     values = dataclasses.asdict(described)
+    if values.get("mode") == "RGB":
+        del values["mode"]
     return {name: value for name, value in values.items() if value is not None or name not in ("transparency", "range")}
 
 
@@ -168,6 +216,7 @@ class Augmentation:
         interpolation: of the resizing.
         transparency: as `Preprocessing` has it.
         range: as `Preprocessing` has it.
+        mode: PIL's name for the kind of picture: "RGB", "L" or "RGBA".
     """
 
     size: int
@@ -177,16 +226,17 @@ class Augmentation:
     interpolation: str = "bilinear"
     transparency: str | None = "white"
     range: tuple[float, float] | None = None
+    mode: str = "RGB"
 
     def base(self, image: Image.Image) -> Tensor:
-        """What of an image is kept in memory, (3, H, W) uint8: the part that is not random.
+        """What of an image is kept in memory, (C, H, W) uint8: the part that is not random.
 
         Small images are resized to `size` and padded; of photos the shorter side is at most twice `size`.
         """
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
-        image = to_rgb(image, self.transparency, self.range)
+        image = to_mode(image, self.mode, self.transparency, self.range)
         if self.padding:
             image = functional.center_crop(
                 functional.resize(image, [self.size], interpolation=mode), [self.size, self.size]
@@ -197,7 +247,7 @@ class Augmentation:
         return functional.pil_to_tensor(image)  # type: ignore[no-any-return]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """A random view of what `base` kept: (3, H, W) uint8 -> (3, size, size) uint8."""
+        """A random view of what `base` kept: (C, H, W) uint8 -> (C, size, size) uint8."""
         if self.padding:
             top, left = torch.randint(2 * self.padding + 1, (2,)).tolist()
             pixels = pixels[:, top : top + self.size, left : left + self.size]
@@ -231,6 +281,7 @@ def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmen
         interpolation=preprocessing.interpolation,
         transparency=preprocessing.transparency,
         range=preprocessing.range,
+        mode=preprocessing.mode,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from senet.block.made import MadeSpec, known_maker
 from senet.data.transforms import Preprocessing, timm_preprocessing
-from senet.errors import InputTypeError, ModelError, StudyError, WeightsError
+from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltNetwork",
     "NetworkSpec",
+    "channels_of",
     "has",
     "heard",
     "how_to_load",
+    "input_channels",
     "known_preprocessing",
     "make",
     "metadata_of",
@@ -124,7 +126,8 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
     with torch.random.fork_rng(devices=[]), heard() as notes:
         torch.default_generator.manual_seed(seed)
         network = network_of(arm, num_classes=num_classes)
-        outputs = probe(network, Preprocessing(size, size), arm.model)
+        how = Preprocessing(size, size).for_channels(input_channels(network, arm.model))
+        outputs = probe(network, how, arm.model)
         if outputs < num_classes:
             raise StudyError(
                 f"{arm.model} {has(outputs)} and the images have {num_classes} classes: give a network of "
@@ -133,7 +136,7 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
         if outputs > num_classes:
             notes.append(f"{arm.model} has {outputs} classes, and the images have the first {num_classes} of them")
         if arm.spec is not None and not _holds(network, arm.spec):
-            network = insert(network, example_of(size), arm.spec, where=arm.where, inplace=True)
+            network = insert(network, example_of(how), arm.spec, where=arm.where, inplace=True)
     found = tuple(site for site, _ in inserted(network).values())
     return BuiltNetwork(network.train(), found, tuple(notes))
 
@@ -230,25 +233,44 @@ def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
     Raises:
         StudyError: where it does not take a picture of that size, or does not return (N, classes) scores.
     """
-    size = preprocessing.size
-    first = next(network.parameters(), torch.empty(0))
-    grey = torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=first.device)
+    grey = preprocessing.grey().to(next(network.parameters(), torch.empty(0)).device)
     try:
         with untouched(network), torch.no_grad():
             output = network(preprocessing.normalise(grey))
     except Exception as error:  # whatever a person's own network makes of it
-        layer = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-        if layer is not None and layer.in_channels != 3:
-            channels = f"{layer.in_channels} channel{'' if layer.in_channels == 1 else 's'}"
-            raise StudyError(
-                f"{name} does not take a picture of 3 × {size} × {size}: its first layer takes {channels}, and "
-                "pictures are given in RGB. Give a network whose first layer takes 3 channels"
-            ) from error
+        shape = " × ".join(map(str, grey.shape[1:]))
         words = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-        raise StudyError(
-            f"{name} does not take a picture of 3 × {size} × {size}: {words:.300}{own_line(error)}"
-        ) from error
+        raise StudyError(f"{name} does not take a picture of {shape}: {words:.300}{own_line(error)}") from error
     return logits_of(output).shape[1]
+
+
+def input_channels(network: nn.Module, name: str) -> int:
+    """How many channels a network's pictures have, by its first convolution; 3 where it has none.
+
+    Raises:
+        StudyError: where pictures do not come in so many.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layer = next((module for module in network.modules() if isinstance(module, kinds)), None)
+    count = 3 if layer is None or isinstance(layer, nn.modules.lazy.LazyModuleMixin) else int(layer.in_channels)
+    try:
+        Preprocessing().for_channels(count)
+    except InputError as error:
+        raise StudyError(f"{name} does not take pictures: {error}") from None
+    return count
+
+
+def channels_of(arm: NetworkSpec, num_classes: int | None = None) -> int:
+    """How many channels the pictures of an arm's network have: only a saved network or one's own has not 3.
+
+    Raises:
+        SenetError: where it cannot be made, or pictures do not come in so many.
+    """
+    if not arm.own and not is_saved(arm.model):
+        return 3
+    with torch.random.fork_rng(devices=[]), heard():
+        network = network_of(dataclasses.replace(arm, weights=None), num_classes=num_classes)
+    return input_channels(network, arm.model)
 
 
 def has(outputs: int) -> str:
@@ -256,9 +278,14 @@ def has(outputs: int) -> str:
     return "has one output, as for regression," if outputs == 1 else f"has {outputs} classes"
 
 
-def example_of(size: int) -> torch.Tensor:
-    """One image of noise, (1, 3, size, size): an example for `insert` and `cost`, always the same."""
-    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+def example_of(how: Preprocessing | int) -> torch.Tensor:
+    """One image of noise, (1, C, size, size): an example for `insert` and `cost`, always the same.
+
+    Args:
+        how: pictures become the network's input; of a size alone they have 3 channels.
+    """
+    channels, size = (3, how) if isinstance(how, int) else (len(how.mean), how.size)
+    return torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:

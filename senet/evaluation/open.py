@@ -17,7 +17,7 @@ from senet.data.transforms import Preprocessing
 from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
 from senet.evaluation.logits import device_of
-from senet.evaluation.networks import NetworkSpec, has, heard, known_preprocessing, network_of, probe
+from senet.evaluation.networks import NetworkSpec, has, heard, input_channels, known_preprocessing, network_of, probe
 from senet.zoo.names.naming import origin, resolve
 from senet.zoo.names.sources import Built
 from senet.zoo.weights.load import noted_preprocessing
@@ -94,7 +94,8 @@ class OpenedNetwork:
         if known is None and source is not None and source.small and options.get("size") is None:
             assert source.native_size is not None
             known = Preprocessing(source.native_size, source.native_size)
-        return _asked(known or native_preprocessing(self.network) or Preprocessing(), options)
+        known = known or native_preprocessing(self.network) or Preprocessing()
+        return _asked(known.for_channels(input_channels(self.network, self.name)), options)
 
 
 def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNetwork:
@@ -242,6 +243,8 @@ def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Module
 
 def _asked(known: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
     """What is known of a network's input, with what was asked for in its place."""
+    if options.get("channels") is not None and known.channels in ("grey", "RGBA"):
+        raise InputError(f"channels is the order of three colours, and this network's pictures are {known.channels}")
     size, resize, crop = (options.get(name) for name in ("size", "resize", "crop"))
     changes = {
         name: options[name]

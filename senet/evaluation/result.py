@@ -107,6 +107,7 @@ class Evaluation:
     def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
         how = self.preprocessing
+        colours = "" if how.channels == "RGB" else f", {how.channels}"
         return [
             *self.notes,
             f"top-1 accuracy: {self.top1:.2%} ({sum(self.correct)} of {self.count} images)",
@@ -114,7 +115,7 @@ class Evaluation:
             f"loss: {self.loss:.4f}",
             f"expected calibration error: {self.calibration_error:.2%} ({len(self.bins)} bins)",
             f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
-            f"{how.interpolation}{', BGR' * (how.channels == 'BGR')}; the network has {self.classes} classes",
+            f"{how.interpolation}{colours}; the network has {self.classes} classes",
             "",
             self._class_table(),
             *badfiles.listed(self.skipped),

@@ -49,8 +49,8 @@ def feature_map(values: Tensor, largest: float) -> str:
 
 
 def photo(pixels: Tensor) -> str:
-    """An image (3, H, W) uint8, as a data: address."""
-    return _address(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
+    """An image (C, H, W) uint8, of 1, 3 or 4 channels, as a data: address."""
+    return _address(Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).contiguous().numpy()))
 
 
 def gradient(colours: Colours) -> str:

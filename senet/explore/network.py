@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
-import torch
-
 from senet.data.sources import open_data
 from senet.errors import StudyError
 from senet.evaluation.logits import device_of
@@ -57,7 +55,7 @@ class Subject:
     notes: tuple[str, ...] = ()
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """What of an RGB picture the network sees: (3, size, size) uint8."""
+        """What of a picture the network sees: (C, size, size) uint8."""
         return self.preprocessing(picture)
 
     def look(
@@ -113,7 +111,7 @@ def open_subject(
     # A dropped picture is no image of the data, so small data decide its size only where nobody else does.
     how = opened.preprocessing(preprocessing or {}, None if native_preprocessing(network) else source)
     count = probe(network, how, model)
-    first = look(network, how, torch.full((3, how.size, how.size), 128, dtype=torch.uint8))
+    first = look(network, how, how.grey()[0])
     if not first.gates:
         raise StudyError(f"none of the SE blocks of {model} runs when it is shown a picture")
     named = opened.class_names(count, {"classes": classes, "class_offset": class_offset})

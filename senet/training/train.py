@@ -20,7 +20,7 @@ from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError
 from senet.evaluation.logits import predict_all
-from senet.evaluation.networks import BuiltNetwork, NetworkSpec, known_preprocessing
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, channels_of, known_preprocessing
 from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
 from senet.files.lock import locked
@@ -161,6 +161,7 @@ def plan_of(
     for line in (source.summary, *source.notes):
         progress.note(line)
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
+    preprocessing = preprocessing.for_channels(channels_of(arm, len(source.classes)))
     preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
     if not earlier:
         given = options.get("range")

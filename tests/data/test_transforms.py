@@ -47,7 +47,7 @@ def test_channels_may_be_those_of_caffe():
     means = torch.tensor([104.0, 117, 123])[:, None, None]
     torch.testing.assert_close(how.normalise(pixels)[0], pixels[0].float().flip(0) - means, atol=1e-4, rtol=0)
     assert Preprocessing.from_json(how.to_json()) == how
-    with pytest.raises(ValueError, match="channels is 'RGB' or 'BGR', not 'rgb'"):
+    with pytest.raises(ValueError, match="channels is 'RGB', 'BGR', 'grey' or 'RGBA', not 'rgb'"):
         Preprocessing(channels="rgb")
 
 

@@ -39,8 +39,8 @@ def few(): return Net(3)
 def many(): return Net(1000)
 def one(): return Net(1)
 def flat(): return Flat(1)
-def grey(num_classes=4): return Net(num_classes, 1)
-def four(num_classes=4): return Net(num_classes, 4)
+def two(num_classes=4): return Net(num_classes, 2)
+
 def crashing(): return Crashing(4)
 def failing(): raise KeyError("no such thing")
 """
@@ -48,8 +48,7 @@ WRONG = {
     "few": r"has 3 classes and the images have (class 3|4 classes)",
     "one": r"has one output, as for regression, and the images have (class 3|4 classes)",
     "flat": r"takes networks that return \(N, classes\) scores; this one returned a tensor of shape \(1,\)",
-    "grey": r"does not take a picture of 3 × 8 × 8: its first layer takes 1 channel, .* Give a network",
-    "four": r"does not take a picture of 3 × 8 × 8: its first layer takes 4 channels, ",
+    "two": r"two does not take pictures: its first layer takes 2 channels, and pictures have 3",
     "crashing": r"3 × 8 × 8: KeyError: 'oops' \(.*nets.py, line 19\)",
     "failing": r"failing raised KeyError: 'no such thing' \(.*nets.py, line 28\)",
 }

@@ -238,7 +238,7 @@ def _variants(
     grid: Mapping[str, Sequence[Any]] | None,
 ) -> tuple[dict[str, Variant], dict[str, tuple[str, ...]]]:
     tables = [table] if isinstance(table, str) else list(table or ())
-    found = select(sites(plain.network, example_of(plan.preprocessing.size), placement=base.placement), where)
+    found = select(sites(plain.network, example_of(plan.preprocessing), placement=base.placement), where)
     stages = sorted({site.stage for site in found})
     variants, of_table = cells_of(base, tables, grid, stages)
     return {PLAIN: Variant(PLAIN, "plain network", None), **variants}, of_table
@@ -254,7 +254,7 @@ def _arms(
 ) -> tuple[dict[str, NetworkSpec], dict[str, str]]:
     """The arm of each variant that is needed, its network for seed 0 in `first`, and why others cannot be made."""
     arms, impossible = {PLAIN: plain}, {}
-    example = example_of(plan.preprocessing.size)
+    example = example_of(plan.preprocessing)
     for key, variant in variants.items():
         if variant.spec is None or key not in needed:
             continue

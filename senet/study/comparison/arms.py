@@ -54,7 +54,7 @@ def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
 def cost_of(made: BuiltNetwork, plan: Plan, *, latency: bool) -> Cost:
     """What one image costs, where the network is trained; the network stays on the CPU."""
     network = made.network.to(plan.device)
-    found = cost(network, example_of(plan.preprocessing.size).to(plan.device), latency=latency)
+    found = cost(network, example_of(plan.preprocessing).to(plan.device), latency=latency)
     network.cpu()
     return found
 
@@ -82,7 +82,7 @@ def work_of(
         if not first((folder / cell.name).is_dir):
             return None
         at = opened(cell)
-        result = first(partial(finished_run, at))
+        result = first(partial(finished_run, at, plan.source.reported[1].names))
         if result is not None:
             shown.note(f"{cell.name} is finished: {result.split} accuracy {result.accuracy:.2%}")
         return result
@@ -91,7 +91,7 @@ def work_of(
         at = opened(cell)
         with contextlib.ExitStack() as stack:
             first(lambda: stack.enter_context(locked(at)))
-            result = first(partial(finished_run, at))  # another process may have trained it meanwhile
+            result = first(partial(finished_run, at, plan.source.reported[1].names))  # another process may have trained it meanwhile
             if result is not None:
                 return result
             if not prepared:
