@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +14,7 @@ from senet import flags
 from senet._version import __version__
 from senet.console.stopping import Stopped
 from senet.console.streams import open_streams, tell
-from senet.errors import SenetError
+from senet.errors import ModelError, SenetError
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.network import check, cost, insert, models, sites
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SenetError, OSError, ImportError) as error:  # any other is a mistake of ours, and its traceback helps
         if debug and not isinstance(error, flags.UsageError):
             raise
-        tell(f"senet: error: {_in_one_line(error)}")
+        tell(f"senet: error: {_in_one_line(error)}{_command_instead(error, given)}")
         return FAILED
     except (MemoryError, RuntimeError) as error:
         wanted = re.search(r"allocate (\d[\d.]* ?\w+)|out of memory", str(error))
@@ -88,6 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return FAILED
     return status or 0
+
+
+def _command_instead(error: Exception, given: Sequence[str]) -> str:
+    """The command that would do, where a saved network was given and its own function is needed beside it."""
+    if not isinstance(error, ModelError) or error.instead is None or error.instead[0] not in given:
+        return ""
+    saved, function = error.instead
+    at = given.index(saved)
+    return f". That is: senet {shlex.join([*given[:at], function, *given[at + 1 :], '--weights', saved])}"
 
 
 def _in_one_line(error: Exception) -> str:

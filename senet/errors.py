@@ -69,7 +69,14 @@ class OptimizeError(SenetError, ValueError):
 
 
 class ModelError(SenetError, ValueError):
-    """No network can be made as asked; the message says what was given and what would do."""
+    """No network can be made as asked; the message says what was given and what would do.
+
+    Attributes:
+        instead: where a saved network is a function's of somebody's file, what was given as the model, and that
+            function: the command then says the command that would do.
+    """
+
+    instead: tuple[str, str] | None = None
 
 
 class WeightsError(SenetError, ValueError):

@@ -20,13 +20,16 @@ from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
 from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
-from senet.zoo.names.naming import is_saved, origin
-from senet.zoo.names.sources import own_line
-from senet.zoo.weights.load import load_tensors
-from senet.zoo.weights.reading import read_preprocessing
+from senet.zoo.names.naming import is_saved, origin, resolve
+from senet.zoo.names.sources import Built, own_line
+from senet.zoo.weights.compatibility import head_of
+from senet.zoo.weights.dialects import SENET
+from senet.zoo.weights.load import load_file, load_tensors
+from senet.zoo.weights.placing import place_se
+from senet.zoo.weights.reading import read_file, read_preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from senet.block import SESpec
     from senet.block.made import Make
@@ -43,6 +46,7 @@ __all__ = [
     "known_preprocessing",
     "make",
     "metadata_of",
+    "native_size",
     "network_of",
     "probe",
 ]
@@ -164,13 +168,15 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
     if is_saved(spec.model):
         _refuse_to_run(spec.model)
         options["make"] = make_for(_makers_in(spec.model), spec.make)
-    if spec.weights is None or not is_saved(spec.weights):
+    if spec.weights is None or not Path(spec.weights).is_file():
         return create(spec.model, weights=spec.weights, **options)
     try:
-        header = read_metadata(spec.weights)
+        header = read_metadata(spec.weights) if is_saved(spec.weights) else None
     except WeightsError:
-        header = {"sites": [], "pruned": {}}
-    if not (header["sites"] or header["pruned"]):
+        header = None
+    if header is None and (network := _with_se_of(spec, options)) is not None:
+        return network
+    if header is None or not (header["sites"] or header["pruned"]):
         return create(spec.model, weights=spec.weights, **options)
     saved = header["options"].get("num_classes")
     plain = create(spec.model, **options | ({} if saved is None else {"num_classes": saved}))
@@ -197,6 +203,33 @@ def _makers_in(saved: str) -> set[str]:
     return {str(each["spec"]["make"]) for each in sites if "make" in each["spec"]}
 
 
+def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | None:
+    """The network with the SE and the weights of a state dict of its own; None where the file has no SE to join."""
+    assert spec.weights is not None
+    file = read_file(spec.weights)
+    network = create(spec.model, **options)
+    part = file.fitted(network)
+    if part.dialect is not SENET:
+        return None
+    if "num_classes" not in options and (head := head_of(network, part.named_for(network)[0])) is not None:
+        network = create(spec.model, **options, num_classes=head.classes)
+    side = native_size(network) or Preprocessing().size
+    how = Preprocessing(side, side).for_channels(input_channels(network, spec.model))
+    if not (note := place_se(network, part, example_of(how))):
+        return None
+    report = load_file(network, part, head="replace" if "num_classes" in options else "strict")
+    for line in (note, *report.notes):
+        _log.info("%s", line)
+    return network
+
+
+def native_size(network: nn.Module) -> int | None:
+    """Pixels a side of the pictures that a network's library made it for; None where nobody says."""
+    name, options = origin(network)
+    shape = resolve(name)[0].input_shape(Built(network, options)) if name else None
+    return None if shape is None else shape[-1]
+
+
 def _refuse_to_run(saved: str) -> None:
     """Say how a saved network of a person's own function is made: what a file names is never run."""
     try:
@@ -204,10 +237,12 @@ def _refuse_to_run(saved: str) -> None:
     except WeightsError:
         return  # which making it will say
     if _is_own(name):
-        raise ModelError(
+        error = ModelError(
             f"{saved} is a network of {name}, and a file never makes us run code that it names: give "
             f"--model {name} --weights {saved} (in Python, model={name!r} and weights={saved!r})"
         )
+        error.instead = (saved, name)
+        raise error
 
 
 def how_to_load(network: nn.Module, path: str | Path) -> str:

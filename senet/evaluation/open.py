@@ -17,9 +17,16 @@ from senet.data.transforms import Preprocessing
 from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
 from senet.evaluation.logits import device_of
-from senet.evaluation.networks import NetworkSpec, has, heard, input_channels, known_preprocessing, network_of, probe
-from senet.zoo.names.naming import origin, resolve
-from senet.zoo.names.sources import Built
+from senet.evaluation.networks import (
+    NetworkSpec,
+    has,
+    heard,
+    input_channels,
+    known_preprocessing,
+    native_size,
+    network_of,
+    probe,
+)
 from senet.zoo.weights.load import noted_preprocessing
 
 if TYPE_CHECKING:
@@ -221,11 +228,9 @@ def _matched(
 
 def native_preprocessing(network: nn.Module) -> Preprocessing | None:
     """The input of a network whose library says for what size it was made; small pictures are seen whole."""
-    name, options = origin(network)
-    shape = resolve(name)[0].input_shape(Built(network, options)) if name else None
-    if shape is None:
+    size = native_size(network)
+    if size is None:
         return None
-    size = shape[-1]
     return Preprocessing(size, size) if size <= SMALL else Preprocessing().at(size)
 
 

@@ -113,6 +113,7 @@ def _export_int8(
 def bench(
     model: str,
     out: str,
+    weights: str | None = None,
     size: int | None = None,
     batch_size: int | None = None,
     engines: list[str] | None = None,
@@ -131,7 +132,7 @@ def bench(
     """
     from senet.bench import bench as measure
 
-    plain, example = Network(model=with_se(model), size=size).built()
+    plain, example = Network(model=with_se(model), weights=weights, size=size).built()
     result = measure(
         plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
     )

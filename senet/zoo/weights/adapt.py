@@ -15,7 +15,7 @@ from senet.zoo.weights.compatibility import Difference, classifier_of, compare
 from senet.zoo.weights.dialects import SELayers, se_layers
 from senet.zoo.weights.reading import WeightsFile
 
-__all__ = ["absent_head", "for_model", "holds_se", "spec_of", "take_se"]
+__all__ = ["absent_head", "for_model", "holds_se", "spec_like", "spec_of", "take_se"]
 
 _KINDS = ("weight", "bias")
 
@@ -94,13 +94,13 @@ def take_se(model: nn.Module, file: WeightsFile) -> None:
         if layers is None:
             module.get_submodule(at.child).start_as_identity()  # type: ignore[operator]
             continue
-        spec = _spec_like(at.spec, layers)
+        spec = spec_like(at.spec, layers)
         if spec != at.spec and layers.channels == at.site.channels:
             detach(model, name)
             attach(model, at.site, spec)
 
 
-def _spec_like(spec: SESpec, layers: SELayers) -> SESpec:
+def spec_like(spec: SESpec, layers: SELayers) -> SESpec:
     """`spec` with the hidden width and the biases of a file's block."""
     spec = dataclasses.replace(spec, bias=layers.bias)
     if hidden_width(layers.channels, spec.reduction_ratio, spec.width, spec.least_width) == layers.width:

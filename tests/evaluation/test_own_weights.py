@@ -1,0 +1,80 @@
+"""A state dict from a person's own loop goes wherever weights go; a saved network of their own names the command."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import senet
+from senet.cli import main
+from senet.errors import WeightsError
+from senet.evaluation.networks import NetworkSpec, heard, network_of
+from senet.study import evaluate, explain, predict
+
+HOW = {"devices": "cpu", "progress": False, "workers": 0}
+EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def own(tiny):
+    """The plain network's name, and the same with SE and values of its own."""
+    model = senet.insert(senet.create(tiny, num_classes=2), EXAMPLE, senet.SESpec(2, bias=True), where="blocks.1*")
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn_like(value) * 0.3)
+    return tiny, model.eval()
+
+
+@pytest.mark.parametrize("kind", ["w.pth", "w.safetensors", "lightning.ckpt"])
+def test_a_state_dict_is_taken_by_every_verb(own, pictures, tmp_path, kind, capsys):
+    name, model = own
+    file = tmp_path / kind
+    state = model.state_dict()
+    if kind == "w.safetensors":
+        save_file(state, file)
+    else:
+        torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}} if "ckpt" in kind else state, file)
+    with heard() as notes:
+        network = network_of(NetworkSpec(name, str(file)), num_classes=2)
+    assert torch.equal(network.eval()(EXAMPLE), model(EXAMPLE))
+    assert "1 SE block joined as" in notes[0]
+    assert "(standard placement, avg squeeze, sigmoid gate): a state dict does not say" in notes[0]
+    found = evaluate(name, pictures, weights=file, size=16, **HOW)
+    assert torch.equal(found.answers.probabilities, evaluate(model, pictures, size=16, **HOW).answers.probabilities)
+    if kind == "w.pth":
+        assert len(predict(name, pictures / "val/dark", weights=file, size=16, devices="cpu", progress=False).rows())
+        assert [each.name for each in explain(name, pictures, weights=file, size=16, **HOW).blocks] == [
+            "blocks.1.bn2.se"
+        ]
+        words = ["--model", name, "--weights", str(file), "--num-classes", "2", "--size", "16"]
+        for verb in ("sites", "cost"):
+            assert main([verb, *words]) == 0
+        assert main(["insert", *words, "--out", str(tmp_path / "x.safetensors")]) in (0, 2)
+        assert main(["export", *words, "--out", str(tmp_path / "x.pt2")]) == 0
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("placement", ["pre", "identity"])
+def test_another_placement_is_found(tiny, tmp_path, placement):
+    spec = senet.SESpec(2, placement=placement)
+    model = senet.insert(senet.create("resnet20", num_classes=2), EXAMPLE, spec).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    network = network_of(NetworkSpec("resnet20", str(tmp_path / "w.pth"))).eval()
+    assert torch.equal(network(EXAMPLE), model(EXAMPLE))
+
+
+def test_se_where_there_is_no_place(tmp_path):
+    model = senet.insert(senet.create("resnet20", num_classes=2), EXAMPLE, senet.SESpec(2))
+    state = {key.replace("layer1.0.bn2.se", "conv1.se"): value for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"has SE at conv1, .* where this CifarResNet has no place for it"):
+        network_of(NetworkSpec("resnet20", str(tmp_path / "w.pth")))
+
+
+def test_the_command_that_would_do_is_said(own, tmp_path, capsys):
+    name, model = own
+    senet.save(model, tmp_path / "m.safetensors")
+    saved = str(tmp_path / "m.safetensors")
+    assert main(["sites", "--model", saved, "--size", "16"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f". That is: senet sites --model {name} --size 16 --weights {saved}\n")
+    assert main(said.partition("That is: senet ")[2].split()) == 0
