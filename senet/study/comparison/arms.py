@@ -78,11 +78,13 @@ def work_of(
         own = {**settings[cell.variant], "seed": cell.seed}
         return first(partial(open_folder, folder / cell.name, own, resume=True))
 
+    images = plan.source.reported[1].names
+
     def finished(cell: Cell) -> RunResult | None:
         if not first((folder / cell.name).is_dir):
             return None
         at = opened(cell)
-        result = first(partial(finished_run, at, plan.source.reported[1].names))
+        result = first(partial(finished_run, at, images))
         if result is not None:
             shown.note(f"{cell.name} is finished: {result.split} accuracy {result.accuracy:.2%}")
         return result
@@ -91,7 +93,7 @@ def work_of(
         at = opened(cell)
         with contextlib.ExitStack() as stack:
             first(lambda: stack.enter_context(locked(at)))
-            result = first(partial(finished_run, at, plan.source.reported[1].names))  # another process may have trained it meanwhile
+            result = first(partial(finished_run, at, images))  # another process may have trained it meanwhile
             if result is not None:
                 return result
             if not prepared:
