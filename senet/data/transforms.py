@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from senet.errors import InputError
 from senet.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL import Image
 
@@ -172,10 +173,15 @@ class Preprocessing:
             ValueError: on names or values that it does not know.
         """
         known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping):
+            raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {values!r:.60}")
         unknown = sorted(set(values) - known)
         if unknown:
             raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
-        return cls(**{"transparency": None, **values})  # files of earlier versions do not say
+        try:
+            return cls(**{"transparency": None, **values})  # files of earlier versions do not say
+        except (TypeError, ValueError) as error:
+            raise error if isinstance(error, InputError) else InputError(f"preprocessing is damaged: {error}") from None
 
 
 def preprocessing_for(

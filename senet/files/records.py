@@ -188,6 +188,18 @@ class Record:
             raise self.wrong(name, "a list of texts")
         return tuple(value)
 
+    def numbers(self, name: str, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
+        """A list of finite numbers within [low, high]."""
+        value = self.fields.get(name)
+        if not isinstance(value, list):
+            raise self.wrong(name, "a list of numbers")
+        each = Record(self.where, {f"{name}[{index}]": item for index, item in enumerate(value)})
+        return tuple(each.number(key, low, high) for key in each.fields)
+
+    def record(self, name: str) -> Record:
+        """Fields within a field."""
+        return Record(f"{self.where}, {name}", self.fields.get(name))
+
     def records(self, name: str, *, optional: bool = False) -> list[Record]:
         """A list of records; none where the field is missing and `optional`."""
         value = self.fields.get(name, [] if optional else None)

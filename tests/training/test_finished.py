@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 
 from senet.errors import StudyError
+from senet.study.comparison.pages import read_comparison
 from senet.training.checkpointing import newest, place, sweep, write_checkpoint
 from senet.training.finished import finished_run
 from senet.training.train import train
@@ -202,3 +204,33 @@ class TestForeignCheckpoints:
         newest(tmp_path / "run").path.rename(place(tmp_path / "run", 17))
         with pytest.raises(StudyError, match=r"step-000000017.ckpt is of step \d+: it was renamed"):
             train(tiny, pictures, out=tmp_path / "run", **SHORT)
+
+
+VALUES = (None, True, -1, 2.0, 1e308, "x", [], {}, [[1]], {"a": 1}, "\x1b[2J", 10**30)
+
+
+def mutated(generator, value):
+    """The same JSON with one field gone or something else."""
+    value = node = json.loads(json.dumps(value))
+    while isinstance(node, dict | list) and node:
+        key = generator.choice(list(node)) if isinstance(node, dict) else generator.randrange(len(node))
+        if generator.random() < 0.4 or not isinstance(node[key], dict | list) or not node[key]:
+            node[key] = generator.choice(VALUES)
+            break
+        node = node[key]
+    return value
+
+
+@pytest.mark.parametrize(("kind", "read"), [("run", finished_run), ("comparison", read_comparison)])
+def test_whatever_stands_in_a_result_is_read_or_one_line(tmp_path, kind, read):
+    shutil.copytree(YESTERDAY.parent / kind, tmp_path / kind)
+    file, generator = tmp_path / kind / "result.json", random.Random(0)
+    whole, refused = json.loads(file.read_text()), []
+    for _ in range(100):
+        file.write_text(json.dumps(mutated(generator, whole)))
+        try:
+            str(read(tmp_path / kind))
+        except StudyError as error:
+            refused.append(str(error))
+    assert len(refused) > 30
+    assert not any("\n" in words or "\x1b" in words for words in refused)

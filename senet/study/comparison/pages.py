@@ -12,6 +12,7 @@ from senet.console.progress import duration
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
 from senet.errors import InputError, StudyError
+from senet.files.records import Record
 from senet.files.run_folder import (
     METRICS,
     RESULT,
@@ -177,11 +178,15 @@ def read_comparison(folder: str | Path) -> Comparison:
     """
     folder = Path(folder).expanduser()
     found = read_json(folder / RESULT)
+    record = Record(folder / RESULT, found)
+    for arm in ("plain", "se"):
+        record.record(arm).numbers("accuracy", 0, 1)
+        record.record(arm).numbers("seconds", 0)
     try:
         metrics = read_csv(folder / METRICS)
         column = next(name for name in metrics[0] if name.endswith("_accuracy") and not name.startswith("train"))
         difference = paired_difference(found["plain"]["accuracy"], found["se"]["accuracy"])
-        return Comparison(
+        comparison = Comparison(
             folder=folder,
             model=found["model"],
             data=found["data"],
@@ -202,8 +207,10 @@ def read_comparison(folder: str | Path) -> Comparison:
             seeds=tuple(found.get("seeds", ())),
             missing=tuple(found.get("missing", ())),
         )
-    except (KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
+        str(comparison)  # what was edited shows where it is drawn
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
         raise StudyError(f"{folder} holds no finished comparison ({type(error).__name__}: {error})") from error
+    return comparison
 
 
 def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm: str) -> Trained:
