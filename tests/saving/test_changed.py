@@ -135,6 +135,13 @@ class TestUnchanged:
         model.stride = 2
         assert list(changed_since(model)) == [""]
 
+    def test_a_note_on_the_network_is_no_change(self):
+        model = create("resnet20", num_classes=3)
+        model.epoch, model.layer1[0].relu.name = 3, "first; of three"
+        assert changed_since(model) == {}
+        model.register_buffer("seen", torch.zeros(1))
+        assert list(changed_since(model)) == [""]
+
     def test_a_wrapped_forward_is_no_change(self):
         model = create("resnet20", num_classes=3)
         model.forward = torch.autocast("cpu")(model.forward)

@@ -60,8 +60,23 @@ def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
     return {
         name: (made.get(name, ""), now.get(name, ""))
         for name in {**made, **now}
-        if made.get(name) != now.get(name) and name not in pruned and not name.startswith(beneath)
+        if not _same(made.get(name), now.get(name)) and name not in pruned and not name.startswith(beneath)
     }
+
+
+def _same(was: str | None, now: str | None) -> bool:
+    """Whether two descriptions are of one module; an attribute that somebody added (`model.epoch = 3`) changes none."""
+    if was is None or now is None or was == now:
+        return was == now
+    (kind, before), (other, after) = _parts(was), _parts(now)
+    said = {"forward", *(part.partition("=")[0] for part in before)}
+    rest = [part for part in after if "=" not in part or part.partition("=")[0] in said]
+    return kind == other and before == rest
+
+
+def _parts(description: str) -> tuple[str, list[str]]:
+    kind, _, parts = description.partition("(")
+    return kind, [part for part in parts.removesuffix(")").split("; ") if part]
 
 
 def described(module: nn.Module) -> str:
@@ -84,10 +99,9 @@ def difference(was: str, now: str) -> str:
     """In words, how one description differs from another; "" is a module that is not there."""
     if not was or not now:
         return f"it was {_short(was)} and is gone" if was else f"{_short(now)} is new"
-    (kind, _, old), (other, _, new) = was.partition("("), now.partition("(")
+    (kind, before), (other, after) = _parts(was), _parts(now)
     if kind != other:
         return f"it was {_short(was)} and is {_short(now)}"
-    before, after = old.removesuffix(")").split("; "), new.removesuffix(")").split("; ")
     lost, won = ([part for part in one if part not in two] for one, two in ((before, after), (after, before)))
     return f"{kind} had {'; '.join(lost) or 'nothing'} and has {'; '.join(won) or 'it no more'}"
 
@@ -117,7 +131,7 @@ def _arguments(kind: Any, /) -> frozenset[str]:
 def _plain(value: object) -> str:
     """A hyper-parameter as text; "" for what is none, such as a tensor."""
     if value is None or isinstance(value, bool | int | float | str | torch.dtype):
-        return repr(value)[:80]
+        return repr(value)[:80].replace("; ", ";")
     if isinstance(value, list | tuple):
         return f"({', '.join(_plain(item) for item in value[:16])})"
     if isinstance(value, functools.partial):
