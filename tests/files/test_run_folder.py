@@ -3,6 +3,7 @@ import pytest
 from senet.errors import StudyError
 from senet.files.run_folder import (
     digest_of,
+    named,
     open_folder,
     read_csv,
     read_json,
@@ -83,3 +84,18 @@ def test_results_do_not_go_among_the_images(tmp_path):
     with pytest.raises(StudyError, match="lies inside the data"):
         open_folder(tmp_path / "runs/a", settings, resume=True)
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_functions_of_one_file_are_two_networks(tmp_path):
+    """The content is the file's, so that it may move; it does not tell its functions apart."""
+    file = tmp_path / "net.py"
+    file.write_text("small = large = None")
+
+    def settings(function, path=file):
+        return {"model": named(f"{path}:{function}", digest_of(f"{path}:{function}"))}
+
+    open_folder(tmp_path / "run", settings("small"), resume=True)
+    moved = file.rename(tmp_path / "moved.py")
+    open_folder(tmp_path / "run", settings("small", moved), resume=True)
+    with pytest.raises(StudyError, match=r"model was '.*:small' and is now '.*:large'"):
+        open_folder(tmp_path / "run", settings("large", moved), resume=True)
