@@ -5,6 +5,7 @@
 # make fuzz   40,000 mutated JPEG and PNG files through the decoder, its memory measured: a minute
 # make sanitize the compiled C under address and undefined-behaviour sanitizers, over 2,000 layouts of memory: minutes
 # make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
+# make slurm  a real SLURM of one machine, and an ablation through it: minutes; installs Debian's packages where missing
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make frameworks SE in other people's trainers and tools, the real ones: docs/frameworks.md; needs a network, minutes
 # make studies the next trainings of the studies planned in docs/results.md: an hour and a half
@@ -14,7 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long sanitize chaos fuzz survey frameworks studies bench check clean
+.PHONY: demo test long sanitize chaos fuzz slurm survey frameworks studies bench check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -27,9 +28,9 @@ $(VENV)/ready: pyproject.toml
 # changes, what it costs, whether it helps.
 demo: $(VENV)/ready
 	$(BIN)/senet compare --model short_sighted --data context --seeds 3 --out runs/context
-	$(BIN)/senet sites --model resnet20 --data digits
-	$(BIN)/senet insert --model resnet20 --data digits --out runs/se_resnet20.safetensors
-	$(BIN)/senet cost --model resnet20 --data digits
+	$(BIN)/senet sites --model resnet20 --num-classes 10 --data digits
+	$(BIN)/senet insert --model resnet20 --num-classes 10 --data digits --out runs/se_resnet20.safetensors
+	$(BIN)/senet cost --model resnet20 --num-classes 10 --data digits
 	$(BIN)/senet compare --model resnet20 --data digits --seeds 3 --out runs/demo
 
 test: check
@@ -49,6 +50,10 @@ sanitize: $(VENV)/ready
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -s -m long tests/training/test_chaos.py
+
+slurm: $(VENV)/ready
+	command -v slurmctld slurmd munged sbatch || apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge
+	$(BIN)/python -m pytest -m long tests/study/cells/test_slurm.py
 
 survey: $(VENV)/ready
 	$(BIN)/python benchmarks/survey.py

@@ -17,6 +17,7 @@ from senet.console.streams import open_streams, tell
 from senet.errors import ModelError, SenetError
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
+from senet.verbs.judge import judge
 from senet.verbs.network import check, cost, insert, models, sites
 from senet.verbs.ship import bench, export
 from senet.verbs.study import ablate, compare, evaluate, predict, report, train
@@ -31,14 +32,14 @@ Try:
   senet sites --model torchvision:resnet50
   senet compare --model resnet20 --data digits --seeds 3 --out runs/digits"""
 
-RESUMABLE = ("train", "compare", "ablate", "bench")
+RESUMABLE = ("train", "compare", "ablate", "judge", "bench")
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 
 VERBS: Mapping[str, Callable[..., int | None]] = {
     verb.__name__: verb
     for verb in (
         *(sites, insert, check, cost, models),
-        *(train, evaluate, predict, compare, ablate, report),
+        *(train, evaluate, predict, compare, ablate, judge, report),
         *(explain, prune, explore),
         *(bench, export),
     )

@@ -186,9 +186,21 @@ _TRAINING: Mapping[str, Flag] = {
         "DEVICE",
         "where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps, or how many, such as 8 or cpu*2; "
         "the default is auto",
-        verbs=dict.fromkeys(("evaluate", "predict", "explain", "prune", "explore"), _ONE_DEVICE),
+        verbs={
+            **dict.fromkeys(("evaluate", "predict", "explain", "prune", "explore"), _ONE_DEVICE),
+            "judge": "where to train: auto, cpu, cuda:1 or mps; with several, such as cpu*2 or cuda:0,1, each trains "
+            "cells of its own; the default is auto",
+        },
     ),
     **{name: Flag(*texts) for name, texts in options.WHERE.items()},
+}
+_SCORE: Mapping[str, Flag] = {
+    "code": Flag("FILE:FUNCTION", "the training, which is given a cell: path/to/file.py:FUNCTION (the file is run)"),
+    "score": Flag("NAME", "what the score is called, such as mAP50-95"),
+    "unit": Flag("NAME", "that the score is counted in, such as points or dB; the default is none"),
+    "higher_is_better": Flag("", "whether more of the score is better; --no-higher-is-better is for errors"),
+    "control": Flag("", "train plain against plain, from other seeds: how large a difference chance makes"),
+    "version": Flag("NAME", "a name for this training, in place of a digest of its code, which changes with it"),
 }
 _CELLS: Mapping[str, Flag] = {
     "only": Flag(
@@ -220,7 +232,7 @@ _OUTPUT: Mapping[str, Flag] = {
             "predict": "a .csv or .parquet file for the classes of every picture",
             "train": "the folder of the run: the network, its metrics and its checkpoints",
             "evaluate": "the folder to write to: predictions, figures and result.json",
-            **dict.fromkeys(("compare", "ablate"), "the folder of the study: report.html, its numbers, and every run"),
+            **dict.fromkeys(_STUDIES, "the folder of the study: report.html, its numbers, and every run"),
             **dict.fromkeys(("report", "explain"), _REPORT),
             "bench": "the folder to write to: table, figure and bench.json",
         },
@@ -260,6 +272,7 @@ GROUPS: Mapping[str, Mapping[str, Flag]] = {
     "the SE blocks": _SE,
     "the gates": _GATES,
     "the training": _TRAINING,
+    "the score": _SCORE,
     "the cells (a cell is one variant and one seed)": _CELLS,
     "the recipe": {name: Flag(*texts) for name, texts in options.RECIPE.items()},
     "the output": _OUTPUT,

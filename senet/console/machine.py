@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -14,8 +15,6 @@ __all__ = ["machine", "usual_workers"]
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, accelerator, threads and versions, as plain values."""
-    import lightning
-
     from senet._version import __version__
 
     return {
@@ -26,9 +25,17 @@ def machine(device: torch.device) -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
+        **_version_of("lightning"),
         "senet": __version__,
     }
+
+
+def _version_of(package: str) -> dict[str, str]:
+    """The version of a package that may not be installed, without importing it."""
+    try:
+        return {package: importlib.metadata.version(package)}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
 
 
 def usual_workers() -> int:

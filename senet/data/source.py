@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from senet.data.images import BadFile, Images
 
-__all__ = ["DataSource"]
+__all__ = ["Data", "DataSource"]
 
 SHOWN = 8
 """Classes that are named in the summary."""
@@ -130,3 +131,7 @@ class DataSource:
         """For each split, a short text that changes with its images and labels."""
         splits = (("train", self.train), ("val", self.val), ("test", self.test))
         return {name: images.fingerprint() for name, images in splits if images is not None}
+
+
+Data = str | Path | DataSource | tuple[Any, Any]
+"""What a study takes as its images: a name, what `open_data` returned, or two of PyTorch's data sets."""

@@ -20,13 +20,14 @@ from senet.data.images import (
     TorchvisionImages,
     twins_in,
 )
+from senet.data.pytorch.datasets import from_datasets
 from senet.data.shards.shards import read_shards
 from senet.data.source import DataSource
 from senet.errors import DataError
 from senet.files.cache import cache_folder
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
 
 __all__ = ["DataError", "DataSource", "open_data"]
 
@@ -35,7 +36,7 @@ _CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST
 
 
 def open_data(
-    name: str | Path,
+    name: str | Path | Sequence[Any],
     *,
     classes: str | Path | None = None,
     class_offset: int = 0,
@@ -49,7 +50,8 @@ def open_data(
             task that only a view of the whole picture can solve: `senet.data.context`), `context-random` (its
             pictures with labels drawn at random), a folder of class folders (with train/ and val/ and/or test/
             inside, or else split by us, 80/20 within each class), `torchvision:NAME`, or `wds:` with WebDataset's
-            shards, such as `wds:path/{0000..0099}.tar`.
+            shards, such as `wds:path/{0000..0099}.tar`. Or two
+            of PyTorch's data sets, to train on and to measure on: `senet.data.pytorch.datasets` says of what.
         classes: for evaluation: a JSON file that names the network's classes in order (or name -> index),
             by which folder names become class indices; without it, classes are numbered by sorted name.
         class_offset: added to each class index.
@@ -61,6 +63,8 @@ def open_data(
         DataError: on data that is missing, empty or of one class, whose splits differ in classes, or that
             cannot be read or downloaded.
     """
+    if not isinstance(name, str | Path):
+        return from_datasets(name)
     if str(name) == "digits":
         source = _digits(split_seed)
     elif str(name) in ("context", "context-random"):

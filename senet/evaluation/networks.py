@@ -24,7 +24,7 @@ from senet.zoo.names.naming import is_saved, origin, resolve
 from senet.zoo.names.sources import Built, own_line
 from senet.zoo.weights.compatibility import head_of
 from senet.zoo.weights.dialects import SENET
-from senet.zoo.weights.load import load_file, load_tensors
+from senet.zoo.weights.load import load_file, load_tensors, load_weights
 from senet.zoo.weights.placing import place_se
 from senet.zoo.weights.reading import read_file, read_preprocessing
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from senet.block import SESpec
     from senet.block.made import Make
+    from senet.evaluation.given import Given
     from senet.insertion import Site, Where
 
 __all__ = [
@@ -64,6 +65,7 @@ class NetworkSpec:
         spec: the SE to insert; None for the network as it is.
         where: at which of its sites.
         make: what makes the blocks that a saved network holds, where its file does not say it.
+        given: what makes it, where that was given and no name.
     """
 
     model: str
@@ -71,6 +73,7 @@ class NetworkSpec:
     spec: SESpec | MadeSpec | None = None
     where: Where = None
     make: Make | None = None
+    given: Given | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):
@@ -84,12 +87,14 @@ class NetworkSpec:
     @property
     def pretrained(self) -> bool:
         """Whether the network starts from weights, or is a saved one."""
+        if self.given is not None:
+            return self.weights is not None or isinstance(self.given.make, nn.Module)
         return self.weights is not None or is_saved(self.model)
 
     @property
     def own(self) -> bool:
         """Whether a function of a person's own file makes the network, which may load weights of its own."""
-        return _is_own(self.model)
+        return self.given is not None or _is_own(self.model)
 
     def with_start(self, start: str | None) -> NetworkSpec:
         """The same, its SE's start decided: as asked, else identity from weights and the paper's from scratch.
@@ -162,6 +167,11 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
     Raises:
         ModelError, WeightsError: where it cannot be made as asked.
     """
+    if spec.given is not None:
+        given = spec.given.made(spec.model, num_classes)
+        for note in () if spec.weights is None else load_weights(given, spec.weights).notes:
+            _log.info("%s: %s", spec.weights, note)
+        return given
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if in_channels is not None:
         options["in_chans" if spec.model.startswith("timm:") else "in_channels"] = in_channels
@@ -325,7 +335,7 @@ def example_of(how: Preprocessing | int) -> torch.Tensor:
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     """What the weights that a network starts from were trained with, where their file or timm says."""
-    for name in (arm.weights, arm.model):
+    for name in (arm.weights, arm.model if arm.given is None else None):
         if name is not None and is_saved(name) and (metadata := metadata_of(name)).get("preprocessing"):
             return Preprocessing.from_json(metadata["preprocessing"])
     if arm.weights is not None and Path(arm.weights).is_file() and (found := read_preprocessing(arm.weights)):

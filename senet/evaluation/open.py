@@ -16,6 +16,7 @@ from senet.data.sources import DataSource, open_data
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.classnames import names_in, published_classes, trained_classes
+from senet.evaluation.given import given_model
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import (
     NetworkSpec,
@@ -116,18 +117,19 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
         SenetError: where it cannot be made, or weights are named for a network that has them.
     """
     weights = options.get("weights")
+    name, given = given_model(model)
     if isinstance(model, nn.Module):
         if weights is not None:
             raise InputError("a network that is given has its weights: load them into it, or name the network")
         return OpenedNetwork(type(model).__name__, model, None, ())
-    spec = NetworkSpec(model, None if weights is None else str(weights), make=options.get("make"))
+    spec = NetworkSpec(name, None if weights is None else str(weights), make=options.get("make"), given=given)
     # Random weights are those of seed 0, so that the same command gives the same figures.
     with heard() as notes, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = network_of(spec, num_classes=options.get("num_classes"))
     if not spec.pretrained and not spec.own:
-        notes.append(f"{model} has random weights, and its answers mean nothing: give weights")
-    return OpenedNetwork(model, network, spec, tuple(notes))
+        notes.append(f"{name} has random weights, and its answers mean nothing: give weights")
+    return OpenedNetwork(name, network, spec, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,9 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
     _check_folders(folder)
     if file.exists():
         held = Record(file, read_json(file)).fields
+        kinds = _kind(held), _kind(wanted)
+        if kinds[0] != kinds[1]:
+            raise StudyError(f"{folder} holds {kinds[0]}, and this is {kinds[1]}: choose another folder")
         differing = _differing(held, wanted)
         if differing:
             raise StudyError(
@@ -83,6 +86,15 @@ def _check_folders(folder: Path) -> None:
         if (path.exists() or path.is_symlink()) and not path.is_dir():
             what = f"a link to {path.readlink()}, which is no folder" if path.is_symlink() else "no folder"
             raise StudyError(f"{path} is {what}: make that folder, or remove it")
+
+
+def _kind(settings: Any) -> str:
+    """What a folder of such settings holds, in words."""
+    study = settings.get("study", "comparison") if isinstance(settings, dict) else "comparison"
+    names = {"comparison": "a comparison", "ablation": "an ablation", "judge": "a judgement"}
+    if isinstance(settings, dict) and "seed" in settings:
+        return "a training"
+    return names.get(study, f"a study ({study})")
 
 
 def writable_folder(folder: Path, data: str | None = None) -> None:

@@ -30,6 +30,7 @@ class Options(Changes, total=False):
         data_root: where torchvision's data sets lie.
         max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"), 0.2 where not given; they
             are found before the training begins, skipped, and listed in the result.
+        logger: where metrics also go: "tensorboard" where not given, "csv", "wandb" or "mlflow".
         checkpoint_minutes: how often a checkpoint is written within an epoch; 10 where not given, 0 for each step.
     """
 
@@ -43,6 +44,7 @@ class Options(Changes, total=False):
     data_root: str | Path | None
     max_bad: float | str | None
     checkpoint_minutes: float | None
+    logger: str | None
 
 
 def known_options(options: Mapping[str, Any], function: str) -> Options:
@@ -85,5 +87,10 @@ WHERE: Mapping[str, tuple[str, str, float | None]] = {
         "MINUTES",
         "time between two checkpoints within an epoch; 0 is after every step; without it 10",
         0,
+    ),
+    "logger": (
+        "NAME",
+        "where metrics also go: tensorboard, csv, wandb or mlflow, by Lightning; without it tensorboard",
+        None,
     ),
 }

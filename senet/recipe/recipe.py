@@ -47,6 +47,7 @@ class Changes(TypedDict, total=False):
     precision: str | None
     channels_last: bool | None
     compile: bool | None
+    freeze: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Recipe:
         precision: "32", "bf16" or "16" (mixed).
         channels_last: the memory format of images and weights.
         compile: use `torch.compile`.
+        freeze: "plain" trains SE and the classifier alone: the plain network's other weights, and the statistics of its
+            batch normalisation, stay as they are. None trains everything.
 
     Raises:
         ValueError: on numbers that are none of these.
@@ -179,6 +182,11 @@ class Recipe:
         switch, default=True, flag=("", "memory format of images and weights; without a recipe yes", None)
     )
     compile: bool = knob(switch, default=False, flag=("", "use torch.compile", None))
+    freeze: str | None = knob(
+        optional(choice("plain")),
+        default=None,
+        flag=("WHAT", "plain: train SE and the classifier alone, and leave the plain network as it is", None),
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -190,6 +198,13 @@ class Recipe:
                 f"a batch_size of {self.batch_size} does not come in {self.accumulate} equal parts: accumulate divides "
                 "batch_size"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """The values by name; one that came later is left out at its default, so that older files compare equal."""
+        values = dataclasses.asdict(self)
+        if self.freeze is None:
+            del values["freeze"]
+        return values
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """The same with the changes that are not None; for another batch size the learning rates follow.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from senet.study.comparison.compare import compare
     from senet.study.comparison.report import Comparison
     from senet.study.explanation import Explanation, Pruned, explain, prune
+    from senet.study.judging.judge import judge
+    from senet.study.judging.judgement import Judgement
     from senet.training.train import RunResult, train
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "DataSource",
     "Evaluation",
     "Explanation",
+    "Judgement",
     "Predicted",
     "Preprocessing",
     "Pruned",
@@ -36,6 +39,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "judge",
     "open_data",
     "predict",
     "prune",
@@ -58,6 +62,8 @@ _HOMES = {
         "senet.study.comparison.compare": "compare",
         "senet.study.comparison.report": "Comparison",
         "senet.study.explanation": "Explanation Pruned explain prune",
+        "senet.study.judging.judge": "judge",
+        "senet.study.judging.judgement": "Judgement",
         "senet.training.train": "RunResult train",
     }.items()
     for name in names.split()

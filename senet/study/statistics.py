@@ -24,6 +24,7 @@ __all__ = [
     "Bootstrap",
     "Corrected",
     "Difference",
+    "bootstrap_over_examples",
     "bootstrap_over_images",
     "differs",
     "holm",
@@ -31,10 +32,12 @@ __all__ = [
     "verdict",
 ]
 
+_DRAWN_AT_ONCE = 2**20
+
 Key = TypeVar("Key", bound=Hashable)
 
 _NO_SPREAD = 1e-12
-"""Below this, a standard deviation of fractions is rounding and not spread."""
+"""Below this share of the largest score, a standard deviation is rounding and not spread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence
     if len(values) == 1:
         return Difference(values, mean, None, None, None, confidence)
     sd = statistics.stdev(values)
-    if sd < _NO_SPREAD:
+    if sd <= _NO_SPREAD * max(map(abs, (*plain, *se))):
         return Difference(values, mean, 0.0, None, None, confidence)
     from scipy.stats import t
 
@@ -208,6 +211,28 @@ def bootstrap_over_images(
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     mean = float(difference.mean()) / len(first)
     return Bootstrap(mean, float(low), float(high), images, resamples, confidence)
+
+
+def bootstrap_over_examples(
+    plain: ArrayLike, se: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+) -> Bootstrap:
+    """The same for scores of any kind, (seeds, examples), where `bootstrap_over_images` has right and wrong.
+
+    Raises:
+        ValueError: where the two are not of one shape, or empty.
+    """
+    first, second = np.asarray(plain, dtype=np.float64), np.asarray(se, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 2 or not first.size:
+        raise InputError(f"both are (seeds, examples) and not empty: {first.shape} of plain, {second.shape} of SE")
+    difference = (second - first).mean(axis=0)
+    count, generator = difference.size, np.random.default_rng(seed)
+    rows = max(1, _DRAWN_AT_ONCE // count)
+    means = [
+        difference[generator.integers(count, size=(min(rows, resamples - done), count))].mean(axis=1)
+        for done in range(0, resamples, rows)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Bootstrap(float(difference.mean()), float(low), float(high), count, resamples, confidence)
 
 
 def differs(seeds: Difference, images: Bootstrap | None = None) -> bool:

@@ -11,6 +11,7 @@ from senet.data.unreadable import BadFile
 from senet.errors import StudyError
 from senet.files.records import Record
 from senet.files.run_folder import METRICS, MODEL, PREDICTIONS, RESULT, SETTINGS, read_csv, read_json
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,8 @@ class RunResult:
         right, count = sum(self.correct), len(self.correct)
         lines = (
             *self.notes,
-            f"{self.split} accuracy after {len(self.history)} epochs: {self.accuracy:.2%} ({right} of {count} images)",
+            f"{self.split} accuracy after {counted(len(self.history), 'epoch')}: {self.accuracy:.2%} "
+            f"({right} of {count} images)",
             f"training time: {duration(self.seconds)}",
             f"network: {self.folder / MODEL}",
             *badfiles.listed(self.skipped),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as L
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -21,12 +20,10 @@ from senet.data.augmentation import mixing_of
 from senet.data.sampling import forking, random_key
 from senet.errors import StudyError
 from senet.evaluation.logits import logits_of
-from senet.files.run_folder import (
-    TENSORBOARD,
-)
 from senet.insertion import parameter_groups
 from senet.training.callbacks import Averaging, EveryBlockRuns, FrozenStatistics
 from senet.training.failures import in_plain_words
+from senet.training.loggers import logger_for
 from senet.training.processes.strategies import ReadsWhole, strategy_for
 from senet.training.recorder import Recorder
 from senet.training.schedules import learning_rate_factor
@@ -190,7 +187,7 @@ def fit(
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip,
-            logger=TensorBoardLogger(folder, name="", version=TENSORBOARD) if first else False,
+            logger=logger_for(plan.logger, folder) if first else False,
             callbacks=[
                 EveryBlockRuns(compiling=recipe.compile),
                 FrozenStatistics(plan.steps, recipe),

@@ -27,4 +27,6 @@ def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
 
 def frozen_from(steps: int, recipe: Recipe) -> int:
     """The first step (from 0) at which batch normalisation's statistics stay as they are."""
+    if recipe.freeze is not None:
+        return 0
     return round(recipe.freeze_statistics * steps) if recipe.freeze_statistics < 1 else steps

@@ -43,6 +43,7 @@ class Plan:
         processes: this process among those that train.
         checkpoint_minutes: between two checkpoints within an epoch; 0 for one after each step.
         workers: processes that load images; None: as needed.
+        logger: where metrics also go.
     """
 
     source: DataSource
@@ -52,6 +53,7 @@ class Plan:
     processes: Processes = dataclasses.field(default_factory=Processes)
     checkpoint_minutes: float = 10.0
     workers: int | None = None
+    logger: str = "tensorboard"
 
     def __post_init__(self) -> None:
         if self.source.train is None:

@@ -19,6 +19,7 @@ from senet.data.sources import open_data
 from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError
+from senet.evaluation.given import given_model
 from senet.evaluation.logits import predict_all
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, channels_of, known_preprocessing
 from senet.evaluation.networks import make as make_network
@@ -42,6 +43,8 @@ from senet.running import count_parameters
 from senet.saving.saving import write_network
 from senet.training.checkpointing import claim, newest, step_of, sweep
 from senet.training.finished import RunResult, finished_run
+from senet.training.freezing import freeze_plain
+from senet.training.loggers import check_logger
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import joined, joined_predictions, placement_of
 from senet.training.setup import Plan, Prepared
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
 
     from senet.block import SESpec
     from senet.block.made import Make
+    from senet.data.source import Data
+    from senet.evaluation.given import Model
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
     from senet.recipe.options import Options
@@ -66,8 +71,8 @@ __all__ = ["RunResult", "finished_run", "plan_of", "run", "settings_of", "train"
 
 
 def train(
-    model: str,
-    data: str | Path | DataSource,
+    model: Model,
+    data: Data,
     *,
     out: str | Path,
     weights: str | Path | None = None,
@@ -86,8 +91,10 @@ def train(
     On the CPU, a run that was interrupted and resumed ends bit for bit where an uninterrupted one does.
 
     Args:
-        model: a network's name, as `senet.create` takes it.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or what `open_data` returned.
+        model: a network's name, as `senet.create` takes it; a function that returns a network (a fresh one at each
+            call); or a network, whose weights it starts from.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, what `open_data` returned, or two
+            of PyTorch's data sets of (image, label), to train on and to measure on.
         out: the folder of the run.
         weights: to start from; a classifier of another size starts fresh.
         spec: the SE to insert; None trains the network as it is.
@@ -111,7 +118,8 @@ def train(
         raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
     asked = known_options(options, "train")
     spec = spec if make is None else block_spec(spec, make)
-    arm = NetworkSpec(model, None if weights is None else str(weights), spec, where, make).with_start(start)
+    name, given = given_model(model)
+    arm = NetworkSpec(name, None if weights is None else str(weights), spec, where, make, given).with_start(start)
     placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     if placement.to_start:
         check_portable(make)
@@ -138,7 +146,7 @@ def train(
 
 def plan_of(
     arm: NetworkSpec,
-    data: str | Path | DataSource,
+    data: Data,
     options: Options,
     placement: Placement,
     processes: Processes,
@@ -180,6 +188,7 @@ def plan_of(
         processes,
         checkpoint_minutes=10.0 if minutes is None else float(minutes),
         workers=options.get("workers"),
+        logger=check_logger(options.get("logger") or "tensorboard"),
     )
 
 
@@ -209,14 +218,14 @@ def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress
 def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, Any]:
     """All that decides the result of a run but its seed, as plain values."""
     return {
-        "model": named(arm.model, digest_of(arm.model)),
+        "model": named(arm.model, digest_of(arm.model) if arm.given is None else arm.given.content),
         "weights": named(arm.weights, digest_of(arm.weights)),
         "se": _block_of(arm.spec),
         "sites": [site.name for site in made.sites],
         "data": named(plan.source.name, plan.source.fingerprint()),
         "preprocessing": plan.preprocessing.to_json(),
         "augmentation": plain_values(plan.augmentation),
-        "recipe": dataclasses.asdict(plan.recipe),
+        "recipe": plan.recipe.to_json(),
         "device": plan.device.type,
     }
 
@@ -252,6 +261,8 @@ def run(
     progress.step(step, worked=False)
     if plan.recipe.channels_last:  # on the CPU a step takes 0.7 to 0.9 of the time
         made.network.to(memory_format=torch.channels_last)
+    if plan.recipe.freeze == "plain":
+        freeze_plain(made.network, plan.num_classes)
     if processes.count > 1:
         synchronise(made.network)
     devices = [plan.device.index or 0] if plan.device.type == "cuda" else []

@@ -10,6 +10,7 @@ from senet.console import display
 from senet.evaluation.options import PredictOptions, SplitOptions
 from senet.recipe.options import Options
 from senet.study.cells.cell import CellOptions
+from senet.verbs.cells import commands_alone, show_cells
 
 __all__ = ["ablate", "compare", "evaluate", "predict", "report", "train"]
 
@@ -130,7 +131,9 @@ def compare(
     else:
         from senet.study.comparison.compare import compare_cells
 
-        _show(compare_cells(model, data, cells, **own, **options))
+        with commands_alone(cells):
+            found = compare_cells(model, data, cells, **own, **options)
+        show_cells(found)
 
 
 def ablate(
@@ -170,15 +173,9 @@ def ablate(
     else:
         from senet.study.ablation.ablate import ablate_cells
 
-        _show(ablate_cells(model, data, cells, **own, **more, **options))
-
-
-def _show(found: Any) -> None:
-    """A study's result as it is shown, or the lines that are there in place of one, each whole."""
-    if isinstance(found, list):
-        print("\n".join(found))
-    else:
-        display.show(*found.parts())
+        with commands_alone(cells):
+            found = ablate_cells(model, data, cells, **own, **more, **options)
+        show_cells(found)
 
 
 def report(runs: list[str], out: str) -> None:

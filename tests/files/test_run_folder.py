@@ -28,7 +28,7 @@ def test_a_folder_is_made_and_opened_again(tmp_path):
         ({"recipe": None}, "recipe was .* and is now None"),
         ({"data": {"name": "digits", "content": "abd"}}, "data digits has changed since"),
         ({"data": {"name": "photos", "content": "abd"}}, "data was 'digits' and is now 'photos'"),
-        ({"seed": 0}, "seed was None and is now 0"),
+        ({"device": "cuda"}, "device was None and is now 'cuda'"),
     ],
 )
 def test_settings_that_differ_are_named(tmp_path, change, words):
@@ -70,6 +70,21 @@ def test_csv_keeps_every_digit(tmp_path):
     assert read_csv(tmp_path / "a.csv") == [{"x": "0.30000000000000004", "y": "a,b"}, {"x": "1", "y": ""}]
     with pytest.raises(StudyError, match="cannot be read"):
         read_csv(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "words"),
+    [
+        ({}, {"seed": 0}, "holds a comparison, and this is a training"),
+        ({"study": "ablation"}, {}, "holds an ablation, and this is a comparison"),
+        ({"study": "judge", "seed": 1}, {"study": "judge"}, "holds a training, and this is a judgement"),
+    ],
+)
+def test_another_kind_of_study_is_named_and_nothing_listed(tmp_path, held, wanted, words):
+    open_folder(tmp_path / "a", {"se": {"width": 3}, **held}, resume=True)
+    with pytest.raises(StudyError, match=words) as error:
+        open_folder(tmp_path / "a", {"se": None, **wanted}, resume=True)
+    assert "width" not in str(error.value)
 
 
 def test_files_that_no_study_wrote_are_left_alone(tmp_path):

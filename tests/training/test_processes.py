@@ -1,6 +1,7 @@
 """Where a training runs, and that two processes do what one does."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,11 @@ def test_what_a_process_says_is_said_and_nothing_more(double, pictures, tmp_path
     with pytest.raises(StudyError, match=r"^a batch of 7 does not come in equal parts for 2 devices: give .* 8$"):
         train(double, pictures, out=tmp_path / "run", devices="cpu*2", batch_size=7, epochs=1, progress=False)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_srun_that_nobody_used_is_no_matter_for_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert placement_of("cpu").launched == ""

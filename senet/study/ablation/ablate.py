@@ -13,6 +13,7 @@ from senet.block.made import MadeSpec, Make, block_spec
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import StudyError
+from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion import InsertionError, sites
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from senet.cost.cost import Cost
-    from senet.data.sources import DataSource
+    from senet.data.source import Data
+    from senet.evaluation.given import Model
     from senet.insertion import Where
     from senet.recipe.options import Options
     from senet.training.processes.processes import Placement
@@ -49,8 +51,8 @@ LEVEL = 0.05
 
 
 def ablate(
-    model: str,
-    data: str | Path | DataSource,
+    model: Model,
+    data: Data,
     *,
     out: str | Path,
     table: str | Sequence[str] | None = None,
@@ -73,8 +75,8 @@ def ablate(
     more tables, more of a grid and more seeds may be asked for later, in the same folder.
 
     Args:
-        model: the plain network's name, as `senet.create` takes it.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
+        model: the plain network, by name, as a function that returns it, or itself: as in `train`.
+        data: the images, by name, as what `open_data` returned, or as two of PyTorch's data sets: as in `train`.
         out: the folder of the ablation.
         table: one or more of the paper's: "reduction", "squeeze", "gate", "stages", "placement", "no-squeeze", and
             "bias"; or "all".
@@ -124,8 +126,8 @@ def ablate(
 
 
 def ablate_cells(
-    model: str,
-    data: str | Path | DataSource,
+    model: Model,
+    data: Data,
     cells: CellOptions,
     *,
     out: str | Path,
@@ -149,8 +151,9 @@ def ablate_cells(
     """
     check_seeds(seeds)
     spec = spec if make is None else block_spec(spec, make)
+    name, given = given_model(model)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
-    plain = NetworkSpec(model, None if weights is None else str(weights))
+    plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
     asked = known_options(options, "ablate")
     placement, devices = apart(placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
@@ -195,7 +198,7 @@ def ablate_cells(
         trained = _judged(variants, runs, costs, sites_in, folder)
         found = Ablation(
             folder=folder,
-            model=model,
+            model=name,
             data=plan.source.name,
             split=plan.source.reported[0],
             images=len(next(iter(runs.values())).correct),

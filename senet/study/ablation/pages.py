@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from senet.report import COLOURS, Chart, Page, Section, Series, Table, Text, forest
 from senet.report.figures import short
 from senet.study.ablation.ablation import Ablation, TrainedCell
-from senet.study.comparison.pages import facts_of
+from senet.study.facts import facts_of
 from senet.words import counted
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ class Work(Generic[R]):
         finished: read what a cell found; None where it is not finished.
         words: the study's command, of which `of_cell` makes that of a cell; asked for where it is needed.
         devices: on which cells are trained beside each other; fewer than two for here, one after another.
+        goes_on: errors of a training here that keep the others from nothing.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Work(Generic[R]):
     finished: Callable[[Cell], R | None]
     words: Callable[[], list[str]]
     devices: Sequence[str] = ()
+    goes_on: tuple[type[Exception], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,12 @@ def carry_out(
         with shown.steps(steps * len(cells)):
             shown.step(steps * len(found), worked=False)
             for cell in waiting:
-                found[cell] = work.train(cell)
+                try:
+                    found[cell] = work.train(cell)
+                except work.goes_on as error:
+                    failed[cell] = str(error)
+                    shown.note(f"{cell.name} {error}")
         return Carried(found, failed)
     found |= {cell: result for cell in waiting if (result := work.finished(cell)) is not None}
-    return Carried(found, {cell: why for cell, why in failed.items() if cell not in found})
+    unfinished = [cell for cell in waiting if cell not in found]
+    return Carried(found, {cell: failed.get(cell, "ended without a result") for cell in unfinished})

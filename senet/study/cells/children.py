@@ -19,11 +19,11 @@ from senet.data.signals import StopRequest
 from senet.study.cells.cell import Cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from senet.console.progress import Progress
 
-__all__ = ["INSIDE", "LOGS", "run_children"]
+__all__ = ["INSIDE", "LOGS", "inside", "run_children"]
 
 LOGS = "logs"
 INSIDE = "SENET_CELL"
@@ -45,6 +45,20 @@ exec 3<&0 </dev/null
 ( ( trap '' TERM INT HUP USR1 USR2; read -r _ <&3; kill -KILL 0 ) >/dev/null 2>&1 & )
 exec "$@" 3<&-
 """
+
+
+@contextlib.contextmanager
+def inside() -> Iterator[None]:
+    """Within it a file is imported for a training in it, as in a child."""
+    before = os.environ.get(INSIDE)
+    os.environ[INSIDE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[INSIDE]
+        else:
+            os.environ[INSIDE] = before
 
 
 @dataclasses.dataclass

@@ -131,7 +131,7 @@ def said_of(carried: Carried[RunResult], chosen: Sequence[Cell]) -> list[str]:
 
 def study_command(
     verb: str,
-    model: str,
+    model: object,
     data: object,
     spec: SESpec | MadeSpec,
     where: Where,

@@ -11,6 +11,7 @@ from senet.block.made import MadeSpec, Make, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import StudyError
+from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.recipe.options import known_options
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from senet.cost.cost import Cost
-    from senet.data.sources import DataSource
+    from senet.data.source import Data
+    from senet.evaluation.given import Model
     from senet.insertion import Where
     from senet.recipe.options import Options
 
@@ -43,8 +45,8 @@ ARMS = ("plain", "se")
 
 
 def compare(
-    model: str,
-    data: str | Path | DataSource,
+    model: Model,
+    data: Data,
     *,
     out: str | Path,
     weights: str | Path | None = None,
@@ -65,8 +67,8 @@ def compare(
     runs are not trained again. More seeds may be asked for later; other settings need another folder.
 
     Args:
-        model: the plain network's name, as `senet.create` takes it.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or what `open_data` returned.
+        model: the plain network, by name, as a function that returns it, or itself: as in `train`.
+        data: the images, by name, as what `open_data` returned, or as two of PyTorch's data sets: as in `train`.
         out: the folder of the comparison.
         weights: to start from; a classifier of another size starts fresh.
         spec: the SE to insert.
@@ -111,8 +113,8 @@ def compare(
 
 
 def compare_cells(
-    model: str,
-    data: str | Path | DataSource,
+    model: Model,
+    data: Data,
     cells: CellOptions,
     *,
     out: str | Path,
@@ -134,7 +136,8 @@ def compare_cells(
     """
     check_seeds(seeds)
     spec = spec if make is None else block_spec(spec, make)
-    plain = NetworkSpec(model, None if weights is None else str(weights))
+    name, given = given_model(model)
+    plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, "compare")

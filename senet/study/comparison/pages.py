@@ -25,7 +25,6 @@ from senet.report import (
     Cell,
     Chart,
     Column,
-    Facts,
     Page,
     Section,
     Series,
@@ -34,12 +33,12 @@ from senet.report import (
     cell,
     drawing,
     forest,
-    machine_facts,
     write_page,
 )
 from senet.report.figures import short
 from senet.study.comparison.plots import difference_figure, learning_curves
 from senet.study.comparison.report import Comparison, Trained, interval, percent
+from senet.study.facts import facts_of
 from senet.study.statistics import Bootstrap, Difference, paired_difference, points
 from senet.words import counted
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-__all__ = ["comparison_page", "facts_of", "read_comparison", "several_page", "write_comparison", "write_several"]
+__all__ = ["comparison_page", "read_comparison", "several_page", "write_comparison", "write_several"]
 
 
 def write_comparison(comparison: Comparison) -> Path:
@@ -365,19 +364,3 @@ def _differences(names: Sequence[str], comparisons: Sequence[Comparison], block:
         for what, found, colour in (("over seeds", seeds, COLOURS[1]), ("over images", images, COLOURS[0]))
     ]
     return forest([short(name) for name in names], series, xlabel=f"accuracy with {block} − plain (points)", scale=100)
-
-
-def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:
-    """The settings of a study and what it ran on, for its page."""
-    return [Facts([(name, _words(value)) for name, value in settings.items()]), machine_facts(machine)]
-
-
-def _words(value: Any) -> str:
-    """A setting as people read it; the same for what was just decided and for what a file has of it."""
-    if isinstance(value, dict):
-        if set(value) == {"name", "content"}:
-            return _words(value["name"])
-        return ", ".join(f"{key} {_words(each)}" for key, each in value.items() if each is not None)
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value))
-    return str(value)

@@ -218,7 +218,7 @@ class Comparison:
         share = f"{100 * seeds.confidence:g} %"
         return [
             f"{self.block} − plain: {points(seeds.mean)} points",
-            f"  {share} interval over {len(seeds.values)} seeds (paired t): {over_seeds}",
+            f"  {share} interval over {counted(len(seeds.values), 'seed')} (paired t): {over_seeds}",
             f"  {share} interval over {images.images} images (paired bootstrap): {interval(images)} points",
         ]
 

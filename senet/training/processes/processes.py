@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from senet.evaluation.logits import Predictions
 
-__all__ = ["Placement", "Processes", "joined", "joined_predictions", "placement_of"]
+__all__ = ["Placement", "Processes", "asked_here", "joined", "joined_predictions", "placement_of"]
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -122,14 +122,15 @@ def placement_of(devices: str | int | None = None, nodes: int | None = None, str
             raise StudyError(
                 f"nodes={nodes}: start the command on each machine with torchrun, or all of it with SLURM's srun"
             )
-        found = _asked(asked)
+        found = asked_here(asked)
     found = dataclasses.replace(found, strategy=strategy or "ddp")
     if strategy == "fsdp" and found.device.type != "cuda":
         raise StudyError("strategy='fsdp' shards a network over GPUs, and there are none here: 'ddp' runs anywhere")
     return found
 
 
-def _asked(asked: str) -> Placement:
+def asked_here(asked: str) -> Placement:
+    """The devices of this machine that are asked for, in the words of `placement_of`."""
     if found := re.fullmatch(r"cpu\*(\d+)", asked):
         return Placement(torch.device("cpu"), tuple(range(_positive(asked, found[1]))))
     if asked.isdecimal() and asked not in ("0", "1"):
@@ -183,6 +184,8 @@ def _launched() -> _Outside | None:
         return _Outside(
             "torchrun", int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), max(1, world // local)
         )
+    if "SLURM_NTASKS" not in environment:  # Lightning would warn wherever there is an srun that is not used
+        return None
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     with warnings.catch_warnings():

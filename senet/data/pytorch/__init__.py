@@ -1,0 +1,1 @@
+"""Images that PyTorch's own classes hold."""

@@ -1,0 +1,144 @@
+"""PyTorch's data sets as images: any whose items are (image, label)."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from senet.data.decoding import upright
+from senet.data.images import BadImageError, digest
+from senet.data.source import DataSource
+from senet.errors import DataError
+
+__all__ = ["DatasetImages", "from_datasets"]
+
+
+class DatasetImages:
+    """A data set whose items are (image, label): a PIL image, or a tensor (C, H, W) or (H, W) of 1 or 3 channels.
+
+    Tensors are uint8, or floats from 0 to 1. Every item is read once, for its label and a digest of its pixels.
+
+    Args:
+        dataset: with a length, and items by their number.
+        name: what messages call it.
+
+    Raises:
+        DataError: where an item is none of these, the data set is empty, or an item changes between two readings.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset, self.name = dataset, name
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise DataError(
+                f"{name} is a {type(dataset).__name__}: a data set has a length, and items by their number that are "
+                "(image, label)"
+            )
+        if len(dataset) == 0:
+            raise DataError(f"{name} is empty")
+        labels, state = [], hashlib.sha256()
+        self.sizes: set[tuple[int, int]] = set()
+        for index in range(len(dataset)):
+            image, label = self._item(index)
+            labels.append(_label(label, f"item {index} of {name}"))
+            self.sizes.add(image.size)
+            state.update(image.tobytes())
+        if self._item(0)[0].tobytes() != self._item(0)[0].tobytes():
+            raise DataError(f"{name} gives another image at each reading: leave augmentation to the recipe")
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.names: Sequence[str] = [str(index) for index in range(len(labels))]
+        self._digest = state.digest()
+
+    def _item(self, index: int) -> tuple[Image.Image, Any]:
+        item = self.dataset[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple | list | dict) else "")
+            raise DataError(f"item {index} of {self.name} is {what}: it is (image, label)")
+        return _image(item[0], f"item {index} of {self.name}"), item[1]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.names)
+
+    def load(self, index: int) -> Image.Image:
+        """Image `index`; one that cannot be read is a BadImageError that says which."""
+        try:
+            return self._item(index)[0]
+        except Exception as error:  # whatever a person's own data set makes of it
+            raise BadImageError(f"item {index} of {self.name} cannot be read ({error})", str(error)) from error
+
+    def fingerprint(self) -> str:
+        """Pixels and labels."""
+        return digest(self.labels, [self._digest])
+
+
+def _image(value: Any, what: str) -> Image.Image:
+    if isinstance(value, Image.Image):
+        return upright(value)
+    pixels = torch.as_tensor(value) if isinstance(value, Tensor | np.ndarray) else None
+    if pixels is None or pixels.dim() not in (2, 3) or (pixels.dim() == 3 and pixels.shape[0] not in (1, 3)):
+        shape = type(value).__name__ if pixels is None else f"tensor of shape {tuple(pixels.shape)}"
+        raise DataError(
+            f"{what} has a {shape} for its image: it is a PIL image, or a tensor (3, H, W), (1, H, W), (H, W)"
+        )
+    if pixels.is_floating_point():
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):
+            raise DataError(
+                f"{what} has values from {low:.3g} to {high:.3g}: floats go from 0 to 1, as they are before a "
+                "Normalize, which the preprocessing does"
+            )
+        pixels = (255 * pixels).round().to(torch.uint8)
+    if pixels.dtype != torch.uint8:
+        raise DataError(f"{what} is of {pixels.dtype}: pixels are uint8, or floats from 0 to 1")
+    array = pixels.cpu().numpy()
+    plane = array if array.ndim == 2 else array[0] if len(array) == 1 else array.transpose(1, 2, 0)
+    return upright(Image.fromarray(plane))
+
+
+def _label(value: Any, what: str) -> int:
+    if isinstance(value, Tensor | np.ndarray | np.generic) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        shown = f"a {type(value).__name__}" if not isinstance(value, float) else f"{value:g}"
+        raise DataError(
+            f"{what} has {shown} for its label: a class is a whole number from 0. For targets of another kind, such as "
+            "several labels or a number to be predicted, senet.study.judge takes a training of your own"
+        )
+    if value < 0:
+        raise DataError(f"{what} has the label {value}: classes are numbered from 0")
+    return int(value)
+
+
+def from_datasets(datasets: Any) -> DataSource:
+    """Images of two data sets, to train on and to measure on.
+
+    The classes are named by the first one's `classes`, and numbered where it has none.
+
+    Raises:
+        DataError: where these are not two data sets of such items, or a label has no class.
+    """
+    if not isinstance(datasets, tuple | list) or len(datasets) != 2:
+        what = f"{len(datasets)}" if isinstance(datasets, tuple | list) else f"a {type(datasets).__name__}"
+        raise DataError(f"data is a name, or two data sets (to train on, to measure on), not {what}")
+    train, val = (DatasetImages(each, name) for each, name in zip(datasets, ("train", "val"), strict=True))
+    inner = datasets[0]
+    while not hasattr(inner, "classes") and hasattr(inner, "dataset"):  # of a Subset
+        inner = inner.dataset
+    count = int(max(train.labels.max(), val.labels.max())) + 1
+    classes = tuple(str(name) for name in getattr(inner, "classes", None) or range(count))
+    if count > len(classes):
+        raise DataError(
+            f"the data sets have the label {count - 1}, and {len(classes)} classes: {', '.join(classes[:8])}"
+        )
+    if len(classes) < 2:
+        raise DataError("the data sets have one class: there is nothing to tell apart")
+    sides = {side for size in train.sizes | val.sizes for side in size}
+    name = " and ".join(dict.fromkeys(type(each).__name__ for each in datasets))
+    return DataSource(name, classes, train, val, None, native_size=sides.pop() if len(sides) == 1 else None)

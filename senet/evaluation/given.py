@@ -1,0 +1,74 @@
+"""Networks that are given as objects of Python: a function that makes one, or one itself."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet.errors import InputTypeError, ModelError
+from senet.files.code_digest import code_name, digest_of_code
+from senet.files.own_code import raised_at
+
+__all__ = ["Given", "given_model"]
+
+Model = str | nn.Module | Callable[..., nn.Module]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What makes a network that has no name of ours.
+
+    Attributes:
+        content: changes where the network does.
+        make: a function that returns it, or the network itself, of which each call gets a copy.
+    """
+
+    content: str
+    make: Callable[..., nn.Module] | nn.Module
+
+    def made(self, name: str, num_classes: int | None) -> nn.Module:
+        """The network; `num_classes` is given to a function that takes it, and to no other.
+
+        Raises:
+            ModelError: where the function raises an error, or returns no network.
+        """
+        if isinstance(self.make, nn.Module):
+            return copy.deepcopy(self.make)
+        takes = "num_classes" in inspect.signature(self.make).parameters
+        try:
+            network: Any = self.make(**({"num_classes": num_classes} if takes and num_classes is not None else {}))
+        except Exception as error:  # whatever a person's own code raises
+            words = " ".join(str(error).split()) or "no message"
+            raise ModelError(f"{name} raised {type(error).__name__}: {words:.300}{raised_at(error)}") from error
+        if not isinstance(network, nn.Module):
+            raise ModelError(f"{name} returned a {type(network).__name__}, not a torch.nn.Module")
+        return network
+
+
+def given_model(model: Model) -> tuple[str, Given | None]:
+    """What a network is called, and what makes it where that is no name.
+
+    Raises:
+        InputTypeError: where it is neither a name, a network nor a function.
+    """
+    if isinstance(model, str):
+        return model, None
+    if isinstance(model, nn.Module):
+        state = hashlib.sha256(f"{model}".encode())
+        for key, tensor in model.state_dict().items():
+            if hasattr(tensor, "detach"):
+                state.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return f"{type(model).__name__}()", Given(f"sha256 {state.hexdigest()[:16]}", model)
+    if callable(model):
+        return code_name(model), Given(digest_of_code(model), model)
+    raise InputTypeError(
+        f"a network is a name, a torch.nn.Module, or a function that returns one, not a {type(model).__name__}"
+    )

@@ -1,0 +1,1 @@
+"""Any training of a person's own, judged without and with SE."""

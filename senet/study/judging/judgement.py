@@ -1,0 +1,248 @@
+"""What judging a training found: as values, as a table, as result.json, and as a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.console import display
+from senet.console.progress import duration
+from senet.errors import MissingPackageError
+from senet.report.table import Cell, Column, Table, cell
+from senet.study.judging.verdict import Measure, Verdict, number, places
+
+if TYPE_CHECKING:
+    from senet.report.page import Chart, Page
+
+__all__ = ["Arm", "Judgement", "write_judgement"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the two arms, trained once for each seed.
+
+    Attributes:
+        name: "plain", "with SE", or "plain again" for a control.
+        scores: for each seed, in the score's unit.
+        seconds: that training took, for each seed.
+        cost: parameters and multiply-adds of the network on its example; None where they could not be counted.
+    """
+
+    name: str
+    scores: tuple[float, ...]
+    seconds: tuple[float, ...]
+    cost: Mapping[str, int] | None
+
+    @property
+    def mean(self) -> float:
+        """Of the scores over seeds."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation of the scores over seeds; None for one seed."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json."""
+        return {"scores": list(self.scores), "mean": self.mean, "sd": self.sd, "seconds": list(self.seconds)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """A training of a person's own without and with SE, judged; `str()` is a table.
+
+    Attributes:
+        folder: where everything is: report.html, result.json, and a folder for each training.
+        code: the training's name.
+        measure: what the score is.
+        seeds: for which both arms are trained.
+        plain: the arm without SE.
+        se: the arm with SE; of a control, the plain network trained from other seeds.
+        verdict: what was found.
+        control: whether plain was trained against plain.
+        failed: trainings that failed, and why.
+        missing: trainings that are not finished.
+        sites: where SE was put.
+        notes: what is worth saying of the trainings.
+        settings: all that decided the result but the seeds.
+        machine: what it ran on.
+    """
+
+    folder: Path
+    code: str
+    measure: Measure
+    seeds: tuple[int, ...]
+    plain: Arm
+    se: Arm
+    verdict: Verdict
+    control: bool
+    failed: Mapping[str, str]
+    missing: tuple[str, ...]
+    sites: tuple[str, ...]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json: scores in their unit, differences SE - plain."""
+        found = self.verdict
+        return {
+            "study": "judge",
+            "verdict": found.text,
+            "difference_shown": found.shown,
+            "power": found.power,
+            "score": self.measure.score,
+            "unit": self.measure.unit,
+            "higher_is_better": self.measure.higher_is_better,
+            "control": self.control,
+            "seeds": list(self.seeds),
+            "plain": self.plain.to_json(),
+            "se": self.se.to_json(),
+            "difference": {
+                **{name: getattr(found.difference, name) for name in ("mean", "sd", "low", "high", "confidence")},
+                "per_seed": list(found.difference.values),
+                "examples": None if found.examples is None else _examples(found.examples),
+            },
+            "cost": {"plain": self.plain.cost, "se": self.se.cost},
+            "sites": list(self.sites),
+            "failed": dict(self.failed),
+            "missing": list(self.missing),
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+        }
+
+    def __str__(self) -> str:
+        return display.plain_text(*self.parts())
+
+    @property
+    def lead(self) -> list[str]:
+        """The outcome in sentences."""
+        text = self.verdict.text
+        if self.control:
+            text = f"Control, plain against plain: what differs here is chance alone. {text}"
+        failed = [f"{name} {why}" for name, why in self.failed.items()]
+        missing = [f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []
+        return [text, *filter(None, [self.verdict.power]), *self.verdict.notes, *self.notes, *failed, *missing]
+
+    def parts(self) -> list[str | Table]:
+        """What `str()` shows, for a terminal."""
+        sites = [] if self.control else [f"SE at {display.count(len(self.sites))} sites"]
+        return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}"]
+
+    def scores_table(self) -> Table:
+        """The scores seed by seed, and their means in the last row."""
+        unit = f" ({self.measure.unit})" if self.measure.unit else ""
+        columns = [
+            Column("seed", number=False),
+            Column(f"{self.plain.name}{unit}"),
+            Column(f"{self.se.name}{unit}"),
+            Column(f"difference{unit}", help=f"{self.se.name} − {self.plain.name}"),
+        ]
+        of = self.verdict.difference
+        digits = places(of.mean or of.sd or self.plain.mean)
+        digits = max(digits, places(of.sd)) if of.sd else digits
+        pairs = zip(self.seeds, self.plain.scores, self.se.scores, of.values, strict=True)
+        rows: list[list[Cell | int]] = [
+            [seed, *(cell(value, number(value, digits)) for value in values)] for seed, *values in pairs
+        ]
+        if of.sd is not None:
+            means = ((self.plain.mean, self.plain.sd), (self.se.mean, self.se.sd), (of.mean, of.sd))
+            rows.append(
+                [
+                    Cell("mean ± sd"),
+                    *(cell(mean, f"{number(mean, digits)} ± {number(sd or 0.0, digits)}") for mean, sd in means),
+                ]
+            )
+        better = "higher" if self.measure.higher_is_better else "lower"
+        return Table("scores", f"{self.measure.score} of {self.code} ({better} is better)", columns, rows)
+
+    def cost_table(self) -> Table:
+        """What the networks cost, and how long a training took."""
+        columns = [Column("", number=False, csv="what"), Column(self.plain.name), Column(self.se.name)]
+        arms = (self.plain, self.se)
+        times = [statistics.median(arm.seconds) for arm in arms]
+        rows: list[list[Any]] = []
+        for key, what in (("parameters", "parameters"), ("multiply_adds", "multiply-adds of the example")):
+            values = [None if arm.cost is None else arm.cost[key] for arm in arms]
+            rows.append([what, *(cell(each, None if each is None else display.count(each)) for each in values)])
+        rows.append(["time of a training, the median", *(cell(each, duration(each)) for each in times)])
+        return Table("cost", "Cost", columns, rows)
+
+
+def _examples(of: Any) -> dict[str, Any]:
+    fields = dataclasses.asdict(of)
+    fields["examples"] = fields.pop("images")
+    return fields
+
+
+def judgement_page(found: Judgement) -> Page:
+    """The page of a judgement, for `write_page`."""
+    from senet.report.page import Page, Section, Text
+    from senet.study.facts import facts_of
+
+    how = (
+        f"Both arms are trained from the same seeds, {len(found.seeds)} in all; a difference is "
+        f"{found.se.name} − {found.plain.name}, paired by seed, with a t interval of "
+        f"{100 * found.verdict.difference.confidence:g} %. It is wider than the usual 95 % because seeds can be added "
+        "and the result looked at again. A difference is shown where no interval contains zero."
+    )
+    chart = _chart(found)
+    return Page(
+        f"{found.code}: without and with SE" if not found.control else f"{found.code}: plain against plain",
+        found.lead,
+        [
+            Section("Scores", [*([chart] if chart else []), found.scores_table(), Text(how)]),
+            Section("Cost", [found.cost_table()]),
+            *([Section("Where SE is", [Text(", ".join(found.sites))])] if found.sites else []),
+            Section("Settings and machine", facts_of(found.settings, found.machine)),
+        ],
+    )
+
+
+def _chart(found: Judgement) -> Chart | None:
+    """The difference seed by seed and in the mean; None where matplotlib is not installed."""
+    try:
+        import matplotlib as mpl  # noqa: F401
+    except ImportError:
+        return None
+    from senet.report.figures import COLOURS, GREY, INK, Series, forest
+    from senet.report.page import Chart
+
+    of, examples = found.verdict.difference, found.verdict.examples
+    none = [None] * len(of.values)
+    series = [
+        Series("each seed", [*((value, None, None) for value in of.values), None, None], COLOURS[1]),
+        Series("mean over seeds", [*none, (of.mean, of.low, of.high), None], INK, "D"),
+    ]
+    if examples is not None:
+        ends = (examples.mean, examples.low, examples.high)
+        series.append(Series("mean over examples", [*none, None, ends], GREY, "D"))
+    names = [*(f"seed {seed}" for seed in found.seeds), "mean, over seeds", "mean, over examples"]
+    if examples is None:
+        names.pop()
+        series = [dataclasses.replace(each, points=each.points[:-1]) for each in series]
+    unit = f" ({found.measure.unit})" if found.measure.unit else ""
+    rows = [
+        {"seed": seed, found.plain.name: plain, found.se.name: se}
+        for seed, plain, se in zip(found.seeds, found.plain.scores, found.se.scores, strict=True)
+    ]
+    xlabel = f"{found.measure.score}, {found.se.name} − {found.plain.name}{unit}"
+    return Chart("difference", "Difference, seed by seed and in the mean", forest(names, series, xlabel=xlabel), rows)
+
+
+def write_judgement(found: Judgement) -> str:
+    """Write report.html into the folder, its figure where matplotlib is installed; returns what is missing, if any."""
+    from senet.report.page import write_page
+
+    try:
+        write_page(judgement_page(found), found.folder)
+    except ModuleNotFoundError as error:
+        if isinstance(error, MissingPackageError) or error.name not in ("jinja2", "markupsafe"):
+            raise
+        return f"There is no report.html, as {error.name} is not installed: pip install 'senet[study]'"
+    return ""

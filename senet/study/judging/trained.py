@@ -1,0 +1,259 @@
+"""One training of a person's own: what it is given, what it returns, and what is kept of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.cost.cost import cost
+from senet.errors import InputTypeError, SenetError, StudyError
+from senet.files.run_folder import RESULT, read_csv, read_json, write_csv, write_json
+from senet.insertion import InsertionError, blocks, insert, inserted
+from senet.study.judging.states import kept, seed_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from senet.block import SESpec
+    from senet.insertion import Where
+
+__all__ = ["CONTROL", "ERROR", "CellFailedError", "Trained", "TrainingCell", "read_trained", "train_cell"]
+
+CONTROL = "control"
+EACH = "each.csv"
+ERROR = "error.txt"
+WORK = "work"
+OTHER_SEED = 1_000_000
+"""Added to the seed of a control, so that it shares its seed with no plain training, however many there are."""
+
+
+class CellFailedError(StudyError):
+    """A training raised an error, or returned what is no score; the message says which, and where the rest stands."""
+
+
+class TrainingCell:
+    """What a training is given: which arm and seed it is, and where it keeps its files.
+
+    Attributes:
+        seed: for what is random in it: the order of the data, the first weights.
+        folder: for its files; kept, and there again where it goes on after an interruption.
+        resumed: whether an earlier call began this training and did not finish it.
+        device: where to train.
+        arm: "plain", "se" or "control".
+    """
+
+    def __init__(
+        self, arm: str, seed: int, folder: Path, device: torch.device, spec: SESpec, where: Where, *, resumed: bool
+    ) -> None:
+        self.arm, self.seed, self.folder, self.device, self.resumed = arm, seed, folder, device, resumed
+        self._spec, self._where = spec, where
+        self._starts: list[tuple[nn.Parameter, Tensor]] = []
+        self.puts = 0
+        self.sites: list[str] = []
+        self.costs: list[dict[str, int]] = []
+        self.notes: list[str] = []
+
+    def put(self, model: nn.Module, example: Any) -> nn.Module:
+        """The network to train: the model itself in the plain arm, with SE in it in the other.
+
+        Call it when the model has its weights, and before its optimiser is made. The random states of Python, NumPy
+        and torch are then set from the seed, so that both arms go on alike.
+
+        Args:
+            model: the plain network; SE is put into this very object.
+            example: what the network takes: a tensor, a tuple of positional arguments, or a dict of keyword ones.
+
+        Raises:
+            InsertionError: where SE cannot go into the model, or it holds some already.
+            InputTypeError: on what is no network.
+        """
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(f"cell.put takes a torch.nn.Module and an example, not a {type(model).__name__}")
+        if inserted(model):
+            raise InsertionError("the model given to cell.put holds SE already: give the plain network")
+        self.puts += 1
+        if self.arm == "se":
+            model = insert(model, example, self._spec, where=self._where, inplace=True)
+            self.sites += [site.name for site, _ in inserted(model).values()]
+            own = [parameter for block in blocks(model).values() for parameter in block.parameters()]
+            self._starts += [(parameter, parameter.detach().clone()) for parameter in own]
+        try:
+            found = cost(model, example)
+            self.costs.append({"parameters": found.parameters, "multiply_adds": found.multiply_adds})
+        except Exception as error:  # whatever a person's own network makes of being counted; only the cost is missing
+            self.notes.append(f"the cost is not counted ({type(error).__name__}: {_line(error)})")
+        seed_all(self.seed)
+        return model
+
+    def check(self) -> None:
+        """Hold what was done with the cell against what it is for.
+
+        Raises:
+            StudyError: where the network was never given to `put`: both arms would be the same.
+        """
+        if not self.puts:
+            raise StudyError("it returned without a call of cell.put(model, example): both arms would be the same")
+        if self._starts and all(torch.equal(now.detach().cpu(), then.cpu()) for now, then in self._starts):
+            self.notes.append(
+                "no weight of SE changed in this process: is the optimiser made before cell.put? (It may be that a "
+                "copy, or another process, was trained)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What is kept of a training.
+
+    Attributes:
+        score: that it returned.
+        each: the score of each example by its name; None where it gave none.
+        seconds: that it took, in all calls that finished it.
+        sites: where SE was put.
+        cost: parameters and multiply-adds of the network on its example; None where they could not be counted.
+        notes: what is worth saying of it.
+    """
+
+    score: float
+    each: Mapping[str, float] | None
+    seconds: float
+    sites: tuple[str, ...]
+    cost: Mapping[str, int] | None
+    notes: tuple[str, ...]
+
+
+def train_cell(
+    train: Callable[[TrainingCell], Any],
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    arm: str,
+    seed: int,
+    device: torch.device,
+    spec: SESpec,
+    where: Where,
+) -> Trained:
+    """Call a training in its folder, and write what it returned.
+
+    Raises:
+        CellFailedError: where it raised an error, or returned what is no score. The traceback is in its folder.
+    """
+    work = folder / WORK
+    resumed = work.exists()
+    work.mkdir(exist_ok=True)
+    own_seed = seed + OTHER_SEED if arm == CONTROL else seed
+    cell = TrainingCell(arm, own_seed, work.resolve(), device, spec, where, resumed=resumed)
+    (folder / ERROR).unlink(missing_ok=True)
+    process, begun = os.getpid(), time.perf_counter()
+    try:
+        with kept():
+            seed_all(own_seed)
+            said = train(cell)
+        if os.getpid() != process:
+            os._exit(0)  # a process that the training forked, and that came back here
+        cell.check()
+        score, each = scores_in(said)
+    except (Exception, SystemExit) as error:
+        if os.getpid() != process:
+            os._exit(1)
+        (folder / ERROR).write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+        what = "" if isinstance(error, SenetError) else f"{type(error).__name__}: "
+        raise CellFailedError(f"failed: {what}{_line(error)} ({folder / ERROR} has the traceback)") from error
+    found = Trained(score, each, time.perf_counter() - begun, tuple(cell.sites), _sum(cell.costs), tuple(cell.notes))
+    if each is not None:
+        write_csv(folder / EACH, [{"example": name, "score": value} for name, value in each.items()])
+    content = {
+        "score": found.score,
+        "examples": None if each is None else len(each),
+        "seconds": found.seconds,
+        "sites": list(found.sites),
+        "cost": found.cost,
+        "notes": list(found.notes),
+        "settings": dict(settings),
+    }
+    write_json(folder / RESULT, content)
+    return found
+
+
+def read_trained(folder: Path) -> Trained | None:
+    """What a folder holds of a finished training; None where it is not finished.
+
+    Raises:
+        StudyError: where its files are damaged.
+    """
+    if not (folder / RESULT).is_file():
+        return None
+    content = read_json(folder / RESULT)
+    try:
+        each = None
+        if content["examples"] is not None:
+            each = {row["example"]: float(row["score"]) for row in read_csv(folder / EACH)}
+            if len(each) != content["examples"] or not all(map(math.isfinite, each.values())):
+                raise ValueError(f"{EACH} does not hold the {content['examples']} scores that it had")
+        score, seconds = float(content["score"]), float(content["seconds"])
+        if not (math.isfinite(score) and math.isfinite(seconds)):
+            raise ValueError("a number is not finite")
+        return Trained(score, each, seconds, tuple(content["sites"]), content["cost"], tuple(content["notes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"{folder} is damaged ({type(error).__name__}: {error}): remove it to train again") from error
+
+
+def scores_in(said: Any) -> tuple[float, dict[str, float] | None]:
+    """The score that a training returned, and that of each example where it gave them.
+
+    Raises:
+        StudyError: where it is neither a finite number nor {"score": number, "each": {example: number}}.
+    """
+    if not isinstance(said, dict):
+        return _number(said, "train returned"), None
+    unknown = [key for key in said if key not in ("score", "each")]
+    if "score" not in said or unknown:
+        keys = ", ".join(map(repr, said)) or "nothing"
+        raise StudyError(f'train returned a dict with {keys}: it has "score", and "each" for scores of examples')
+    score = _number(said["score"], 'train returned as "score"')
+    if said.get("each") is None:
+        return score, None
+    if not isinstance(said["each"], dict) or not said["each"]:
+        what = "an empty dict" if said["each"] == {} else f"a {type(said['each']).__name__}"
+        raise StudyError(f'train returned as "each" {what}: it is a dict of example: score')
+    each = {str(name): _number(value, f'train returned in "each" for {name!r}') for name, value in said["each"].items()}
+    if len(each) < len(said["each"]):
+        raise StudyError('train returned in "each" two examples of one name')
+    return score, each
+
+
+def _number(value: Any, what: str) -> float:
+    """A finite number; a tensor or an array of one element counts as one."""
+    found = value
+    if not isinstance(value, str | bytes) and callable(getattr(value, "item", None)):
+        try:
+            found = value.item()
+        except (ValueError, RuntimeError):
+            shape = tuple(getattr(value, "shape", ()))
+            raise StudyError(f"{what} a {type(value).__name__} of shape {shape}: a score is one number") from None
+    if isinstance(found, bool) or not isinstance(found, numbers.Real):
+        raise StudyError(f'{what} {_shown(value)}: a score is a number, or {{"score": number, "each": {{…}}}}')
+    if not math.isfinite(found):
+        raise StudyError(f"{what} {float(found)}: a score is a finite number; did the training diverge?")
+    return float(found)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _sum(costs: list[dict[str, int]]) -> dict[str, int] | None:
+    return {key: sum(each[key] for each in costs) for key in costs[0]} if costs else None
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text or "no message") if len(text) <= 300 else f"{text[:300]}…"

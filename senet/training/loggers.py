@@ -1,0 +1,98 @@
+"""Where the metrics of a training go beside its own files: Lightning's loggers, by name."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.errors import InputError, MissingPackageError
+from senet.files.atomic import atomic_write
+from senet.files.run_folder import TENSORBOARD
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+__all__ = ["LOGGERS", "check_logger", "logger_for"]
+
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
+RUN_ID = "run-id.txt"
+"""The run's name in a logger's own store, so that a training that goes on is one run there, and not two."""
+
+
+def check_logger(name: str) -> str:
+    """The name of a logger.
+
+    Raises:
+        InputError: where it is none.
+    """
+    if name not in LOGGERS:
+        raise InputError(f"logger is one of {', '.join(LOGGERS)}, not {name!r}")
+    return name
+
+
+def logger_for(name: str, folder: Path) -> Logger:
+    """The logger of the run in `folder`, which keeps its files there unless its own settings say another place.
+
+    Weights & Biases and MLflow read their own environment (WANDB_MODE=offline, MLFLOW_TRACKING_URI); nothing is sent
+    anywhere without it.
+
+    Raises:
+        MissingPackageError: where its package is not installed.
+    """
+    from lightning.pytorch import loggers
+
+    label = f"{folder.resolve().parent.name}/{folder.resolve().name}"
+    if name == "csv":
+        return loggers.CSVLogger(folder, name="", version=_free(folder, "csv"))
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(folder, name="", version=TENSORBOARD)
+    own: dict[str, Any]
+    try:
+        if name == "wandb":
+            offline = "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ and not _has_netrc()
+            own = {"id": _run_id(folder), "resume": "allow", "offline": offline}
+            return loggers.WandbLogger(name=label, save_dir=folder, project="senet", **own)
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        own = {"tracking_uri": uri or f"sqlite:///{folder.resolve()}/mlflow.db"}  # it refuses plain files
+        found = loggers.MLFlowLogger(experiment_name="senet", run_name=label, run_id=_held_id(folder), **own)
+        if _held_id(folder) is None:
+            _write_id(folder, str(found.run_id))
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"logger {name} needs its package: pip install {name}", name=name) from error
+    return found
+
+
+def _free(folder: Path, name: str) -> str:
+    """A name that is not taken: Lightning's logger removes what an earlier session wrote under the same."""
+    number = 0
+    while (folder / (found := f"{name}-{number}" if number else name)).exists():
+        number += 1
+    return found
+
+
+def _has_netrc() -> bool:
+    """Whether Weights & Biases has stored a key, as `wandb login` does."""
+    try:
+        return "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8", errors="replace")
+    except (OSError, RuntimeError):
+        return False
+
+
+def _run_id(folder: Path) -> str:
+    held = _held_id(folder)
+    if held is None:
+        held = secrets.token_hex(4)
+        _write_id(folder, held)
+    return held
+
+
+def _held_id(folder: Path) -> str | None:
+    file = folder / RUN_ID
+    return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
+
+
+def _write_id(folder: Path, value: str) -> None:
+    with atomic_write(folder / RUN_ID) as temporary:
+        temporary.write_text(f"{value}\n", encoding="utf-8")
