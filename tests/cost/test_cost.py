@@ -204,9 +204,13 @@ def test_an_example_that_the_network_refuses(given, words):
 
 class NoTraining(nn.Linear):
     def forward(self, x):
-        if self.training:
+        if torch.is_grad_enabled():
             raise NotImplementedError("only for inference")
         return super().forward(x)
+
+
+def hooks_of(network):
+    return [(dict(module._forward_hooks), dict(module._forward_pre_hooks)) for module in network.modules()]
 
 
 def test_on_the_meta_device_it_is_the_same():
@@ -229,20 +233,21 @@ def test_the_network_is_left_as_it_was():
     state = {key: value.clone() for key, value in network.state_dict().items()}
     gradients = [parameter.grad.clone() for parameter in network.parameters()]
     modes = [module.training for module in network.modules()]
-    random = torch.random.get_rng_state()
+    random, hooks = torch.random.get_rng_state(), hooks_of(network)
     cost(network, x, latency=True)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(network.parameters(), gradients, strict=True))
     assert [module.training for module in network.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), random)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert hooks_of(network) == hooks
 
 
 def test_hooks_are_gone_after_an_error():
     network = insert(small_network(), example(1, 3, 16, 16))
+    hooks = hooks_of(network)
     with pytest.raises(ValueError, match="does not run"):
         cost(network, example(1, 4, 16, 16))
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert hooks_of(network) == hooks
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
