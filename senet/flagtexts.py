@@ -76,7 +76,7 @@ _SE: Mapping[str, Flag] = {
     "make": Flag(
         "MAKER",
         "another block in SE's place: timm's attention module of that name (eca, cbam, ...; se is ours), or "
-        "path/net.py:FUNCTION, which is given the channels and returns a module. Of the flags above, --placement and "
+        "path/net.py:FUNCTION, which is given the channels and returns a module. Of the flags here --placement and "
         "--start go with it. It opens a saved network that holds such blocks",
         verbs={
             "ablate": "the standard block, where it is not SE: timm's attention module of that name, or "
@@ -247,8 +247,9 @@ _OUTPUT: Mapping[str, Flag] = {
     ),
     "grid": Flag(
         "AXIS=VALUES",
-        "train every combination of these: reduction-ratio=4,16 width=8 squeeze=avg,max,none gate=sigmoid,tanh "
-        "bias=no,yes placement=standard,pre stages=all,each,but-each,2,-2,2+3 (2 alone, all but 2, both)",
+        "train every combination of these: reduction-ratio=4,16 width=8 least-width=1,4 squeeze=avg,max,none "
+        "gate=sigmoid,tanh bias=no,yes placement=standard,pre stages=all,each,but-each,2,-2,2+3 (2 alone, all but 2, "
+        "both) make=se,eca,cbam",
     ),
     "runs": Flag("FOLDER", "what compare wrote, finished"),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
