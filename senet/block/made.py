@@ -6,10 +6,9 @@ checked, and mixed in, so that a network is at first exactly what it was.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import hashlib
-import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 
 from senet.block import SESpec
 from senet.block.equations import cast_to, compute_dtype
-from senet.errors import InputError, InputTypeError, InsertionError, MissingPackageError, ModelError
+from senet.errors import InputError, InputTypeError, InsertionError, MissingPackageError, ModelError, StudyError
 from senet.extras import extra
+from senet.files.code_digest import digest_of_code
 from senet.files.own_code import function_in, importing_from, raised_at
 from senet.files.run_folder import digest_of
 from senet.words import did_you_mean
@@ -181,17 +181,12 @@ class MadeSpec:
 
     def content(self) -> str:
         """What decides the blocks: the name, without folders, and a digest of the maker's code where it can be read."""
-        maker: Any = self.maker
-        while isinstance(maker, functools.partial) and maker.func not in (_by_timm, _from_file):
-            maker = maker.func
-        if isinstance(maker, functools.partial):
-            digest = "" if maker.func is _by_timm else digest_of(self.name)
-        else:
-            try:
-                code = inspect.getsource(maker if inspect.isroutine(maker) or isinstance(maker, type) else type(maker))
-                digest = f"sha256 {hashlib.sha256(code.encode()).hexdigest()[:16]}"
-            except (OSError, TypeError):
-                digest = ""
+        digest = ""
+        if known_maker(self.name) is None and self.typed:
+            digest = digest_of(self.name) or ""
+        elif self.maker is not None and not self.typed:
+            with contextlib.suppress(StudyError):
+                digest = digest_of_code(self.maker)
         return f"{short_name(self.name)} {digest}".strip()
 
     def block(

@@ -245,6 +245,8 @@ def test_what_decides_the_blocks_is_told_apart(tmp_path):
         content(Normalised),
         content(functools.partial(timm_layers.create_attn, "eca")),
         content(functools.partial(timm_layers.create_attn, "cbam")),
+        *(content(lambda channels, kernel=kernel: nn.Conv2d(channels, channels, kernel)) for kernel in (1, 3)),
+        content(eval("lambda channels: None")),  # its code cannot be read
     ]
     assert len(set(contents)) == len(contents)
     before = content(f"{file}:one")
