@@ -67,7 +67,8 @@ def remembered(kind: str, key: bytes, make: Callable[[], tuple[Any, bool]]) -> A
             return held["value"]
         value, lasting = make()
         if lasting:
-            with contextlib.suppress(OSError), atomic_write(file) as temporary:  # a home that cannot be written is none
+            # If the cache is not writable, do not cache.
+            with contextlib.suppress(OSError), atomic_write(file) as temporary:
                 temporary.write_text(json.dumps({"value": value}), encoding="utf-8")
     return value
 

@@ -1,4 +1,4 @@
-"""The folder of a run or a comparison: its files, and whether what it holds may be gone on with."""
+"""The folder of a run or a comparison: its files, and whether the study in it can be resumed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
     Args:
         path: the folder.
         settings: all that decides the result; they are written to settings.json.
-        resume: whether a folder that holds a study is gone on with; False makes that an error.
+        resume: whether a study in the folder is resumed; False makes it an error that there is one.
 
     Raises:
         StudyError: where the folder cannot be made or written, lies inside the data, holds files of ours that no

@@ -1,4 +1,4 @@
-"""What hangs on the training loop beside its records: checks, moving averages, frozen statistics."""
+"""Callbacks of the training loop beside its records: checks, moving averages, frozen statistics."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Newest", "claim", "is_whole", "newest", "place", "read_checkpoint", "step_of", "sweep", "write_checkpoint"]
 
 KEPT = 2
-"""The newest, and the one before it, to go on with where the newest turns out to be damaged."""
+"""The newest, and the one before it, to resume from if the newest turns out to be damaged."""
 
 OWNER = "run.txt"
 """In a folder that `checkpoints` is a link to: a digest of the settings of the run whose checkpoints they are."""

@@ -103,7 +103,7 @@ def train(
         start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
             identity from weights and paper from scratch.
         seed: of the initial weights, the order of the images, their augmentation, and dropout.
-        resume: go on with what `out` holds; False makes it an error that it holds something.
+        resume: resume what `out` holds; False makes it an error that it holds something.
         progress: whether to show how far it is, on standard error; or a Progress that is told.
         callbacks: more of Lightning's.
         options: `recipe`, values in place of a recipe's such as `batch_size`, `epochs` and `lr`, and where it runs:

@@ -50,7 +50,7 @@ class Source(Protocol):
         """The whole name, as `create` takes it."""
 
     def build(self, num_classes: int | None, options: Mapping[str, Any], /) -> Built:
-        """The network with fresh weights; None: as many classes as it has of itself. Nothing is downloaded."""
+        """The network with fresh weights; None classes are its own default. Nothing is downloaded."""
 
     def pretrained(self, num_classes: int | None, options: Mapping[str, Any], /) -> Built:
         """The network with the library's own weights, which may be downloaded."""
