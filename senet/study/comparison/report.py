@@ -174,7 +174,7 @@ class Comparison:
             width = f", reduction ratio {se['reduction_ratio']}" if se["width"] is None else f", width {se['width']}"
         return [
             *self.notes,
-            f"{self.block} at {len(self.sites)} sites{width}, start {se['start']}",
+            f"{self.block} at {counted(len(self.sites), 'site')}{width}, start {se['start']}",
             self.accuracy_table(title),
             *self._intervals(),
             "",

@@ -12,7 +12,8 @@ from senet.console import display
 from senet.console.progress import duration
 from senet.errors import MissingPackageError
 from senet.report.table import Cell, Column, Table, cell
-from senet.study.judging.verdict import Measure, Verdict, number, places
+from senet.study.judging.verdict import Measure, Verdict, fixed, places
+from senet.words import counted
 
 if TYPE_CHECKING:
     from senet.report.page import Chart, Page
@@ -131,7 +132,7 @@ class Judgement:
 
     def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
-        sites = [] if self.control else [f"SE at {display.count(len(self.sites))} sites"]
+        sites = [] if self.control else [f"SE at {counted(len(self.sites), 'site')}"]
         return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}"]
 
     def scores_table(self) -> Table:
@@ -148,14 +149,14 @@ class Judgement:
         digits = max(digits, places(of.sd)) if of.sd else digits
         pairs = zip(self.seeds, self.plain.scores, self.se.scores, of.values, strict=True)
         rows: list[list[Cell | int]] = [
-            [seed, *(cell(value, number(value, digits)) for value in values)] for seed, *values in pairs
+            [seed, *(cell(value, fixed(value, digits)) for value in values)] for seed, *values in pairs
         ]
         if of.sd is not None:
             means = ((self.plain.mean, self.plain.sd), (self.se.mean, self.se.sd), (of.mean, of.sd))
             rows.append(
                 [
                     Cell("mean ± sd"),
-                    *(cell(mean, f"{number(mean, digits)} ± {number(sd or 0.0, digits)}") for mean, sd in means),
+                    *(cell(mean, f"{fixed(mean, digits)} ± {fixed(sd or 0.0, digits)}") for mean, sd in means),
                 ]
             )
         better = "higher" if self.measure.higher_is_better else "lower"

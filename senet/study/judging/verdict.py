@@ -249,6 +249,14 @@ def number(value: float, digits: int) -> str:
     return "0" if float(text) == 0 else text.replace("-", "−")
 
 
+def fixed(value: float, digits: int) -> str:
+    """A number to so many decimal places, all of them shown, for a column of a table."""
+    if digits > 6:
+        return number(value, digits)
+    text = f"{round(value, digits):.{max(0, digits)}f}"
+    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+
+
 def _percent(share: float) -> str:
     percent = abs(100 * share)
     return f"{percent:.0f} %" if percent >= 9.5 else f"{percent:#.2g} %" if percent else "0 %"

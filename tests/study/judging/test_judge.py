@@ -111,6 +111,7 @@ def test_a_regression_is_judged_by_its_error(page, tmp_path):
     assert found.se.cost["parameters"] - found.plain.cost["parameters"] == 2 * 2 * 8
     assert "Hz" in found.verdict.text
     assert "points" not in str(found)
+    assert "SE at 1 site\n" in str(found)
     assert "mean absolute error of test_judge.py:regression (lower is better)" in str(found)
     drawn = (tmp_path / "out/report.html").read_text()
     assert "plain (Hz)" in drawn

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from senet.study.judging.verdict import Measure, detectable, judged, number, places, seeds_needed
+from senet.study.judging.verdict import Measure, detectable, fixed, judged, number, places, seeds_needed
 from senet.study.statistics import bootstrap_over_examples, bootstrap_over_images
 
 ERROR = Measure("error", "", higher_is_better=False)
@@ -136,3 +136,10 @@ def test_how_many_seeds_would_do_is_what_simulation_says():
 )
 def test_a_number_shows_two_digits(value, text):
     assert number(value, places(value)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"), [(0.09, 3, "0.090"), (-0.0001, 3, "0.000"), (-1.25, 1, "−1.2"), (1234.0, -2, "1200")]
+)
+def test_a_column_shows_all_its_places(value, digits, text):
+    assert fixed(value, digits) == text
