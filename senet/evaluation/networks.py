@@ -371,8 +371,10 @@ def heard() -> Iterator[list[str]]:
     """Within it what goes to the log "senet" is collected, and goes nowhere else: the study says it once."""
     logger, listener = logging.getLogger("senet"), _Listener()
     before = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.level, logger.propagate = [listener], logging.INFO, False
+    logger.handlers, logger.propagate = [listener], False
+    logger.setLevel(logging.INFO)  # the attribute alone leaves what the logger remembers of its level as it was
     try:
         yield listener.lines
     finally:
-        logger.handlers, logger.level, logger.propagate = before
+        logger.handlers, _, logger.propagate = before
+        logger.setLevel(before[1])

@@ -1,5 +1,7 @@
 """A state dict from a person's own loop goes wherever weights go; a saved network of their own names the command."""
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -78,3 +80,11 @@ def test_the_command_that_would_do_is_said(own, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.endswith(f". That is: senet sites --model {name} --size 16 --weights {saved}\n")
     assert main(said.partition("That is: senet ")[2].split()) == 0
+
+
+def test_notes_are_heard_where_the_log_was_used_before():
+    log = logging.getLogger("senet")
+    log.info("nobody listens")
+    with heard() as notes:
+        log.info("a classifier starts fresh")
+    assert notes == ["a classifier starts fresh"]
