@@ -19,7 +19,7 @@ __all__ = ["FIRST", "describe_network", "from_strings", "to_strings"]
 FIRST = "senet"
 """What each name begins with in a file, where other tools write names of their own: `senet.classes`."""
 
-_OURS = ("network", "options", "senet", "torch")
+_OURS = ("network", "options", "senet", "torch", "shapes")
 
 
 def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,15 +15,18 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from senet.block.equations import padding
-from senet.errors import ExportError, InsertionError, OptimizeError
+from senet.errors import ExportError, OptimizeError
+from senet.export.checking import check_file, check_names, disagreements, outputs_of
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
-from senet.export.runtimes import Runtime
-from senet.export.tracing import Traced, check_exportable, flat_outputs, trace, with_batch, with_size
+from senet.export.tracing import Traced, check_exportable, trace
 from senet.files.atomic import atomic_write_all
+from senet.inference.agreement import trials
+from senet.inference.capture import tensors_of
 from senet.inference.optimize import optimized
+from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
-from senet.running import devices_of, run, untouched
+from senet.running import devices_of
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
 
@@ -46,6 +49,7 @@ class Exported:
         metadata: what the file says of its network.
         moved: how many SE blocks there are, and in how many of them the squeeze reads the last linear layer's
             input, as `optimize` has it.
+        note: which sizes the file is not for; empty where it takes any.
     """
 
     paths: tuple[Path, ...]
@@ -56,6 +60,7 @@ class Exported:
     tolerance: float | None
     metadata: Mapping[str, Any]
     moved: tuple[int, int]
+    note: str = ""
 
     def __str__(self) -> str:
         from senet.console import display
@@ -75,6 +80,7 @@ class Exported:
                     [f"SE: {found} blocks, in {moved} the squeeze reads the smaller input of the last linear layer."]
                     * (found > 0)
                 ),
+                *([self.note] if self.note else []),
                 f"In the file: {', '.join(self.metadata)}.",
             )
         )
@@ -128,26 +134,41 @@ def export(
     batches = None if calibration is None else _calibration(path, calibration)
     kind.needed()
     description = describe_network(model, metadata)
-    texts = to_strings(description)
     with atomic_write_all(*kind.files(path)) as temporary:  # before the work, so that it is not for nothing
         if devices_of(model) - {torch.device("cpu")}:
             model = copy.deepcopy(model).cpu()
             example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
-        trials = _trials(example, dynamic_size)
-        wanted = _wanted(model, trials)  # in the network's own words where it does not run
-        _check_names(description.get("classes"), next(iter(wanted.values())))
-        form = inference_form(model, example, dynamic_size=dynamic_size)
+        first = outputs_of(model, {"the example": example})["the example"]  # in its own words where it does not run
+        check_names(description.get("classes"), first or ())
+        form = _form(model, example, dynamic_size)
         traced = trace(form, example, dynamic_size=dynamic_size)
-        if batches is None:
-            kind.write(traced, texts, temporary)
-        else:
-            write_openvino_model(quantized(openvino_model(traced, texts), batches), temporary)
-        runner = kind.run(temporary)
         tolerance = TOLERANCE if batches is None else None
-        checks = _checked(runner, trials, wanted, f"{type(model).__name__} was exported, and", tolerance, kind)
+        said: tuple[str, ...] = ()
+        needed = traced.shapes.conditions
+        if needed and not kind.keeps_conditions:
+            shapes = dataclasses.replace(traced.shapes, conditions=())
+            traced = _narrowed(dataclasses.replace(traced, shapes=shapes), form, example, kind, needed, dynamic_size)
+            said = needed
+        while True:
+            if traced.shapes.conditions:
+                description["shapes"] = traced.shapes.to_json()
+            texts = to_strings(description)
+            tried = trials(example, traced.shapes, more=2)
+            wanted = outputs_of(model, tried)
+            if batches is None:
+                kind.write(traced, texts, temporary)
+            else:
+                write_openvino_model(quantized(openvino_model(traced, texts), batches), temporary)
+            runner = kind.run(temporary)
+            needed = disagreements(runner, model, example, traced.shapes, tuple(traced.assumed), tolerance)
+            if not needed:
+                break
+            del runner  # which may have the file open
+            traced, said = _narrowed(traced, form, example, kind, needed, dynamic_size), (*said, *needed)
+        checks = check_file(runner, tried, wanted, f"{type(model).__name__} was exported, and {kind.name}", tolerance)
         if dict(runner.metadata) != texts:
             raise ExportError(f"{kind.name} did not keep what the file is to say of its network: {runner.metadata}")
-        del runner  # which may have the file open
+        del runner
     return Exported(
         paths=kind.files(path),
         format=kind.name if batches is None else f"{kind.name} INT8",
@@ -157,7 +178,27 @@ def export(
         tolerance=tolerance,
         metadata=description,
         moved=_moved(form),
+        note=_note(traced.shapes, said, kind),
     )
+
+
+def _form(model: nn.Module, example: Any, dynamic_size: bool) -> nn.Module:
+    """The inference form; where none can be had for any size because the network refuses others, it says so itself."""
+    try:
+        return inference_form(model, example, dynamic_size=dynamic_size)
+    except ExportError:
+        if dynamic_size:
+            outputs_of(model, trials(example, free_space(example)))
+        raise
+
+
+def _note(shapes: Shapes, conditions: Sequence[str], kind: Format) -> str:
+    if shapes.conditions:
+        return f"It is for {' and '.join(shapes.conditions)}: elsewhere the network does something else."
+    if shapes.fixed:
+        why = f": the network tests it ({', '.join(conditions)})" if conditions else ": the network tests it"
+        return f"The batch is fixed{why}, and an {kind.name} file cannot."
+    return ""
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:
@@ -204,95 +245,33 @@ def _calibration(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:
     return found
 
 
-def _trials(example: Any, dynamic_size: bool) -> dict[str, Any]:
-    """The inputs to compare on, by what is special about each."""
-    size = next(len(leaf) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor))
-    trials = {f"batch {size}": example, f"batch {size + 2}": with_batch(example, size + 2)}
-    if dynamic_size:
-        trials["a larger size"] = with_size(example)
-    return trials
+def _within(size: int, least: int, greatest: int) -> bool:
+    return least <= size and (size <= greatest or greatest < 0)
 
 
-def _wanted(model: nn.Module, trials: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-    """What the network itself gives.
+def _narrowed(
+    traced: Traced, form: nn.Module, example: Any, kind: Format, conditions: Sequence[str], dynamic_size: bool
+) -> Traced:
+    """The graph for sizes that fulfil further conditions: the file says and checks them, or one batch is fixed in it.
 
     Raises:
-        InsertionError: (a ValueError) where it does not run on the example.
-        ExportError: (a ValueError) where it runs on that alone.
+        ExportError: where the file can neither say nor check a condition on sizes in space.
     """
-    found: dict[str, list[Tensor]] = {}
-    for name, inputs in trials.items():
-        try:
-            with untouched(model):
-                found[name] = flat_outputs(run(model, inputs))
-        except InsertionError as error:
-            if not found:
-                raise
-            raise ExportError(
-                f"{type(model).__name__} runs on the example and not on {name}, so it cannot be exported "
-                f"for any{' size' if 'size' in name else ' batch'}: {error}"
-            ) from error
-    return found
-
-
-# A reader of the file looks `classes[argmax]` up: one name missing at the front shifts every answer.
-def _check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
-    """Refuse a list of classes of which no output has as many, in dimension 1 or in the last.
-
-    Raises:
-        ExportError: where no output fits.
-    """
-    if not isinstance(classes, list) or not classes:
-        return
-    counts = sorted({x.shape[dim] if x.ndim > 1 else 1 for x in outputs for dim in (1, -1)})
-    if len(classes) not in counts:
+    bounds = traced.bounds_of([name for name in traced.shapes.names if any(name in each for each in conditions)])
+    near = traced.shapes.sizes(tensors_of(example))
+    outside = [sizes for each in conditions for sizes in traced.shapes.violations(each, near)]
+    bounded = all(any(not _within(sizes[name], *bounds[name]) for name in bounds) for sizes in outside)
+    if kind.keeps_conditions or (kind.keeps_bounds and bounded):
+        shapes = dataclasses.replace(traced.shapes, conditions=(*traced.shapes.conditions, *conditions))
+        assumed = {condition: code for condition, code in traced.assumed.items() if condition not in conditions}
+        return dataclasses.replace(traced, shapes=shapes, assumed=assumed, bounds=bounds)
+    sizes = [condition for condition in conditions if any(name in condition for name in traced.shapes.space)]
+    if sizes or traced.shapes.fixed:
         raise ExportError(
-            f"the metadata's classes are {len(classes)} names, but the network gives {' or '.join(map(str, counts))} "
-            "outputs for a picture: give one name for each output, in order, a background class too"
+            f"{type(form).__name__} is right where {' and '.join(sizes or conditions)}, which an {kind.name} file "
+            f"cannot check: leave dynamic_size out, or write a .pt2 file"
         )
-
-
-def _checked(
-    runner: Runtime,
-    trials: Mapping[str, Any],
-    wanted: Mapping[str, list[Tensor]],
-    what: str,
-    tolerance: float | None,
-    kind: Format,
-) -> dict[str, float]:
-    """How far a written network is from what is wanted, as a share of the largest output, for each input.
-
-    Raises:
-        ExportError: where it is further than the tolerance, or does not run.
-    """
-    found = {}
-    for name, inputs in trials.items():
-        try:
-            given = flat_outputs(runner.on(inputs))
-        except Exception as error:
-            raise ExportError(
-                f"{what} {kind.name} does not run it on {name}: "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            ) from error
-        if [x.shape for x in wanted[name]] != [x.shape for x in given]:
-            raise ExportError(
-                f"{what} on {name} {kind.name} gives outputs of shapes "
-                f"{[tuple(x.shape) for x in given]}, not {[tuple(x.shape) for x in wanted[name]]}"
-            )
-        found[name] = max(map(_difference, wanted[name], given), default=0.0)
-        if tolerance is not None and not found[name] <= tolerance:  # a NaN is not
-            raise ExportError(
-                f"{what} on {name} {kind.name} differs from PyTorch by {found[name]:.2g} of the largest output, "
-                f"where {tolerance:g} is allowed; nothing is written"
-            )
-    return found
-
-
-def _difference(wanted: Tensor, given: Tensor) -> float:
-    wanted, given = wanted.double(), given.double()
-    if not wanted.numel():
-        return 0.0
-    return float((wanted - given).abs().max() / wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+    return trace(form, example, dynamic_size=dynamic_size, fixed_batch=True)
 
 
 def _shapes(traced: Traced, op: str, names: Sequence[str]) -> dict[str, str]:

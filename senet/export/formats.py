@@ -21,6 +21,7 @@ from senet.export.description import FIRST
 from senet.export.onnx_squeeze import branches, pool_squeezes
 from senet.export.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
 from senet.extras import extra
+from senet.inference.internals import drop_guards
 from senet.running import as_call
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Format:
         files: the paths that it takes for one path that the user gave, which is the first.
         write: the graph and the strings that go with it, to those paths.
         run: a network that runs what is written there, with `metadata`, the strings.
+        keeps_conditions: whether whoever loads the file has conditions on sizes checked.
+        keeps_bounds: whether the file has a least and a greatest size checked for each free side.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Format:
     files: Callable[[Path], tuple[Path, ...]]
     write: Callable[[Traced, Mapping[str, str], Sequence[Path]], None]
     run: Callable[[Sequence[Path]], Runtime]
+    keeps_conditions: bool = False
+    keeps_bounds: bool = False
 
     def needed(self) -> None:
         """Import what it needs.
@@ -131,9 +136,17 @@ def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
     for names, ports in ((traced.inputs, model.inputs), (traced.outputs, model.outputs)):
         for name, port in zip(names, ports, strict=True):
             port.get_tensor().set_names({name})
+    # The conversion leaves sides free that the graph holds for numbers, and the file would run where it is wrong.
+    shapes = [openvino.PartialShape([_dimension(traced, side) for side in sides]) for _, sides in traced.shapes.inputs]
+    model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     for name, text in texts.items():
         model.set_rt_info(text, [FIRST, name])
     return model
+
+
+def _dimension(traced: Traced, side: Any) -> Any:
+    openvino = extra("openvino", "ship")
+    return openvino.Dimension(side) if isinstance(side, int) else openvino.Dimension(*traced.bounds.get(side, (0, -1)))
 
 
 def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
@@ -159,6 +172,7 @@ def read_openvino_model(paths: Sequence[Path]) -> Any:
 
 
 def _write_pt2(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
+    drop_guards(traced.program, traced.assumed.values())
     with quietly():
         torch.export.save(traced.program, paths[0], extra_files={_PT2_KEY: json.dumps(dict(texts))})
 
@@ -193,6 +207,7 @@ FORMATS: Mapping[str, Format] = {
         files=lambda path: (path, path.with_suffix(".bin")),
         write=_write_openvino,
         run=lambda paths: OpenVino(read_openvino_model(paths)),
+        keeps_bounds=True,
     ),
     ".pt2": Format(
         name="torch.export",
@@ -200,6 +215,7 @@ FORMATS: Mapping[str, Format] = {
         files=lambda path: (path,),
         write=_write_pt2,
         run=lambda paths: _Pt2(paths[0]),
+        keeps_conditions=True,
     ),
 }
 """By the suffix of the path."""

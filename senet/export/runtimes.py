@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from senet.errors import InputError
 from senet.export.description import FIRST
 from senet.extras import extra
+from senet.inference.shapes import Shapes
 from senet.running import as_call
 
 __all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
@@ -23,6 +26,15 @@ class Runtime(nn.Module):
     """An exported network that runs; `metadata` is what its file says of it, as text."""
 
     metadata: Mapping[str, str]
+
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Refuse shapes that the network was not exported for.
+
+        Raises:
+            InputError: (a ValueError) where the file says for which it was, and these are others.
+        """
+        if "shapes" in self.metadata:
+            _shapes(self.metadata["shapes"]).check(inputs)
 
     def on(self, example: Any) -> Any:
         """The network on an example: its tensors, in order, whether positional or by name."""
@@ -60,6 +72,7 @@ class OnnxRuntime(Runtime):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The network on its inputs, in the order of the file."""
+        self.check(inputs)
         given = {name: tensor.detach().contiguous().numpy() for name, tensor in zip(self._inputs, inputs, strict=True)}
         return _tensors(self._session.run(None, given))
 
@@ -94,6 +107,7 @@ class OpenVino(Runtime):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The network on its inputs, in the order of the file."""
+        self.check(inputs)
         given = [tensor.detach().contiguous().numpy() for tensor in inputs]
         found = self._request.infer(given, share_inputs=True, share_outputs=False)
         return _tensors([found[output] for output in self._compiled.outputs])
@@ -121,6 +135,14 @@ def computes_in_bf16() -> bool:
     """
     capabilities: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
+
+
+@functools.lru_cache
+def _shapes(text: str) -> Shapes:
+    try:
+        return Shapes.from_json(json.loads(text))
+    except json.JSONDecodeError:
+        raise InputError(f"the file's word on shapes is not JSON: {text[:200]}") from None
 
 
 def _rt_info(model: Any) -> Mapping[str, str]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from senet.errors import ExportError, InputTypeError
-from senet.running import as_call, describe, run, untouched
+from senet.errors import ExportError, OptimizeError
+from senet.inference.capture import capture_program, check_network, tensors_of
+from senet.inference.shapes import Shapes
+from senet.running import describe, run, untouched
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["Traced", "check_exportable", "flat_outputs", "trace", "with_batch", "with_size"]
-
-_STEP = 32  # pixels that a network which halves its maps five times can be given more or less of
+__all__ = ["Traced", "check_exportable", "flat_outputs", "trace"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,27 @@ class Traced:
         inputs: names of the tensors that it takes, in order.
         outputs: of those that it gives.
         symbols: name of each symbol, in words: batch, height, width.
+        shapes: what the graph may be given.
+        assumed: further conditions on sizes, as `Captured` has them.
+        bounds: the least and the greatest size of free sides that have them; -1: there is no greatest.
     """
 
     program: ExportedProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     symbols: Mapping[str, str]
+    shapes: Shapes
+    assumed: Mapping[str, str]
+    bounds: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+    def bounds_of(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
+        """The least and the greatest size for which the capture took the branches that it took."""
+        found = {}
+        for symbol, limits in self.program.range_constraints.items():
+            if (name := self.symbols.get(str(symbol))) in names:
+                upper = int(limits.upper) if limits.upper < 2**40 else -1  # infinity is a symbol of its own
+                found[str(name)] = (int(limits.lower), upper)
+        return found
 
     def shape_in_words(self, shape: Any) -> str:
         """A shape with its symbols in words: (batch, 3, 224, 224)."""
@@ -43,7 +58,7 @@ class Traced:
         return f"({', '.join(words)}{',' * (len(words) == 1)})"
 
 
-def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Traced:
+def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed_batch: bool = False) -> Traced:
     """The graph of `model`, which is on the CPU, in eval mode and for any batch.
 
     Args:
@@ -51,66 +66,41 @@ def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Trac
         example: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword arguments. The
             first dimension of its tensors is the batch.
         dynamic_size: leave the sizes in space of tensors of three dimensions and more open too.
+        fixed_batch: make it for the example's batch alone. So it is too where `model` was optimized for one batch.
 
     Raises:
         ExportError: (a ValueError) where the network cannot be made a graph, or for one batch or one size alone.
     """
-    two = with_batch(example, 2)  # torch.export takes sizes 0 and 1 for constants
-    args, kwargs = as_call(two)
+    known = model.meta.get("senet_shapes") if isinstance(model, torch.fx.GraphModule) else None
+    fixed: Literal["", "number", "test"] = "test" if fixed_batch else "" if known is None else known.fixed
+    name = type(model).__name__
+    try:
+        found = capture_program(model, example, dynamic_size=dynamic_size, fixed=fixed)
+    except OptimizeError as error:
+        raise ExportError(str(error)) from error
+    if found.shapes.fixed == "number":
+        batch = len(tensors_of(example)[0])
+        raise ExportError(
+            f"{name} computes with its batch as a fixed number, so its graph is for a batch of {batch} alone: have it "
+            f"use x.shape[0] (x.flatten(1), not x.view({batch}, -1))"
+        )
     with untouched(model):
-        outputs = run(model, two)  # in the caller's words where it fails
-        try:
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=_open(args, kwargs, dynamic_size))
-        except Exception as error:  # torch.export's own, and whatever the network's code raises on symbols
-            raise ExportError(
-                f"{type(model).__name__} cannot be exported: torch.export says {type(error).__name__}: "
-                f"{_first_line(error)}"
-            ) from error
-    symbols = _symbols(program, type(model).__name__, dynamic_size)
-    for node in program.graph.nodes:
+        outputs = run(model, example)
+    for node in found.program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it would put the paths of this machine into the file
-    names = program.graph_signature.user_inputs
-    inputs = ("input",) if len(names) == 1 else tuple(str(name) for name in names)
-    return Traced(program, inputs, _output_names(outputs), symbols)
+    names = tuple(name for name, _ in found.shapes.inputs)
+    shapes = dataclasses.replace(found.shapes, inputs=_named(found.shapes))
+    inputs = ("input",) if len(names) == 1 else names
+    return Traced(found.program, inputs, _output_names(outputs), found.symbols, shapes, found.assumed)
 
 
-def with_batch(example: Any, batch: int) -> Any:
-    """The example with `batch` samples: its own in turn, each floating-point one a little fainter than the last."""
-    size = _batch(example)
-
-    def repeated(x: Tensor) -> Tensor:
-        if not x.dim() or len(x) != size:
-            return x.clone()
-        rows = x[torch.arange(batch, device=x.device) % size]
-        if not x.is_floating_point():
-            return rows
-        fainter = torch.linspace(1, 0.5, batch, device=x.device, dtype=x.dtype)
-        return rows * fainter.view(-1, *[1] * (x.dim() - 1))
-
-    return pytree.tree_map_only(Tensor, repeated, example)
-
-
-def with_size(example: Any) -> Any:
-    """The example, larger in space: by 32 in the first direction, by 64 in the last."""
-
-    def grown(x: Tensor) -> Tensor:
-        if x.dim() < 3:
-            return x.clone()
-        for dim in range(2, x.dim()):
-            more = 2 * _STEP if dim == x.dim() - 1 else _STEP
-            x = x.index_select(dim, torch.arange(x.shape[dim] + more, device=x.device) % x.shape[dim])
-        return x
-
-    return pytree.tree_map_only(Tensor, grown, example)
+def _named(shapes: Shapes) -> tuple[tuple[str, Any], ...]:
+    return (("input", shapes.inputs[0][1]),) if len(shapes.inputs) == 1 else shapes.inputs
 
 
 def flat_outputs(output: Any) -> list[Tensor]:
     """The tensors in what a network returns, in order."""
     return [leaf.detach() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _batch(example: Any) -> int:
-    return next(len(leaf) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim())
 
 
 def check_exportable(model: nn.Module, example: Any) -> None:
@@ -120,10 +110,12 @@ def check_exportable(model: nn.Module, example: Any) -> None:
         ExportError: (a ValueError) where the network is not float32, or the example has no batch.
         TypeError: where there is no network.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"a network to export is an nn.Module, not {type(model).__name__}")
-    tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
-    if not tensors or not tensors[0].dim():
+    try:
+        check_network(model)
+    except OptimizeError as error:
+        raise ExportError(str(error)) from error
+    tensors = tensors_of(example)
+    if not tensors or not any(tensor.dim() for tensor in tensors):
         raise ExportError(f"the example is {describe(example)}; it needs a tensor whose first dimension is the batch")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -133,64 +125,8 @@ def check_exportable(model: nn.Module, example: Any) -> None:
             )
 
 
-def _open(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_size: bool) -> Any:
-    """torch.export's description of the dimensions that are left open, for its two kinds of arguments."""
-    from torch.export import Dim
-
-    size = _batch((*args, *kwargs.values()))
-
-    def of(x: Any) -> dict[int, Any] | None:
-        if not isinstance(x, Tensor) or not x.dim():
-            return None
-        space = range(2, x.dim()) if dynamic_size else ()
-        return dict.fromkeys(((0,) if len(x) == size else ()) + tuple(space), Dim.AUTO)
-
-    described = pytree.tree_map(of, args)
-    return described if not kwargs else {name: pytree.tree_map(of, value) for name, value in kwargs.items()}
-
-
-def _symbols(program: ExportedProgram, network: str, dynamic_size: bool) -> dict[str, str]:
-    """What each symbol means; refuses a graph in which what should be open is a number."""
-    words = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-    found: dict[str, str] = {}
-    taken = set(program.graph_signature.user_inputs)
-    for node in program.graph.nodes:
-        if node.op != "placeholder" or node.name not in taken or not isinstance(node.meta.get("val"), Tensor):
-            continue
-        shape = node.meta["val"].shape
-        space = words.get(len(shape) - 2, tuple(f"size{i}" for i in range(len(shape) - 2)))
-        for dim, side in enumerate(shape):
-            number = _number(side)
-            if dim == 0 and number is not None and not found:
-                raise ExportError(
-                    f"{network} computes with its batch as a fixed number ({number}), so its graph is for that batch "
-                    f"alone: have it use x.shape[0] (x.flatten(1), not x.view({number}, -1))"
-                )
-            if dim >= 2 and dynamic_size and number is not None:
-                raise ExportError(
-                    f"{network} computes with the {space[dim - 2]} as a fixed number ({number}), so it cannot be "
-                    f"exported for any size: leave dynamic_size out"
-                )
-            if number is None:
-                found.setdefault(str(side), "batch" if dim == 0 else space[dim - 2])
-    return found
-
-
-def _number(side: Any) -> int | None:
-    """The number that a side of a shape is, also where tracing found that a symbol can be no other; else None."""
-    if isinstance(side, int):
-        return side
-    number = side.node.maybe_as_int()
-    return None if number is None else int(number)
-
-
 def _output_names(outputs: Any) -> tuple[str, ...]:
     if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
         return tuple(str(name) for name in outputs)
     count = len(flat_outputs(outputs))
     return ("output",) if count == 1 else tuple(f"output{i}" for i in range(count))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no message"

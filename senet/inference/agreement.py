@@ -1,45 +1,117 @@
-"""Hold an inference form against the network that it was made from."""
+"""Hold an inference form against the network that it was made from, inside its shapes and around them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from senet.inference.graph import batch_size, repeated
-from senet.insertion import run, untouched
+from senet.inference.capture import tensors_of
+from senet.inference.shapes import Shapes, failing, resized
+from senet.insertion import InsertionError, run, untouched
 
-__all__ = ["TOLERANCE", "another_batch", "another_size", "check", "relative_difference"]
+__all__ = ["LARGER", "TOLERANCE", "check", "relative_difference", "trials", "unfounded"]
 
 TOLERANCE = 1e-5  # of the largest output, in float32
+LARGER = "a larger size"
 _MORE = 32  # positions: what halves its maps five times can have so many more
 
 
-def check(model: nn.Module, other: nn.Module, examples: Sequence[Any]) -> str:
+def check(model: nn.Module, other: nn.Module, examples: Mapping[str, Any]) -> str:
     """Why `other` is not the same function as `model` on the examples; "" where it is.
 
-    Half precision is compared in float32, on copies: its own rounding is far above what is looked for.
+    What the network refuses, `other` must refuse too. Half precision is compared in float32, on copies: its own
+    rounding is far above what is looked for.
     """
-    halves = {torch.float16, torch.bfloat16}
-    if any(tensor.dtype in halves for tensor in (*model.parameters(), *model.buffers())):
-        model, other = copy.deepcopy(model).float(), copy.deepcopy(other).float()
-        examples = [_in_float32(example) for example in examples]
-    for given in examples:
-        with untouched(model):
-            expected = run(model, given)
-            found = run(other, given)
-            difference = relative_difference(expected, found)
-            if difference <= TOLERANCE:
-                continue
-            itself = relative_difference(expected, run(model, given))
-        if itself > TOLERANCE:
+    model, other, examples = _in_full(model, other, examples)
+    for given in examples.values():
+        difference = _difference(model, other, given)
+        if difference <= TOLERANCE:
+            continue
+        if difference < float("inf") and _difference(model, model, given) > TOLERANCE:
             return "it does not compute the same twice, so nothing can be held against it"
         return f"its outputs would differ by {difference:.2g} of the largest, where {TOLERANCE:g} is allowed"
     return ""
+
+
+def unfounded(
+    model: nn.Module, other: nn.Module, example: Any, shapes: Shapes, assumed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Which of the conditions that PyTorch's operations took for granted `other` needs: outside it is another function.
+
+    Those that fail at no size that can be tried are needed too.
+    """
+    model, other, examples = _in_full(model, other, {"": example})
+    outside, _ = failing(shapes, assumed, shapes.sizes(tensors_of(example)))
+    known: dict[tuple[int, ...], bool] = {}
+    needed = []
+    for condition, tried in outside.items():
+        for sizes in tried:
+            key = tuple(sizes.values())
+            if key not in known:
+                known[key] = _difference(model, other, resized(examples[""], shapes, sizes)) <= TOLERANCE
+        if not tried or not all(known[tuple(sizes.values())] for sizes in tried):
+            needed.append(condition)
+    return tuple(needed)
+
+
+def trials(example: Any, shapes: Shapes, *, more: int = 1) -> dict[str, Any]:
+    """The example and others of its kind that `shapes` allow, by what is special about each.
+
+    Args:
+        example: what the network takes.
+        shapes: what may be given.
+        more: samples that another batch has more.
+    """
+    sizes = shapes.sizes(tensors_of(example))
+    batch = {name: size for name, size in sizes.items() if name not in shapes.space}
+    space = {name: sizes[name] for name in shapes.space}
+    last = shapes.space[-1:]
+    count = next(iter(batch.values()), tensors_of(example)[0].shape[0] if tensors_of(example) else 1)
+    found: dict[str, dict[str, int]] = {f"batch {count}": {}}
+    if batch:
+        found[f"batch {count + more}"] = {name: size + more for name, size in batch.items()}
+        found.setdefault("batch 1", dict.fromkeys(batch, 1))
+    if space:
+        found[LARGER] = {name: size + _MORE * (2 if name in last else 1) for name, size in space.items()}
+        found["odd sizes"] = {name: (size + (7 if name in last else 5)) | 1 for name, size in space.items()}
+        found["one position"] = dict.fromkeys(space, 1)
+    return {
+        name: resized(example, shapes, {**sizes, **changed}) if changed else example
+        for name, changed in found.items()
+        if shapes.allow({**sizes, **changed})
+    }
+
+
+def _in_full(
+    model: nn.Module, other: nn.Module, examples: Mapping[str, Any]
+) -> tuple[nn.Module, nn.Module, Mapping[str, Any]]:
+    """Both networks and what they are given, in float32 where they are in half precision."""
+    halves = {torch.float16, torch.bfloat16}
+    if not any(tensor.dtype in halves for tensor in (*model.parameters(), *model.buffers())):
+        return model, other, examples
+    full = tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, dict(examples))
+    return copy.deepcopy(model).float(), copy.deepcopy(other).float(), full
+
+
+def _difference(model: nn.Module, other: nn.Module, given: Any) -> float:
+    """Between the outputs of two networks; 0 where both refuse what is given, infinity where one does."""
+    with untouched(model):
+        expected, found = _output(model, given), _output(other, given)
+    if expected is None or found is None:
+        return 0.0 if expected is found else float("inf")
+    return relative_difference(expected[0], found[0])
+
+
+def _output(model: nn.Module, given: Any) -> tuple[Any] | None:
+    try:
+        return (run(model, given),)
+    except InsertionError:
+        return None
 
 
 def relative_difference(expected: Any, given: Any) -> float:
@@ -51,6 +123,8 @@ def relative_difference(expected: Any, given: Any) -> float:
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            if type(a) is not type(b) or (a != b and a == a):
+                return float("inf")
             continue
         a, b = a.detach(), b.detach()
         if a.shape != b.shape or a.dtype != b.dtype:
@@ -63,36 +137,3 @@ def relative_difference(expected: Any, given: Any) -> float:
             worst, float((gap / largest.clamp(min=torch.finfo(torch.float32).tiny)).nan_to_num(float("inf")).max())
         )
     return worst
-
-
-def _in_float32(example: Any) -> Any:
-    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, example)
-
-
-def another_batch(example: Any) -> Any:
-    """The example with one sample more, each fainter than the one before; itself where it has no batch."""
-    size = batch_size(example)
-    if size is None:
-        return example
-
-    def fainter(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or len(x) != size + 1:
-            return x
-        weights = torch.linspace(1, 0.5, len(x), device=x.device, dtype=x.dtype)
-        return x * weights.view(-1, *(1,) * (x.dim() - 1))
-
-    return tree_map(fainter, repeated(example, size + 1))
-
-
-def another_size(example: Any) -> Any:
-    """The example larger in space: its rows and columns go on from the start, for 32 more, and 64 in the last."""
-
-    def larger(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return x
-        for dim in range(2, x.dim()):
-            size = x.shape[dim] + _MORE * (2 if dim == x.dim() - 1 else 1)
-            x = x.index_select(dim, torch.arange(size, device=x.device) % x.shape[dim])
-        return x
-
-    return tree_map(larger, example)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as constant_pad
 
 from senet.inference.layers import Layer
 
@@ -60,17 +61,20 @@ def _sums(h: Tensor, at: int, excluded: list[tuple[int, int]], dtype: torch.dtyp
     total = h.sum(at, keepdim=True, dtype=dtype)
     if excluded == [(0, 0)]:
         return total
-    size = h.shape[at]
     sums = []
     for first, last in excluded:
         tap = total
         if first:
-            tap = tap - _sum(h.narrow(at, 0, _least(first, size)), at, total.dtype)
+            tap = tap - _sum(_part(h, at, None, first), at, total.dtype)
         if last:
-            kept = _least(last, size)
-            tap = tap - _sum(h.narrow(at, size - kept, kept), at, total.dtype)
+            tap = tap - _sum(_part(h, at, -last, None), at, total.dtype)
         sums.append(tap)
     return torch.cat(sums, at)
+
+
+def _part(h: Tensor, at: int, start: int | None, stop: int | None, step: int = 1) -> Tensor:
+    """A slice of one dimension; of a map that is smaller, all that there is."""
+    return h[(slice(None),) * at + (slice(start, stop, step),)]
 
 
 def _sum(border: Tensor, at: int, dtype: torch.dtype) -> Tensor:
@@ -79,22 +83,21 @@ def _sum(border: Tensor, at: int, dtype: torch.dtype) -> Tensor:
     return border.sum(at, keepdim=True, dtype=dtype)
 
 
-def _least(border: int, size: int) -> int:
-    """The border, of a map that may be smaller; a size that is free is taken to be as large."""
-    return min(border, size) if isinstance(size, int) else border
-
-
 def _strided_sums(
     h: Tensor, at: int, taps: int, step: int, gap: int, before: int, outputs: int, dtype: torch.dtype | None
 ) -> Tensor:
+    span = (outputs - 1) * step + 1
+    if not isinstance(h.shape[at], int):
+        # Where the size is free, so is the sign of a slice's end, which not every converter follows. With zeros for the
+        # padding before the map no slice begins or ends before it.
+        h, before = constant_pad(h, (*(0, 0) * (h.dim() - 1 - at), before, 0)), 0
     sums = []
     for tap in range(taps):
         start = tap * gap - before
-        stop = start + (outputs - 1) * step + 1
-        start = start % step if start < 0 else start  # the first that is no padding
-        stop = torch.sym_max(stop, 0)  # type: ignore[assignment]
-        index = (slice(None),) * at + (slice(start, stop, step),)
-        sums.append(h[index].sum(at, keepdim=True, dtype=dtype))
+        stop = start + span
+        if isinstance(h.shape[at], int):
+            start, stop = (start % step if start < 0 else start), max(stop, 0)  # from the first that is no padding
+        sums.append(_part(h, at, start, stop, step).sum(at, keepdim=True, dtype=dtype))
     return torch.cat(sums, at) if taps > 1 else sums[0]
 
 

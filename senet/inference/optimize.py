@@ -12,17 +12,19 @@ import torch
 from torch import fx, nn
 
 from senet.block.equations import padding
-from senet.errors import InputTypeError, OptimizeError
-from senet.inference.agreement import another_batch, another_size, check
+from senet.errors import OptimizeError
+from senet.inference.agreement import LARGER, check, trials, unfounded
 from senet.inference.algebra import folded_fc, window_means
+from senet.inference.capture import check_network, tensors_of
 from senet.inference.eager.conditions import share_threads
 from senet.inference.eager.epilogue import fuse_epilogues
 from senet.inference.eager.gate import fuse_gates
 from senet.inference.find_se import Gate, find_gates, source_of
 from senet.inference.folding import applied, fold_affine, fold_constants, fold_into
-from senet.inference.graph import Network, capture, value_of
+from senet.inference.graph import Network, capture, require, value_of
 from senet.inference.layers import Layer
 from senet.inference.rebuild import read_excitation, write_excitation
+from senet.inference.shapes import Shapes, free_space
 from senet.insertion import InsertionError, run, tell_of_lost, untouched
 
 __all__ = ["Outcome", "optimize", "optimized"]
@@ -73,15 +75,19 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
 
 def optimized(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
     """What `optimize` does, for a caller who has told of lost SE already."""
-    _check_network(model)
+    check_network(model)
     if padding.lengths is not None:
         raise OptimizeError("a network cannot be optimised inside senet.valid, whose lengths are one batch's: leave it")
     name = type(model).__name__
-    examples = [example, *([another_size(example)] if dynamic_size else [])]
-    for given in examples:
-        _try(model, given)
-    network = capture(model, example, dynamic_size=dynamic_size)
-    examples += [] if network.note else [another_batch(example)]
+    _try(model, example)
+    try:
+        network = capture(model, example, dynamic_size=dynamic_size)
+    except OptimizeError:
+        if dynamic_size:  # a network that refuses another size says so in its own words
+            _try(model, trials(example, free_space(example)).get(LARGER, example))
+        raise
+    tried = trials(example, network.shapes)
+    _try(model, tried.get(LARGER, example))
     fold_constants(network)
     folded = fold_affine(network)
     outcomes = _move_squeezes(network)
@@ -90,11 +96,18 @@ def optimized(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> 
         return model
     result = network.module(name)
     result.meta["senet"] = tuple(outcomes)
-    problem = check(model, result, examples)
+    shapes = network.shapes
+    problem = check(model, result, tried)
+    if not problem and (needed := unfounded(model, result, example, shapes, network.assumed)):
+        require(result.graph, needed)
+        result.recompile()
+        shapes = dataclasses.replace(shapes, conditions=(*shapes.conditions, *needed))
+        problem = "" if shapes.allow(shapes.sizes(tensors_of(example))) else "it is another function for other sizes"
     if problem:
         _log.warning("%s comes back as it is: %s", name, problem)
         return model
-    _say(name, outcomes, folded, network.note)
+    result.meta["senet_shapes"] = shapes
+    _say(name, outcomes, folded, network.note, shapes)
     return result
 
 
@@ -104,21 +117,6 @@ def _try(model: nn.Module, example: Any) -> None:
             run(model, example)
     except InsertionError as error:
         raise OptimizeError(str(error)) from error
-
-
-def _check_network(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise OptimizeError(f"the network is wrapped in {type(model).__name__}: give `model.module`")
-    for name, module in model.named_modules():
-        at = f"{name} ({type(module).__name__})" if name else type(module).__name__
-        if isinstance(getattr(module, "_orig_mod", None), nn.Module) or module._compiled_call_impl is not None:
-            raise OptimizeError(f"{at} is compiled: optimize first, and compile what optimize returns")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise OptimizeError(f"{at} is scripted, which torch.export does not follow: optimize the network itself")
-        if any(p is not None and p.is_meta for p in (*module._parameters.values(), *module._buffers.values())):
-            raise OptimizeError(f"{at} is on the meta device and has no values: materialise the network first")
 
 
 def _move_squeezes(network: Network) -> list[Outcome]:
@@ -226,11 +224,12 @@ def _mean_of_layer(network: Network, layer: Layer, gate: Gate) -> fx.Node:
     return squeezed if len(shape) == 2 else graph.call_function(_aten.reshape.default, (squeezed, shape))
 
 
-def _say(name: str, outcomes: list[Outcome], folded: int, note: str) -> None:
+def _say(name: str, outcomes: list[Outcome], folded: int, note: str, shapes: Shapes) -> None:
     moved = sum(outcome.moved for outcome in outcomes)
     words = [f"{moved} of {len(outcomes)} squeezes moved before the last linear layer"] if outcomes else ["no SE found"]
     words.append(f"{folded} normalisations and constant steps folded")
     reasons = Counter(outcome.reason for outcome in outcomes if not outcome.moved)
     words += [f"{count} stayed: {reason}" for reason, count in reasons.items()]
     words += [note] if note else []
+    words += [f"it is for {' and '.join(shapes.conditions)}, and refuses other sizes"] if shapes.conditions else []
     _log.info("%s: %s", name, "; ".join(words))

@@ -35,7 +35,7 @@ def threads(*tensors: Tensor) -> int:
     for x in tensors[1:]:
         if type(x) not in _KINDS or not x.is_cpu or x.dtype is not tensors[1].dtype or not x.is_contiguous():
             return 0
-    if is_being_traced() or not computed_now(*tensors) or type(tensors[0]) not in _KINDS or library() is None:
+    if not computed_now(*tensors) or is_being_traced() or type(tensors[0]) not in _KINDS or library() is None:
         return 0
     return torch.get_num_threads()
 

@@ -1,0 +1,126 @@
+"""Names of torch that it does not promise to keep, and on which `optimize` and `export` depend.
+
+They tell which tests of shapes a capture went through. A torch without one of them must not give a wrong
+result: then a graph is for the example's shapes alone, and its note says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.autograd import forward_ad
+
+__all__ = [
+    "Guard",
+    "drop_guards",
+    "forward_mode",
+    "guards_of",
+    "is_jit_tracing",
+    "quiet_solver",
+    "returns_one_tensor",
+    "sizes_of_one",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Guard:
+    """A condition on sizes under which a graph was captured.
+
+    Attributes:
+        code: in Python, over the names of symbols.
+        own: whether the network's own code tested it, or ours; else one of PyTorch's operations did.
+    """
+
+    code: str
+    own: bool
+
+
+@contextlib.contextmanager
+def sizes_of_one() -> Iterator[bool]:
+    """Within it `torch.export` takes no size of 1 for granted, so that a test for 1 is a guard; whether it does."""
+    try:
+        from torch.fx.experimental import _config
+
+        patch = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    except (ImportError, AttributeError):
+        yield False
+        return
+    with patch:
+        yield True
+
+
+def guards_of(program: torch.export.ExportedProgram) -> tuple[list[Guard], Mapping[str, str]] | None:
+    """The guards of a capture, and the source of each symbol: `L['x'].size()[0]`; None where torch does not tell."""
+    try:
+        from torch.utils._sympy.printers import PythonPrinter
+
+        environment = _shape_environment(program)
+        if environment is None:
+            return [], {}
+        sources = {
+            str(symbol): found[0].name() if callable(found[0].name) else found[0].name
+            for symbol, found in environment.var_to_sources.items()
+        }
+        return [
+            Guard(PythonPrinter().doprint(guard.expr), _is_own(guard.sloc)) for guard in environment.guards
+        ], sources
+    except (ImportError, AttributeError):
+        return None
+
+
+def drop_guards(program: torch.export.ExportedProgram, codes: Collection[str]) -> None:
+    """Take guards out of what a saved program checks; `codes` as `guards_of` gives them."""
+    told, kept = guards_of(program), getattr(program, "_guards_code", None)
+    if told is None or kept is None or len(kept) != len(told[0]):
+        return
+    program._guards_code = [words for words, guard in zip(kept, told[0], strict=True) if guard.code not in codes]
+
+
+def _shape_environment(program: torch.export.ExportedProgram) -> Any:
+    for node in program.graph.nodes:
+        for side in getattr(node.meta.get("val"), "shape", ()):
+            if isinstance(side, torch.SymInt):
+                return side.node.shape_env
+    return None
+
+
+def _is_own(place: Any) -> bool:
+    """Whether a guard arose outside torch's own files; also where that is not known."""
+    name = getattr(getattr(place, "framework_loc", None), "filename", None)
+    return not (isinstance(name, str) and name.startswith(os.path.dirname(torch.__file__) + os.sep))  # noqa: PTH120
+
+
+@contextlib.contextmanager
+def quiet_solver() -> Iterator[None]:
+    """Within it torch does not tell at length which equations between sizes it cannot solve."""
+    solver = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    disabled, solver.disabled = solver.disabled, True
+    try:
+        yield
+    finally:
+        solver.disabled = disabled
+
+
+def returns_one_tensor(graph: fx.Graph) -> bool:
+    """Whether a captured graph returns one value and nothing around it; False where torch does not tell."""
+    info = getattr(getattr(graph, "_codegen", None), "pytree_info", None)
+    spec = getattr(info, "out_spec", None)
+    return spec is not None and bool(spec.is_leaf())
+
+
+def is_jit_tracing() -> bool:
+    """Whether `torch.jit.trace` is at work, under which sizes are tensors."""
+    state = getattr(torch._C, "_get_tracing_state", None)
+    return bool(state() if state is not None else torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are being computed in forward mode; True where torch does not tell."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
