@@ -23,7 +23,7 @@ from senet.inference.find_se import Gate, find_gates, source_of
 from senet.inference.folding import applied, fold_affine, fold_constants, fold_into
 from senet.inference.graph import Network, capture, require, value_of
 from senet.inference.layers import Layer
-from senet.inference.rebuild import read_excitation, write_excitation
+from senet.inference.rebuild import at_least_single, read_excitation, write_excitation
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import InsertionError, run, tell_of_lost, untouched
 
@@ -156,7 +156,10 @@ def _move(network: Network, gate: Gate) -> tuple[Outcome, fx.Node | None]:
     first = next(node for node in network.graph.nodes if node in gate.products)
     with network.graph.inserting_before(first if layer is None else layer.node):
         if excitation is not None:
-            squeezed = _mean(network, gate.averaged, gate) if layer is None else _means(network, layer, gate)
+            dtype = value_of(gate.average).dtype
+            squeezed = (
+                _mean(network, gate.averaged, gate.channel, dtype) if layer is None else _means(network, layer, gate)
+            )
             folds = _takes_factor(gate, source.layer, excitation.factor)
             result = write_excitation(
                 network,
@@ -193,20 +196,23 @@ def _takes_factor(gate: Gate, layer: Layer | None, factor: float) -> bool:
     return set(layer.node.users) <= {gate.average, *gate.products}
 
 
-def _mean(network: Network, node: fx.Node, gate: Gate, channel: int | None = None) -> fx.Node:
-    """(N, channels): the average over all other dimensions, in the dtype that the network's own has."""
-    fake, channel = value_of(node), gate.channel if channel is None else channel
+def _mean(network: Network, node: fx.Node, channel: int, dtype: torch.dtype) -> fx.Node:
+    """(N, channels): the average over all other dimensions."""
+    fake = value_of(node)
     space = [dim for dim in range(1, fake.dim()) if dim != channel]
-    dtype = value_of(gate.average).dtype
-    kwargs = {} if fake.dtype == dtype else {"dtype": dtype}
+    kwargs: dict[str, Any] = {} if fake.dtype == dtype else {"dtype": dtype}
     return network.graph.call_function(_aten.mean.dim, (node, space), kwargs)
 
 
 def _means(network: Network, layer: Layer, gate: Gate) -> fx.Node:
-    """(N, K × taps): the averages of the layer's input that its weights are to multiply."""
+    """(N, K × taps): the averages of the layer's input that its weights are to multiply.
+
+    In float32 at least: the sums of a map in half precision leave its range, and lose more than its average does.
+    """
+    dtype = at_least_single(value_of(gate.average).dtype)
     if layer.pointwise or not layer.kernel:
-        return _mean(network, layer.h, gate, layer.channel)
-    graph, dtype = network.graph, value_of(gate.average).dtype
+        return _mean(network, layer.h, layer.channel, dtype)
+    graph = network.graph
     arguments = (layer.h, list(layer.kernel), list(layer.stride), list(layer.padding), list(layer.dilation), dtype)
     return graph.call_function(_aten.flatten.using_ints, (graph.call_function(window_means, arguments), 1))
 
@@ -216,10 +222,13 @@ def _mean_of_layer(network: Network, layer: Layer, gate: Gate) -> fx.Node:
     graph, fake = network.graph, value_of(gate.average)
     means = _means(network, layer, gate)
     folded, bias = folded_fc(layer, torch.eye(len(layer.weight), device=layer.weight.device), None)
-    arguments = [means, network.add(f"{gate.average.name}.weight", folded.to(fake.dtype))]
+    dtype = at_least_single(fake.dtype)
+    arguments = [means, network.add(f"{gate.average.name}.weight", folded.to(dtype))]
     if bias is not None:
-        arguments.append(network.add(f"{gate.average.name}.bias", bias.to(fake.dtype)))
+        arguments.append(network.add(f"{gate.average.name}.bias", bias.to(dtype)))
     squeezed = graph.call_function(_aten.linear.default, tuple(arguments))
+    if dtype != fake.dtype:
+        squeezed = graph.call_function(_aten._to_copy.default, (squeezed,), {"dtype": fake.dtype})
     shape = [-1, *fake.shape[1:]]
     return squeezed if len(shape) == 2 else graph.call_function(_aten.reshape.default, (squeezed, shape))
 

@@ -19,7 +19,7 @@ from senet.inference.find_se import Gate
 from senet.inference.graph import Network, value_of
 from senet.inference.layers import Layer, as_layer, bias_name
 
-__all__ = ["Excitation", "read_excitation", "write_excitation"]
+__all__ = ["Excitation", "at_least_single", "read_excitation", "write_excitation"]
 
 _aten = torch.ops.aten
 _VIEWS = (
@@ -89,6 +89,11 @@ def read_excitation(network: Network, gate: Gate) -> Excitation | None:
     return Excitation(tuple(steps), node, factor)
 
 
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """Float32 in place of half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _is_vector(node: fx.Node) -> bool:
     """Whether it is (N, ·), or that with dimensions of 1."""
     fake = value_of(node)
@@ -132,20 +137,27 @@ def write_excitation(
     graph, node = network.graph, squeezed
     for index, step in enumerate(excitation.steps):
         if isinstance(step, fx.Node):
+            scalar = _scalar(network, step)
+            if scalar is not None:  # a constant's own node may stand further down
+                node = graph.call_function(_aten.mul.Tensor, (node, scalar))
+                continue
             args = tuple(node if isinstance(a, fx.Node) and network.constant(a) is None else a for a in step.args)
             node = graph.call_function(step.target, args, dict(step.kwargs))  # type: ignore[arg-type]
             continue
         weight, bias = step.weight.flatten(1), step.bias
         name = str(step.node.args[1].target)  # type: ignore[union-attr]
+        given = made = weight.dtype
         if index == 0 and (before is not None or scale != 1):
-            dtype = weight.dtype
+            made = given if before is None else at_least_single(given)
             folded, folded_bias = (weight.double(), bias) if before is None else folded_fc(before, weight, bias)
-            weight = (folded / scale).to(dtype)
-            bias = None if folded_bias is None else folded_bias.to(dtype)
+            weight = (folded / scale).to(made)
+            bias = None if folded_bias is None else folded_bias.to(made)
         arguments = [node, network.add(name, weight.contiguous())]
         if bias is not None:
             arguments.append(network.add(bias_name(name), bias.contiguous()))
         node = graph.call_function(_aten.linear.default, tuple(arguments))
+        if made != given:
+            node = graph.call_function(_aten._to_copy.default, (node,), {"dtype": given})
     if factor != 1:
         node = graph.call_function(_aten.mul.Tensor, (node, factor))
     shape: list[Any] = [-1, *value_of(excitation.result).shape[1:]]
