@@ -17,7 +17,7 @@ from senet.running import run, untouched
 
 __all__ = ["check_file", "check_names", "disagreements", "outputs_of"]
 
-_OPTIONAL = ("odd sizes", "one position")  # which many networks do not take
+_OPTIONAL = ("odd sizes",)  # which many networks do not take
 _Wanted = list[Tensor] | None
 
 

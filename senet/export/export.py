@@ -21,7 +21,7 @@ from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
 from senet.export.tracing import Traced, check_exportable, trace
 from senet.files.atomic import atomic_write_all
-from senet.inference.agreement import trials
+from senet.inference.agreement import ONE_POSITION, trials
 from senet.inference.capture import tensors_of
 from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
@@ -154,6 +154,7 @@ def export(
                 description["shapes"] = traced.shapes.to_json()
             texts = to_strings(description)
             tried = trials(example, traced.shapes, more=2)
+            tried.pop(ONE_POSITION, None)  # OpenVINO's kernels may end the process on such a map
             wanted = outputs_of(model, tried)
             if batches is None:
                 kind.write(traced, texts, temporary)

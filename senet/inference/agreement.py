@@ -14,10 +14,10 @@ from senet.inference.capture import tensors_of
 from senet.inference.shapes import Shapes, failing, resized
 from senet.insertion import InsertionError, run, untouched
 
-__all__ = ["LARGER", "TOLERANCE", "check", "relative_difference", "trials", "unfounded"]
+__all__ = ["LARGER", "ONE_POSITION", "TOLERANCE", "check", "relative_difference", "trials", "unfounded"]
 
 TOLERANCE = 1e-5  # of the largest output, in float32
-LARGER = "a larger size"
+LARGER, ONE_POSITION = "a larger size", "one position"
 _SLACK = 1.25  # roundings fall otherwise in another order
 _EPS = {dtype: torch.finfo(dtype).eps / 16 for dtype in (torch.float16, torch.bfloat16)}
 _MORE = 32  # positions: what halves its maps five times can have so many more
@@ -81,7 +81,7 @@ def trials(example: Any, shapes: Shapes, *, more: int = 1) -> dict[str, Any]:
     if space:
         found[LARGER] = {name: size + _MORE * (2 if name in last else 1) for name, size in space.items()}
         found["odd sizes"] = {name: (size + (7 if name in last else 5)) | 1 for name, size in space.items()}
-        found["one position"] = dict.fromkeys(space, 1)
+        found[ONE_POSITION] = dict.fromkeys(space, 1)
     return {
         name: resized(example, shapes, {**sizes, **changed}) if changed else example
         for name, changed in found.items()
