@@ -207,7 +207,6 @@ FORMATS: Mapping[str, Format] = {
         files=lambda path: (path, path.with_suffix(".bin")),
         write=_write_openvino,
         run=lambda paths: OpenVino(read_openvino_model(paths)),
-        keeps_bounds=True,
     ),
     ".pt2": Format(
         name="torch.export",
