@@ -187,8 +187,8 @@ def _conditions(
         path, _, dim = source.rpartition(".size()[")
         if path in sides:
             at, place = sides[path], int(dim[:-1])
-            if isinstance(at[place], str) and symbol in tested and at[place] in names.values():
-                at[place] = f"{at[place]}_{symbol}" if place < 2 else _other_name(at, place)
+            if place >= 2 and isinstance(at[place], str) and symbol in tested and at[place] in at[2:place]:
+                at[place] = _other_name(at, place)
             names[symbol] = str(at[place])  # a number where the capture found that it can be no other
     shapes = Shapes(tuple((name, tuple(each)) for (name, _), each in zip(shapes.inputs, sides.values(), strict=True)))
     near = shapes.sizes(tensors_of(example))
