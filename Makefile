@@ -10,12 +10,13 @@
 # make frameworks SE in other people's trainers and tools, the real ones: docs/frameworks.md; needs a network, minutes
 # make studies the next trainings of the studies planned in docs/results.md: an hour and a half
 # make bench  what SE costs in time and memory, by engine: docs/speed.md; hours, on an idle machine
+# make docs   the site: build/docs/index.html; a warning is an error
 # make clean  remove what the other targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long sanitize chaos fuzz slurm survey frameworks studies bench check clean
+.PHONY: demo test long sanitize chaos fuzz survey frameworks studies bench docs check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -74,6 +75,9 @@ studies: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
+
+docs: $(VENV)/ready
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

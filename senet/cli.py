@@ -12,14 +12,15 @@ import torch
 
 from senet import flags
 from senet._version import __version__
+from senet.console.command import typing_in
 from senet.console.stopping import Stopped
-from senet.console.streams import open_streams, tell
-from senet.errors import ModelError, SenetError
+from senet.errors import SenetError
+from senet.extras import how_to_install
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.judge import judge
 from senet.verbs.network import check, cost, insert, models, sites
-from senet.verbs.ship import bench, export
+from senet.verbs.ship import bench, export, push
 from senet.verbs.study import ablate, compare, evaluate, predict, report, train
 
 __all__ = ["main"]
@@ -41,7 +42,7 @@ VERBS: Mapping[str, Callable[..., int | None]] = {
         *(sites, insert, check, cost, models),
         *(train, evaluate, predict, compare, ablate, judge, report),
         *(explain, prune, explore),
-        *(bench, export),
+        *(bench, export, push),
     )
 }
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         version = f"senet {__version__} (PyTorch {torch.__version__})"
         verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
-        status = VERBS[verb](**values)
+        with typing_in(given):
+            status = VERBS[verb](**values)
     except KeyboardInterrupt:
         again = "; the same command goes on where it was" if verb in RESUMABLE else ""
         tell(f"\nsenet: interrupted{again}")
@@ -104,7 +106,7 @@ def _command_instead(error: Exception, given: Sequence[str]) -> str:
 def _in_one_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"{package} is not installed: pip install 'senet[{'timm' if package == 'timm' else 'study'}]'"
+        return f"{package} is not installed: {how_to_install('timm' if package == 'timm' else 'study')}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

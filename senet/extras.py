@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
+import json
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from senet.errors import MissingPackageError
 
-__all__ = ["extra"]
+__all__ = ["extra", "how_to_install"]
 
 
 def extra(module: str, name: str = "") -> Any:
     """Import a module that the extra `name` installs, or that a person brings where there is no such extra.
 
     Raises:
-        MissingPackageError: where it is not installed, with the command that installs it.
+        MissingPackageError: it is not installed; the message has the command that installs it.
     """
     root = module.partition(".")[0]
     try:
@@ -23,5 +27,28 @@ def extra(module: str, name: str = "") -> Any:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
-        message = f"{error.name} is not installed: pip install " + (f"'senet[{name}]'" if name else root)
+        message = f"{error.name} is not installed: {how_to_install(name) if name else f'pip install {root}'}"
         raise MissingPackageError(message, name=error.name) from None
+
+
+def how_to_install(name: str) -> str:
+    """The command that adds an extra to this installation of senet: its checkout, repository, wheel or the index."""
+    editable, source = _installed_from()
+    if editable:
+        return f"pip install -e '{source}[{name}]'"
+    return f"pip install 'senet[{name}]{f' @ {source}' if source else ''}'"
+
+
+@functools.cache
+def _installed_from() -> tuple[bool, str]:
+    """Whether it is an editable checkout, and from where pip installed it (PEP 610); "" for the index, or not known."""
+    try:
+        found = json.loads(importlib.metadata.distribution("senet").read_text("direct_url.json") or "{}")
+        url = found.get("url", "")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False, ""
+    if found.get("dir_info", {}).get("editable"):
+        return True, unquote(urlsplit(url).path)
+    if vcs := found.get("vcs_info"):
+        return False, f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    return False, url

@@ -31,7 +31,7 @@ _IMAGES = (
 )
 _MODEL = (
     "a name of the zoo (resnet20, se_resnet20), torchvision:NAME, timm:NAME, path/to/file.py:FUNCTION (the file is "
-    "run), or a file or run folder that senet wrote"
+    "run), a file or run folder that senet wrote, or hf:OWNER/NAME[@REVISION]"
 )
 _MEASURED = "images at a time; the default is 64"
 _SIDE = "height and width of its input; the default is its own, 224 where that is not known"
@@ -235,8 +235,11 @@ _OUTPUT: Mapping[str, Flag] = {
             **dict.fromkeys(_STUDIES, "the folder of the study: report.html, its numbers, and every run"),
             **dict.fromkeys(("report", "explain"), _REPORT),
             "bench": "the folder to write to: table, figure and bench.json",
+            "push": "a folder to write to what would go up; nothing is sent",
         },
     ),
+    "public": Flag("", "let everybody see a repository that is made; without it only you and your organisation do"),
+    "revision": Flag("BRANCH", "the branch to push to, made where it is not there; the default is the main one"),
     "force": Flag("", "write over a file at --out that this command did not write"),
     "predictions": Flag("KIND", "how the prediction for each image is written to --out: csv or parquet"),
     "table": Flag(
@@ -266,7 +269,11 @@ _OUTPUT: Mapping[str, Flag] = {
     "port": Flag("N", "the page is at http://127.0.0.1:N; the default is 7860, or a free one where that is taken", 1),
     "latency": Flag("", "also measure the time of a forward pass, in turn with and without SE"),
 }
-POSITIONAL: Mapping[str, Flag] = {"pattern": Flag("PATTERN", "names to list, such as 'resnet*'")}
+POSITIONAL: Mapping[str, Flag] = {
+    "pattern": Flag("PATTERN", "names to list, such as 'resnet*'"),
+    "run": Flag("RUN", "the folder of a finished run, such as runs/photos/se-0"),
+    "repository": Flag("OWNER/NAME", "the repository on the Hub; it is made where it is not there"),
+}
 GROUPS: Mapping[str, Mapping[str, Flag]] = {
     "the network": _NETWORK,
     "the images": _DATA,

@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 
+from senet.console.command import typed
+
 __all__ = ["machine", "usual_workers"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, accelerator, threads and versions, as plain values."""
+    """Processor, accelerator, threads, versions, and the command if one was typed, as plain values."""
+    import lightning
+
     from senet._version import __version__
 
     return {
@@ -27,6 +31,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         **_version_of("lightning"),
         "senet": __version__,
+        **({"command": typed()} if typed() else {}),
     }
 
 

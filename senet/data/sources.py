@@ -24,6 +24,7 @@ from senet.data.pytorch.datasets import from_datasets
 from senet.data.shards.shards import read_shards
 from senet.data.source import DataSource
 from senet.errors import DataError
+from senet.extras import how_to_install
 from senet.files.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _digits(split_seed: int) -> DataSource:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError("the embedded digits come with scikit-learn: pip install 'senet[study]'") from error
+        raise DataError(f"the embedded digits come with scikit-learn: {how_to_install('study')}") from error
     grey, labels = load_digits(return_X_y=True)
     pixels = np.round(grey.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = ArrayImages(np.repeat(pixels[..., None], 3, axis=3), labels.tolist())
@@ -181,7 +182,7 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     try:
         from torchvision import datasets
     except ImportError as error:
-        raise DataError(f"{name} needs torchvision: pip install 'senet[study]'") from error
+        raise DataError(f"{name} needs torchvision: {how_to_install('study')}") from error
     short = name.removeprefix("torchvision:")
     known = [each for each in datasets.__all__ if each not in _NO_DATA_SETS]
     if short not in known:

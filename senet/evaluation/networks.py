@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from senet.block.made import MadeSpec, known_maker
-from senet.data.transforms import Preprocessing, timm_preprocessing
-from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
+from senet.errors import InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from senet.block import SESpec
     from senet.block.made import Make
-    from senet.evaluation.given import Given
+    from senet.data.transforms import Preprocessing
     from senet.insertion import Site, Where
 
 __all__ = [
@@ -135,8 +134,9 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
     with torch.random.fork_rng(devices=[]), heard() as notes:
         torch.default_generator.manual_seed(seed)
         network = network_of(arm, num_classes=num_classes)
-        how = Preprocessing(size, size).for_channels(input_channels(network, arm.model))
-        outputs = probe(network, how, arm.model)
+        from senet.data.transforms import Preprocessing  # and with it Pillow, which `senet insert` does not need
+
+        outputs = probe(network, Preprocessing(size, size), arm.model)
         if outputs < num_classes:
             raise StudyError(
                 f"{arm.model} {has(outputs)} and the images have {num_classes} classes: give a network of "
@@ -335,7 +335,9 @@ def example_of(how: Preprocessing | int) -> torch.Tensor:
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     """What the weights that a network starts from were trained with, where their file or timm says."""
-    for name in (arm.weights, arm.model if arm.given is None else None):
+    from senet.data.transforms import Preprocessing, timm_preprocessing
+
+    for name in (arm.weights, arm.model):
         if name is not None and is_saved(name) and (metadata := metadata_of(name)).get("preprocessing"):
             return Preprocessing.from_json(metadata["preprocessing"])
     if arm.weights is not None and Path(arm.weights).is_file() and (found := read_preprocessing(arm.weights)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import StudyError
+from senet.extras import how_to_install
 from senet.files.atomic import atomic_write
 from senet.files.run_folder import (
     write_csv,
@@ -35,7 +36,7 @@ def check_table(path: str | Path) -> Path:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise StudyError("Parquet needs pyarrow: pip install 'senet[study]', or write a .csv") from error
+            raise StudyError(f"Parquet needs pyarrow: {how_to_install('study')}, or write a .csv") from error
     return file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 import warnings
@@ -38,6 +39,14 @@ _STYLE: Any = {
     "axes.unicode_minus": True,
     "legend.frameon": False,
 }
+_FALLBACKS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans", "WenQuanYi Zen Hei"),
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),
+    *("Arial Unicode MS", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("Noto Emoji", "Symbola", "Segoe UI Emoji", "Segoe UI Symbol"),
+)
+"""Fonts with what matplotlib's own lacks, for class names in any script; those of this machine are taken."""
+
 _REFERENCES = re.compile(r'(\bid="|xlink:href="#|\bhref="#|url\(#)')
 _FINE = re.compile(r"(\d\.\d\d)\d+")
 _NO_METADATA: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -48,10 +57,19 @@ def drawing() -> Iterator[None]:
     """Within it figures are drawn in the reports' style; matplotlib's settings are afterwards as they were."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context({**_STYLE, "font.family": _families()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"constrained_layout not applied", UserWarning)  # a long name
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a class named in another script
         yield
+
+
+@functools.cache
+def _families() -> list[str]:
+    """Matplotlib's own font, then those that draw what it lacks: for each letter the first that has it is taken."""
+    from matplotlib import font_manager
+
+    there = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _FALLBACKS if name in there)]
 
 
 @dataclasses.dataclass(frozen=True)

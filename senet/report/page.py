@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from senet._version import __version__
@@ -29,6 +29,7 @@ __all__ = [
     "Text",
     "machine_facts",
     "render",
+    "settings_facts",
     "write_page",
 ]
 
@@ -110,7 +111,28 @@ class Page:
 
 def machine_facts(machine: Mapping[str, object]) -> Facts:
     """What a study or a measurement ran on, as `senet.console.machine.machine` has it, for a page."""
-    return Facts([(name, str(value)) for name, value in machine.items()])
+    return Facts([(name, str(value)) for name, value in machine.items() if name != "command"])
+
+
+def settings_facts(settings: Mapping[str, Any]) -> Facts:
+    """Settings as people write them: words for keys, yes and no, nothing for what is not set."""
+    return Facts([(name.replace("_", " "), words) for name, value in settings.items() if (words := _words(value))])
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if set(value) == {"name", "content"}:
+            return _words(value["name"]) or "none"
+        parts = ((key.replace("_", " "), _words(each)) for key, each in value.items())
+        return ", ".join(f"{key} {words}" for key, words in parts if words)
+    if isinstance(value, list | tuple):
+        numbers = all(isinstance(each, int | float) for each in value)
+        return (" " if numbers else ", ").join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
 
 
 def render(page: Page) -> str:

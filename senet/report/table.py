@@ -72,6 +72,7 @@ class Table:
         columns: from left to right.
         rows: of cells, or of plain values.
         note: below it, on a page.
+        foot: rows below the others, such as a mean: they are not in the CSV, and stay below when a page sorts.
     """
 
     name: str
@@ -79,16 +80,18 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell | Plain]]
     note: str = ""
+    foot: Sequence[Sequence[Cell | Plain]] = ()
 
     @classmethod
     def of(cls, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> Table:
         """A table of texts; the columns in `numbers` are set to the right."""
         return cls("table", title, [Column(each, index in numbers) for index, each in enumerate(columns)], rows)
 
-    def _part(self, keep: Callable[[Column], bool]) -> tuple[list[Column], list[list[Cell]]]:
+    def _part(self, keep: Callable[[Column], bool], *, foot: bool = True) -> tuple[list[Column], list[list[Cell]]]:
         """Some of the columns, and the rows with these alone."""
         kept = [index for index, column in enumerate(self.columns) if keep(column)]
-        rows = [[each if isinstance(each, Cell) else cell(each) for each in row] for row in self.rows]
+        found = [*self.rows, *self.foot] if foot else self.rows
+        rows = [[each if isinstance(each, Cell) else cell(each) for each in row] for row in found]
         return [self.columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
 
     def on_page(self) -> tuple[list[Column], list[list[Cell]]]:
@@ -125,7 +128,7 @@ class Table:
 
     def csv(self) -> str:
         """The values, unrounded; a cell without a value is its text, and a dash is nothing."""
-        columns, rows = self._part(lambda _: True)
+        columns, rows = self._part(lambda _: True, foot=False)
         values = [[_value(each) for each in row] for row in rows]
         return csv_text([column.title if column.csv is None else column.csv for column in columns], values)
 

@@ -37,7 +37,8 @@ def create(
               with biases;
             - `torchvision:mobilenet_v2`, `timm:convnext_tiny`;
             - `path/to/file.py:function`; the file is run;
-            - a file that `save` wrote, or a run folder. It is complete, so it takes no weights, spec or options.
+            - a file that `save` wrote, a run folder, or one of these on the Hugging Face Hub, `hf:owner/name` or
+              `hf:owner/name@revision`. It is complete, so it takes no weights, spec or options.
         num_classes: size of the classifier. The default is the weights' own, and without weights the network's:
             1000, or the default of torchvision, timm or the function. A function without this parameter is called
             without it. A saved network keeps its own.

@@ -27,6 +27,7 @@ from senet.files.fileformat import (
     Header,
     plain_json,
 )
+from senet.files.hub import fetched, is_on_hub
 from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
@@ -96,7 +97,7 @@ def load(
     """The network of a file that `save` wrote, in eval mode, on the CPU (or where `model` is).
 
     Args:
-        path: the file, or a run folder.
+        path: the file, a run folder, or `hf:owner/name` on the Hugging Face Hub, with `@revision` where that matters.
         model: the plain network that the file's SE and tensors go into, for one that the file does not name or that is
             made by a `file.py:function`, which a file never makes us run. It stays as it is; what is returned is a
             copy. SE that `insert` put into it gives way to the file's.
@@ -240,7 +241,7 @@ def _check_changes(network: nn.Module, header: Header, file: Path) -> None:
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    file = Path(path)
+    file = Path(fetched(path, [SAVED]) if isinstance(path, str) and is_on_hub(path) else path)
     if file.is_dir():
         file = file / SAVED
     if not file.is_file():

@@ -11,6 +11,7 @@ from senet import flags
 from senet.console import display
 from senet.errors import MissingPackageError
 from senet.evaluation.options import SizedPictureOptions
+from senet.extras import how_to_install
 
 __all__ = ["explore"]
 
@@ -39,7 +40,7 @@ def explore(
       senet explore --model torchvision:mobilenet_v3_small timm:seresnet50 --weights pretrained pretrained
     """
     if importlib.util.find_spec("gradio") is None:
-        raise MissingPackageError("gradio is not installed: pip install 'senet[explore]'", name="gradio")
+        raise MissingPackageError(f"gradio is not installed: {how_to_install('explore')}", name="gradio")
     from senet.explore import listen, open_subject, serve
 
     each = zip(model, _each("weights", weights, model), _each("classes", classes, model), strict=True)

@@ -1,4 +1,4 @@
-"""The verbs that take a network to where it is used: export, bench."""
+"""The verbs that take a network to where it is used: export, bench, push."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from senet.verbs.place import Place, is_exported
 if TYPE_CHECKING:
     from senet.study import Evaluation
 
-__all__ = ["bench", "export"]
+__all__ = ["bench", "export", "push"]
 
 
 def export(
@@ -137,6 +137,30 @@ def bench(
         plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
     )
     display.show(*result.parts(), f"Written: {out} (table.txt, table.md, figure.svg, figure.png, bench.json)")
+
+
+def push(
+    run: str = "", repository: str = "", public: bool = False, revision: str | None = None, out: str | None = None
+) -> None:
+    """Put a run's network on the Hugging Face Hub, with a card of what was measured. Private unless --public.
+
+    Paths of this machine and names of its pictures stay here. With --out it is written to a folder, to look
+    at, and nothing leaves the machine. Log in once with `hf auth login`, or set HF_TOKEN.
+
+    Examples:
+      senet push runs/photos/se-0 --out card
+      senet push runs/photos/se-0 me/se-photos
+      senet predict --model hf:me/se-photos --data picture.jpg
+    """
+    from senet import hub
+
+    if not run or not (repository or out):
+        raise flags.UsageError("senet push needs a run's folder, and OWNER/NAME or --out; see senet push --help")
+    if out is not None:
+        written = hub.prepare(run, out, name=f"hf:{repository or 'owner/name'}")
+        display.show(f"Written: {written}. Nothing was sent.")
+        return
+    display.show(str(hub.push(run, repository, public=public, revision=revision)))
 
 
 def with_se(model: str) -> str:

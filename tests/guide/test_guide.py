@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import runpy
 from pathlib import Path
 
 import pytest
-import torch
+
+from tests import pages
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
 PAGES = sorted(GUIDE.glob("[1-9]-*.md"))
-BLOCK = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 pytest.importorskip("lightning", reason="the extra 'study' is not installed")
 
@@ -46,23 +44,7 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, desk, monke
 def run(page, desk, monkeypatch):
     """Each block of code, what it printed, and the output that the page shows for it (not where it is measured)."""
     monkeypatch.chdir(desk)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    blocks = [match.groups() for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
-    names: dict[str, object] = {"__name__": page.stem}
-    done = []
-    try:
-        for position, (language, _, code) in enumerate(blocks):
-            if language != "python":
-                continue
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(code, page.name, "exec"), names)
-            following = blocks[position + 1] if position + 1 < len(blocks) else ("", "", "")
-            expected = following[2] if following[:2] == ("text", "") else None
-            done.append((code, printed.getvalue(), expected))
-    finally:
-        torch.set_num_threads(threads)
+    done = pages.run(page)
     assert done
     return done
 
@@ -92,13 +74,7 @@ def test_every_picture_is_drawn_and_shown(tmp_path):
 def test_commands_of_the_guide_can_be_typed():
     from senet import cli, flags
 
-    commands = [
-        line.removeprefix("senet ").split()
-        for page in PAGES
-        for language, _, code in BLOCK.findall(page.read_text(encoding="utf-8"))
-        if language == "sh"
-        for line in code.splitlines()
-    ]
+    commands = [words for page in PAGES for _, words in pages.commands(page)]
     assert len(commands) >= 4
     for words in commands:
         flags.parse(cli.VERBS, "", "", words)

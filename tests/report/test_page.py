@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import re
 import xml.etree.ElementTree as ET
 from urllib.parse import unquote
 
@@ -19,7 +21,9 @@ from senet.report import (
     Table,
     Text,
     drawing,
+    machine_facts,
     render,
+    settings_facts,
     write_page,
 )
 from tests.browser import complaints, opened, requests
@@ -144,3 +148,91 @@ def test_light_dark_and_print(chromium, tmp_path):
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     assert grounds["", "light"][0] == grounds["print", "dark"][0] == "rgb(255, 255, 255)"
     assert grounds["", "dark"][0] != "rgb(255, 255, 255)"
+
+
+def test_settings_are_written_as_people_write_them():
+    given = {
+        "weights": {"name": None, "content": None},
+        "model": {"name": "resnet20", "content": "sha256 12"},
+        "recipe": {"batch_size": 64, "lr": 0.05, "nesterov": True, "se_lr": None, "milestones": [], "clip": False},
+        "mean": [0.485, 0.456],
+        "sites": ["layer1.0", "layer1.1"],
+        "se": None,
+    }
+    assert dict(settings_facts(given).rows) == {
+        "weights": "none",
+        "model": "resnet20",
+        "recipe": "batch size 64, lr 0.05, nesterov yes, clip no",
+        "mean": "0.485 0.456",
+        "sites": "layer1.0, layer1.1",
+    }
+    assert dict(machine_facts({"cores": 2, "command": "senet x"}).rows) == {"cores": "2"}
+
+
+WIDE = Table(
+    "wide",
+    "A wide table",
+    [Column("name", number=False), *(Column(f"a long heading number {n}") for n in range(12))],
+    [[f"row-{row}", *(Cell("12,345,678", 1.0) for _ in range(12))] for row in range(60)],
+    foot=[["mean", *(Cell("1", 1.0) for _ in range(12))]],
+)
+
+
+def test_a_foot_is_shown_and_stays_below_and_is_not_in_the_data(chromium, tmp_path):
+    opened(chromium, write_page(Page("t", [], [Section("s", [WIDE])]), tmp_path))
+    chromium.find_element("css selector", "th button").click()
+    chromium.find_element("css selector", "th button").click()
+    assert [each.text for each in chromium.find_elements("css selector", "tfoot td:first-child")] == ["mean"]
+    assert len(chromium.find_elements("css selector", "tbody tr")) == 60
+    assert "mean" not in (tmp_path / "wide.csv").read_text()
+    assert "| mean |" in WIDE.markdown()
+
+
+def test_on_a_phone_nothing_is_off_screen_and_the_first_column_stays(chromium, tmp_path):
+    facts = Facts([("a setting", "batch size 64, decay norms and biases yes, " * 8), ("b", "n" * 100)])
+    parts = [WIDE, facts, chart(), Text("word " * 80)]
+    chromium.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        opened(chromium, write_page(Page("A title of a page", ["Better."], [Section("s", parts)], "senet x"), tmp_path))
+        off = chromium.execute_script(
+            "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.table, .drawing'))"
+            ".filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"
+        )
+        assert off == []
+        assert chromium.execute_script("return document.documentElement.scrollWidth") == 390
+        chromium.execute_script("document.querySelector('.table').scrollLeft = 500")
+        first, second = chromium.find_elements("css selector", "tbody tr:first-child td")[:2]
+        assert first.rect["x"] >= 0
+        assert second.rect["x"] < 0
+        broken = chromium.execute_script(  # a word of the settings that stands on two lines
+            "const dd = document.querySelector('dd'), text = dd.firstChild, found = [];"
+            "for (const word of text.data.matchAll(/\\S+/g)) {"
+            "  const range = document.createRange();"
+            "  range.setStart(text, word.index); range.setEnd(text, word.index + word[0].length);"
+            "  if (range.getClientRects().length > 1) found.push(word[0]); }"
+            "return found"
+        )
+        assert broken == []
+        text = chromium.find_element("css selector", ".drawing svg text")
+        assert text.rect["height"] >= 8
+    finally:
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_print_has_no_empty_first_page(chromium, tmp_path):
+    """Title and first table share a page: a short report is one page, however tall its first figure."""
+
+    def pages_of(*parts):
+        opened(chromium, write_page(Page("t", ["Better."], [Section("s", parts)], "senet x"), tmp_path))
+        printed = chromium.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+        return len(re.findall(rb"/Type\s*/Page\b(?!s)", base64.b64decode(printed)))
+
+    small = Table("small", "A table", [Column("a"), Column("b")], [[1, 2], [3, 4]])
+    assert pages_of(small) == 1
+    assert pages_of(chart()) == 1
+    tall = chart("tall")
+    tall.figure.set_size_inches(8, 14)
+    assert pages_of(tall) == 1
+    assert pages_of(small, WIDE) == pages_of(WIDE)

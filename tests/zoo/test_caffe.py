@@ -1,5 +1,4 @@
 import copy
-import re
 import time
 
 import pytest
@@ -322,7 +321,7 @@ def test_without_protobuf(tmp_path, small_state, monkeypatch):
     path = caffe_files.residual(small_state).write(tmp_path / "net.caffemodel")
     caffe_format._messages.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "google.protobuf.descriptor_pb2", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'senet[caffe]'")):
+    with pytest.raises(ImportError, match=r"pip install .*\[caffe\]'"):
         read_weights(path)
     monkeypatch.undo()
     assert read_weights(path)

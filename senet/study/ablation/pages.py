@@ -49,6 +49,7 @@ def ablation_page(found: Ablation) -> Page:
             *(_section(found, name, first=number == 0) for number, name in enumerate(found.tables)),
             Section("Settings and machine", facts_of(found.settings, found.machine)),
         ],
+        str(found.machine.get("command", "")),
     )
 
 

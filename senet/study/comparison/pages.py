@@ -33,6 +33,8 @@ from senet.report import (
     cell,
     drawing,
     forest,
+    machine_facts,
+    settings_facts,
     write_page,
 )
 from senet.report.figures import short
@@ -64,6 +66,7 @@ def comparison_page(comparison: Comparison) -> Page:
             *_sections(comparison, ""),
             Section("Settings and machine", [*facts_of(comparison.settings, comparison.machine)]),
         ],
+        str(comparison.machine.get("command", "")),
     )
 
 
@@ -242,7 +245,6 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
                 comparison.accuracy_table(
                     f"Accuracy on {comparison.split} ({comparison.images} images), last epoch",
                     f"{prefix}accuracy",
-                    means=False,
                 ),
                 Chart(f"{prefix}difference", "Difference, seed by seed and in the mean", differences, seeds),
             ],
@@ -364,3 +366,8 @@ def _differences(names: Sequence[str], comparisons: Sequence[Comparison], block:
         for what, found, colour in (("over seeds", seeds, COLOURS[1]), ("over images", images, COLOURS[0]))
     ]
     return forest([short(name) for name in names], series, xlabel=f"accuracy with {block} − plain (points)", scale=100)
+
+
+def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:
+    """The settings of a study and what it ran on, for its page."""
+    return [settings_facts(settings), machine_facts(machine)]

@@ -187,8 +187,8 @@ class Comparison:
             *badfiles.listed(self.skipped),
         ]
 
-    def accuracy_table(self, title: str, name: str = "accuracy", *, means: bool = True) -> Table:
-        """Accuracy seed by seed, and with `means` where there are several seeds, the mean in the last row."""
+    def accuracy_table(self, title: str, name: str = "accuracy") -> Table:
+        """Accuracy seed by seed, and below it, for several seeds, their mean."""
         less = f"{self.block} − plain"
         columns = [
             Column("seed", number=False),
@@ -200,11 +200,12 @@ class Comparison:
             [seed, cell(plain, percent(plain)), cell(se, percent(se)), cell(difference, points(difference))]
             for seed, plain, se, difference in pairs
         ]
-        if means and self.difference.sd is not None:
+        foot: list[list[Cell | int]] = []
+        if self.difference.sd is not None:
             of = f"{points(self.difference.mean)} ± {100 * self.difference.sd:.2f}"
             arms = (cell(arm.mean, spread(arm.mean, arm.sd)) for arm in (self.plain, self.se))
-            rows.append([Cell("mean ± sd"), *arms, cell(self.difference.mean, of)])
-        return Table(name, title, columns, rows)
+            foot.append([Cell("mean ± sd"), *arms, cell(self.difference.mean, of)])
+        return Table(name, title, columns, rows, foot=foot)
 
     def _intervals(self) -> list[str]:
         seeds, images = self.difference, self.over_images

@@ -46,7 +46,7 @@ def explanation_page(found: Explanation, command: str = "") -> Page:
             ),
             Section("Images and machine", [_facts(found), machine_facts(found.machine)]),
         ],
-        command,
+        command or str(found.machine.get("command", "")),
     )
 
 

@@ -7,7 +7,6 @@ import inspect
 import logging
 import operator
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 from senet.block import SESpec
 from senet.block.made import MadeSpec, Make, block_spec
 from senet.errors import InputTypeError, ModelError, WeightsError
-from senet.extras import extra
+from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.insertion import insert
 from senet.zoo.names.naming import is_saved, list_models, mark, resolve
 from senet.zoo.names.skeleton import insert_without_values
@@ -31,7 +30,6 @@ __all__ = ["CLASSES", "create", "requested_classes"]
 
 _log = logging.getLogger("senet")
 _SMALLER = {224: 128}  # pixels a side: the zoo's networks have the same sites there, found in a third of the time
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class _NotGiven(int):
@@ -179,20 +177,4 @@ def requested_classes(name: str, num_classes: int) -> int | None:
 
 def _fetched(weights: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The path of the weights, fetched from the hub where `hf:owner/name` says so."""
-    if not isinstance(weights, str) or not weights.startswith("hf:"):
-        return weights
-    repository = weights.removeprefix("hf:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise WeightsError(f"weights={weights!r}: on the hub they are named hf:owner/name")
-    hub = extra("huggingface_hub", "hub")
-    for file in _HUB_FILES:
-        try:
-            path: str = hub.hf_hub_download(repository, file)
-        except Exception as error:  # no such file or repository, no network, no permission
-            # Off line the error is a kind of "no such file", and the next name would be off line too.
-            missing = isinstance(error, hub.errors.EntryNotFoundError)
-            if missing and not isinstance(error, hub.errors.LocalEntryNotFoundError):
-                continue
-            raise WeightsError(f"{weights} cannot be fetched: {type(error).__name__}: {error}") from error
-        return path
-    raise WeightsError(f"{weights} has none of {', '.join(_HUB_FILES)}")
+    return fetched(weights, WEIGHTS) if isinstance(weights, str) and is_on_hub(weights) else weights

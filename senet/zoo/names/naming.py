@@ -16,6 +16,7 @@ from torch import nn
 from senet.block import SESpec
 from senet.errors import ModelError
 from senet.extras import extra
+from senet.files.hub import is_on_hub
 from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource
 from senet.zoo.names.structure import changes, structure_of
 from senet.zoo.networks import (
@@ -95,9 +96,13 @@ def resolve(name: str) -> tuple[Source, SESpec | None]:
 
 
 def is_saved(name: str) -> bool:
-    """Whether `name` is a file that `save` may have written, or a run folder."""
+    """Whether `name` is a file that `save` may have written, a run folder, or one of these on the Hub."""
     path = Path(name)
-    return (path.is_dir() and (path / SAVED).is_file()) or (path.is_file() and path.suffix == ".safetensors")
+    return (
+        is_on_hub(name)
+        or (path.is_dir() and (path / SAVED).is_file())
+        or (path.is_file() and path.suffix == ".safetensors")
+    )
 
 
 def mark(model: nn.Module, name: str, options: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import MissingPackageError, WeightsError
+from senet.extras import how_to_install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,7 +255,7 @@ def _messages() -> Mapping[str, Any]:
             for name in ("descriptor_pb2", "descriptor_pool", "message_factory")
         )
     except ImportError as error:
-        raise MissingPackageError("protobuf is not installed: pip install 'senet[caffe]'", name="protobuf") from error
+        raise MissingPackageError(f"protobuf is not installed: {how_to_install('caffe')}", name="protobuf") from error
     file = descriptor_pb2.FileDescriptorProto(name="senet/caffe.proto", package="caffe", syntax="proto2")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

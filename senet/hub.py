@@ -1,0 +1,243 @@
+"""A run on the Hugging Face Hub: its network, what was measured of it, and a card that says so.
+
+What goes up is written anew: no path of this machine and no picture's name is in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cost.tables import comparison_table
+from senet.errors import InputError, StudyError, WeightsError
+from senet.extras import extra
+from senet.files import fileformat
+from senet.files.hub import HubName
+from senet.files.run_folder import MODEL, RESULT, read_json, write_json
+from senet.saving import read_metadata
+from senet.study.comparison.pages import read_comparison
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from senet.study.comparison.report import Comparison
+
+__all__ = ["CARD", "Pushed", "prepare", "push"]
+
+CARD = "README.md"
+_WORDS = {"None": "none", "True": "yes", "False": "no"}
+_KNOWN = ("torchvision:", "timm:", "hf:")  # names that are no paths, though some have a slash
+_PATH = re.compile(r"[/\\]|[^\s/\\]+[/\\]")  # absolute, or folders whose first has no space: else it is prose
+_NO_RUN = "senet push takes the folder of a run, as senet train wrote it; of a comparison, one of its runs such as {}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """What went up.
+
+    Attributes:
+        name: by which `senet.load` finds it.
+        url: of the repository.
+        commit: of this state; `senet.load("hf:owner/name@COMMIT")` is this very one.
+        private: whether others see it not. None for a repository that was there, which stays as it is.
+    """
+
+    name: str
+    url: str
+    commit: str
+    private: bool | None
+
+    def __str__(self) -> str:
+        seen = {True: "only you and your organisation see it", False: "everybody sees it", None: "it was there before"}
+        return f"{self.url} ({seen[self.private]})\nsenet.load({self.name!r}) makes it again, this state {self.commit}."
+
+
+def push(run: str | Path, repository: str, *, public: bool = False, revision: str | None = None) -> Pushed:
+    """Put a run's network on the Hub with its model card.
+
+    Args:
+        run: the folder of a run.
+        repository: owner/name; it is made where it is not there.
+        public: whether a repository that is made is for everybody to see.
+        revision: the branch, which is made where it is not there; the default is the main one.
+
+    Raises:
+        InputError: the repository's name is none.
+        StudyError: the folder holds no finished run, or the Hub does not take it.
+        MissingPackageError: huggingface_hub is not installed.
+    """
+    name = _named(repository, revision)
+    hub = extra("huggingface_hub", "hub")
+    api = hub.HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(run, folder, name=name)
+        try:
+            there = api.repo_exists(repository)
+            url = api.create_repo(repository, private=not public, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repository, branch=revision, exist_ok=True)
+            added = [hub.CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())]
+            done = api.create_commit(repository, added, commit_message="Push a run of senet", revision=revision)
+        except Exception as error:  # no network, no permission, not logged in
+            words = " ".join(str(error).split())
+            raise StudyError(f"{repository} cannot be pushed: {type(error).__name__}: {words}") from error
+    return Pushed(name, str(url), done.oid, None if there else not public)
+
+
+def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") -> Path:
+    """Write what `push` puts on the Hub into a folder: the network, what was measured, and the card.
+
+    Args:
+        run: the folder of a run.
+        out: the folder; it is made where it is not there.
+        name: by which the card says that it is loaded.
+
+    Raises:
+        StudyError: the folder holds no finished run.
+    """
+    folder, target = Path(run).expanduser(), Path(out).expanduser()
+    if not (folder / MODEL).is_file() or not (folder / RESULT).is_file():
+        runs = sorted(path.parent for path in folder.glob(f"*/{MODEL}"))
+        raise StudyError(f"{folder} holds no finished run: {_NO_RUN.format(runs[-1] if runs else 'runs/photos/se-0')}")
+    result = read_json(folder / RESULT)
+    target.mkdir(parents=True, exist_ok=True)
+    _write_network(folder / MODEL, target / MODEL)
+    kept = ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters", "sites", "settings", "machine")
+    result.get("machine", {}).pop("command", None)  # whose words may be paths
+    write_json(target / RESULT, {key: bare(result[key]) for key in kept if key in result})
+    about = read_metadata(target / MODEL)
+    (target / CARD).write_text(card(name, about, bare(result), _comparison(folder)), encoding="utf-8")
+    return target
+
+
+def bare(value: Any) -> Any:
+    """A value of JSON in which every path is its last part; names of networks stay."""
+    if isinstance(value, dict):
+        return {key: bare(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [bare(each) for each in value]
+    if not isinstance(value, str) or value.startswith(_KNOWN):
+        return value
+    scheme = "wds:" if value.startswith("wds:") else ""
+    path = value.removeprefix(scheme).rstrip("/\\")
+    return scheme + re.split(r"[/\\]", path)[-1] if _PATH.match(path) else value
+
+
+def card(name: str, about: Mapping[str, Any], result: Mapping[str, Any], comparison: Comparison | None) -> str:
+    """The model card: metadata that the Hub reads, and what a person wants to know."""
+    settings, metadata = result["settings"], about["metadata"]
+    model, data = settings["model"]["name"], settings["data"]["name"]
+    with_se = bool(about["sites"] or about["pruned"])
+    title = f"{model}{' with Squeeze-and-Excitation' if with_se else ''}, trained on {data}"
+    parts = [_front_matter(title, data, result), f"# {title}", _measured(result, data)]
+    if comparison is not None:
+        parts += ["## Compared with the same network without SE", *_compared(comparison)]
+    parts += ["## Load it", _how_to_load(name, about)]
+    if with_se and about["sites"]:
+        parts += ["## Where SE is", _where(about["sites"])]
+    parts += ["## Its input", _listed(metadata.get("preprocessing", {}))]
+    if classes := metadata.get("classes"):
+        parts += ["## Its classes", ", ".join(f"`{each}`" for each in classes)]
+    parts += ["## How it was trained", _listed({"weights": settings["weights"]["name"], **settings["recipe"]})]
+    versions = f"senet {about['senet']}, PyTorch {about['torch']}"
+    parts.append(f"Written by {versions}. The file is safetensors; nothing in it is run.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _named(repository: str, revision: str | None) -> str:
+    name = f"hf:{repository}" + (f"@{revision}" if revision else "")
+    try:
+        HubName.parse(name)
+    except WeightsError:
+        raise InputError(f"a repository on the Hub is named OWNER/NAME, not {repository!r}") from None
+    return name
+
+
+def _write_network(source: Path, target: Path) -> None:
+    """The network's file again, its header without what belongs to this machine."""
+    tensors, header = fileformat.read(source)
+    if header is None:
+        raise StudyError(f"{source} is not of senet: it does not say which network it holds")
+    known: dict[str, Any] = {
+        key: header.metadata[key] for key in ("classes", "preprocessing", "accuracy") if key in header.metadata
+    }
+    model = None if header.model is None else bare(header.model)
+    fileformat.write(target, tensors, dataclasses.replace(header, model=model, metadata=known))
+
+
+def _comparison(folder: Path) -> Comparison | None:
+    """The comparison that a run is part of."""
+    try:
+        return read_comparison(folder.parent)
+    except StudyError:
+        return None
+
+
+def _front_matter(title: str, data: str, result: Mapping[str, Any]) -> str:
+    found = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": data, "type": "other", "split": result["split"]},
+        "metrics": [{"type": "accuracy", "value": result["accuracy"]}],
+    }
+    fields = {
+        "library_name": "senet",
+        "pipeline_tag": "image-classification",
+        "tags": ["senet", "squeeze-and-excitation", "channel-attention", "pytorch", "image-classification"],
+        "model-index": [{"name": title, "results": [found]}],
+    }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _measured(result: Mapping[str, Any], data: str) -> str:
+    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
+    return (
+        f"{100 * result['accuracy']:.2f} % of {result['images']} pictures of {data} ({result['split']}) are right, "
+        f"after {epochs}, with {result['parameters']:,} parameters."
+    )
+
+
+def _compared(comparison: Comparison) -> list[str]:
+    lines = [part for part in comparison.parts() if isinstance(part, str) and part.startswith(("SE − plain", "  "))]
+    return [
+        comparison.verdict,
+        comparison.accuracy_table("Accuracy").markdown(),
+        "\n".join(f"- {line.strip()}" for line in lines),
+        "Cost of one image:",
+        comparison_table(comparison.plain.cost, comparison.se.cost, "Cost of one image").markdown(),
+    ]
+
+
+def _how_to_load(name: str, about: Mapping[str, Any]) -> str:
+    if (about["model"] or ":").rpartition(":")[0].endswith(".py") or about["model"] is None:
+        made = about["model"] or "a function of its owner's"
+        return (
+            f"The plain network is made by {made}, which is not here: a file never makes anybody run code. Make it, "
+            f'and `senet.load("{name}", model=network)` puts SE and weights into it.'
+        )
+    return (
+        f'```python\nimport senet\n\nnetwork = senet.load("{name}")  # in eval mode\n```\n\n'
+        f"```sh\nsenet predict --model {name} --data picture.jpg\n```"
+    )
+
+
+def _where(sites: list[dict[str, Any]]) -> str:
+    rows = ["| site | channels | reduction ratio or width | squeeze | gate |", "|---|---:|---:|---|---|"]
+    for each in sites:
+        site, spec = each["site"], each["spec"]
+        width = spec["width"] or spec["reduction_ratio"]
+        rows.append(f"| `{site['name']}` | {site['channels']} | {width} | {spec['squeeze']} | {spec['gate']} |")
+    return "\n".join(rows)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    def words(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(words, value)) or "none"
+        return _WORDS.get(repr(value), str(value))
+
+    rows = [f"| {name.replace('_', ' ')} | {words(value)} |" for name, value in settings.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])

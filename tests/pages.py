@@ -1,0 +1,94 @@
+"""Pages of documentation as tests see them: their blocks of code, run as they stand, and their links."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+_BLOCK = re.compile(r"^(?:<!-- test: ([^\n]*?) -->\n+)?```([^\s`]+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A block of a page: what the comment above it tells the tests, its language, the words behind that, its text."""
+
+    note: str
+    language: str
+    words: str
+    text: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is Python, of a page or of a notebook, that nothing keeps from being run."""
+        return self.language in ("python", "{code-cell}") and not self.note.startswith("not run")
+
+
+class Ran(NamedTuple):
+    """A block that was run, what it printed, and what the page says it prints; None where it does not say."""
+
+    code: str
+    printed: str
+    expected: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page, from top to bottom."""
+    return [Block(*(part or "" for part in found.groups())) for found in _BLOCK.finditer(page.read_text("utf-8"))]
+
+
+def needs(page: Path) -> set[str]:
+    """The marks of a page that is not run with the fast tests: `<!-- test: long -->`, `<!-- test: frameworks -->`."""
+    return set(re.findall(r"^<!-- test: (long|frameworks) -->$", page.read_text("utf-8"), re.MULTILINE))
+
+
+def run(page: Path, names: dict[str, object] | None = None) -> list[Ran]:
+    """Run the Python of a page in the folder where we are, in one namespace, from top to bottom."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = blocks(page)
+    names = {"__name__": page.stem, **(names or {})}
+    done = []
+    try:
+        for block, following in zip(found, [*found[1:], None], strict=True):
+            if not block.runs:
+                continue
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block.text, page.name, "exec"), names)
+            says = following is not None and (following.language, following.words) == ("text", "")
+            done.append(Ran(block.text, printed.getvalue(), following.text if following and says else None))
+    finally:
+        torch.set_num_threads(threads)
+    return done
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every `senet` command of a page in words, with the note above its block. One with `...` in it is a sketch."""
+    for block in blocks(page):
+        if block.language != "sh":
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["senet"] and "..." not in words:
+                yield block.note, words[1:]
+
+
+def links(page: Path) -> list[str]:
+    """Where the links and pictures of a page lead, but for addresses on the web."""
+    text = _CODE.sub("", page.read_text("utf-8"))
+    targets = re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", text)
+    return [target for target in targets if not re.match(r"\w+:", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ +(.*?) *$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
