@@ -73,7 +73,7 @@ def _left(text: str) -> list[str]:
 
 
 def _pages(pattern: str) -> list[str]:
-    return sorted(page.stem for page in HERE.glob(f"{pattern}.md"))
+    return sorted(str(page.relative_to(HERE).with_suffix("")) for page in HERE.glob(f"{pattern}.md"))
 
 
 def verbs() -> str:
