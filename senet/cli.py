@@ -14,7 +14,8 @@ from senet import flags
 from senet._version import __version__
 from senet.console.command import typing_in
 from senet.console.stopping import Stopped
-from senet.errors import SenetError
+from senet.console.streams import open_streams, tell
+from senet.errors import ModelError, SenetError
 from senet.extras import how_to_install
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "senet"
 ROOMS = """
-_version _moved errors words extras activations files console report block running fused insertion cost zoo saving
+_version _moved words errors extras activations files console report block running fused insertion cost zoo saving
 integrations inference export recipe data evaluation training paper study hub bench explore flagtexts flags verbs cli
 __main__
 """.split()

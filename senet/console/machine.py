@@ -17,8 +17,6 @@ __all__ = ["machine", "usual_workers"]
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, accelerator, threads, versions, and the command if one was typed, as plain values."""
-    import lightning
-
     from senet._version import __version__
 
     return {

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from senet.block.made import MadeSpec, known_maker
-from senet.errors import InputTypeError, ModelError, StudyError, WeightsError
+from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from senet.block import SESpec
     from senet.block.made import Make
     from senet.data.transforms import Preprocessing
+    from senet.evaluation.given import Given
     from senet.insertion import Site, Where
 
 __all__ = [
@@ -136,7 +137,8 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
         network = network_of(arm, num_classes=num_classes)
         from senet.data.transforms import Preprocessing  # and with it Pillow, which `senet insert` does not need
 
-        outputs = probe(network, Preprocessing(size, size), arm.model)
+        how = Preprocessing(size, size).for_channels(input_channels(network, arm.model))
+        outputs = probe(network, how, arm.model)
         if outputs < num_classes:
             raise StudyError(
                 f"{arm.model} {has(outputs)} and the images have {num_classes} classes: give a network of "
@@ -223,6 +225,8 @@ def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | No
         return None
     if "num_classes" not in options and (head := head_of(network, part.named_for(network)[0])) is not None:
         network = create(spec.model, **options, num_classes=head.classes)
+    from senet.data.transforms import Preprocessing
+
     side = native_size(network) or Preprocessing().size
     how = Preprocessing(side, side).for_channels(input_channels(network, spec.model))
     if not (note := place_se(network, part, example_of(how))):
@@ -295,6 +299,8 @@ def input_channels(network: nn.Module, name: str) -> int:
     Raises:
         StudyError: where pictures do not come in so many.
     """
+    from senet.data.transforms import Preprocessing
+
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layer = next((module for module in network.modules() if isinstance(module, kinds)), None)
     count = 3 if layer is None or isinstance(layer, nn.modules.lazy.LazyModuleMixin) else int(layer.in_channels)
@@ -337,7 +343,7 @@ def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     """What the weights that a network starts from were trained with, where their file or timm says."""
     from senet.data.transforms import Preprocessing, timm_preprocessing
 
-    for name in (arm.weights, arm.model):
+    for name in (arm.weights, arm.model if arm.given is None else None):
         if name is not None and is_saved(name) and (metadata := metadata_of(name)).get("preprocessing"):
             return Preprocessing.from_json(metadata["preprocessing"])
     if arm.weights is not None and Path(arm.weights).is_file() and (found := read_preprocessing(arm.weights)):

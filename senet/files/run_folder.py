@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import StudyError
-from senet.files.atomic import atomic_write
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
+from senet.files.records import Record, read_csv, read_json, write_csv, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -33,8 +33,6 @@ from senet.report import (
     cell,
     drawing,
     forest,
-    machine_facts,
-    settings_facts,
     write_page,
 )
 from senet.report.figures import short
@@ -366,8 +364,3 @@ def _differences(names: Sequence[str], comparisons: Sequence[Comparison], block:
         for what, found, colour in (("over seeds", seeds, COLOURS[1]), ("over images", images, COLOURS[0]))
     ]
     return forest([short(name) for name in names], series, xlabel=f"accuracy with {block} − plain (points)", scale=100)
-
-
-def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:
-    """The settings of a study and what it ran on, for its page."""
-    return [settings_facts(settings), machine_facts(machine)]
