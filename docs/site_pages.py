@@ -101,8 +101,7 @@ def _help(words: list[str]) -> str:
 
 def recipes() -> str:
     """A table of the knobs, and each recipe that comes with senet as its file is."""
-    import importlib.resources
-
+    from senet.recipe.file import _shipped
     from senet.recipe.recipe import Recipe
     from senet.study import recipes as shipped
 
@@ -114,7 +113,7 @@ def recipes() -> str:
         rows.append(f"| `{field.name}` | {takes} | {default} |".replace("<", "&lt;"))
     parts = ["\n".join(rows)]
     for name in shipped():
-        text = (importlib.resources.files("senet.recipe") / f"{name}.yaml").read_text(encoding="utf-8")
+        text = _shipped()[name].read_text(encoding="utf-8")
         parts.append(f"### {name}\n\n```yaml\n{text.rstrip()}\n```")
     return "\n\n".join(parts)
 
