@@ -14,6 +14,7 @@ from torch import nn
 from senet.block.made import MadeSpec, known_maker
 from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
+from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
@@ -174,6 +175,8 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
         for note in () if spec.weights is None else load_weights(given, spec.weights).notes:
             _log.info("%s: %s", spec.weights, note)
         return given
+    if spec.weights is not None and is_on_hub(spec.weights):
+        spec = dataclasses.replace(spec, weights=fetched(spec.weights, WEIGHTS))
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if in_channels is not None:
         options["in_chans" if spec.model.startswith("timm:") else "in_channels"] = in_channels
