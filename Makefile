@@ -9,6 +9,8 @@
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
 # make frameworks SE in other people's trainers and tools, the real ones: docs/frameworks.md; needs a network, minutes
 # make studies the next trainings of the studies planned in docs/results.md: an hour and a half
+# make devices SE through ExecuTorch, LiteRT, ncnn and Core ML's converter; needs a network, minutes
+# make gpu    on a machine with a CUDA GPU: its tests, and the GPU rows of the benchmark as JSON, in under nine minutes
 # make bench  what SE costs in time and memory, by engine: docs/speed.md; hours, on an idle machine
 # make docs   the site: build/docs/index.html; a warning is an error
 # make clean  remove what the other targets made
@@ -16,7 +18,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test long sanitize chaos fuzz survey frameworks studies bench docs check clean
+.PHONY: demo test long sanitize chaos fuzz slurm survey frameworks studies devices gpu bench docs check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: pyproject.toml
@@ -73,6 +75,19 @@ studies: $(VENV)/ready
 	OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/studies.py
 	$(BIN)/python benchmarks/studies_page.py
 
+.venv-devices/ready: pyproject.toml
+	test -x .venv-devices/bin/python || $(PYTHON) -m venv .venv-devices
+	.venv-devices/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[devices]'
+	touch $@
+
+# The converters' warnings are theirs.
+devices: .venv-devices/ready
+	.venv-devices/bin/python -m pytest -o filterwarnings= -m devices tests/devices
+
+# No setting up: a rented GPU has PyTorch, Triton and timm, and perhaps no network.
+gpu:
+	$(PYTHON) benchmarks/gpu.py --out runs/gpu
+
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
 
@@ -85,5 +100,5 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .venv-frameworks runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-frameworks .venv-devices runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

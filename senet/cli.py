@@ -21,7 +21,7 @@ from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.judge import judge
 from senet.verbs.network import check, cost, insert, models, sites
-from senet.verbs.ship import bench, export, push
+from senet.verbs.ship import advise, bench, export, push
 from senet.verbs.study import ablate, compare, evaluate, predict, report, train
 
 __all__ = ["main"]
@@ -43,7 +43,7 @@ VERBS: Mapping[str, Callable[..., int | None]] = {
         *(sites, insert, check, cost, models),
         *(train, evaluate, predict, compare, ablate, judge, report),
         *(explain, prune, explore),
-        *(bench, export, push),
+        *(bench, advise, export, push),
     )
 }
 

@@ -40,6 +40,10 @@ _SEEN = (
     "the images' own size where that is at most 64"
 )
 _ONE_DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps; the default is auto"
+_ENGINES = (
+    "eager, channels-last, compile, onnxruntime, openvino, openvino-bf16, openvino-int8, executorch, litert, ncnn, "
+    "cuda, cuda-compile"
+)
 _REPORT = "the folder to write to: report.html and its numbers"
 
 _NETWORK: Mapping[str, Flag] = {
@@ -97,7 +101,7 @@ _DATA: Mapping[str, Flag] = {
             "predict": "pictures, and folders of pictures, nested as they may be",
             "explore": f"images over which gates are averaged: {_IMAGES}; at most 200 of them are taken",
             "export": f"with --int8, the images to calibrate on and to measure: {_IMAGES}",
-            **dict.fromkeys(("sites", "insert", "cost"), f"images whose size the input has: {_IMAGES}"),
+            **dict.fromkeys(("sites", "insert", "cost", "advise"), f"images whose size the input has: {_IMAGES}"),
         },
     ),
     "data_root": Flag(
@@ -109,7 +113,7 @@ _DATA: Mapping[str, Flag] = {
         1,
         verbs={
             "evaluate": f"one or several: {_SEEN}",
-            **dict.fromkeys(("sites", "insert", "cost", "bench"), _SIDE),
+            **dict.fromkeys(("sites", "insert", "cost", "bench", "advise"), _SIDE),
         },
     ),
     "resize": Flag(
@@ -154,6 +158,7 @@ _DATA: Mapping[str, Flag] = {
         verbs={
             **dict.fromkeys(("evaluate", "predict", "explain", "prune"), _MEASURED),
             "bench": "images at a time; the default is 1 and 16 (128 for small images, 256 on a GPU)",
+            "advise": "images at a time",
         },
     ),
     "max_bad": Flag(
@@ -236,6 +241,7 @@ _OUTPUT: Mapping[str, Flag] = {
             **dict.fromkeys(("report", "explain"), _REPORT),
             "bench": "the folder to write to: table, figure and bench.json",
             "push": "a folder to write to what would go up; nothing is sent",
+            "advise": "the folder to write to: advice.json and table.txt; the default is to write nothing",
         },
     ),
     "public": Flag("", "let everybody see a repository that is made; without it only you and your organisation do"),
@@ -258,9 +264,12 @@ _OUTPUT: Mapping[str, Flag] = {
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
     "engines": Flag(
         "NAME",
-        "what to measure in: eager, channels-last, compile, onnxruntime, openvino, openvino-bf16, openvino-int8, "
-        "cuda, cuda-compile; the default is all but openvino-int8",
+        f"what to measure in: {_ENGINES}; the default is all but openvino-int8, executorch, litert and ncnn",
     ),
+    "engine": Flag("NAME", f"what will run the network: {_ENGINES}"),
+    "budget": Flag("RATIO", "the most time with SE, over the time without: 1.02 is 2 % more", 1),
+    "placements": Flag("PLACE", "placements to choose among; the default is standard and inner"),
+    "ablation": Flag("FOLDER", "what ablate wrote of this network: its accuracies stand beside the costs"),
     "quick": Flag("", "fewer rounds and nothing compiled: a look, no figure to report"),
     "dynamic_size": Flag("", "let the file take pictures of any height and width, not of --size alone"),
     "int8": Flag(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 
@@ -275,3 +276,17 @@ def test_import_loads_torch_alone():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.parametrize("squeeze", ["avg", "max"])
+def test_exported_graphs_keep_the_squeezed_dimensions(squeeze):
+    """XNNPACK cuts the graph at a reduction without them: SE-ResNet-18 went into ExecuTorch in nine pieces."""
+    block, x = SEBlock(8, 2, squeeze=squeeze).eval(), torch.randn(2, 8, 5, 5)
+    exported = torch.export.export(block, (x,))
+    (reduction,) = [node for node in exported.graph.nodes if re.search(r"mean|amax", str(node.target))]
+    assert reduction.meta["val"].shape == (2, 8, 1, 1)
+    traced = torch.jit.trace(block, x)
+    assert "aten::flatten" in str(traced.inlined_graph)
+    for graph in (exported.module(), traced):
+        torch.testing.assert_close(graph(x), block(x))

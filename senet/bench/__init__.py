@@ -1,7 +1,9 @@
 """What SE costs here: the plain network, the peer's SE and ours in turn, by engine, in inference and in training."""
 
+from senet.bench.advice import Advice, Placed
+from senet.bench.advising import advise
 from senet.bench.cases import Case, cases
 from senet.bench.measurement import Bench, bench
 from senet.bench.rows import Ratio, Row
 
-__all__ = ["Bench", "Case", "Ratio", "Row", "bench", "cases"]
+__all__ = ["Advice", "Bench", "Case", "Placed", "Ratio", "Row", "advise", "bench", "cases"]

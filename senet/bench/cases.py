@@ -28,6 +28,8 @@ class Engine:
         modules: packages that it needs.
         trains: whether it runs training steps too.
         usual: whether it is measured unless it is left out.
+        folds: whether its converter folds normalisations itself, and is given the network as it is.
+        extra: of senet, which installs what it needs.
     """
 
     words: str
@@ -35,6 +37,8 @@ class Engine:
     modules: tuple[str, ...] = ()
     trains: bool = False
     usual: bool = True
+    folds: bool = False
+    extra: str = "ship"
 
 
 ENGINES: Mapping[str, Engine] = {
@@ -45,6 +49,9 @@ ENGINES: Mapping[str, Engine] = {
     "openvino": Engine("OpenVINO f32", modules=("openvino",)),
     "openvino-bf16": Engine("OpenVINO bf16", modules=("openvino",)),
     "openvino-int8": Engine("OpenVINO INT8", modules=("openvino", "nncf"), usual=False),
+    "executorch": Engine("ExecuTorch, XNNPACK", modules=("executorch",), usual=False, folds=True, extra="devices"),
+    "litert": Engine("LiteRT", modules=("litert_torch", "ai_edge_litert"), usual=False, folds=True, extra="devices"),
+    "ncnn": Engine("ncnn", modules=("ncnn", "pnnx"), usual=False, folds=True, extra="devices"),
     "cuda": Engine("CUDA bf16 eager, channels last", device="cuda", trains=True),
     "cuda-compile": Engine("CUDA bf16 torch.compile", device="cuda", trains=True),
 }

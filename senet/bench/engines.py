@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from senet.bench import devices
 from senet.export.formats import FORMATS, openvino_model, quantized
 from senet.export.runtimes import OnnxRuntime, OpenVino
 from senet.export.tracing import trace
@@ -35,6 +36,9 @@ def inference(engine: str, form: nn.Module, x: Tensor) -> Run:
         "openvino": lambda form, x: _openvino(form, x, "f32"),
         "openvino-bf16": lambda form, x: _openvino(form, x, "bf16"),
         "openvino-int8": _int8,
+        "executorch": devices.executorch,
+        "litert": devices.litert,
+        "ncnn": devices.ncnn,
         "cuda": lambda form, x: _cuda(form, x, compiled=False),
         "cuda-compile": lambda form, x: _cuda(form, x, compiled=True),
     }

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from senet.report import Table
 
-__all__ = ["RESULT", "Bench", "BenchError", "bench"]
+__all__ = ["RESULT", "Bench", "BenchError", "bench", "machine_of_figures", "missing"]
 
 RESULT = "bench.json"
 _PACKAGES = ("timm", "onnxruntime", "openvino", "nncf")
@@ -132,7 +132,7 @@ def bench(
         wanted = [case for case in wanted if "compile" not in case.engine]
     folder = Path(out)
     who = contestants(model, example)
-    result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, _machine(), ())
+    result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
     code = _code()
     done = _kept_rows(folder, result, code) if resume else {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ class _Measuring:
         """The row of a case: what went wrong is its note."""
         begun = time.monotonic()
         row = Row(case.what, case.engine, case.batch)
-        if why := _missing(case):
+        if why := missing(case):
             return dataclasses.replace(row, note=why)
         try:
             with _same_random_state():
@@ -245,14 +245,14 @@ def _counted(row: Row, counts: Mapping[str, int]) -> Row:
     return dataclasses.replace(row, plain=plain, ratios=ratios)
 
 
-def _missing(case: Case) -> str:
+def missing(case: Case) -> str:
     """Why a case cannot be measured here; "" where it can."""
     engine = ENGINES[case.engine]
     if engine.device == "cuda" and not torch.cuda.is_available():
         return "not measured: no CUDA GPU here"
     missing = [module for module in engine.modules if importlib.util.find_spec(module) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (pip install 'senet[ship]')"
+        return f"not installed: {', '.join(missing)} (pip install 'senet[{engine.extra}]')"
     if case.engine == "openvino-bf16" and not computes_in_bf16():
         return "not measured: this processor has no bf16, so OpenVINO would compute in float32"
     return ""
@@ -271,7 +271,8 @@ def _in_words(row: Row) -> str:
     return ", ".join(f"{name} {row.ratios[name]}" for name in (OURS, PEER) if name in row.ratios)
 
 
-def _machine() -> dict[str, Any]:
+def machine_of_figures() -> dict[str, Any]:
+    """What the figures are measured on: processor, threads, instruction set and versions."""
     from senet.console.machine import machine
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

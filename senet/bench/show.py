@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
@@ -13,6 +13,7 @@ from senet.report.figures import COLOURS as PALETTE
 from senet.report.figures import save_figure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ MARKERS = {OURS: "o", PEER_OPTIMIZED: "D", PEER: "s"}
 
 def parts(result: Bench) -> list[str | Table]:
     """The table, and below it the machine and what the figures mean."""
-    return [bench_table(result), meaning(result), machine_line(result)]
+    return [bench_table(result), meaning(result), machine_line(result.machine)]
 
 
 def bench_table(result: Bench) -> Table:
@@ -95,9 +96,8 @@ def markdown(result: Bench) -> str:
     return bench_table(result).markdown()
 
 
-def machine_line(result: Bench) -> str:
+def machine_line(machine: Mapping[str, Any]) -> str:
     """What it was measured on, in a line."""
-    machine = result.machine
     versions = [f"{name} {machine[name]}" for name in ("torch", "onnxruntime", "openvino", "timm") if name in machine]
     device = "" if machine["device"] == "cpu" else f", {machine['device']}"
     return (

@@ -68,9 +68,13 @@ def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype, mask: Tensor | None = N
             # Padding may hold anything, NaN too, so it is replaced and not multiplied by 0.
             return torch.where(mask, x, 0).sum(space, dtype=dtype) / counted.clamp(min=1)
         return torch.where(counted > 0, cast_to(torch.where(mask, x, -torch.inf).amax(space), dtype), 0)
+    # Backends for mobile devices take a reduction only with its dimensions kept: at any other, XNNPACK cuts the graph.
+    exported = torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and torch._C._is_tracing())
     if kind == "avg":
-        return x.mean(space, dtype=None if x.dtype == dtype else dtype)
-    return cast_to(x.amax(space), dtype)
+        z = x.mean(space, keepdim=exported, dtype=None if x.dtype == dtype else dtype)
+    else:
+        z = cast_to(x.amax(space, keepdim=exported), dtype)
+    return z.flatten(1) if exported else z
 
 
 def se_excite(

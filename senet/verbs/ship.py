@@ -17,7 +17,7 @@ from senet.verbs.place import Place, is_exported
 if TYPE_CHECKING:
     from senet.study import Evaluation
 
-__all__ = ["bench", "export", "push"]
+__all__ = ["advise", "bench", "export", "push"]
 
 
 def export(
@@ -161,6 +161,45 @@ def push(
         display.show(f"Written: {written}. Nothing was sent.")
         return
     display.show(str(hub.push(run, repository, public=public, revision=revision)))
+
+
+def advise(
+    network: Network,
+    engine: str = "eager",
+    budget: float = 1.02,
+    placements: list[str] | None = None,
+    reduction_ratio: int = 16,
+    batch_size: int = 1,
+    ablation: str | None = None,
+    out: str | None = None,
+    quick: bool = False,
+) -> None:
+    """Find where SE fits into a latency budget: what it costs by stage and placement here, in the engine asked for.
+
+    The network without SE and with SE at some of its sites run in turn. The proposal has the most sites that fit; it
+    is built and measured as a whole, and the command that puts it in is printed.
+
+    Examples:
+      senet advise --model torchvision:resnet50 --engine onnxruntime --budget 1.02
+      senet advise --model nets.py:build --engine openvino --budget 1.05 --batch-size 16 --out runs/advice
+    """
+    from senet.bench import advise as find
+
+    plain, example = network.make()
+    result = find(
+        plain,
+        example,
+        engine=engine,
+        budget=budget,
+        batch_size=batch_size,
+        placements=placements or ("standard", "inner"),
+        reduction_ratio=reduction_ratio,
+        ablation=ablation,
+        out=out,
+        name=network.model,
+        quick=quick,
+    )
+    display.show(*result.parts(), *([f"Written: {out} (advice.json, table.txt)"] if out else []))
 
 
 def with_se(model: str) -> str:

@@ -49,7 +49,7 @@ def hurried(monkeypatch):
 
 def test_the_usual_cases():
     found = cases(224)
-    assert {case.engine for case in found} == set(ENGINES) - {"openvino-int8"}
+    assert {case.engine for case in found} == {name for name, engine in ENGINES.items() if engine.usual}
     assert [case.batch for case in found if case.what == INFERENCE and case.engine == "onnxruntime"] == [1, 16]
     assert [case.batch for case in found if case.what == TRAINING and case.engine == "compile"] == [16]
     assert [case.batch for case in found if case.engine == "cuda"] == [256, 256, 0]
@@ -190,7 +190,7 @@ def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch)
     assert len(measured) == 2
     with pytest.raises(ValueError, match=r"model was net and is now other: give another folder, or --no-resume"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **{**given, "name": "other"})
-    monkeypatch.setattr("senet.bench.measurement._machine", lambda: {**second.machine, "threads": 77})
+    monkeypatch.setattr("senet.bench.measurement.machine_of_figures", lambda: {**second.machine, "threads": 77})
     with pytest.raises(ValueError, match=r"threads was \d+ and is now 77"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
     bench(Network(), EXAMPLE, tmp_path, engines=["eager"], resume=False, **given)

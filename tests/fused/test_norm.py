@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from contextlib import nullcontext
 from contextvars import ContextVar
 
@@ -20,14 +19,13 @@ from senet.fused.norm import normalise_and_excite
 from senet.fused.passes import choose, library
 from senet.fused.passes.native import NativePasses
 from senet.fused.passes.operations import TorchPasses
-from senet.fused.passes.protocol import Passes, compute_dtype
 from senet.fused.switch import unfused, watching
 from senet.insertion.joining.attach import attach
 from senet.insertion.rules.site import Site
+from tests.fused.passes import CASES, LAST, check_passes
 
 SPACES = {1: (nn.BatchNorm1d, nn.InstanceNorm1d), 2: (nn.BatchNorm2d, nn.InstanceNorm2d)}
 SPACES[3] = (nn.BatchNorm3d, nn.InstanceNorm3d)
-LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def norm_of(kind: str, channels: int, dimensions: int, **options) -> nn.Module:
@@ -283,58 +281,6 @@ def test_other_kinds_of_pass_and_a_machine_without_a_compiler(monkeypatch, caplo
         ]
     finally:
         library.library.cache_clear()
-
-
-@dataclasses.dataclass
-class Case:
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    last: bool
-
-    def tensor(self, offset: float = 0.0) -> Tensor:
-        x = (torch.randn(self.shape) + offset).to(self.dtype)
-        return x.contiguous(memory_format=LAST[x.dim()]) if self.last else x
-
-
-CASES = [
-    Case(shape, dtype, last)
-    for shape in ((2, 5, 7, 9), (3, 70, 4, 5), (1, 16, 40, 40), (1, 3, 300, 2), (2, 4, 2, 3, 4), (2, 3, 11))
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-    for last in (False, True)
-    if not last or len(shape) > 3
-]
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
-
-def check_passes(case: Case, ways: Passes) -> None:
-    """Each pass against PyTorch's operations."""
-    exact = TorchPasses()
-    v, dy, out, other = case.tensor(3), case.tensor(), case.tensor(), case.tensor()
-    accumulated = compute_dtype(v)
-    p = [torch.randn(case.shape[:2], dtype=accumulated) for _ in range(4)]
-
-    def same(a: Tensor, b: Tensor) -> None:
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        tolerance = TOLERANCE[torch.float32 if a.dtype == torch.float64 != case.dtype else a.dtype]
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
-
-    for a, b in zip(ways.stats(v), exact.stats(v), strict=True):
-        same(a, b)
-    for added in (None, other):
-        for relu in (False, True):
-            same(ways.affine(v, *p[:3], added, relu), exact.affine(v, *p[:3], added, relu))
-    for rectified in (None, out):
-        for keep in (False, True):
-            for a, b in zip(
-                ways.sums(dy, v, p[0], rectified, keep), exact.sums(dy, v, p[0], rectified, keep), strict=True
-            ):
-                same(a, b)
-        same(ways.input(dy, v, *p, rectified), exact.input(dy, v, *p, rectified))
-    same(ways.input(dy, v, *p, out, p[0]), exact.input(dy, v, *p, out, p[0]))
-    (n0, n1), (m0, m1) = ways.passed(v, *p[:3]), exact.passed(v, *p[:3])
-    at_threshold = 1.5 * float((p[2] / p[1]).abs().max()) * (n0 - m0).abs().max()  # may fall on either side
-    assert (n0 - m0).abs().max() <= 1
-    torch.testing.assert_close(n1, m1, rtol=0, atol=TOLERANCE[torch.float32] * float(m1.abs().max()) + at_threshold)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

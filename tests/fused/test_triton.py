@@ -16,7 +16,7 @@ import warnings
 warnings.simplefilter("ignore")
 import torch
 from senet.fused.passes.triton import TritonPasses, _failed
-from tests.fused.test_norm import CASES, check_passes
+from tests.fused.passes import CASES, check_passes
 for case in CASES:
     if case.shape != (1, 16, 40, 40):  # the interpreter is slow
         torch.manual_seed(0)
@@ -38,17 +38,8 @@ def test_the_kernels_in_the_interpreter():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_the_kernels_on_a_gpu():
     from senet.fused.passes.triton import TritonPasses, _failed
-    from tests.fused.test_norm import CASES, check_passes
-
-    class OnGpu:
-        def __getattr__(self, name):
-            def run(*args, **kwargs):
-                moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
-                result = getattr(TritonPasses(), name)(*moved, **kwargs)
-                return tuple(r.cpu() for r in result) if isinstance(result, tuple) else result.cpu()
-
-            return run
+    from tests.fused.passes import CASES, Moved, check_passes
 
     for case in CASES:
-        check_passes(case, OnGpu())
+        check_passes(case, Moved(TritonPasses(), "cuda"))
     assert not _failed

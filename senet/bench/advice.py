@@ -1,0 +1,201 @@
+"""`Advice`: what SE costs by stage and placement in one engine, and what of it fits a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.bench.cases import ENGINES
+from senet.bench.rows import Ratio
+from senet.bench.show import machine_line
+from senet.block import SESpec
+from senet.console import display
+from senet.files.atomic import atomic_write
+from senet.report import Column, Table, cell
+from senet.words import counted
+
+if TYPE_CHECKING:
+    from senet.report import Cell
+
+__all__ = ["ADVICE", "Advice", "Placed", "patterns"]
+
+ADVICE = "advice.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """SE at some sites of a network, and what it costs there.
+
+    Attributes:
+        what: which sites, in words: "stage 3".
+        placement: as in `SESpec`.
+        sites: names of the modules that SE is joined to.
+        reduction_ratio: r of the blocks.
+        form: "optimized" (as `senet.optimize` and `senet.export` give it) or "as inserted".
+        parameters: that SE adds.
+        ratio: its time over that of the network without SE: the median over rounds of both in turn, and a 95 %
+            interval.
+        accuracy: the mean over seeds, a fraction, in an ablation that trained the same sites; None without one.
+    """
+
+    what: str
+    placement: str
+    sites: tuple[str, ...]
+    reduction_ratio: int
+    form: str
+    parameters: int
+    ratio: Ratio
+    accuracy: float | None = None
+
+    @property
+    def cost(self) -> float:
+        """What SE adds to the time, over the time without; 0 where the measurement says less."""
+        return max(0.0, self.ratio.value - 1)
+
+    @property
+    def site_cost(self) -> float:
+        """The cost of one site, where all cost alike."""
+        return self.cost / len(self.sites)
+
+    @property
+    def tells_sites_apart(self) -> bool:
+        """Whether the interval is narrower than what one site costs."""
+        low, high = self.ratio.low, self.ratio.high
+        return low is not None and high is not None and high - low < self.site_cost
+
+    def cells(self) -> list[Cell]:
+        """Its row in a table."""
+        accuracy = None if self.accuracy is None else f"{self.accuracy:.2%}"
+        return [
+            cell(self.placement),
+            cell(self.what),
+            cell(len(self.sites)),
+            cell(self.reduction_ratio),
+            cell(self.form),
+            cell(self.parameters, f"{self.parameters:,}"),
+            cell(self.ratio.value, str(self.ratio)),
+            cell(self.ratio.low),
+            cell(self.ratio.high),
+            cell(self.accuracy, accuracy),
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What SE costs by stage and placement in one engine, and what of it fits a budget; `str()` is the table.
+
+    Attributes:
+        model: the network's name.
+        example: shape of one batch, (N, C, *space).
+        engine: what ran it, a name of `cases.ENGINES`.
+        budget: the most time that the network with SE may take, over the time without.
+        plain: seconds of the network without SE, the median.
+        measured: SE at all sites, at each stage's alone, and at single ones, by placement.
+        tried: proposals that were built and measured, in order; the last is the proposal where it fits.
+        proposal: what fits, measured as a whole; None where nothing does.
+        command: what puts the proposal into the network; "" without one.
+        notes: what else to know.
+        machine: what it ran on.
+        quick: whether it was measured in a hurry.
+    """
+
+    model: str
+    example: tuple[int, ...]
+    engine: str
+    budget: float
+    plain: float
+    measured: tuple[Placed, ...]
+    tried: tuple[Placed, ...]
+    proposal: Placed | None
+    command: str
+    notes: tuple[str, ...]
+    machine: Mapping[str, Any]
+    quick: bool
+
+    @property
+    def spec(self) -> SESpec | None:
+        """The proposal's block, for `senet.insert`."""
+        found = self.proposal
+        if found is None:
+            return None
+        return SESpec(reduction_ratio=found.reduction_ratio, placement=found.placement)
+
+    @property
+    def where(self) -> list[str] | None:
+        """The proposal's sites, for `senet.insert`."""
+        return None if self.proposal is None else list(self.proposal.sites)
+
+    def parts(self) -> list[str | Table]:
+        """The tables, the proposal in words, what to know of it, and the machine."""
+        engine = ENGINES[self.engine].words
+        title = f"What SE costs in {self.model}, {engine}, batch {self.example[0]} (plain {1000 * self.plain:.2f} ms)"
+        found: list[str | Table] = [_table("measured", title, self.measured)]
+        if self.tried:
+            found.append(_table("proposals", "Proposals, each built and measured as a whole", self.tried))
+        if self.proposal is None:
+            found.append(f"Nothing that was tried keeps within {self.budget:g} times the time without SE.")
+        else:
+            words = f"{self.proposal.what}, placement {self.proposal.placement}, r = {self.proposal.reduction_ratio}"
+            form = "" if self.proposal.form == "optimized" else f", {self.proposal.form}"
+            found.append(
+                f"Within {self.budget:g}: SE at {counted(len(self.proposal.sites), 'site')} ({words}{form}) takes "
+                f"{self.proposal.ratio} of the time without, and adds {self.proposal.parameters:,} parameters."
+            )
+            found.append(f"Put it in: {self.command}")
+        hurry = " Measured in a hurry: a look, no figure to report." if self.quick else ""
+        how = "Times are medians of ratios to the network without SE, round by round in turn [95 % interval]."
+        return [*found, *self.notes, f"{how}{hurry} {machine_line(self.machine)}"]
+
+    def __str__(self) -> str:
+        return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: times in seconds, ratios as they are (1.02 is 2 % more time), accuracies as fractions."""
+        return {**dataclasses.asdict(self), "example": list(self.example), "machine": dict(self.machine)}
+
+    def write(self, folder: Path) -> None:
+        """Write advice.json and table.txt."""
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {ADVICE: json.dumps(self.to_json(), indent=1, ensure_ascii=False), "table.txt": str(self)}
+        for name, text in texts.items():
+            with atomic_write(folder / name) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _table(name: str, title: str, rows: Sequence[Placed]) -> Table:
+    with_accuracy = any(row.accuracy is not None for row in rows)
+    columns = [
+        Column("placement", number=False),
+        Column("where", number=False),
+        Column("sites"),
+        Column("r", help="the reduction ratio"),
+        Column("form", number=False, help="what senet.optimize gives, or the network as insert leaves it"),
+        Column("parameters", help="that SE adds"),
+        Column("time / plain", help="with its 95 % interval"),
+        Column("time / plain, low", shown=False),
+        Column("time / plain, high", shown=False),
+        Column("accuracy", help="in the ablation given", csv="accuracy (fraction)", shown=with_accuracy),
+    ]
+    return Table(name, title, columns, [row.cells() for row in rows])
+
+
+def patterns(chosen: Collection[str], known: Collection[str]) -> list[str]:
+    """The fewest `where` patterns that match the chosen names, and no others of those known.
+
+    A pattern is a name, or the first parts of one and a star: "layer4.*". None at all stands for all that is known.
+    """
+    found: list[str] = []
+    left = [] if set(chosen) == set(known) else list(chosen)
+    while left:
+        parts = left[0].split(".")
+        for depth in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:depth])
+            inside = {name for name in known if name == prefix or name.startswith(f"{prefix}.")}
+            if inside <= set(chosen):
+                break
+        found.append(prefix if inside == {prefix} else f"{prefix}.*")
+        left = [name for name in left if name not in inside]
+    return found

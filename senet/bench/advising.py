@@ -1,0 +1,379 @@
+"""`advise`: find where SE fits into a latency budget, measured in the engine that will run the network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import shlex
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.bench.advice import Advice, Placed, patterns
+from senet.bench.cases import ENGINES, INFERENCE, Case
+from senet.bench.contestants import PLAIN, folded, optimized
+from senet.bench.engines import inference
+from senet.bench.measurement import machine_of_figures, missing
+from senet.bench.rows import Ratio
+from senet.bench.timing import FULL, QUICK, in_turn
+from senet.block import PLACEMENTS, SESpec
+from senet.console.progress import Progress
+from senet.errors import InputError, InsertionError
+from senet.insertion import Site, blocks, insert, remove, sites
+from senet.running import count_parameters
+from senet.words import did_you_mean
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["advise"]
+
+FORMS = ("optimized", "as inserted")
+_TRIES = 6  # proposals that are built and measured before it is said that none fits
+
+Sites = Mapping[str, Sequence[Site]]
+Accuracies = Mapping[tuple[str, int, frozenset[int] | None], float]
+"""By placement, reduction ratio and the stages that hold SE; None for all."""
+
+
+def advise(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    engine: str = "eager",
+    budget: float = 1.02,
+    batch_size: int = 1,
+    placements: Sequence[str] = ("standard", "inner"),
+    reduction_ratio: int = 16,
+    ablation: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    quick: bool = False,
+    progress: bool = True,
+) -> Advice:
+    """Find where SE fits into a latency budget, measured in the engine that will run the network.
+
+    The network without SE, with SE at all sites and with SE at one stage's sites run in turn, for each placement. The
+    proposal has the most sites that fit: in the paper's tables 13 and 14 a stage without SE loses more accuracy than
+    another placement does. Where a stage fits in part, its last sites are taken. The proposal is built and measured
+    once more as a whole; where it takes too long, twice the reduction ratio is tried, and then fewer sites.
+
+    Args:
+        model: the network, with SE or without; it stays as it is.
+        example: (1, C, *space), one input of it.
+        engine: a name of `senet.bench.cases.ENGINES`.
+        budget: the most time with SE over the time without: 1.02 is 2 % more.
+        batch_size: inputs at a time.
+        placements: the paper's placements to choose among; of two with as many sites, the first is proposed.
+        reduction_ratio: r of the blocks.
+        ablation: a folder that `senet ablate` wrote: the accuracies of the same sites stand beside the costs.
+        out: a folder for advice.json and table.txt; None: nothing is written.
+        name: of the network, to readers and in the command; its class by default.
+        quick: fewer rounds: a look, no figure to report.
+        progress: whether to say how far it is, on standard error.
+
+    Raises:
+        ValueError: there is no such engine or placement, the engine is not installed, the budget is 1 or less, the
+            example is none, or SE has no place in the network.
+    """
+    if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
+        raise InputError("advise takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
+    if engine not in ENGINES:
+        raise InputError(f"there is no engine {engine!r}{did_you_mean(engine, ENGINES)}")
+    if why := missing(Case(INFERENCE, engine, batch_size)):
+        raise InputError(f"{ENGINES[engine].words}: {why}")
+    if not 1 < budget < float("inf"):
+        raise InputError(f"the budget is the time with SE over the time without, such as 1.02, not {budget:g}")
+    accuracies = {} if ablation is None else _accuracies(Path(ablation))
+    plain = (remove(model, everything=True) if blocks(model) else copy.deepcopy(model)).eval()
+    found = _sites(plain, example, placements)
+    search = _Search(plain, example, engine, batch_size, quick, found, accuracies, Progress(progress))
+    whole = search.whole(reduction_ratio)
+    stages = search.by_stage(whole)
+    tried, measured, fits = search.proposals(budget, whole, stages)
+    label = name or type(model).__name__
+    proposal = tried[-1] if fits else None
+    result = Advice(
+        model=label,
+        example=(batch_size, *example.shape[1:]),
+        engine=engine,
+        budget=budget,
+        plain=statistics.median(search.plain_seconds),
+        measured=(*whole, *stages, *measured),
+        tried=tuple(tried),
+        proposal=proposal,
+        command="" if proposal is None else _command(label, proposal, found),
+        notes=tuple(_notes(budget, proposal)),
+        machine=machine_of_figures(),
+        quick=quick,
+    )
+    if out is not None:
+        result.write(Path(out))
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """SE to build and to measure."""
+
+    what: str
+    placement: str
+    sites: tuple[str, ...]
+    reduction_ratio: int
+    form: str
+
+
+class _Search:
+    """Builds networks with SE and measures them in turn with the network without."""
+
+    def __init__(
+        self,
+        plain: nn.Module,
+        example: Tensor,
+        engine: str,
+        batch_size: int,
+        quick: bool,
+        found: Sites,
+        accuracies: Accuracies,
+        progress: Progress,
+    ) -> None:
+        self.plain, self.example, self.engine = plain, example, engine
+        self.effort = QUICK if quick else FULL
+        self.found, self.accuracies, self.progress = found, accuracies, progress
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn((batch_size, *example.shape[1:]), generator=generator).to(example.dtype)
+        self.stage_of = {placement: {site.name: site.stage for site in among} for placement, among in found.items()}
+        self.plain_seconds: list[float] = []
+
+    def whole(self, reduction_ratio: int) -> list[Placed]:
+        """SE at all sites of each placement, in the faster of its two forms.
+
+        A form is for an engine: a squeeze before the last convolution saves reads in most, and adds layers in some.
+        """
+        plans = [
+            _Plan("all stages", placement, tuple(names), reduction_ratio, form)
+            for placement, names in self.stage_of.items()
+            for form in FORMS
+        ]
+        measured = self._measure("SE at all sites", plans)
+        return [
+            min((each for each in measured if each.placement == placement), key=lambda each: each.ratio.value)
+            for placement in self.stage_of
+        ]
+
+    def by_stage(self, whole: Sequence[Placed]) -> list[Placed]:
+        """SE at each stage's sites alone."""
+        plans = []
+        for each in whole:
+            stage_of = self.stage_of[each.placement]
+            stages = {stage: tuple(n for n in each.sites if stage_of[n] == stage) for stage in stage_of.values()}
+            if len(stages) > 1:
+                plans += [
+                    _Plan(f"stage {stage}", each.placement, names, each.reduction_ratio, each.form)
+                    for stage, names in sorted(stages.items())
+                ]
+        return self._measure("SE at one stage's sites", plans)
+
+    def proposals(
+        self, budget: float, whole: Sequence[Placed], stages: Sequence[Placed]
+    ) -> tuple[list[Placed], list[Placed], bool]:
+        """The proposals measured, the single sites measured for them, and whether the last proposal fits."""
+        room, tried, singles = budget - 1, list[Placed](), list[Placed]()
+        costs = _site_costs(whole, stages)
+        partly = _partly_filled(whole, stages, costs, room)
+        if partly is not None and partly.tells_sites_apart:
+            alone = [dataclasses.replace(_plan_of(partly), what=name, sites=(name,)) for name in partly.sites]
+            singles = self._measure(f"single sites of {partly.what}", alone)
+            costs[partly.placement].update({each.sites[0]: each.cost for each in singles})
+        plan = _most_sites(whole, stages, costs, room)
+        wider = False  # whether the ratio was doubled for these sites
+        while plan is not None and len(tried) < _TRIES:
+            (measured,) = self._measure("the proposal", [plan])
+            tried.append(measured)
+            if measured.ratio.value <= budget:
+                return tried, singles, True
+            if not wider:
+                plan, wider = dataclasses.replace(plan, reduction_ratio=2 * plan.reduction_ratio), True
+            else:
+                over = (measured.ratio.value - budget) / (measured.ratio.value - 1)
+                narrow = dataclasses.replace(plan, reduction_ratio=plan.reduction_ratio // 2)
+                plan, wider = _without_costliest(narrow, over, costs[plan.placement]), False
+        return tried, singles, False
+
+    def _measure(self, what: str, plans: Sequence[_Plan]) -> list[Placed]:
+        if not plans:
+            return []
+        self.progress.note(f"measuring {what}")
+        runs: dict[str, Callable[[], object]] = {
+            PLAIN: inference(self.engine, self._as_it_is(self.plain, copied=True), self.x)
+        }
+        added = []
+        for number, plan in enumerate(plans):
+            spec = SESpec(plan.reduction_ratio, placement=plan.placement, start="paper")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = insert(self.plain, self.example, spec, where=list(plan.sites)).eval()
+            added.append(count_parameters(network) - count_parameters(self.plain))
+            form = optimized(network, self.example) if plan.form == FORMS[0] else self._as_it_is(network)
+            runs[str(number)] = inference(self.engine, form, self.x)
+        seconds = in_turn(runs, self.effort)
+        self.plain_seconds += seconds[PLAIN]
+        return [
+            Placed(
+                **vars(plan),
+                parameters=parameters,
+                ratio=Ratio.of_rounds(
+                    [own / plain for own, plain in zip(seconds[str(number)], seconds[PLAIN], strict=True)]
+                ),
+                accuracy=self._accuracy(plan),
+            )
+            for number, (plan, parameters) in enumerate(zip(plans, added, strict=True))
+        ]
+
+    def _as_it_is(self, network: nn.Module, *, copied: bool = False) -> nn.Module:
+        """The network with normalisations folded; a converter for devices folds them itself."""
+        if ENGINES[self.engine].folds:
+            return copy.deepcopy(network) if copied else network
+        return folded(network, self.example)
+
+    def _accuracy(self, plan: _Plan) -> float | None:
+        stage_of = self.stage_of[plan.placement]
+        stages = frozenset(stage_of[name] for name in plan.sites)
+        if any(stage in stages and name not in plan.sites for name, stage in stage_of.items()):
+            return None  # an ablation trains whole stages
+        which = None if stages == set(stage_of.values()) else stages
+        return self.accuracies.get((plan.placement, plan.reduction_ratio, which))
+
+
+def _sites(plain: nn.Module, example: Tensor, placements: Sequence[str]) -> Sites:
+    """The sites of each placement that has any.
+
+    Raises:
+        InsertionError: none has.
+    """
+    if not placements:
+        raise InputError(f"name one placement at least, of {', '.join(PLACEMENTS)}")
+    found, refused = {}, None
+    for placement in placements:
+        try:
+            found[placement] = sites(plain, example, placement=placement)
+        except InsertionError as error:
+            refused = refused or error
+    if not found and refused is not None:
+        raise refused
+    return found
+
+
+def _site_costs(whole: Sequence[Placed], stages: Sequence[Placed]) -> dict[str, dict[str, float]]:
+    """What each site costs, by placement: its share of its stage's cost."""
+    costs: dict[str, dict[str, float]] = {}
+    for each in (*whole, *stages):
+        costs.setdefault(each.placement, {}).update(dict.fromkeys(each.sites, each.site_cost))
+    return costs
+
+
+def _most_sites(
+    whole: Sequence[Placed], stages: Sequence[Placed], costs: Mapping[str, Mapping[str, float]], room: float
+) -> _Plan | None:
+    """The plan with the most sites whose costs add up to `room` at most; of two with as many, the first placement's."""
+    plans = []
+    for each in whole:
+        plan = _plan_of(each)
+        if each.cost > room:
+            inside = [stage for stage in stages if stage.placement == each.placement] or [each]
+            taken = {name for stage in _stages_within(inside, room) for name in stage.sites}
+            left = room - sum(costs[each.placement][name] for name in taken)
+            # From the last: PP-LCNet's SE in its last two units gains the most at the least time.
+            for name in reversed(each.sites):
+                cost = costs[each.placement][name]
+                if name not in taken and cost <= left:
+                    taken.add(name)
+                    left -= cost
+            names = tuple(name for name in each.sites if name in taken)
+            plan = dataclasses.replace(plan, what=_in_words(names, inside), sites=names)
+        plans.append(plan)
+    best = max(plans, key=lambda plan: len(plan.sites))
+    return best if best.sites else None
+
+
+def _stages_within(stages: Sequence[Placed], room: float) -> Sequence[Placed]:
+    """The stages with the most sites whose costs add up to `room` at most; of as many, the later ones."""
+    subsets = (subset for size in range(len(stages) + 1) for subset in itertools.combinations(stages, size))
+    fitting = [subset for subset in subsets if sum(stage.cost for stage in subset) <= room]
+    return max(fitting, key=lambda subset: (sum(len(stage.sites) for stage in subset), [s.what for s in subset]))
+
+
+def _partly_filled(
+    whole: Sequence[Placed], stages: Sequence[Placed], costs: Mapping[str, Mapping[str, float]], room: float
+) -> Placed | None:
+    """The stage of which the plan takes some sites and leaves others; None where there is none."""
+    plan = _most_sites(whole, stages, costs, room)
+    if plan is None:
+        return None
+    among = [each for each in (*stages, *whole) if each.placement == plan.placement]
+    return next((each for each in among if 0 < len(set(each.sites) & set(plan.sites)) < len(each.sites)), None)
+
+
+def _without_costliest(plan: _Plan, part: float, costs: Mapping[str, float]) -> _Plan | None:
+    """The plan without a part of its sites: the costliest, and of equals those that come first in the network."""
+    fewer = max(1, round(part * len(plan.sites)))
+    dropped = set(sorted(plan.sites, key=lambda name: -costs[name])[:fewer])
+    names = tuple(name for name in plan.sites if name not in dropped)
+    return dataclasses.replace(plan, what=", ".join(names), sites=names) if names else None
+
+
+def _plan_of(each: Placed) -> _Plan:
+    return _Plan(each.what, each.placement, each.sites, each.reduction_ratio, each.form)
+
+
+def _in_words(names: Sequence[str], stages: Sequence[Placed]) -> str:
+    """Which sites: whole stages by their name, others one by one."""
+    words = []
+    for stage in stages:
+        inside = [name for name in stage.sites if name in names]
+        words += [stage.what] if len(inside) == len(stage.sites) else inside
+    return ", ".join(words)
+
+
+def _notes(budget: float, proposal: Placed | None) -> Iterator[str]:
+    if proposal is not None and proposal.ratio.high is not None and proposal.ratio.high > budget:
+        yield (
+            f"The proposal's median keeps within the budget, and its interval reaches to {proposal.ratio.high:.3f}: a "
+            f"longer measurement may say otherwise."
+        )
+    if proposal is not None and proposal.accuracy is None:
+        yield "Whether SE there is worth its time is for a training to say: senet ablate --grid stages=each,but-each."
+
+
+def _command(label: str, proposal: Placed, found: Sites) -> str:
+    words = ["senet", "insert", "--model", label, "--placement", proposal.placement]
+    words += ["--reduction-ratio", str(proposal.reduction_ratio)]
+    if where := patterns(proposal.sites, [site.name for site in found[proposal.placement]]):
+        words += ["--where", *where]
+    return shlex.join([*words, "--out", "se.safetensors"])
+
+
+def _accuracies(folder: Path) -> Accuracies:
+    """The mean accuracies of an ablation.
+
+    Raises:
+        InputError: the folder holds no ablation.
+    """
+    path = folder / "result.json"
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[tuple[str, int, frozenset[int] | None], float] = {}
+        for each in values["cells"].values():
+            se, stages = each["se"], each["stages"]
+            if se is not None and (se["squeeze"], se["gate"], se["width"]) == ("avg", "sigmoid", None):
+                which = None if stages is None else frozenset(map(int, stages))
+                found[se["placement"], se["reduction_ratio"], which] = float(each["mean"])
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} holds no finished ablation: give the folder that senet ablate wrote") from error
