@@ -185,7 +185,9 @@ def advise(
     """
     from senet.bench import advise as find
 
-    plain, example = network.make()
+    if network.make not in (None, "se"):
+        raise InputError(f"advise measures SE: leave --make {network.make} out")
+    plain, example = network.built()
     result = find(
         plain,
         example,
