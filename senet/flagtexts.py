@@ -267,7 +267,7 @@ _OUTPUT: Mapping[str, Flag] = {
         f"what to measure in: {_ENGINES}; the default is all but openvino-int8, executorch, litert and ncnn",
     ),
     "engine": Flag("NAME", f"what will run the network: {_ENGINES}"),
-    "budget": Flag("RATIO", "the most time with SE, over the time without: 1.02 is 2 % more", 1),
+    "budget": Flag("RATIO", "the most time with SE, over the time without: 1.02 is two per cent more", 1),
     "placements": Flag("PLACE", "placements to choose among; the default is standard and inner"),
     "ablation": Flag("FOLDER", "what ablate wrote of this network: its accuracies stand beside the costs"),
     "quick": Flag("", "fewer rounds and nothing compiled: a look, no figure to report"),

@@ -150,7 +150,6 @@ def push(
     Examples:
       senet push runs/photos/se-0 --out card
       senet push runs/photos/se-0 me/se-photos
-      senet predict --model hf:me/se-photos --data picture.jpg
     """
     from senet import hub
 
@@ -174,7 +173,7 @@ def advise(
     out: str | None = None,
     quick: bool = False,
 ) -> None:
-    """Find where SE fits into a latency budget: what it costs by stage and placement here, in the engine asked for.
+    """Find where SE fits into a latency budget, by what it costs here, stage by stage and placement by placement.
 
     The network without SE and with SE at some of its sites run in turn. The proposal has the most sites that fit; it
     is built and measured as a whole, and the command that puts it in is printed.

@@ -15,11 +15,12 @@ def test_help_explains_every_flag_and_has_examples_that_work(capsys, verb):
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 110
     for parameter in flags._parameters(cli.VERBS[verb]):
-        name = flags._typed(parameter.name) if parameter.name != "pattern" else "PATTERN"
+        positional = flags.POSITIONAL.get(parameter.name)
+        name = positional.metavar if positional else flags._typed(parameter.name)
         assert re.search(rf"^  {name}\b", text, re.MULTILINE)
         assert " ".join(flags.FLAGS[parameter.name].text(verb).split()) in " ".join(text.split())
         usual = parameter.usual
-        if usual is not None and usual is not False and usual is not True and name != "PATTERN":
+        if usual is not None and usual is not False and usual is not True and not positional:
             assert f"(default: {usual})" in " ".join(text.split())
     examples = re.findall(r"^  senet (.*)$", text, re.MULTILINE)
     assert len(examples) >= 2
