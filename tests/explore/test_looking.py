@@ -163,7 +163,6 @@ def idle(): return Idle()
     [
         ("resnet20", "holds no SE block.*senet insert"),
         ("maps", "takes networks that return"),
-        ("grey", "does not take a picture of 3 × 224 × 224"),
         ("idle", "none of the SE blocks"),
         ("se_resnet2O", "there is no network 'se_resnet2O'"),
     ],

@@ -51,7 +51,7 @@ def test_digests(tmp_path):
     assert digest_of(file) != first
     (tmp_path / "model.safetensors").write_text("two")
     assert digest_of(tmp_path) == digest_of(file)
-    assert [digest_of(name) for name in ("resnet20", "hf:owner/name", None)] == ["resnet20", "hf:owner/name", None]
+    assert [digest_of(name) for name in ("resnet20", None)] == ["resnet20", None]
 
 
 def test_json_is_whole_or_not_there(tmp_path):

@@ -344,6 +344,7 @@ def test_an_explanation_is_pruned_by(at):
 
 def test_a_recipe():
     assert vars(read_recipe(HERE / "recipe.yaml")) == {
+        "freeze": None,  # came later; as before
         "batch_size": 16,
         "epochs": 2,
         "lr": 0.02,

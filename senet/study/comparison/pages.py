@@ -178,6 +178,8 @@ def read_comparison(folder: str | Path) -> Comparison:
     """
     folder = Path(folder).expanduser()
     found = read_json(folder / RESULT)
+    if not {"plain", "se"} <= set(found):
+        raise StudyError(f"{folder} holds no finished comparison: its {RESULT} is of something else")
     record = Record(folder / RESULT, found)
     for arm in ("plain", "se"):
         record.record(arm).numbers("accuracy", 0, 1)
