@@ -254,7 +254,13 @@ def test_up_and_down_by_the_protocol(run, tmp_path):
         }
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, str(run), str(other)],
-            env={**os.environ, **set_up, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"},
+            env={
+                **os.environ,
+                **set_up,
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_OFFLINE": "0",
+            },
             cwd=tmp_path,
             capture_output=True,
             text=True,
