@@ -278,7 +278,7 @@ def test_import_loads_torch_alone():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.filterwarnings("ignore")  # of torch.jit.trace
 @pytest.mark.parametrize("squeeze", ["avg", "max"])
 def test_exported_graphs_keep_the_squeezed_dimensions(squeeze):
     """XNNPACK cuts the graph at a reduction without them: SE-ResNet-18 went into ExecuTorch in nine pieces."""

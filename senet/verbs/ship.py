@@ -176,8 +176,8 @@ def advise(
 ) -> None:
     """Find where SE fits into a latency budget, by what it costs here, stage by stage and placement by placement.
 
-    The network without SE and with SE at some of its sites run in turn. The proposal has the most sites that fit; it
-    is built and measured as a whole, and the command that puts it in is printed.
+    The network without SE and with SE at some of its sites run in turn. The proposal has the most sites
+    that fit; it is built and measured as a whole, and the command that puts it in is printed.
 
     Examples:
       senet advise --model torchvision:resnet50 --engine onnxruntime --budget 1.02
