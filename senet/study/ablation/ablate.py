@@ -225,11 +225,9 @@ def apart(placement: Placement) -> tuple[Placement, list[str]]:
 
     Processes that torchrun or SLURM started train one run after another together, as in `compare`.
     """
-    kind = placement.device.type
-    names = [f"{kind}:{index}" if kind == "cuda" else kind for index in placement.devices]
     if not placement.to_start:
-        return placement, names[:1]
-    return dataclasses.replace(placement, devices=placement.devices[:1]), names
+        return placement, placement.names[:1]
+    return dataclasses.replace(placement, devices=placement.devices[:1]), placement.names
 
 
 def _variants(

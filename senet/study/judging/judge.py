@@ -138,11 +138,10 @@ def judge_cells(
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)
     placement = asked_here(str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda"))
-    kind = placement.device.type
-    names = [f"{kind}:{index}" if kind == "cuda" else kind for index in placement.devices]
+    names = placement.names
 
     def words() -> list[str]:
-        one = kind if len(names) > 1 else devices
+        one = placement.device.type if len(names) > 1 else devices
         beside = len(names) > 1 and not (cells.list_cells or cells.launcher)
         flags = {"code": command_name(train), "out": out, **spec_flags(spec), "version": version}
         flags |= {"where": [where] if isinstance(where, str) else where, "control": control or None}

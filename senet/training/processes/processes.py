@@ -53,6 +53,12 @@ class Placement:
         return len(self.devices) * self.nodes
 
     @property
+    def names(self) -> list[str]:
+        """The devices of this machine, as `devices` takes them one by one: "cuda:1", "cpu"."""
+        kind = self.device.type
+        return [f"{kind}:{index}" if kind == "cuda" else kind for index in self.devices]
+
+    @property
     def to_start(self) -> bool:
         """Whether there are to be several processes, which nobody has started."""
         return self.count > 1 and not self.launched

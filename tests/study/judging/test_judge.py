@@ -184,7 +184,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
     again = judge(train, out=tmp_path / "out", seeds=3, version="1", **QUIET)
     assert calls[6:] == [("se", 1, True)]
     assert (again.seeds, again.failed, error.exists()) == ((0, 1, 2), {}, False)
-    assert (tmp_path / "out/se-1/work/checkpoint").read_text() == "half"
+    assert (tmp_path / "out" / "se-1" / "work" / "checkpoint").read_text() == "half"
 
 
 @pytest.mark.parametrize(
