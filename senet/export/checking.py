@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from senet.errors import ExportError, InsertionError
 from senet.export.runtimes import Runtime
 from senet.export.tracing import flat_outputs
-from senet.inference.agreement import relative_difference
-from senet.inference.capture import first_line, tensors_of
-from senet.inference.shapes import Shapes, failing, resized
+from senet.inference.agreement import needed_conditions, relative_difference
+from senet.inference.capture import first_line
+from senet.inference.shapes import Shapes
 from senet.running import run, untouched
 
 __all__ = ["check_file", "check_names", "disagreements", "outputs_of"]
@@ -103,17 +103,7 @@ def disagreements(
     Outside of such a condition the file gives other outputs than the network, or only one of the two runs. Conditions
     that fail at no size that can be tried are needed too.
     """
-    outside, _ = failing(shapes, assumed, shapes.sizes(tensors_of(example)))
-    known: dict[tuple[int, ...], bool] = {}
-    needed = []
-    for condition, tried in outside.items():
-        for sizes in tried:
-            key = tuple(sizes.values())
-            if key not in known:
-                known[key] = _agree(runner, model, resized(example, shapes, sizes), tolerance)
-        if not tried or not all(known[tuple(sizes.values())] for sizes in tried):
-            needed.append(condition)
-    return tuple(needed)
+    return needed_conditions(example, shapes, assumed, lambda given: _agree(runner, model, given, tolerance))
 
 
 def _agree(runner: Runtime, model: nn.Module, inputs: Any, tolerance: float | None) -> bool:

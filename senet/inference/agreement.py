@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,16 @@ from senet.inference.capture import tensors_of
 from senet.inference.shapes import Shapes, failing, resized
 from senet.insertion import InsertionError, run, untouched
 
-__all__ = ["LARGER", "ONE_POSITION", "TOLERANCE", "check", "relative_difference", "trials", "unfounded"]
+__all__ = [
+    "LARGER",
+    "ONE_POSITION",
+    "TOLERANCE",
+    "check",
+    "needed_conditions",
+    "relative_difference",
+    "trials",
+    "unfounded",
+]
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 LARGER, ONE_POSITION = "a larger size", "one position"
@@ -48,6 +57,22 @@ def unfounded(
     Those that fail at no size that can be tried are needed too.
     """
     exact = _in_double(model)
+    return needed_conditions(
+        example, shapes, assumed, lambda given: _difference(model, other, given, exact) <= TOLERANCE
+    )
+
+
+def needed_conditions(
+    example: Any, shapes: Shapes, assumed: Sequence[str], agree: Callable[[Any], bool]
+) -> tuple[str, ...]:
+    """Those of the conditions on sizes outside of which two functions do not agree, or that nothing can be tried for.
+
+    Args:
+        example: what both functions take.
+        shapes: what the example may be resized to.
+        assumed: the conditions.
+        agree: whether the two agree on a resized example; asked once for each size.
+    """
     outside, _ = failing(shapes, assumed, shapes.sizes(tensors_of(example)))
     known: dict[tuple[int, ...], bool] = {}
     needed = []
@@ -55,7 +80,7 @@ def unfounded(
         for sizes in tried:
             key = tuple(sizes.values())
             if key not in known:
-                known[key] = _difference(model, other, resized(example, shapes, sizes), exact) <= TOLERANCE
+                known[key] = agree(resized(example, shapes, sizes))
         if not tried or not all(known[tuple(sizes.values())] for sizes in tried):
             needed.append(condition)
     return tuple(needed)
