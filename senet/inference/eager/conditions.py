@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
-from torch.autograd import forward_ad
 
 from senet.fused.conditions import is_being_traced
 from senet.fused.passes.library import library
 from senet.inference.graph import Network, expect, value_of
+from senet.inference.internals import forward_mode, is_jit_tracing
 
 __all__ = ["computed_now", "share_threads", "threads"]
 
@@ -21,7 +21,7 @@ _KINDS = (Tensor, torch.nn.Parameter)
 
 def computed_now(*tensors: Tensor | None) -> bool:
     """Whether what is done to these is done now, not traced, and not to be derived."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or is_jit_tracing() or forward_mode():
         return False
     return not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors))
 
