@@ -61,10 +61,10 @@ slurm: $(VENV)/ready
 survey: $(VENV)/ready
 	$(BIN)/python benchmarks/survey.py
 
-# In an environment of its own: other people's pins (an older timm, a second OpenCV) stay out of the one above.
-.venv-frameworks/ready: pyproject.toml
-	test -x .venv-frameworks/bin/python || $(PYTHON) -m venv .venv-frameworks
-	.venv-frameworks/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[frameworks]'
+# An extra in an environment of its own: other people's pins (an older timm, a second OpenCV) stay out of the one above.
+.venv-%/ready: pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
 	touch $@
 
 frameworks: .venv-frameworks/ready
@@ -74,11 +74,6 @@ frameworks: .venv-frameworks/ready
 studies: $(VENV)/ready
 	OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/studies.py
 	$(BIN)/python benchmarks/studies_page.py
-
-.venv-devices/ready: pyproject.toml
-	test -x .venv-devices/bin/python || $(PYTHON) -m venv .venv-devices
-	.venv-devices/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[devices]'
-	touch $@
 
 # The converters' warnings are theirs.
 devices: .venv-devices/ready
