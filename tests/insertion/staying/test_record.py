@@ -16,17 +16,6 @@ from senet.insertion.staying.record import Record
 from tests.insertion.staying.test_staying import Block, Detector, randomise
 
 
-@pytest.fixture
-def x():
-    return torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def net(x):
-    net = nn.Sequential(randomise(Block()), randomise(Block())).eval()
-    return senet.insert(net, x, senet.SESpec(2, start="paper"))
-
-
 def quiet(net, x):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

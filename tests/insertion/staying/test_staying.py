@@ -64,17 +64,6 @@ def randomise(net):
 
 
 @pytest.fixture
-def x():
-    return torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def net(x):
-    net = nn.Sequential(randomise(Block()), randomise(Block())).eval()
-    return senet.insert(net, x, senet.SESpec(2, start="paper"))
-
-
-@pytest.fixture
 def detector(x):
     """SE is joined to the unit as a whole, which is the module that is fused."""
     net = randomise(Detector()).eval()
