@@ -22,7 +22,6 @@ from senet.export.formats import FORMATS, Format, openvino_model, quantized, wri
 from senet.export.tracing import Traced, check_exportable, trace
 from senet.files.atomic import atomic_write_all
 from senet.inference.agreement import ONE_POSITION, trials
-from senet.inference.capture import tensors_of
 from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
@@ -246,10 +245,6 @@ def _calibration(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:
     return found
 
 
-def _within(size: int, least: int, greatest: int) -> bool:
-    return least <= size and (size <= greatest or greatest < 0)
-
-
 def _narrowed(
     traced: Traced, form: nn.Module, example: Any, kind: Format, conditions: Sequence[str], dynamic_size: bool
 ) -> Traced:
@@ -258,14 +253,10 @@ def _narrowed(
     Raises:
         ExportError: where the file can neither say nor check a condition on sizes in space.
     """
-    bounds = traced.bounds_of([name for name in traced.shapes.names if any(name in each for each in conditions)])
-    near = traced.shapes.sizes(tensors_of(example))
-    outside = [sizes for each in conditions for sizes in traced.shapes.violations(each, near)]
-    bounded = all(any(not _within(sizes[name], *bounds[name]) for name in bounds) for sizes in outside)
-    if kind.keeps_conditions or (kind.keeps_bounds and bounded):
+    if kind.keeps_conditions:
         shapes = dataclasses.replace(traced.shapes, conditions=(*traced.shapes.conditions, *conditions))
         assumed = {condition: code for condition, code in traced.assumed.items() if condition not in conditions}
-        return dataclasses.replace(traced, shapes=shapes, assumed=assumed, bounds=bounds)
+        return dataclasses.replace(traced, shapes=shapes, assumed=assumed)
     sizes = [condition for condition in conditions if any(name in condition for name in traced.shapes.space)]
     if sizes or traced.shapes.fixed:
         raise ExportError(

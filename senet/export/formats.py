@@ -44,7 +44,6 @@ class Format:
         write: the graph and the strings that go with it, to those paths.
         run: a network that runs what is written there, with `metadata`, the strings.
         keeps_conditions: whether whoever loads the file has conditions on sizes checked.
-        keeps_bounds: whether the file has a least and a greatest size checked for each free side.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Format:
     write: Callable[[Traced, Mapping[str, str], Sequence[Path]], None]
     run: Callable[[Sequence[Path]], Runtime]
     keeps_conditions: bool = False
-    keeps_bounds: bool = False
 
     def needed(self) -> None:
         """Import what it needs.
@@ -137,16 +135,14 @@ def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
         for name, port in zip(names, ports, strict=True):
             port.get_tensor().set_names({name})
     # The conversion leaves sides free that the graph holds for numbers, and the file would run where it is wrong.
-    shapes = [openvino.PartialShape([_dimension(traced, side) for side in sides]) for _, sides in traced.shapes.inputs]
+    shapes = [
+        openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])
+        for _, sides in traced.shapes.inputs
+    ]
     model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     for name, text in texts.items():
         model.set_rt_info(text, [FIRST, name])
     return model
-
-
-def _dimension(traced: Traced, side: Any) -> Any:
-    openvino = extra("openvino", "ship")
-    return openvino.Dimension(side) if isinstance(side, int) else openvino.Dimension(*traced.bounds.get(side, (0, -1)))
 
 
 def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -32,7 +32,6 @@ class Traced:
         symbols: name of each symbol, in words: batch, height, width.
         shapes: what the graph may be given.
         assumed: further conditions on sizes, as `Captured` has them.
-        bounds: the least and the greatest size of free sides that have them; -1: there is no greatest.
     """
 
     program: ExportedProgram
@@ -41,16 +40,6 @@ class Traced:
     symbols: Mapping[str, str]
     shapes: Shapes
     assumed: Mapping[str, str]
-    bounds: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-
-    def bounds_of(self, names: Collection[str]) -> dict[str, tuple[int, int]]:
-        """The least and the greatest size for which the capture took the branches that it took."""
-        found = {}
-        for symbol, limits in self.program.range_constraints.items():
-            if (name := self.symbols.get(str(symbol))) in names:
-                upper = int(limits.upper) if limits.upper < 2**40 else -1  # infinity is a symbol of its own
-                found[str(name)] = (int(limits.lower), upper)
-        return found
 
     def shape_in_words(self, shape: Any) -> str:
         """A shape with its symbols in words: (batch, 3, 224, 224)."""
