@@ -137,6 +137,8 @@ def export(
         if devices_of(model) - {torch.device("cpu")}:
             model = copy.deepcopy(model).cpu()
             example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
+        # A file has no strides, and a capture on channels-last ones holds a batch of 1 for another function.
+        example = pytree.tree_map_only(Tensor, Tensor.contiguous, example)
         first = outputs_of(model, {"the example": example})["the example"]  # in its own words where it does not run
         check_names(description.get("classes"), first or ())
         form = _form(model, example, dynamic_size)

@@ -95,8 +95,7 @@ def _export_int8(
     if names := opened.trained_classes if classes is None else _names(classes):
         metadata["classes"] = names
     before = measure(labelled)
-    # Pictures come channels last, and a graph traced on such strides takes a batch of 1 for another function.
-    batches = [batch.contiguous() for batch in calibration_batches(source, how)]
+    batches = calibration_batches(source, how)
     path = place.make()
     found = write(
         opened.network.eval(),

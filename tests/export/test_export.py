@@ -301,3 +301,15 @@ def test_what_is_known_of_a_created_network_is_in_the_file(tmp_path):
     assert found.metadata["network"] == "resnet20"
     assert found.metadata["options"] == {"num_classes": 3}
     assert re.search(r"In the file: network, options, senet, torch\.", str(found))
+
+
+def test_an_example_that_lies_channels_last_leaves_the_batch_free(tmp_path):
+    """Captured on its strides, a batch of 1 is held for another function, and files were for one picture alone."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    ).eval()  # fmt: skip
+    x = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    found = senet.export(network, x, tmp_path / "network.xml", calibration=[x] * 3)
+    assert found.inputs == {"input": "(batch, 3, 8, 8)"}
+    assert OpenVino(tmp_path / "network.xml")(torch.zeros(5, 3, 8, 8)).shape == (5, 10)
