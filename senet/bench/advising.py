@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import shlex
@@ -210,9 +211,7 @@ class _Search:
         if not plans:
             return []
         self.progress.note(f"measuring {what}")
-        runs: dict[str, Callable[[], object]] = {
-            PLAIN: inference(self.engine, self._as_it_is(self.plain, copied=True), self.x)
-        }
+        runs = {PLAIN: self._plain_run}
         added = []
         for number, plan in enumerate(plans):
             spec = SESpec(plan.reduction_ratio, placement=plan.placement, start="paper")
@@ -236,11 +235,14 @@ class _Search:
             for number, (plan, parameters) in enumerate(zip(plans, added, strict=True))
         ]
 
-    def _as_it_is(self, network: nn.Module, *, copied: bool = False) -> nn.Module:
+    @functools.cached_property
+    def _plain_run(self) -> Callable[[], object]:
+        """What runs the network without SE; a converter takes long enough once."""
+        return inference(self.engine, self._as_it_is(copy.deepcopy(self.plain)), self.x)
+
+    def _as_it_is(self, network: nn.Module) -> nn.Module:
         """The network with normalisations folded; a converter for devices folds them itself."""
-        if ENGINES[self.engine].folds:
-            return copy.deepcopy(network) if copied else network
-        return folded(network, self.example)
+        return network if ENGINES[self.engine].folds else folded(network, self.example)
 
     def _accuracy(self, plan: _Plan) -> float | None:
         stage_of = self.stage_of[plan.placement]
