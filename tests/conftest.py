@@ -6,7 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,13 @@ _TRAINS = {"data", "training", "evaluation", "study", "recipe"}  # rooms whose t
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 pytest_plugins = ["tests.painting"]
+
+with suppress(ImportError):  # the frameworks' environment does without it
+    from hypothesis import settings
+
+    # A busy machine is not a fault: how long a drawn example takes decides nothing.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 os.environ.pop("COLUMNS", None)  # xdist sets it: what is printed would be as wide as the terminal outside
 if _WORKERS > 1:

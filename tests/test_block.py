@@ -65,7 +65,7 @@ def test_equations(shape, squeeze, gate, bias):
     assert block.gate(x).shape == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 4),
     c=st.integers(1, 40),

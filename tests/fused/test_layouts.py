@@ -76,7 +76,7 @@ def check_passes(ours: Passes, shape: tuple[int, ...], dtype: torch.dtype, draw,
 def each(examples: int, marked: bool):
     def decorate(function):
         drawn = given(shapes, st.sampled_from([*DTYPES]), st.data(), st.integers(0, 1 << 30))(function)
-        drawn = settings(max_examples=examples, deadline=None, derandomize=not marked)(drawn)
+        drawn = settings(max_examples=examples, derandomize=not marked)(drawn)
         return pytest.mark.long(drawn) if marked else drawn
 
     return decorate
@@ -144,7 +144,7 @@ def check_modules(how: dict[str, str], shape: tuple[int, ...], seed: int) -> Non
 NAMES = ("x", "v", "shortcut", "dy", "parameter")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     st.fixed_dictionaries(dict.fromkeys(NAMES, ways)),
     shapes,
@@ -155,7 +155,7 @@ def test_modules(how, shape, seed):
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(
     st.fixed_dictionaries(dict.fromkeys(NAMES, ways)),
     shapes,

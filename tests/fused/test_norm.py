@@ -77,7 +77,7 @@ def assert_equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: 
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * max(largest, 1e-3))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     st.sampled_from(["batch", "batch", "group", "instance"]),
     st.integers(1, 3),

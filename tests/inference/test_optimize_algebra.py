@@ -36,7 +36,7 @@ def _convolutions(draw, dims=(1, 2, 3), most=9):
     return size, kernel, stride, padding, dilation, groups, inside, outside
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(_convolutions(), st.booleans())
 def test_window_means_give_the_mean_of_the_convolution(shape, bias):
     size, kernel, stride, padding, dilation, groups, inside, outside = shape
@@ -93,7 +93,7 @@ class Branch(nn.Module):
         return torch.relu(u + shortcut[(...,) + (None,) * (u.dim() - 2)])
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(_convolutions(most=7))
 def test_a_branch_of_any_convolution_gives_the_same(shape):
     size, kernel, stride, padding, dilation, groups, inside, outside = shape

@@ -137,7 +137,7 @@ def networks(draw) -> tuple[nn.Module, Tensor, str, int]:
     return randomise(nn.Sequential(*parts)), torch.randn(2, 3, *size), kind, n
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(network=networks(), squeeze=st.sampled_from(["avg", "max", "none"]), ratio=st.sampled_from([1, 4, 16]))
 def test_insertion_keeps_and_removal_restores(network, squeeze, ratio):
     plain, x, kind, n = network
@@ -157,7 +157,7 @@ def test_insertion_keeps_and_removal_restores(network, squeeze, ratio):
         assert repr(back) == repr(plain)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(network=networks(), placement=st.sampled_from(["pre", "post", "identity", "inner"]))
 def test_every_placement_keeps_the_function_or_says_why_not(network, placement):
     plain, x, kind, _ = network

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -90,7 +90,6 @@ def test_the_bootstrap_agrees_with_scipy():
         lambda seeds: st.lists(st.tuples(*[st.tuples(st.booleans(), st.booleans())] * seeds), min_size=1, max_size=30)
     )
 )
-@settings(deadline=None)
 def test_the_bootstrap_lies_within_what_images_differ_by(images):
     right = np.array(images).transpose(2, 1, 0)
     found = bootstrap_over_images(right[0], right[1], resamples=200)
