@@ -2,17 +2,18 @@
 
     make studies                               # the next runs of the plan, for an hour and a half
     python benchmarks/studies.py --minutes 30 --study sight
-    python benchmarks/studies.py --part 1/2    # and 2/2 beside it: two processes, each half of the cells
     python benchmarks/studies.py --list        # which cells are done
 
 A cell is one training: a network, an arm (plain, SE, SE without squeeze) and a seed. Cells run in the
-plan's order, in one process of one thread. A cell whose folder lies in docs/results/ is done; commit
-it. One that was interrupted goes on from its checkpoint under runs/studies, bit for bit.
+plan's order, in one process of one thread; several processes may work at once, each on a cell that no
+other is at. A cell whose folder lies in docs/results/ is done; commit it. One that was interrupted goes
+on from its checkpoint under runs/studies, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import gzip
 import io
@@ -20,6 +21,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ from studies_data import opened
 from studies_plan import STUDIES, Cell, cells
 
 from senet.console.stopping import Stopped
+from senet.errors import StudyError
+from senet.files.lock import locked
 
 if TYPE_CHECKING:
     from senet.data.source import DataSource
@@ -43,38 +47,44 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90, help="no cell begins later than this (90)")
     parser.add_argument("--study", choices=STUDIES, help="this study alone")
     parser.add_argument("--data", type=Path, default=RUNS / "data", help="where the pictures lie or are unpacked to")
-    parser.add_argument("--part", default="1/1", help="which of how many processes that share the cells this is (1/1)")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs and their checkpoints lie")
     parser.add_argument("--list", action="store_true", help="show which cells are done, and train nothing")
     asked = parser.parse_args()
-    chosen = part_of(cells(asked.study), asked.part)
+    chosen = cells(asked.study)
     if asked.list:
         print("\n".join(f"{'done' if cell.folder.is_dir() else 'open':5} {cell.folder}" for cell in chosen))
         return
     end = time.monotonic() + 60 * asked.minutes
     sources: dict[str, DataSource] = {}
     for cell in chosen:
-        if cell.folder.is_dir():
-            continue
         if time.monotonic() > end:
             return
-        data = cell.plan.data
-        sources[data] = sources.get(data) or opened(data, asked.data)
+        with claimed(cell, asked.runs) as free:
+            if not free:
+                continue
+            data = cell.plan.data
+            sources[data] = sources.get(data) or opened(data, asked.data)
+            try:
+                run = train(cell, sources[data], asked.runs)
+            except Stopped as stop:
+                print(stop)
+                return
+            keep(cell, run)
+            print(f"done {cell.folder}", flush=True)
+
+
+@contextlib.contextmanager
+def claimed(cell: Cell, runs: Path) -> Iterator[bool]:
+    """Whether a cell is still to be trained, and no other process is at it. None begins it within."""
+    folder = runs / cell.study / "claims" / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
         try:
-            run = train(cell, sources[data], asked.runs)
-        except Stopped as stop:
-            print(stop)
-            return
-        keep(cell, run)
-        print(f"done {cell.folder}", flush=True)
-
-
-def part_of(every: list[Cell], part: str) -> list[Cell]:
-    """The cells of one of several processes, "1/2" or "2/2"."""
-    number, _, count = part.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise SystemExit(f"--part is one of several, such as 1/2, not {part!r}")
-    return every[int(number) - 1 :: int(count)]
+            stack.enter_context(locked(folder))
+        except StudyError:
+            yield False
+        else:
+            yield not cell.folder.is_dir()
 
 
 def train(cell: Cell, source: DataSource, runs: Path) -> RunResult:

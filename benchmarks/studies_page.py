@@ -3,7 +3,7 @@
     python benchmarks/studies_page.py
 
 It reads docs/results/ alone. What stands between a study's two marks in docs/results.md is written anew.
-A study of which runs are missing gets its table so far, and no interval and no verdict.
+A comparison of which runs are missing gets no interval and no verdict.
 """
 
 from __future__ import annotations
@@ -68,7 +68,14 @@ def section(name: str, runs: Runs) -> str:
     planned = len(plan.arms) * len(plan.seeds)
     lines = [*table(plan, runs), ""]
     if len(runs) < planned:
-        return "\n".join([*lines, f"Partial: {len(runs)} of {planned} runs are done. No verdict before all are."])
+        if all((*arm, seed) in runs for arm in (*plan.main.of, *plan.main.less) for seed in plan.seeds):
+            lines += [*table_of([counted(plan, runs)]), ""]
+        return "\n".join(
+            [
+                *lines,
+                f"Partial: {len(runs)} of {planned} runs are done. No comparison is judged before all of its runs are.",
+            ]
+        )
     hours = sum(run.content["seconds"] for run in runs.values()) / 3600
     machines = sorted({run.content["machine"]["processor"] for run in runs.values()})
     judged = judge(plan, runs)
@@ -119,10 +126,15 @@ class Judged:
         return f"| {self.label} | {points(self.seeds.mean)} | {ends} | {p} | {shown} |"
 
 
+def counted(plan: Study, runs: Runs) -> Judged:
+    """The comparison that counts. It is judged alone, so it does not wait for the others' runs."""
+    main = paired_difference(*accuracies(plan, plan.main, runs))
+    return Judged(plan.main.label, main, over_pictures(plan, plan.main, runs, main.confidence))
+
+
 def judge(plan: Study, runs: Runs) -> list[Judged]:
     """The comparison that counts, alone, and the others, corrected for their number."""
-    main = paired_difference(*accuracies(plan, plan.main, runs))
-    found = [Judged(plan.main.label, main, over_pictures(plan, plan.main, runs, main.confidence))]
+    found = [counted(plan, runs)]
     corrected = holm({each.label: accuracies(plan, each, runs) for each in plan.others})
     for each in plan.others:
         of = corrected[each.label]
@@ -133,6 +145,7 @@ def judge(plan: Study, runs: Runs) -> list[Judged]:
 
 def table_of(judged: Sequence[Judged]) -> list[str]:
     """A sentence for the comparison that counts, and all of them as a table."""
+    others = f" The other {len(judged) - 1} are corrected by Holm for their number." if len(judged) > 1 else ""
     return [
         f"**{sentence(judged[0].label, judged[0].seeds, judged[0].pictures)}**",
         "",
@@ -140,7 +153,7 @@ def table_of(judged: Sequence[Judged]) -> list[str]:
         "|---|---:|---:|---:|---:|---|",
         *(each.row for each in judged),
         "",
-        f"The first is the comparison that counts. The other {len(judged) - 1} are corrected by Holm for their number.",
+        f"The first is the comparison that counts.{others}",
     ]
 
 

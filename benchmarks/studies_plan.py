@@ -185,11 +185,22 @@ class Cell:
 
 
 def cells(study: str | None = None) -> list[Cell]:
-    """The cells in the order in which they run: seed by seed, so that what is done comes in pairs."""
+    """The cells in the order in which they run.
+
+    First the networks of a study's comparison that counts, then its others; each seed by seed, so that
+    what is done comes in pairs.
+    """
     return [
         Cell(name, network, arm, seed)
         for name, each in STUDIES.items()
         if study in (None, name)
+        for arms in _first_and_other(each)
         for seed in each.seeds
-        for network, arm in each.arms
+        for network, arm in arms
     ]
+
+
+def _first_and_other(study: Study) -> tuple[list[Arm], list[Arm]]:
+    """The arms of the networks that the comparison that counts is of, and all others."""
+    counted = {network for network, _ in (*study.main.of, *study.main.less)}
+    return [arm for arm in study.arms if arm[0] in counted], [arm for arm in study.arms if arm[0] not in counted]

@@ -69,16 +69,41 @@ def test_what_is_done_comes_in_pairs():
     assert [(cell.arm, cell.seed) for cell in first] == [("plain", 10), ("se", 10), ("no-squeeze", 10)]
 
 
-def test_processes_share_the_cells():
+def test_the_networks_of_the_comparison_that_counts_come_first():
+    import studies_plan
+
+    networks = [cell.network for cell in studies_plan.cells("sight")]
+    assert set(networks[:15]) == {"light_11"}
+    assert set(networks[15:]) == {"light_19", "light_35"}
+
+
+def test_no_cell_is_begun_twice(tmp_path):
     import studies
     import studies_plan
 
-    cells = studies_plan.cells("mobile")
-    one, two = studies.part_of(cells, "1/2"), studies.part_of(cells, "2/2")
-    assert not set(one) & set(two)
-    assert set(one) | set(two) == set(cells)
-    with pytest.raises(SystemExit, match="not '3/2'"):
-        studies.part_of(cells, "3/2")
+    one, two = studies_plan.cells("mobile")[:2]
+    with studies.claimed(one, tmp_path) as free:
+        assert free
+        with studies.claimed(one, tmp_path) as again, studies.claimed(two, tmp_path) as other:
+            assert (again, other) == (False, True)
+    keep_made_up(one, 5)
+    with studies.claimed(one, tmp_path) as free:
+        assert not free
+
+
+def test_the_comparison_that_counts_waits_for_its_own_runs_alone():
+    import studies_page
+    import studies_plan
+
+    cells = studies_plan.cells("sight")[:15]
+    for cell in cells[:-2]:
+        keep_made_up(cell, {"plain": 3, "se": 8 + cell.seed % 2, "no-squeeze": 3 + cell.seed % 2}[cell.arm])
+    assert "shown" not in studies_page.section("sight", studies_page.read("sight"))
+    keep_made_up(cells[-2], 8)
+    text = studies_page.section("sight", studies_page.read("sight"))
+    assert "**light_11: se − plain: better by 54.00 points.**" in text
+    assert "Partial: 14 of 45 runs are done." in text
+    assert "no-squeeze − plain" not in text
 
 
 def test_no_verdict_before_all_runs_are_there():
@@ -86,7 +111,7 @@ def test_no_verdict_before_all_runs_are_there():
     import studies_plan
 
     cells = studies_plan.cells("mobile")
-    for cell in cells[:-1]:
+    for cell in (*cells[:-2], cells[-1]):
         keep_made_up(cell, 5)
     text = studies_page.section("mobile", studies_page.read("mobile"))
     assert "Partial: 23 of 24 runs are done" in text
