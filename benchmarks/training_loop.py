@@ -23,10 +23,10 @@ from senet.evaluation.networks import NetworkSpec, make
 from senet.insertion import parameter_groups
 from senet.study import open_data
 from senet.training.loop import quiet
-from senet.training.processes.processes import Processes, placement_of
+from senet.training.processes.processes import Processes, device_layout
 from senet.training.schedules import learning_rate_factor
-from senet.training.setup import Prepared
-from senet.training.train import plan_of, train
+from senet.training.setup import PreparedImages
+from senet.training.train import setup_of, train
 
 WARM = 3  # steps that are not timed
 
@@ -57,18 +57,18 @@ def ours(given, source, *_):
     return rate(clock.times, given.batch_size)
 
 
-def bare(given, _, plan, prepared):
-    network = make(NetworkSpec(given.model), num_classes=plan.num_classes, size=given.size, seed=0).network
+def bare(given, _, setup, prepared):
+    network = make(NetworkSpec(given.model), num_classes=setup.num_classes, size=given.size, seed=0).network
     network.to(memory_format=torch.channels_last)
-    groups = parameter_groups(network, 0.01, weight_decay=plan.recipe.weight_decay)
+    groups = parameter_groups(network, 0.01, weight_decay=setup.recipe.weight_decay)
     optimiser = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, plan.steps, plan.recipe)
+        optimiser, lambda step: learning_rate_factor(step, setup.steps, setup.recipe)
     )
     times = []
     with quiet():
         for pixels, labels in prepared.train_batches(0, 0):
-            loss = F.cross_entropy(network(plan.preprocessing.normalise(pixels)), labels)
+            loss = F.cross_entropy(network(setup.preprocessing.normalise(pixels)), labels)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -79,13 +79,13 @@ def bare(given, _, plan, prepared):
     return rate(times, given.batch_size)
 
 
-def timms(given, _, plan, *__):
+def timms(given, _, setup, *__):
     import timm
     from timm.data import create_dataset, create_loader
     from timm.optim import create_optimizer_v2
     from timm.scheduler import CosineLRScheduler
 
-    network = timm.create_model(given.model.removeprefix("timm:"), num_classes=plan.num_classes).train()
+    network = timm.create_model(given.model.removeprefix("timm:"), num_classes=setup.num_classes).train()
     network.to(memory_format=torch.channels_last)
     data = create_dataset("", root=given.folder, split="train", is_training=True, batch_size=given.batch_size)
     loader = create_loader(
@@ -99,8 +99,8 @@ def timms(given, _, plan, *__):
         color_jitter=0.0,
         device=torch.device("cpu"),
     )
-    optimiser = create_optimizer_v2(network, opt="sgd", lr=0.01, momentum=0.9, weight_decay=plan.recipe.weight_decay)
-    schedule = CosineLRScheduler(optimiser, plan.steps, t_in_epochs=False)
+    optimiser = create_optimizer_v2(network, opt="sgd", lr=0.01, momentum=0.9, weight_decay=setup.recipe.weight_decay)
+    schedule = CosineLRScheduler(optimiser, setup.steps, t_in_epochs=False)
     loss_of, times = torch.nn.CrossEntropyLoss(), []
     with quiet():
         for step, (pixels, labels) in enumerate(loader):
@@ -127,14 +127,14 @@ def main():
     given = parser.parse_args()
     source = open_data(given.folder)
     options = {"size": given.size, "batch_size": given.batch_size, "epochs": 2, "lr": 0.01, "workers": given.workers}
-    plan = plan_of(NetworkSpec(given.model), source, options, placement_of("cpu"), Processes(), Progress(False))
-    prepared = Prepared(plan)
+    setup = setup_of(NetworkSpec(given.model), source, options, device_layout("cpu"), Processes(), Progress(False))
+    prepared = PreparedImages(setup)
     found = {loop.__name__: [] for loop in (ours, bare, timms)}
     for _ in range(given.rounds):
         for loop in (ours, bare, timms):
             if loop is timms and not given.model.startswith("timm:"):
                 continue
-            found[loop.__name__].append(loop(given, source, plan, prepared))
+            found[loop.__name__].append(loop(given, source, setup, prepared))
     print(
         f"images a second, {given.model} at {given.size}, batch {given.batch_size}, {given.steps - WARM} steps a round"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import functools
 import inspect
 import re
@@ -20,6 +19,7 @@ from jsonargparse import ArgumentParser
 
 from senet.errors import SenetError
 from senet.flagtexts import FLAGS, GROUPS, POSITIONAL, Flag
+from senet.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,9 +51,8 @@ def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) ->
         SystemExit: after help or version was printed.
     """
     if given and not given[0].startswith("-") and given[0] not in verbs:
-        close = difflib.get_close_matches(given[0], verbs, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"there is no verb {given[0]!r}; {hint}The verbs are {', '.join(verbs)}")
+        hint = did_you_mean(given[0], verbs, ".", most=1)
+        raise UsageError(f"there is no verb {given[0]!r}{hint} The verbs are {', '.join(verbs)}")
     parser = _parser("senet", description)
     parser.add_argument("--version", action="version", version=version, help="print the version and leave")
     subcommands = parser.add_subcommands(dest="verb", metavar="VERB", title="verbs", description=None, required=True)
@@ -230,7 +229,7 @@ def _in_plain_words(message: str, verb: str, verbs: Verbs) -> str:
         return f"senet {verb} needs {' and '.join(names)}; see senet {verb} --help"
     if (found := re.match(r"unrecognized arguments: (\S+)", message)) and verb in verbs:
         known = [_typed(parameter.name) for parameter in _parameters(verbs[verb])]
-        close = difflib.get_close_matches(found[1].partition("=")[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"see senet {verb} --help"
+        near = nearest(found[1].partition("=")[0], known)
+        hint = f"did you mean {near[0]}?" if near else f"see senet {verb} --help"
         return f"senet {verb} does not take {found[1]!r}; {hint}"
     return re.sub(r"^argument (--[\w-]+)\S*: ", r"\1: ", message)

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["counted", "did_you_mean", "printable"]
+__all__ = ["counted", "did_you_mean", "nearest", "printable"]
 
 # A terminal obeys these, and a file's name, key or class may hold them. Lone surrogates cannot be written at all.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -22,10 +22,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The end of a message: the names of `known` nearest to `given`, or some of them where none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(given, known, n=3)
-    if near:
+def nearest(given: object, known: Iterable[str], most: int = 1) -> list[str]:
+    """The names of `known` that are spelt most like what was given, the nearest first; none where none is near."""
+    return difflib.get_close_matches(str(given), sorted(known), n=most)
+
+
+def did_you_mean(given: object, known: Iterable[str], otherwise: str | None = None, most: int = 3) -> str:
+    """The end of a message: the names of `known` nearest to `given`.
+
+    Where none is near, it is `otherwise`, or some of `known` where that is None.
+    """
+    known = list(known)
+    if near := nearest(given, known, most):
         return f"; did you mean {' or '.join(map(repr, near))}?"
-    return f"; there is {', '.join(known[:8])}{', …' if len(known) > 8 else ''}" if known else ""
+    if otherwise is not None or not known:
+        return otherwise or ""
+    return f"; there is {', '.join(sorted(known)[:8])}{', …' if len(known) > 8 else ''}"

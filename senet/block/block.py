@@ -6,7 +6,6 @@ Equations 2 and 3 stand in `senet.block.equations`; here are the module and its 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import operator
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from senet.block.equations import (
     without_autocast,
 )
 from senet.errors import InputError
+from senet.words import did_you_mean
 
 __all__ = ["GATES", "PLACEMENTS", "SQUEEZES", "STARTS", "SEBlock", "SESpec", "hidden_width"]
 
@@ -45,8 +45,7 @@ _GATES_WITH_IDENTITY = ("sigmoid", "hard_sigmoid")
 def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
     if given in options:
         return
-    close = difflib.get_close_matches(str(given), options, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(given, options, "", most=1)
     raise InputError(f"{name} is one of {', '.join(map(repr, options))}, not {given!r}{hint}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from senet.data.decoding import (
 )
 from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
+from senet.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -108,8 +108,7 @@ def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> 
     table = class_table(path)
     missing = [name for name in folders if name not in table]
     if missing:
-        close = difflib.get_close_matches(missing[0], table, n=1)
-        hint = f"; the nearest to {missing[0]!r} is {close[0]!r}" if close else ""
+        hint = "".join(f"; the nearest to {missing[0]!r} is {near!r}" for near in nearest(missing[0], table))
         raise DataError(f"the classes file {path} does not name {_listed(missing)}{hint}")
     return {name: table[name] + offset for name in folders}
 
@@ -156,10 +155,8 @@ def read_folder(root: Path) -> Found:
 def _missing(root: Path) -> str:
     if root.exists():
         return f"the data {root} is a file; it should be a folder with one folder of images for each class"
-    near = root.parent
-    beside = sorted(p.name for p in near.iterdir() if p.is_dir()) if near.is_dir() else []
-    close = difflib.get_close_matches(root.name, beside, n=1)
-    hint = f"; did you mean {near / close[0]}?" if close else ""
+    beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+    hint = "".join(f"; did you mean {root.parent / name}?" for name in nearest(root.name, beside))
     kinds = "data is 'digits', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
     return f"there is no data folder {root}{hint} ({kinds})"
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from senet.console.machine import usual_workers
 from senet.data.images import Images
-from senet.data.signals import Shield
+from senet.data.signals import WorkerSignalShield
 from senet.data.transforms import Augmentation, Preprocessing
 from senet.errors import InputError, StudyError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
-    "Held",
+    "CachedImages",
     "KeyedSampler",
     "ShareSampler",
     "eval_loader",
@@ -69,7 +69,7 @@ def forking() -> Iterator[None]:
         yield
 
 
-class Held(Dataset[Tensor]):
+class CachedImages(Dataset[Tensor]):
     """Decoded images (3, H, W) uint8, in memory as one tensor where they fit, else decoded when asked for.
 
     Args:
@@ -125,9 +125,9 @@ class Held(Dataset[Tensor]):
         self._pixels = torch.cat(parts)
 
 
-def hold(images: Images, how: Augmentation | Preprocessing, *, budget: int = BUDGET) -> Held:
+def hold(images: Images, how: Augmentation | Preprocessing, *, budget: int = BUDGET) -> CachedImages:
     """`images` as an augmentation starts from them, or as a preprocessing makes them."""
-    return Held(images, how.base if isinstance(how, Augmentation) else how, budget)
+    return CachedImages(images, how.base if isinstance(how, Augmentation) else how, budget)
 
 
 class KeyedSampler(Sampler[Key]):
@@ -220,47 +220,47 @@ class ShareSampler(Sampler[int]):
 
 
 class _Views(Dataset[Batch]):
-    """Random views of held images by (epoch, index), each with its label."""
+    """Random views of cached images by (epoch, index), each with its label."""
 
-    def __init__(self, held: Held, augmentation: Augmentation, seed: int) -> None:
-        self.held = held
+    def __init__(self, cached: CachedImages, augmentation: Augmentation, seed: int) -> None:
+        self.cached = cached
         self.augmentation = augmentation
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.cached)
 
     def __getitem__(self, key: Key) -> Batch:
         epoch, index = key
         with seeded(random_key(self.seed, epoch, index)):
-            return self.augmentation(self.held[index]), self.held.images.labels[index]
+            return self.augmentation(self.cached[index]), self.cached.images.labels[index]
 
 
 class _Fixed(Dataset[Batch]):
-    """Held images with their labels, as they are."""
+    """Cached images with their labels, as they are."""
 
-    def __init__(self, held: Held) -> None:
-        self.held = held
+    def __init__(self, cached: CachedImages) -> None:
+        self.cached = cached
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.cached)
 
     def __getitem__(self, index: int) -> Batch:
         if index < 0:  # fills a batch up, and does not count
-            return self.held[0], torch.tensor(-1)
-        return self.held[index], self.held.images.labels[index]
+            return self.cached[0], torch.tensor(-1)
+        return self.cached[index], self.cached.images.labels[index]
 
 
-def _workers(held: Held, asked: int | None) -> int:
+def _workers(cached: CachedImages, asked: int | None) -> int:
     if asked is None:
-        return 0 if held.in_memory else usual_workers()
+        return 0 if cached.in_memory else usual_workers()
     if type(asked) is not int or asked < 0:
         raise InputError(f"workers is a whole number of at least 0, not {asked!r}")
     return asked
 
 
 def train_loader(
-    held: Held,
+    cached: CachedImages,
     augmentation: Augmentation,
     batch_size: int,
     *,
@@ -278,7 +278,7 @@ def train_loader(
     break batch normalisation.
 
     Args:
-        held: the images.
+        cached: the images.
         augmentation: makes the views.
         batch_size: of all processes and parts together, or the number of images where that is less.
         seed: of the order and the views.
@@ -292,23 +292,23 @@ def train_loader(
     Raises:
         StudyError: where a batch does not come in so many equal parts.
     """
-    count = _workers(held, workers)
-    whole = min(batch_size, len(held))
+    count = _workers(cached, workers)
+    whole = min(batch_size, len(cached))
     share = share_of(whole, processes, parts)
     return DataLoader(
-        _Views(held, augmentation, seed),
+        _Views(cached, augmentation, seed),
         batch_size=share,
-        sampler=KeyedSampler(len(held), seed, epoch, batch_size=whole, begin=begin, rank=rank, processes=processes),
+        sampler=KeyedSampler(len(cached), seed, epoch, batch_size=whole, begin=begin, rank=rank, processes=processes),
         drop_last=True,
         num_workers=count,
         persistent_workers=count > 0,
-        worker_init_fn=Shield(),
+        worker_init_fn=WorkerSignalShield(),
         generator=torch.Generator(),
     )
 
 
 def eval_loader(
-    held: Held,
+    cached: CachedImages,
     batch_size: int,
     *,
     rank: int = 0,
@@ -320,14 +320,14 @@ def eval_loader(
 
     With `even`, processes that lack an image have one with the label -1 in its place, which is not to be counted.
     """
-    count = _workers(held, workers)
+    count = _workers(cached, workers)
     return DataLoader(
-        _Fixed(held),
+        _Fixed(cached),
         batch_size=batch_size,
-        sampler=ShareSampler(len(held), rank, processes, even=even),
+        sampler=ShareSampler(len(cached), rank, processes, even=even),
         num_workers=count,
         persistent_workers=count > 0,
-        worker_init_fn=Shield(),
+        worker_init_fn=WorkerSignalShield(),
         generator=torch.Generator(),
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Shield", "StopRequest"]
+__all__ = ["StopRequest", "WorkerSignalShield"]
 
 AT_ONCE = 1.0
 """Seconds within which a second Ctrl-C is the first, once from the terminal and once from who started us."""
@@ -66,7 +66,7 @@ def _numbers() -> list[signal.Signals]:
     return [number for number in known if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
-class Shield:
+class WorkerSignalShield:
     """Lets processes that load images outlive a signal that is sent to all processes of a job, while it is raised.
 
     The training needs its images to end the step. While it is not raised, a worker ends when it is told to, as the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from senet.data.source import DataSource
 from senet.errors import DataError
 from senet.extras import how_to_install
 from senet.files.cache import cache_folder
+from senet.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,9 +186,7 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     short = name.removeprefix("torchvision:")
     known = [each for each in datasets.__all__ if each not in _NO_DATA_SETS]
     if short not in known:
-        close = difflib.get_close_matches(short, known, n=3)
-        hint = f"; the nearest are {', '.join(close)}" if close else ""
-        raise DataError(f"torchvision has no data set {short!r}{hint}")
+        raise DataError(f"torchvision has no data set {short!r}{did_you_mean(short, known, '')}")
     kind = getattr(datasets, short)
     parameters = inspect.signature(kind).parameters
     choices: dict[str, list[dict[str, Any]]]

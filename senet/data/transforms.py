@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from senet.data.decoding import to_mode
 from senet.errors import InputError
-from senet.words import counted
+from senet.words import counted, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,8 +86,7 @@ class Preprocessing:
                 raise InputError(f"{name} is {many}, one a channel{positive} ({self.channels}), not {values}")
             object.__setattr__(self, name, values)
         if self.interpolation not in INTERPOLATIONS:
-            close = difflib.get_close_matches(str(self.interpolation), INTERPOLATIONS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(self.interpolation, INTERPOLATIONS, "", most=1)
             raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
         if self.range is not None:
             ends = tuple(float(value) for value in self.range)

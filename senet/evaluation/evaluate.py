@@ -11,9 +11,10 @@ from senet.data.unreadable import MAX_BAD
 from senet.errors import InputError
 from senet.evaluation.logits import predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
-from senet.evaluation.options import MeasureOptions, known
+from senet.evaluation.options import MeasureOptions
 from senet.evaluation.reliability import CalibrationError
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
+from senet.recipe.options import known_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,7 @@ def evaluate(
         DataError: where data cannot be read, or more images are unreadable than may be.
         SenetError: where network, weights or numbers are not as asked.
     """
-    given = known(options, MeasureOptions, "evaluate")
+    given = known_options(options, MeasureOptions, "evaluate")
     batch_size = whole_number("batch_size", given.get("batch_size", 64))
     where = data.name if isinstance(data, DataSource) else str(data)
     folder = None if out is None else evaluation_folder(out, where, predictions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from senet.evaluation.networks import (
     network_of,
     probe,
 )
+from senet.words import nearest
 from senet.zoo.weights.load import noted_preprocessing
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ def _matched(
     if names and not unknown:
         return source.relabelled(images, [names.index(name) for name in own]), dict(enumerate(names))
     if trained is not None:
-        close = difflib.get_close_matches(unknown[0], trained, n=1)
-        hint = f" (the nearest is {close[0]!r})" if close else ""
+        hint = "".join(f" (the nearest is {near!r})" for near in nearest(unknown[0], trained))
         raise StudyError(
             f"the network was trained on {len(trained)} classes, and {unknown[0]!r} of {source.name} is none of "
             f"them{hint}: name its folders as those, or say which is which with `classes` (--classes)"

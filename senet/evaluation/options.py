@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from typing import TypedDict
 
 from torch import nn
-
-from senet.errors import InputTypeError
 
 __all__ = [
     "MeasureOptions",
@@ -18,7 +15,6 @@ __all__ = [
     "PredictOptions",
     "SizedPictureOptions",
     "SplitOptions",
-    "known",
 ]
 
 
@@ -100,26 +96,3 @@ class SplitOptions(NetworkOptions, total=False):
 
 class MeasureOptions(SplitOptions, SizedPictureOptions, total=False):
     """The options that `evaluate`, `explain` and `prune` share."""
-
-
-Kind = TypeVar("Kind")
-
-
-def known(options: Mapping[str, Any], kind: type[Kind], function: str) -> Kind:
-    """The options of a function, their names checked; those that are None are left out.
-
-    Raises:
-        InputTypeError: on a name that `kind` does not have, with the nearest that it has.
-    """
-    names = _names(kind)
-    for name in options:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(names)}"
-            raise InputTypeError(f"{function}() has no option {name!r}{hint}")
-    return cast(Kind, {name: value for name, value in options.items() if value is not None})
-
-
-def _names(kind: type) -> list[str]:
-    """The keys of a typed dictionary, those of its bases included."""
-    return sorted(kind.__optional_keys__ | kind.__required_keys__)  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,12 @@ from senet.evaluation.evaluate import whole_number
 from senet.evaluation.logits import answers, device_of
 from senet.evaluation.networks import probe
 from senet.evaluation.open import in_eval_mode, open_network
-from senet.evaluation.options import PredictOptions, known
+from senet.evaluation.options import PredictOptions
 from senet.evaluation.result import prediction_columns
 from senet.files.tables import check_table, write_table
+from senet.recipe.options import known_options
 from senet.report.table import Table
+from senet.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,7 @@ def predict(
         DataError: where there are no pictures, or none can be read.
         SenetError: where network, weights or numbers are not as asked.
     """
-    given = known(options, PredictOptions, "predict")
+    given = known_options(options, PredictOptions, "predict")
     batch_size, top = whole_number("batch_size", given.get("batch_size", 64)), whole_number("top", top)
     device = device_of(given.get("devices", "auto"))
     file = None if out is None else check_table(out)
@@ -183,6 +184,5 @@ def _pictures(given: Sequence[str | Path]) -> tuple[FileImages, list[BadFile]]:
 
 def _missing(path: Path) -> str:
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+    hint = "".join(f"; did you mean {path.parent / near}?" for near in nearest(path.name, beside))
     return f"there is no picture or folder {path}{hint} (labelled data with a name, such as digits, is for evaluate)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
 from senet.running import devices_of
+from senet.words import nearest
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
 
@@ -213,8 +213,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     if (found := FORMATS.get(path.suffix)) is not None:
         return found
     known = ", ".join(f"{suffix} ({kind.name})" for suffix, kind in FORMATS.items())
-    close = difflib.get_close_matches(path.suffix.lower(), FORMATS, n=1, cutoff=0.5)
-    hint = f"; did you mean {path.with_suffix(close[0])}?" if close else ""
+    hint = "".join(f"; did you mean {path.with_suffix(near)}?" for near in nearest(path.suffix.lower(), FORMATS))
     raise ExportError(f"{path}: the name of an exported file ends in {known}{hint}")
 
 

@@ -7,7 +7,6 @@ lists, whoever built it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from senet.errors import InsertionError
 from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of, gate
+from senet.words import did_you_mean
 
 __all__ = ["Hold", "holding", "recording"]
 
@@ -112,9 +112,8 @@ def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Modul
         return found
     for name in names:
         if name not in found:
-            close = difflib.get_close_matches(name, found, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise InsertionError(f"{name!r} is no SE block of this network; {hint}They are {', '.join(found)}")
+            hint = did_you_mean(name, found, ".", most=1)
+            raise InsertionError(f"{name!r} is no SE block of this network{hint} They are {', '.join(found)}")
     return {name: found[name] for name in names}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.resources
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from senet.errors import StudyError
 from senet.recipe.recipe import Recipe
+from senet.words import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -45,10 +45,9 @@ def read_recipe(name: str | Path) -> Recipe:
     elif path.suffix in (".yaml", ".yml") or path.is_file():
         file = path
     else:
-        close = difflib.get_close_matches(str(name), shipped, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise StudyError(
-            f"there is no recipe {str(name)!r}: it is one of {', '.join(sorted(shipped))}, or a file{hint}"
+            f"there is no recipe {str(name)!r}: it is one of {', '.join(sorted(shipped))}, "
+            f"or a file{did_you_mean(name, shipped, '', most=1)}"
         )
     try:
         if isinstance(file, Path) and file.exists() and not file.is_file():
@@ -105,7 +104,6 @@ def _in_plain_words(message: str) -> str:
     known = list(Recipe.__dataclass_fields__)
     if found := re.search(r"[Oo]ption '([^']*)'", message):
         unknown = found[1]
-        close = difflib.get_close_matches(unknown, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-        return f"a recipe has no {unknown!r}; {hint}"
+        hint = did_you_mean(unknown, known, f"; it has {', '.join(known)}", most=1)
+        return f"a recipe has no {unknown!r}{hint}"
     return " ".join(message.replace("Parser key ", "").split())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
 
 from senet.errors import InputError
+from senet.words import did_you_mean
 
 __all__ = [
     "Allowed",
@@ -64,8 +64,7 @@ def check(recipe: Any) -> None:
         value = getattr(recipe, field.name)
         for allowed in field.metadata["allowed"]:
             if not allowed.takes(value):
-                close = difflib.get_close_matches(str(value), allowed.choices, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(value, allowed.choices, "", most=1)
                 raise InputError(f"{field.name} is {allowed.words}, not {value!r}{hint}")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from senet.errors import InputTypeError
 from senet.recipe.recipe import Changes, Recipe
+from senet.words import did_you_mean
 
 __all__ = ["RECIPE", "WHERE", "Options", "changes_in", "known_options"]
+
+Kind = TypeVar("Kind")
 
 
 class Options(Changes, total=False):
@@ -47,26 +49,24 @@ class Options(Changes, total=False):
     logger: str | None
 
 
-def known_options(options: Mapping[str, Any], function: str) -> Options:
-    """The options, their names known.
+def known_options(options: Mapping[str, Any], kind: type[Kind], function: str) -> Kind:
+    """The options of a function, of the typed dictionary that declares them; those that are None are left out.
 
     Raises:
-        TypeError: on a name that is none, with the nearest right one.
+        InputTypeError: for a name that `kind` does not declare; it gives the nearest one that it does.
     """
+    names = kind.__optional_keys__ | kind.__required_keys__  # type: ignore[attr-defined]
     for name in options:
-        if name not in _NAMES:
-            close = difflib.get_close_matches(name, _NAMES, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+        if name not in names:
+            hint = did_you_mean(name, names, f"; it takes {', '.join(sorted(names))}", most=1)
             raise InputTypeError(f"{function}() has no option {name!r}{hint}")
-    return cast("Options", dict(options))
+    return cast(Kind, {name: value for name, value in options.items() if value is not None})
 
 
 def changes_in(options: Options) -> Changes:
     """Those that stand in place of a recipe's values."""
     return cast("Changes", {name: value for name, value in options.items() if name in Changes.__annotations__})
 
-
-_NAMES = (*Options.__annotations__, *(field.name for field in dataclasses.fields(Recipe)))
 
 RECIPE: Mapping[str, tuple[str, str, float | None]] = {
     "recipe": (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from senet.errors import InputError
 from senet.recipe.knobs import above_0, at_least_0, check, choice, knob, optional, share, shares, switch, up_to_1, whole
+from senet.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -216,8 +216,7 @@ class Recipe:
         known = [field.name for field in dataclasses.fields(self)]
         for name in given:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f": it has {', '.join(known)}"
+                hint = did_you_mean(name, known, f": it has {', '.join(known)}", most=1)
                 raise InputError(f"a recipe has no {name!r}{hint}")
         found = dataclasses.replace(self, **given)
         if "lr" in given or found.lr_scaling == "none":

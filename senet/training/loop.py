@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from senet.data.sampling import Batch
     from senet.data.transforms import Preprocessing
     from senet.recipe.recipe import Recipe
-    from senet.training.setup import Plan
+    from senet.training.setup import TrainingSetup
 
 __all__ = ["Classifier", "fit"]
 
@@ -56,26 +56,26 @@ class Classifier(L.LightningModule):
 
     Args:
         network: (N, 3, H, W) -> (N, num_classes).
-        plan: its recipe, preprocessing, and the processes that it is trained by.
+        setup: its recipe, preprocessing, and the processes that it is trained by.
         seed: of what is random in a step (dropout, mixing).
     """
 
-    def __init__(self, network: nn.Module, plan: Plan, *, seed: int) -> None:
+    def __init__(self, network: nn.Module, setup: TrainingSetup, *, seed: int) -> None:
         super().__init__()
         self.network = network
-        self.recipe: Recipe = plan.recipe
-        self.preprocessing: Preprocessing = plan.preprocessing
-        self.steps = plan.steps
+        self.recipe: Recipe = setup.recipe
+        self.preprocessing: Preprocessing = setup.preprocessing
+        self.steps = setup.steps
         self.seed = seed
-        self.rank = plan.processes.rank
-        self.trained = Tally(plan.processes)
-        self.held = Tally(plan.processes)
+        self.rank = setup.processes.rank
+        self.trained = Tally(setup.processes)
+        self.held = Tally(setup.processes)
         self.averaged: AveragedModel | None = None
         if self.recipe.ema:
             average = get_ema_multi_avg_fn(self.recipe.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
             self.averaged.eval()
-        self._mix = mixing_of(self.recipe, plan.num_classes)
+        self._mix = mixing_of(self.recipe, setup.num_classes)
         self._layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
 
     @property
@@ -148,7 +148,7 @@ def fit(
     held: DataLoader[Batch],
     folder: Path,
     *,
-    plan: Plan,
+    setup: TrainingSetup,
     checkpoint: Path | None,
     progress: Progress,
     callbacks: Sequence[Callback] = (),
@@ -160,7 +160,7 @@ def fit(
         train: batches to train on; its sampler begins with the step that is next.
         held: batches to measure each epoch on.
         folder: where metrics, checkpoints and TensorBoard's log go.
-        plan: where to train, and how often a checkpoint is written.
+        setup: where to train, and how often a checkpoint is written.
         checkpoint: what to go on from.
         progress: is told of every step and epoch.
         callbacks: more of them.
@@ -172,25 +172,25 @@ def fit(
         Stopped: where a signal asked to stop; a checkpoint is written.
         StudyError: where the loss is not finite, an SE block did not run, the disk is full or memory exhausted.
     """
-    recipe, device = plan.recipe, plan.placement.device
+    recipe, device = setup.recipe, setup.layout.device
     if recipe.precision == "16" and device.type == "cpu":
         raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
-    recorder = Recorder(folder, plan, train, classifier.trained, progress)
-    first = plan.processes.rank == 0
+    recorder = Recorder(folder, setup, train, classifier.trained, progress)
+    first = setup.processes.rank == 0
     with quiet(), in_plain_words(folder, recipe):
         trainer = L.Trainer(
             accelerator=device.type,
-            devices=_devices(plan),
-            num_nodes=plan.placement.nodes,
-            strategy=strategy_for(plan),
+            devices=_devices(setup),
+            num_nodes=setup.layout.nodes,
+            strategy=strategy_for(setup),
             precision=_PRECISIONS[recipe.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip,
-            logger=logger_for(plan.logger, folder) if first else False,
+            logger=logger_for(setup.logger, folder) if first else False,
             callbacks=[
                 EveryBlockRuns(compiling=recipe.compile),
-                FrozenStatistics(plan.steps, recipe),
+                FrozenStatistics(setup.steps, recipe),
                 Averaging(),
                 recorder,
                 *callbacks,
@@ -233,11 +233,11 @@ def _shielded(loader: DataLoader[Batch]) -> contextlib.AbstractContextManager[No
     return shield.raised()  # type: ignore[no-any-return]
 
 
-def _devices(plan: Plan) -> int | list[int]:
-    placement = plan.placement
-    if placement.device.type == "cpu":
-        return len(placement.devices)
-    return list(placement.devices)
+def _devices(setup: TrainingSetup) -> int | list[int]:
+    layout = setup.layout
+    if layout.device.type == "cpu":
+        return len(layout.devices)
+    return list(layout.devices)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from senet.console.progress import Progress
     from senet.data.sampling import Batch
-    from senet.training.setup import Plan
+    from senet.training.setup import TrainingSetup
     from senet.training.tally import Tally
 
 __all__ = ["Recorder"]
@@ -53,9 +53,11 @@ class Recorder(Checkpoint):
         begun: whether all was read that there was before, and steps are taken.
     """
 
-    def __init__(self, folder: Path, plan: Plan, train: DataLoader[Batch], tally: Tally, progress: Progress) -> None:
+    def __init__(
+        self, folder: Path, setup: TrainingSetup, train: DataLoader[Batch], tally: Tally, progress: Progress
+    ) -> None:
         self.folder = folder
-        self.plan = plan
+        self._setup = setup
         self.train = train
         self.tally = tally
         self.progress = progress
@@ -90,15 +92,15 @@ class Recorder(Checkpoint):
         batch_idx: int,
     ) -> None:
         """One part of a batch is done, and after the last of them a step."""
-        parts = self.plan.recipe.accumulate
+        parts = self._setup.recipe.accumulate
         if (batch_idx + 1) % parts:
             return
         self.progress.step()
-        minutes = self.plan.checkpoint_minutes
-        due = self.plan.processes.rank == 0 and time.perf_counter() - self._written >= 60 * minutes
+        minutes = self._setup.checkpoint_minutes
+        due = self._setup.processes.rank == 0 and time.perf_counter() - self._written >= 60 * minutes
         try:
             word = self.tally.end_step(trainer.global_step, stop=self.request.number > 0, due=due)
-            last = (batch_idx + 1) // parts == self.plan.steps_per_epoch
+            last = (batch_idx + 1) // parts == self._setup.steps_per_epoch
             if last or not (word.stop or word.due):  # after the last step the epoch's end writes one
                 return
             self.tally.flush()
@@ -120,7 +122,7 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Write the epoch's row and a checkpoint, which holds all rows."""
-        split = self.plan.source.monitored[0]
+        split = self._setup.source.monitored[0]
         row = {
             "epoch": trainer.current_epoch + 1,
             **self.tally.take().figures("train"),
@@ -131,16 +133,16 @@ class Recorder(Checkpoint):
         self.history.append(row)
         if trainer.logger is not None:
             trainer.logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
-        if self.plan.processes.rank == 0 and self.plan.placement.strategy != "fsdp":  # which has it in pieces
+        if self._setup.processes.rank == 0 and self._setup.layout.strategy != "fsdp":  # which has it in pieces
             self._keep_best(pl_module.measured, row, split)
         self._write(trainer, pl_module)
-        if self.plan.processes.rank == 0:
+        if self._setup.processes.rank == 0:
             write_csv(self.folder / METRICS, self.history)
         self.progress.epoch(
             int(row["epoch"]), f"training loss {row['train_loss']:.3f}, {split} accuracy {row[f'{split}_accuracy']:.2%}"
         )
         stop = torch.tensor([float(self.request.number > 0)])
-        if self.plan.processes.summed(stop).item():
+        if self._setup.processes.summed(stop).item():
             self._stop(trainer)
 
     def _keep_best(self, network: nn.Module, row: dict[str, float], split: str) -> None:
@@ -148,8 +150,8 @@ class Recorder(Checkpoint):
         accuracies = [earlier[f"{split}_accuracy"] for earlier in self.history]
         if accuracies[-1] > max(accuracies[:-1], default=-1.0):
             metadata = {
-                "classes": list(self.plan.source.classes),
-                "preprocessing": self.plan.preprocessing.to_json(),
+                "classes": list(self._setup.source.classes),
+                "preprocessing": self._setup.preprocessing.to_json(),
                 "epoch": row["epoch"],
                 "accuracy": accuracies[-1],
                 "chosen_on": split,
@@ -161,32 +163,32 @@ class Recorder(Checkpoint):
             raise self._diverged(NotFinite(trainer.global_step, float("nan")), "a weight")
         trainer.save_checkpoint(place(self.folder, trainer.global_step))
         self._written = time.perf_counter()
-        if self.plan.processes.rank == 0:
+        if self._setup.processes.rank == 0:
             sweep(self.folder)
 
     def _stop(self, trainer: L.Trainer) -> None:
         number = self.request.number or signal.SIGTERM
         raise Stopped(
             number,
-            f"stopped by {signal.Signals(number).name} after step {trainer.global_step} of {self.plan.steps}; "
+            f"stopped by {signal.Signals(number).name} after step {trainer.global_step} of {self._setup.steps}; "
             "a checkpoint is written",
         )
 
     def _diverged(self, error: NotFinite, what: str = "the loss") -> StudyError:
         """What happened, with the images of the batch; their names are also left in a file."""
-        step, epochs = error.step, self.plan.steps_per_epoch
+        step, epochs = error.step, self._setup.steps_per_epoch
         epoch, batch = divmod(step - 1, epochs)
-        assert self.plan.source.train is not None
-        names = self.plan.source.train.names
+        assert self._setup.source.train is not None
+        names = self._setup.source.train.names
         seen: Any = self.train.sampler
         images = [names[index] for index in seen.batch(epoch, batch)]
         record = {"step": step, "epoch": epoch + 1, "batch": batch + 1, "images": images}
-        if self.plan.processes.rank == 0:
+        if self._setup.processes.rank == 0:
             write_json(self.folder / NOT_FINITE, record)
         shown = ", ".join(images[:NAMED]) + f" and {len(images) - NAMED} more" * (len(images) > NAMED)
         return StudyError(
-            f"{what} is {error.loss} at step {step} of {self.plan.steps} (epoch {epoch + 1}, batch {batch + 1}): the "
-            f"training diverged; a smaller learning rate than {self.plan.recipe.lr:g} may help. Images of the batch: "
+            f"{what} is {error.loss} at step {step} of {self._setup.steps} (epoch {epoch + 1}, batch {batch + 1}): the "
+            f"training diverged; a smaller learning rate than {self._setup.recipe.lr:g} may help. Images of the batch: "
             f"{shown} (all in {self.folder / NOT_FINITE}). The last checkpoint is from before"
         )
 

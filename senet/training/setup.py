@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from senet.data.augmentation import augmentation_of
-from senet.data.sampling import Held, eval_loader, hold, train_loader
+from senet.data.sampling import CachedImages, eval_loader, hold, train_loader
 from senet.errors import DataError
 from senet.training.processes.processes import Processes
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from senet.data.sources import DataSource
     from senet.data.transforms import Augmentation, Preprocessing
     from senet.recipe.recipe import Recipe
-    from senet.training.processes.processes import Placement
+    from senet.training.processes.processes import DeviceLayout
 
-__all__ = ["Plan", "Prepared"]
+__all__ = ["PreparedImages", "TrainingSetup"]
 
 FEW_PIXELS = 2**14
 """In a batch of fewer, one thread does the work: several would wait for each other after every small layer, and
@@ -32,14 +32,14 @@ where other programs run beside, for whole slices of time (measured: an epoch of
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingSetup:
     """What runs on the same images share.
 
     Attributes:
         source: the images.
         preprocessing: of those that are measured on.
         recipe: the optimiser's numbers.
-        placement: where networks are trained.
+        layout: where networks are trained.
         processes: this process among those that train.
         checkpoint_minutes: between two checkpoints within an epoch; 0 for one after each step.
         workers: processes that load images; None: as needed.
@@ -49,7 +49,7 @@ class Plan:
     source: DataSource
     preprocessing: Preprocessing
     recipe: Recipe
-    placement: Placement
+    layout: DeviceLayout
     processes: Processes = dataclasses.field(default_factory=Processes)
     checkpoint_minutes: float = 10.0
     workers: int | None = None
@@ -68,7 +68,7 @@ class Plan:
     @property
     def device(self) -> torch.device:
         """Of this process."""
-        return self.placement.device
+        return self.layout.device
 
     @property
     def augmentation(self) -> Augmentation:
@@ -105,38 +105,38 @@ class Plan:
             torch.set_num_threads(before)
 
 
-class Prepared:
-    """The images of a plan, decoded.
+class PreparedImages:
+    """The images of a setup, decoded.
 
     Attributes:
-        plan: whose they are.
+        setup: whose they are.
         monitored: the name of the split that is measured after each epoch.
         reported: the name of the split whose accuracy is the result; often the same.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        assert plan.source.train is not None
-        self.plan = plan
-        self.monitored, monitored = plan.source.monitored
-        self.reported, reported = plan.source.reported
-        self._train = hold(plan.source.train, plan.augmentation)
-        self._monitored = hold(monitored, plan.preprocessing)
-        self._reported = self._monitored if self.reported == self.monitored else hold(reported, plan.preprocessing)
+    def __init__(self, setup: TrainingSetup) -> None:
+        assert setup.source.train is not None
+        self.setup = setup
+        self.monitored, monitored = setup.source.monitored
+        self.reported, reported = setup.source.reported
+        self._train = hold(setup.source.train, setup.augmentation)
+        self._monitored = hold(monitored, setup.preprocessing)
+        self._reported = self._monitored if self.reported == self.monitored else hold(reported, setup.preprocessing)
 
     def train_batches(self, seed: int, step: int) -> DataLoader[Batch]:
         """Batches to train on, beginning after `step` steps."""
-        epoch, begin = divmod(step, self.plan.steps_per_epoch)
+        epoch, begin = divmod(step, self.setup.steps_per_epoch)
         return train_loader(
             self._train,
-            self.plan.augmentation,
-            self.plan.recipe.batch_size,
+            self.setup.augmentation,
+            self.setup.recipe.batch_size,
             seed=seed,
             epoch=epoch,
             begin=begin,
-            parts=self.plan.recipe.accumulate,
-            rank=self.plan.processes.rank,
-            processes=self.plan.processes.count,
-            workers=self.plan.workers,
+            parts=self.setup.recipe.accumulate,
+            rank=self.setup.processes.rank,
+            processes=self.setup.processes.count,
+            workers=self.setup.workers,
         )
 
     def monitored_batches(self) -> DataLoader[Batch]:
@@ -147,13 +147,13 @@ class Prepared:
         """Batches of what is reported."""
         return self._measured(self._reported, even=False)
 
-    def _measured(self, held: Held, *, even: bool) -> DataLoader[Batch]:
-        processes = self.plan.processes
+    def _measured(self, cached: CachedImages, *, even: bool) -> DataLoader[Batch]:
+        processes = self.setup.processes
         return eval_loader(
-            held,
-            max(64, self.plan.recipe.batch_size // processes.count),
+            cached,
+            max(64, self.setup.recipe.batch_size // processes.count),
             rank=processes.rank,
             processes=processes.count,
             even=even,
-            workers=self.plan.workers,
+            workers=self.setup.workers,
         )

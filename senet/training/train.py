@@ -38,7 +38,7 @@ from senet.files.run_folder import (
     write_json,
 )
 from senet.recipe.choose import recipe_for
-from senet.recipe.options import changes_in, known_options
+from senet.recipe.options import Options, changes_in, known_options
 from senet.running import count_parameters
 from senet.saving.saving import write_network
 from senet.training.checkpointing import claim, newest, step_of, sweep
@@ -46,8 +46,8 @@ from senet.training.finished import RunResult, finished_run
 from senet.training.freezing import freeze_plain
 from senet.training.loggers import check_logger
 from senet.training.processes.launching import launch
-from senet.training.processes.processes import joined, joined_predictions, placement_of
-from senet.training.setup import Plan, Prepared
+from senet.training.processes.processes import device_layout, joined, joined_predictions
+from senet.training.setup import PreparedImages, TrainingSetup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,9 +65,9 @@ if TYPE_CHECKING:
     from senet.recipe.options import Options
     from senet.recipe.recipe import Changes, Recipe
     from senet.training.checkpointing import Newest
-    from senet.training.processes.processes import Placement, Processes
+    from senet.training.processes.processes import DeviceLayout, Processes
 
-__all__ = ["RunResult", "finished_run", "plan_of", "run", "settings_of", "train"]
+__all__ = ["RunResult", "finished_run", "run", "settings_of", "setup_of", "train"]
 
 
 def train(
@@ -116,43 +116,43 @@ def train(
     """
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
-    asked = known_options(options, "train")
+    asked = known_options(options, Options, "train")
     spec = spec if make is None else block_spec(spec, make)
     name, given = given_model(model)
     arm = NetworkSpec(name, None if weights is None else str(weights), spec, where, make, given).with_start(start)
-    placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
-    if placement.to_start:
+    layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
+    if layout.to_start:
         check_portable(make)
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seed": seed}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
-        return launch(placement, train, {"model": model, "data": data, "make": make, **same, **how, **options})
-    with joined(placement) as processes, contextlib.ExitStack() as stack:
+        return launch(layout, train, {"model": model, "data": data, "make": make, **same, **how, **options})
+    with joined(layout) as processes, contextlib.ExitStack() as stack:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        plan = plan_of(arm, data, asked, placement, processes, shown, out)
-        made = make_network(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
-        settings = settings_of(arm, plan, made) | {"seed": seed}
+        setup = setup_of(arm, data, asked, layout, processes, shown, out)
+        made = make_network(arm, num_classes=setup.num_classes, size=setup.preprocessing.size, seed=seed)
+        settings = settings_of(arm, setup, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))
         processes.first(lambda: stack.enter_context(locked(folder)))
-        held = processes.first(lambda: finished_run(folder, plan.source.reported[1].names))
+        held = processes.first(lambda: finished_run(folder, setup.source.reported[1].names))
         if held is not None:
             shown.note(f"{folder} holds this run, finished")
             return held
         for line in made.notes:
             shown.note(line)
-        prepared = Prepared(plan)
-        with plan.threads(), shown.steps(plan.steps):
+        prepared = PreparedImages(setup)
+        with setup.threads(), shown.steps(setup.steps):
             return run(made, prepared, folder, settings, seed=seed, progress=shown, callbacks=callbacks)
 
 
-def plan_of(
+def setup_of(
     arm: NetworkSpec,
     data: Data,
     options: Options,
-    placement: Placement,
+    layout: DeviceLayout,
     processes: Processes,
     progress: Progress,
     out: str | Path,
-) -> Plan:
+) -> TrainingSetup:
     """Open the data and decide what was not given; errors are those of `train`.
 
     A study in `out` that an earlier version began is planned as that version did.
@@ -180,11 +180,11 @@ def plan_of(
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
         raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
-    return Plan(
+    return TrainingSetup(
         source,
         preprocessing,
         recipe,
-        placement,
+        layout,
         processes,
         checkpoint_minutes=10.0 if minutes is None else float(minutes),
         workers=options.get("workers"),
@@ -215,18 +215,18 @@ def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress
     return found
 
 
-def settings_of(arm: NetworkSpec, plan: Plan, made: BuiltNetwork) -> dict[str, Any]:
+def settings_of(arm: NetworkSpec, setup: TrainingSetup, made: BuiltNetwork) -> dict[str, Any]:
     """All that decides the result of a run but its seed, as plain values."""
     return {
         "model": named(arm.model, digest_of(arm.model) if arm.given is None else arm.given.content),
         "weights": named(arm.weights, digest_of(arm.weights)),
         "se": _block_of(arm.spec),
         "sites": [site.name for site in made.sites],
-        "data": named(plan.source.name, plan.source.fingerprint()),
-        "preprocessing": plan.preprocessing.to_json(),
-        "augmentation": plain_values(plan.augmentation),
-        "recipe": plan.recipe.to_json(),
-        "device": plan.device.type,
+        "data": named(setup.source.name, setup.source.fingerprint()),
+        "preprocessing": setup.preprocessing.to_json(),
+        "augmentation": plain_values(setup.augmentation),
+        "recipe": setup.recipe.to_json(),
+        "device": setup.device.type,
     }
 
 
@@ -239,7 +239,7 @@ def _block_of(spec: SESpec | MadeSpec | None) -> dict[str, Any] | None:
 
 def run(
     made: BuiltNetwork,
-    prepared: Prepared,
+    prepared: PreparedImages,
     folder: Path,
     settings: Mapping[str, Any],
     *,
@@ -250,36 +250,36 @@ def run(
     """Train `made` in `folder`, from its checkpoint where it holds one, and write the result; result.json is last."""
     from senet.training.loop import Classifier, fit
 
-    plan, processes = prepared.plan, prepared.plan.processes
+    setup, processes = prepared.setup, prepared.setup.processes
     found = processes.first(lambda: _found(folder, {**settings, "seed": seed}))
     for path in found.broken:
         progress.note(f"the checkpoint {path.name} is not whole and is skipped")
     step = 0 if found.path is None else step_of(found.path)
     if found.path is not None:
-        progress.note(f"{folder.name} goes on after step {step} of {plan.steps}, from {found.path.name}")
-    progress.run(folder.name, plan.recipe.epochs)
+        progress.note(f"{folder.name} goes on after step {step} of {setup.steps}, from {found.path.name}")
+    progress.run(folder.name, setup.recipe.epochs)
     progress.step(step, worked=False)
-    if plan.recipe.channels_last:  # on the CPU a step takes 0.7 to 0.9 of the time
+    if setup.recipe.channels_last:  # on the CPU a step takes 0.7 to 0.9 of the time
         made.network.to(memory_format=torch.channels_last)
-    if plan.recipe.freeze == "plain":
-        freeze_plain(made.network, plan.num_classes)
+    if setup.recipe.freeze == "plain":
+        freeze_plain(made.network, setup.num_classes)
     if processes.count > 1:
         synchronise(made.network)
-    devices = [plan.device.index or 0] if plan.device.type == "cuda" else []
+    devices = [setup.device.index or 0] if setup.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        classifier = Classifier(made.network, plan, seed=seed)
+        classifier = Classifier(made.network, setup, seed=seed)
         history = fit(
             classifier,
             prepared.train_batches(seed, step),
             prepared.monitored_batches(),
             folder,
-            plan=plan,
+            setup=setup,
             checkpoint=found.path,
             progress=progress,
             callbacks=callbacks,
         )
         network = classifier.measured
-        own = predict_all(network, prepared.reported_batches(), plan.preprocessing, device=plan.device)
+        own = predict_all(network, prepared.reported_batches(), setup.preprocessing, device=setup.device)
     said = joined_predictions(processes.gathered(own))
     network = network.cpu()
     result = RunResult(
@@ -289,11 +289,11 @@ def run(
         correct=tuple(said.correct.tolist()),
         seconds=sum(row["seconds"] for row in history),
         history=tuple(history),
-        notes=(*plan.source.notes, *made.notes),
-        skipped=plan.source.skipped,
+        notes=(*setup.source.notes, *made.notes),
+        skipped=setup.source.skipped,
     )
     if processes.rank == 0:
-        _write(result, network, said, made, plan, settings)
+        _write(result, network, said, made, setup, settings)
     processes.first(lambda: None)  # nobody goes on before the result is written
     return result
 
@@ -303,19 +303,19 @@ def _write(
     network: nn.Module,
     said: Predictions,
     made: BuiltNetwork,
-    plan: Plan,
+    setup: TrainingSetup,
     settings: Mapping[str, Any],
 ) -> None:
     """Write what a run has found; result.json is last, and then the checkpoints are needed no more."""
     folder = result.folder
     metadata = {
-        "classes": list(plan.source.classes),
-        "preprocessing": plan.preprocessing.to_json(),
+        "classes": list(setup.source.classes),
+        "preprocessing": setup.preprocessing.to_json(),
         "accuracy": result.accuracy,
         "settings": settings,
     }
     write_network(network, folder / MODEL, metadata, follow=False)
-    _write_predictions(folder / PREDICTIONS, said, plan.source)
+    _write_predictions(folder / PREDICTIONS, said, setup.source)
     content = {
         "accuracy": result.accuracy,
         "split": result.split,
@@ -328,8 +328,8 @@ def _write(
         "notes": list(made.notes),
         "bad_files": badfiles.to_json(result.skipped),
         "settings": settings,
-        "processes": plan.processes.count,
-        "machine": machine(plan.device),
+        "processes": setup.processes.count,
+        "machine": machine(setup.device),
     }
     write_json(folder / RESULT, content)
     sweep(folder, kept=0)

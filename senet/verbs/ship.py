@@ -83,13 +83,14 @@ def _export_int8(
     from senet.data.calibration import calibration_batches
     from senet.evaluation.evaluate import measure
     from senet.evaluation.open import open_labelled
-    from senet.evaluation.options import MeasureOptions, known
+    from senet.evaluation.options import MeasureOptions
     from senet.export.export import export as write
     from senet.export.runtimes import OpenVino
+    from senet.recipe.options import known_options
 
     asked = {name: getattr(network, name) for name in ("weights", "num_classes", "make", "size", "data_root")}
     options = {**pictures, **asked, "classes": classes, "class_offset": class_offset, "devices": "cpu"}
-    labelled = open_labelled(network.model, str(network.data), known(options, MeasureOptions, "export"))
+    labelled = open_labelled(network.model, str(network.data), known_options(options, MeasureOptions, "export"))
     opened, source, how = labelled.opened, labelled.source, labelled.preprocessing
     metadata: dict[str, Any] = {"preprocessing": how.to_json()}
     if names := opened.trained_classes if classes is None else _names(classes):

@@ -92,6 +92,6 @@ def test_the_same_names_everywhere():
     assert fields <= set(flags.FLAGS)
     assert set(Options.__annotations__) <= set(flags.FLAGS)
     with pytest.raises(TypeError, match=re.escape("train() has no option 'epoch'; did you mean 'epochs'?")):
-        known_options({"epoch": 3}, "train")
+        known_options({"epoch": 3}, Options, "train")
     with pytest.raises(TypeError, match="no option 'zzz'"):
-        known_options({"zzz": 3}, "train")
+        known_options({"zzz": 3}, Options, "train")

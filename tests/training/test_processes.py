@@ -13,7 +13,7 @@ from senet.errors import StudyError
 from senet.evaluation.logits import Predictions
 from senet.insertion import blocks
 from senet.saving.saving import load
-from senet.training.processes.processes import Placement, Processes, joined, joined_predictions, placement_of
+from senet.training.processes.processes import DeviceLayout, Processes, device_layout, joined, joined_predictions
 from senet.training.train import train
 from senet.zoo import create
 
@@ -49,15 +49,15 @@ def _alone(monkeypatch):
 @pytest.mark.parametrize(
     ("devices", "expected"),
     [
-        ("cpu", Placement(CPU)),
-        (1, Placement(placement_of().device)),
-        ("cpu*2", Placement(CPU, (0, 1))),
-        ("2", Placement(CPU, (0, 1))),
-        (3, Placement(CPU, (0, 1, 2))),
+        ("cpu", DeviceLayout(CPU)),
+        (1, DeviceLayout(device_layout().device)),
+        ("cpu*2", DeviceLayout(CPU, (0, 1))),
+        ("2", DeviceLayout(CPU, (0, 1))),
+        (3, DeviceLayout(CPU, (0, 1, 2))),
     ],
 )
 def test_where_a_training_runs(devices, expected):
-    found = placement_of(devices)
+    found = device_layout(devices)
     assert found == expected
     assert found.to_start == (len(expected.devices) > 1)
 
@@ -65,17 +65,17 @@ def test_where_a_training_runs(devices, expected):
 def test_gpus_by_number_and_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert placement_of() == Placement(torch.device("cuda", 0))
-    assert placement_of(4) == Placement(torch.device("cuda", 0), (0, 1, 2, 3))
-    assert placement_of("cuda:2,0", strategy="fsdp") == Placement(torch.device("cuda", 0), (0, 2), strategy="fsdp")
-    assert placement_of("cpu*2").device == CPU
+    assert device_layout() == DeviceLayout(torch.device("cuda", 0))
+    assert device_layout(4) == DeviceLayout(torch.device("cuda", 0), (0, 1, 2, 3))
+    assert device_layout("cuda:2,0", strategy="fsdp") == DeviceLayout(torch.device("cuda", 0), (0, 2), strategy="fsdp")
+    assert device_layout("cpu*2").device == CPU
     with pytest.raises(StudyError, match="devices=5 is more than this machine has: 4"):
-        placement_of(5)
+        device_layout(5)
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    assert placement_of().device == torch.device("cuda", 1)
-    assert placement_of("cuda:0,1,2,3").device == torch.device("cuda", 1)
-    assert placement_of("cpu").device == CPU
+    assert device_layout().device == torch.device("cuda", 1)
+    assert device_layout("cuda:0,1,2,3").device == torch.device("cuda", 1)
+    assert device_layout("cpu").device == CPU
 
 
 @pytest.mark.parametrize(
@@ -92,33 +92,33 @@ def test_gpus_by_number_and_by_name(monkeypatch):
 )
 def test_what_is_not_there(given, words):
     with pytest.raises(StudyError, match=words):
-        placement_of(**given)
+        device_layout(**given)
 
 
 def test_under_torchrun(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    expected = Placement(CPU, (0, 1, 2, 3), 2, launched="torchrun")
-    assert placement_of() == placement_of(4, 2) == placement_of("cpu") == expected
+    expected = DeviceLayout(CPU, (0, 1, 2, 3), 2, launched="torchrun")
+    assert device_layout() == device_layout(4, 2) == device_layout("cpu") == expected
     assert (expected.count, expected.to_start) == (8, False)
     for given in ({"devices": 3}, {"nodes": 3}, {"devices": "cpu*2"}):
         with pytest.raises(StudyError, match="do not go with the 4 processes on each of 2 machines that torchrun"):
-            placement_of(**given)
+            device_layout(**given)
 
 
 def test_under_slurm(monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    assert placement_of() == Placement(CPU, (0, 1), 2, launched="slurm")
+    assert device_layout() == DeviceLayout(CPU, (0, 1), 2, launched="slurm")
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(StudyError, match="ntasks-per-node"):
-        placement_of()
+        device_layout()
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # salloc: one process, which nobody started for this
-    assert placement_of() == Placement(CPU)
+    assert device_layout() == DeviceLayout(CPU)
 
 
 def test_one_process_needs_nobody():
-    with joined(Placement(CPU)) as processes:
+    with joined(DeviceLayout(CPU)) as processes:
         assert processes == Processes()
         assert processes.first(lambda: 3) == 3
         assert processes.gathered("x") == ["x"]
@@ -230,4 +230,4 @@ def test_an_srun_that_nobody_used_is_no_matter_for_a_warning(tmp_path, monkeypat
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
-    assert placement_of("cpu").launched == ""
+    assert device_layout("cpu").launched == ""

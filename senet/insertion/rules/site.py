@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from senet.block import hidden_width
 from senet.errors import InsertionError
+from senet.words import did_you_mean
 
 __all__ = ["POSITIONS", "Site", "Where", "by_part", "select"]
 
@@ -73,8 +73,7 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
         if not isinstance(pattern, str):
             raise InsertionError(f"where holds {pattern!r}; it is a pattern, a list of names, or a predicate on a Site")
         if not any(fnmatchcase(site.name, pattern) for site in found):
-            close = difflib.get_close_matches(pattern, [site.name for site in found], n=3)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+            hint = did_you_mean(pattern, [site.name for site in found], ".")
             raise InsertionError(f"where={pattern!r} matches no site{hint} The sites are {_listed(found)}")
     return [site for site in found if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
 

@@ -18,7 +18,7 @@ from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion import InsertionError, sites
 from senet.insertion.rules.site import select
-from senet.recipe.options import known_options
+from senet.recipe.options import Options, known_options
 from senet.report import write_page
 from senet.study.ablation.ablation import Ablation, TrainedCell
 from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
@@ -28,8 +28,8 @@ from senet.study.cells.carry_out import carry_out, listed
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
-from senet.training.processes.processes import joined, placement_of
-from senet.training.train import RunResult, plan_of, settings_of
+from senet.training.processes.processes import device_layout, joined
+from senet.training.train import RunResult, settings_of, setup_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from senet.data.source import Data
     from senet.evaluation.given import Model
     from senet.insertion import Where
-    from senet.recipe.options import Options
-    from senet.training.processes.processes import Placement
-    from senet.training.setup import Plan
+    from senet.recipe.options import Options, known_options
+    from senet.training.processes.processes import DeviceLayout
+    from senet.training.setup import TrainingSetup
 
 __all__ = ["ablate", "ablate_cells", "apart"]
 
@@ -155,8 +155,8 @@ def ablate_cells(
     shown = progress if isinstance(progress, Progress) else Progress(progress)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
-    asked = known_options(options, "ablate")
-    placement, devices = apart(placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
+    asked = known_options(options, Options, "ablate")
+    layout, devices = apart(device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
 
     def words() -> list[str]:
         one = devices[0].partition(":")[0] if len(devices) > 1 else asked.get("devices")
@@ -166,17 +166,17 @@ def ablate_cells(
         flags["devices"] = None if beside else one
         return study_command("ablate", model, data, base, where, flags, callbacks)
 
-    with joined(placement) as processes:
-        plan = plan_of(plain, data, asked, placement, processes, shown, out)
-        first = {PLAIN: checked_plain(plain, made_of(plain, plan, seed=0))}
-        variants, tables = _variants(first[PLAIN], plan, base, where, table, grid)
+    with joined(layout) as processes:
+        setup = setup_of(plain, data, asked, layout, processes, shown, out)
+        first = {PLAIN: checked_plain(plain, made_of(plain, setup, seed=0))}
+        variants, tables = _variants(first[PLAIN], setup, base, where, table, grid)
         chosen = cells.chosen(variants, seeds)
         needed = {cell.variant for cell in chosen}
-        arms, impossible = _arms(variants, needed, plain, first, plan, where)
+        arms, impossible = _arms(variants, needed, plain, first, setup, where)
         if cells.only in variants and variants[str(cells.only)].label in impossible:
             raise InsertionError(f"{cells.only}: {impossible[variants[str(cells.only)].label]}")
         chosen = [cell for cell in chosen if cell.variant in arms]
-        settings = {key: settings_of(arm, plan, first[key]) for key, arm in arms.items()}
+        settings = {key: settings_of(arm, setup, first[key]) for key, arm in arms.items()}
         common = {key: value for key, value in settings[PLAIN].items() if key not in ("se", "sites")}
         whole = {"study": "ablation", **common, "se": base.to_json()}
         if cells.list_cells:
@@ -184,14 +184,14 @@ def ablate_cells(
         folder = processes.first(partial(open_study, out, whole, resume=resume, report_only=cells.report_only))
         for note in first[PLAIN].notes:
             shown.note(note)
-        with plan.threads():
-            costs = {} if cells.some else {key: cost_of(first[key], plan, latency=key != PLAIN) for key in arms}
+        with setup.threads():
+            costs = {} if cells.some else {key: cost_of(first[key], setup, latency=key != PLAIN) for key in arms}
             sites_in, notes = {key: len(made.sites) for key, made in first.items()}, first[PLAIN].notes
             first.clear()
             if cells.report_only:
                 chosen = seeds_in(folder, list(arms), seeds)
-            work = work_of(arms, plan, settings, folder, shown, callbacks, words=words, devices=devices)
-            carried = carry_out(work, chosen, cells, shown, steps=plan.steps)
+            work = work_of(arms, setup, settings, folder, shown, callbacks, words=words, devices=devices)
+            carried = carry_out(work, chosen, cells, shown, steps=setup.steps)
         if cells.some or carried.submitted:
             return said_of(carried, chosen)
         runs = carried.found if cells.report_only else carried.whole(chosen)
@@ -199,17 +199,17 @@ def ablate_cells(
         found = Ablation(
             folder=folder,
             model=name,
-            data=plan.source.name,
-            split=plan.source.reported[0],
+            data=setup.source.name,
+            split=setup.source.reported[0],
             images=len(next(iter(runs.values())).correct),
             seeds=max(len(each.accuracy) for each in trained.values()),
-            epochs=plan.recipe.epochs,
+            epochs=setup.recipe.epochs,
             cells=trained,
             tables={name: tuple(key for key in keys if key in trained) for name, keys in tables.items()},
             impossible=impossible,
             comparisons=sum((each.to_plain is not None) + (each.to_standard is not None) for each in trained.values()),
             settings=whole,
-            machine=machine(plan.device),
+            machine=machine(setup.device),
             notes=notes,
             missing=tuple(cell.name for cell in chosen if cell not in runs),
         )
@@ -220,26 +220,26 @@ def ablate_cells(
     return found
 
 
-def apart(placement: Placement) -> tuple[Placement, list[str]]:
+def apart(layout: DeviceLayout) -> tuple[DeviceLayout, list[str]]:
     """The first of the devices that are asked for, and the names of all, where nobody started a process for each.
 
     Processes that torchrun or SLURM started train one run after another together, as in `compare`.
     """
-    if not placement.to_start:
-        return placement, placement.names[:1]
-    return dataclasses.replace(placement, devices=placement.devices[:1]), placement.names
+    if not layout.to_start:
+        return layout, layout.names[:1]
+    return dataclasses.replace(layout, devices=layout.devices[:1]), layout.names
 
 
 def _variants(
     plain: BuiltNetwork,
-    plan: Plan,
+    setup: TrainingSetup,
     base: SESpec | MadeSpec,
     where: Where,
     table: str | Sequence[str] | None,
     grid: Mapping[str, Sequence[Any]] | None,
 ) -> tuple[dict[str, Variant], dict[str, tuple[str, ...]]]:
     tables = [table] if isinstance(table, str) else list(table or ())
-    found = select(sites(plain.network, example_of(plan.preprocessing), placement=base.placement), where)
+    found = select(sites(plain.network, example_of(setup.preprocessing), placement=base.placement), where)
     stages = sorted({site.stage for site in found})
     variants, of_table = cells_of(base, tables, grid, stages)
     return {PLAIN: Variant(PLAIN, "plain network", None), **variants}, of_table
@@ -250,12 +250,12 @@ def _arms(
     needed: Collection[str],
     plain: NetworkSpec,
     first: dict[str, BuiltNetwork],
-    plan: Plan,
+    setup: TrainingSetup,
     where: Where,
 ) -> tuple[dict[str, NetworkSpec], dict[str, str]]:
     """The arm of each variant that is needed, its network for seed 0 in `first`, and why others cannot be made."""
     arms, impossible = {PLAIN: plain}, {}
-    example = example_of(plan.preprocessing)
+    example = example_of(setup.preprocessing)
     for key, variant in variants.items():
         if variant.spec is None or key not in needed:
             continue
@@ -265,7 +265,7 @@ def _arms(
             if not names:
                 raise InsertionError(f"it leaves no site: SE would be in stages {variant.stages}")
             arm = dataclasses.replace(plain, spec=variant.spec, where=tuple(names))
-            first[key] = made_of(arm, plan, seed=0)
+            first[key] = made_of(arm, setup, seed=0)
         except InsertionError as error:
             if key == BASE:
                 raise

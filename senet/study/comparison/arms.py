@@ -15,7 +15,7 @@ from senet.files.run_folder import SETTINGS, open_folder
 from senet.insertion import inserted
 from senet.study.cells.carry_out import Carried, Work
 from senet.study.cells.commands import command, spec_flags
-from senet.training.setup import Plan, Prepared
+from senet.training.setup import PreparedImages, TrainingSetup
 from senet.training.train import RunResult, finished_run, run
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["checked_plain", "cost_of", "made_of", "open_study", "said_of", "study_command", "work_of"]
 
 
-def made_of(arm: NetworkSpec, plan: Plan, seed: int) -> BuiltNetwork:
-    """The network of an arm for a seed, of the plan's size and classes."""
-    return make(arm, num_classes=plan.num_classes, size=plan.preprocessing.size, seed=seed)
+def made_of(arm: NetworkSpec, setup: TrainingSetup, seed: int) -> BuiltNetwork:
+    """The network of an arm for a seed, of the setup's size and classes."""
+    return make(arm, num_classes=setup.num_classes, size=setup.preprocessing.size, seed=seed)
 
 
 def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
@@ -51,17 +51,17 @@ def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
     return made
 
 
-def cost_of(made: BuiltNetwork, plan: Plan, *, latency: bool) -> Cost:
+def cost_of(made: BuiltNetwork, setup: TrainingSetup, *, latency: bool) -> Cost:
     """What one image costs, where the network is trained; the network stays on the CPU."""
-    network = made.network.to(plan.device)
-    found = cost(network, example_of(plan.preprocessing).to(plan.device), latency=latency)
+    network = made.network.to(setup.device)
+    found = cost(network, example_of(setup.preprocessing).to(setup.device), latency=latency)
     network.cpu()
     return found
 
 
 def work_of(
     arms: Mapping[str, NetworkSpec],
-    plan: Plan,
+    setup: TrainingSetup,
     settings: Mapping[str, Mapping[str, object]],
     folder: Path,
     shown: Progress,
@@ -71,14 +71,14 @@ def work_of(
     devices: Sequence[str] = (),
 ) -> Work[RunResult]:
     """How the cells of these arms are trained: each in a folder of its own, which it locks."""
-    prepared: list[Prepared] = []
-    first = plan.processes.first
+    prepared: list[PreparedImages] = []
+    first = setup.processes.first
 
     def opened(cell: Cell) -> Path:
         own = {**settings[cell.variant], "seed": cell.seed}
         return first(partial(open_folder, folder / cell.name, own, resume=True))
 
-    images = plan.source.reported[1].names
+    images = setup.source.reported[1].names
 
     def finished(cell: Cell) -> RunResult | None:
         if not first((folder / cell.name).is_dir):
@@ -97,9 +97,9 @@ def work_of(
             if result is not None:
                 return result
             if not prepared:
-                shown.note(f"reading {plan.source.name}")
-                prepared.append(Prepared(plan))
-            made = made_of(arms[cell.variant], plan, cell.seed)
+                shown.note(f"reading {setup.source.name}")
+                prepared.append(PreparedImages(setup))
+            made = made_of(arms[cell.variant], setup, cell.seed)
             own = {**settings[cell.variant], "seed": cell.seed}
             return run(made, prepared[0], at, own, seed=cell.seed, progress=shown, callbacks=callbacks)
 

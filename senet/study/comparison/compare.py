@@ -14,7 +14,7 @@ from senet.errors import StudyError
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
-from senet.recipe.options import known_options
+from senet.recipe.options import Options, known_options
 from senet.study.cells.carry_out import carry_out, listed
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
@@ -22,9 +22,9 @@ from senet.study.comparison.pages import write_comparison
 from senet.study.comparison.report import Comparison, Trained, block_in
 from senet.study.statistics import bootstrap_over_images, paired_difference, verdict
 from senet.training.processes.launching import launch
-from senet.training.processes.processes import joined, placement_of
-from senet.training.setup import Plan
-from senet.training.train import RunResult, plan_of, settings_of
+from senet.training.processes.processes import device_layout, joined
+from senet.training.setup import TrainingSetup
+from senet.training.train import RunResult, settings_of, setup_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from senet.data.source import Data
     from senet.evaluation.given import Model
     from senet.insertion import Where
-    from senet.recipe.options import Options
+    from senet.recipe.options import Options, known_options
 
 __all__ = ["compare", "compare_cells"]
 
@@ -140,46 +140,44 @@ def compare_cells(
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
-    asked = known_options(options, "compare")
-    placement = placement_of(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
-    if placement.to_start and not (cells.list_cells or cells.report_only or cells.launcher):
+    asked = known_options(options, Options, "compare")
+    layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
+    if layout.to_start and not (cells.list_cells or cells.report_only or cells.launcher):
         check_portable(spec.maker if isinstance(spec, MadeSpec) else None)
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seeds": seeds}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
-        return launch(
-            placement, compare_cells, {"model": model, "data": data, "cells": cells, **same, **how, **options}
-        )
-    if placement.to_start:
-        placement = dataclasses.replace(placement, devices=placement.devices[:1])  # nothing is trained here
+        return launch(layout, compare_cells, {"model": model, "data": data, "cells": cells, **same, **how, **options})
+    if layout.to_start:
+        layout = dataclasses.replace(layout, devices=layout.devices[:1])  # nothing is trained here
     chosen = cells.chosen(ARMS, seeds)
     assert with_se.spec is not None
     flags = {"out": out, "weights": weights, **options}
     words = partial(study_command, "compare", model, data, with_se.spec, where, flags, callbacks)
-    with joined(placement) as processes:
+    with joined(layout) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        plan = plan_of(plain, data, asked, placement, processes, shown, out)
-        first = {"plain": checked_plain(plain, made_of(plain, plan, seed=0)), "se": made_of(with_se, plan, seed=0)}
-        settings = {name: settings_of(arms[name], plan, first[name]) for name in ARMS}
+        setup = setup_of(plain, data, asked, layout, processes, shown, out)
+        first = {"plain": checked_plain(plain, made_of(plain, setup, seed=0)), "se": made_of(with_se, setup, seed=0)}
+        settings = {name: settings_of(arms[name], setup, first[name]) for name in ARMS}
         if cells.list_cells:
             return listed(chosen, words())
         folder = processes.first(partial(open_study, out, settings["se"], resume=resume, report_only=cells.report_only))
         for note in first["se"].notes:
             shown.note(note)
-        with plan.threads():
+        with setup.threads():
             costs = None
             if not cells.some:
                 costs = processes.first(
-                    lambda: {name: cost_of(first[name], plan, latency=name == "se") for name in ARMS}
+                    lambda: {name: cost_of(first[name], setup, latency=name == "se") for name in ARMS}
                 )
             if cells.report_only:
                 chosen = seeds_in(folder, ARMS, seeds)
-            work = work_of(arms, plan, settings, folder, shown, callbacks, words=words)
-            carried = carry_out(work, chosen, cells, shown, steps=plan.steps)
+            work = work_of(arms, setup, settings, folder, shown, callbacks, words=words)
+            carried = carry_out(work, chosen, cells, shown, steps=setup.steps)
             if costs is None or carried.submitted:
                 return said_of(carried, chosen)
             runs = carried.found if cells.report_only else carried.whole(chosen)
             missing = [cell.name for cell in chosen if cell not in runs]
-            comparison = _judged(runs, missing, costs, first["se"], plan, settings["se"], folder, plain.model)
+            comparison = _judged(runs, missing, costs, first["se"], setup, settings["se"], folder, plain.model)
         if processes.rank == 0:
             write_csv(folder / METRICS, comparison.rows())
             write_comparison(comparison)
@@ -192,7 +190,7 @@ def _judged(
     missing: Sequence[str],
     costs: Mapping[str, Cost],
     with_se: BuiltNetwork,
-    plan: Plan,
+    setup: TrainingSetup,
     settings: Mapping[str, Any],
     folder: Path,
     model: str,
@@ -218,10 +216,10 @@ def _judged(
     return Comparison(
         folder=folder,
         model=model,
-        data=plan.source.name,
-        split=plan.source.reported[0],
+        data=setup.source.name,
+        split=setup.source.reported[0],
         images=over_images.images,
-        monitored=plan.source.monitored[0],
+        monitored=setup.source.monitored[0],
         plain=plain,
         se=se,
         difference=difference,
@@ -230,9 +228,9 @@ def _judged(
         latency_ratio=costs["se"].latency_ratio,
         sites=with_se.sites,
         notes=with_se.notes,
-        skipped=plan.source.skipped,
+        skipped=setup.source.skipped,
         settings=settings,
-        machine=machine(plan.device),
+        machine=machine(setup.device),
         seeds=tuple(seeds),
         missing=tuple(missing),
     )

@@ -15,7 +15,6 @@ from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import InputError, StudyError
 from senet.evaluation.options import MeasureOptions
-from senet.evaluation.options import known as known_options
 from senet.files.atomic import atomic_write
 from senet.files.run_folder import (
     write_csv,
@@ -35,6 +34,7 @@ from senet.insertion import (
 )
 from senet.insertion.reading.dataflow import record
 from senet.insertion.reading.layout import stage
+from senet.recipe.options import known_options
 from senet.report import write_page
 from senet.study.explanation.explanation import Advice, BlockFindings, Effect, Explanation, StageFindings
 from senet.study.explanation.pages import channel_rows, explanation_page

@@ -17,11 +17,11 @@ from senet.cost.cost import cost
 from senet.errors import StudyError
 from senet.evaluation.networks import how_to_load, metadata_of
 from senet.evaluation.options import MeasureOptions
-from senet.evaluation.options import known as known_options
 from senet.files.run_folder import (
     read_json,
 )
 from senet.insertion import InlineSE, blocks, channels_of, fold_gates
+from senet.recipe.options import known_options
 from senet.report.table import Table
 from senet.saving.saving import save
 from senet.study.comparison.report import percent

@@ -137,11 +137,11 @@ def judge_cells(
     spec = spec or SESpec()
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)
-    placement = asked_here(str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda"))
-    names = placement.names
+    layout = asked_here(str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda"))
+    names = layout.names
 
     def words() -> list[str]:
-        one = placement.device.type if len(names) > 1 else devices
+        one = layout.device.type if len(names) > 1 else devices
         beside = len(names) > 1 and not (cells.list_cells or cells.launcher)
         flags = {"code": command_name(train), "out": out, **spec_flags(spec), "version": version}
         flags |= {"where": [where] if isinstance(where, str) else where, "control": control or None}
@@ -165,7 +165,7 @@ def judge_cells(
             if found is None:
                 shown.run(cell.name)
                 found = train_cell(
-                    train, at, own, arm=cell.variant, seed=cell.seed, device=placement.device, spec=spec, where=where
+                    train, at, own, arm=cell.variant, seed=cell.seed, device=layout.device, spec=spec, where=where
                 )
                 shown.step()
                 shown.note(f"{said(cell, found)} ({duration(found.seconds)})")
@@ -184,7 +184,7 @@ def judge_cells(
     if cells.some:
         found = carried.whole(chosen)
         return [said(cell, found[cell]) for cell in chosen]
-    result = _judgement(carried, chosen, arms, measure, folder, settings, confidence, machine(placement.device))
+    result = _judgement(carried, chosen, arms, measure, folder, settings, confidence, machine(layout.device))
     missing = write_judgement(result)
     write_json(folder / RESULT, result.to_json())
     if missing:

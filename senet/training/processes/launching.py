@@ -14,7 +14,7 @@ from senet.errors import StudyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from senet.training.processes.processes import Placement
+    from senet.training.processes.processes import DeviceLayout
 
 __all__ = ["launch"]
 
@@ -24,8 +24,8 @@ _PLAIN = ("StudyError", "DataError", "ModelError", "WeightsError", "InsertionErr
 """Errors whose text is written for the user."""
 
 
-def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, Any]) -> T:
-    """Call `work` in as many processes as the placement has devices, and return what the first of them returns.
+def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, Any]) -> T:
+    """Call `work` in as many processes as the layout has devices, and return what the first of them returns.
 
     They are started as torchrun does it, which `work` then finds itself under; one that fails ends the others, and
     nothing is started again. Functions and arguments go to them by pickle.
@@ -41,7 +41,7 @@ def launch(placement: Placement, work: Callable[..., T], arguments: dict[str, An
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=len(placement.devices),
+        nproc_per_node=len(layout.devices),
         run_id=f"senet-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",

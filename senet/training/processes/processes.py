@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from senet.evaluation.logits import Predictions
 
-__all__ = ["Placement", "Processes", "asked_here", "joined", "joined_predictions", "placement_of"]
+__all__ = ["DeviceLayout", "Processes", "asked_here", "device_layout", "joined", "joined_predictions"]
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class DeviceLayout:
     """Where a training runs.
 
     Attributes:
@@ -102,7 +102,9 @@ class Processes:
         return values
 
 
-def placement_of(devices: str | int | None = None, nodes: int | None = None, strategy: str | None = None) -> Placement:
+def device_layout(
+    devices: str | int | None = None, nodes: int | None = None, strategy: str | None = None
+) -> DeviceLayout:
     """Where a training runs, by what was asked for and by who started this process.
 
     Args:
@@ -120,9 +122,9 @@ def placement_of(devices: str | int | None = None, nodes: int | None = None, str
     if nodes is not None and (type(nodes) is not int or nodes < 1):
         raise StudyError(f"nodes is a whole number of at least 1, not {nodes!r}")
     asked = str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda")
-    outside = _launched()
-    if outside is not None:
-        found = _within(asked, nodes, outside)
+    launcher = _launched()
+    if launcher is not None:
+        found = _within(asked, nodes, launcher)
     else:
         if nodes is not None and nodes > 1:
             raise StudyError(
@@ -135,21 +137,21 @@ def placement_of(devices: str | int | None = None, nodes: int | None = None, str
     return found
 
 
-def asked_here(asked: str) -> Placement:
-    """The devices of this machine that are asked for, in the words of `placement_of`."""
+def asked_here(asked: str) -> DeviceLayout:
+    """The devices of this machine that are asked for, in the words of `device_layout`."""
     if found := re.fullmatch(r"cpu\*(\d+)", asked):
-        return Placement(torch.device("cpu"), tuple(range(_positive(asked, found[1]))))
+        return DeviceLayout(torch.device("cpu"), tuple(range(_positive(asked, found[1]))))
     if asked.isdecimal() and asked not in ("0", "1"):
         here = torch.cuda.device_count()
         if here and int(asked) > here:
             raise StudyError(f"devices={asked} is more than this machine has: {here}")
-        return Placement(torch.device("cuda", 0) if here else torch.device("cpu"), tuple(range(int(asked))))
+        return DeviceLayout(torch.device("cuda", 0) if here else torch.device("cpu"), tuple(range(int(asked))))
     if found := _INDICES.fullmatch(asked):
         indices = _sorted(found[1])
         there = [device_of(f"cuda:{index}") for index in indices]
-        return Placement(there[0], indices)
+        return DeviceLayout(there[0], indices)
     device = device_of(asked)
-    return Placement(device, (device.index or 0,))
+    return DeviceLayout(device, (device.index or 0,))
 
 
 _INDICES = re.compile(r"cuda:(\d+(?:,\d+)+)")
@@ -166,7 +168,7 @@ def _positive(asked: str, number: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Outside:
+class _Launcher:
     """What torchrun or SLURM says."""
 
     by: str
@@ -182,12 +184,12 @@ class _Outside:
         return self.world // self.nodes
 
 
-def _launched() -> _Outside | None:
+def _launched() -> _Launcher | None:
     """Who started this process as one of several, by the environment."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
         world, local = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
-        return _Outside(
+        return _Launcher(
             "torchrun", int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), max(1, world // local)
         )
     if "SLURM_NTASKS" not in environment:  # Lightning would warn wherever there is an srun that is not used
@@ -202,7 +204,7 @@ def _launched() -> _Outside | None:
             slurm = SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:  # --ntasks in place of --ntasks-per-node
             raise StudyError(f"SLURM's job cannot be taken part in: {error}") from error
-        return _Outside(
+        return _Launcher(
             "slurm",
             slurm.global_rank(),
             slurm.world_size(),
@@ -214,32 +216,32 @@ def _launched() -> _Outside | None:
     return None
 
 
-def _within(asked: str, nodes: int | None, outside: _Outside) -> Placement:
+def _within(asked: str, nodes: int | None, launcher: _Launcher) -> DeviceLayout:
     """One of the processes that torchrun or SLURM started; what else was asked for has to agree."""
     count = re.fullmatch(r"(?:cpu\*)?(\d+)", asked)
     listed = _INDICES.fullmatch(asked)
-    indices = _sorted(listed[1]) if listed else tuple(range(outside.per_node))
-    wrong = count is not None and int(count[1]) != outside.per_node
-    if wrong or len(indices) != outside.per_node or (nodes is not None and nodes != outside.nodes):
+    indices = _sorted(listed[1]) if listed else tuple(range(launcher.per_node))
+    wrong = count is not None and int(count[1]) != launcher.per_node
+    if wrong or len(indices) != launcher.per_node or (nodes is not None and nodes != launcher.nodes):
         raise StudyError(
-            f"devices={asked} and nodes={nodes or 'as started'} do not go with the {outside.per_node} processes on "
-            f"each of {outside.nodes} machines that {outside.by} started"
+            f"devices={asked} and nodes={nodes or 'as started'} do not go with the {launcher.per_node} processes on "
+            f"each of {launcher.nodes} machines that {launcher.by} started"
         )
     if asked.startswith("cpu") or not torch.cuda.is_available():
         device = torch.device("cpu")
     else:
-        device = device_of(f"cuda:{indices[outside.local_rank]}")
-    return Placement(device, indices, outside.nodes, launched=outside.by)
+        device = device_of(f"cuda:{indices[launcher.local_rank]}")
+    return DeviceLayout(device, indices, launcher.nodes, launched=launcher.by)
 
 
-def _store(outside: _Outside) -> Store | None:
+def _store(launcher: _Launcher) -> Store | None:
     """Where the processes of one machine find each other under torchrun; None for PyTorch's own choice.
 
     After a restart torchrun hands on the store of the attempt before, with the addresses of processes that are gone.
     Machines may count restarts differently, so that several of them cannot tell attempts apart by their number.
     """
     environment = os.environ
-    if outside.by != "torchrun" or outside.nodes > 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if launcher.by != "torchrun" or launcher.nodes > 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     shared = dist.TCPStore(  # type: ignore[attr-defined]
         environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False
@@ -248,26 +250,26 @@ def _store(outside: _Outside) -> Store | None:
 
 
 @contextlib.contextmanager
-def joined(placement: Placement) -> Iterator[Processes]:
+def joined(layout: DeviceLayout) -> Iterator[Processes]:
     """Within it this process is one of the placement's, and they can talk to each other."""
-    if placement.count == 1:
+    if layout.count == 1:
         yield Processes()
         return
-    outside = _launched()
-    if outside is None:
-        raise StudyError(f"{placement.count} processes are to be started with torchrun or SLURM's srun")
-    kind = placement.device.type
+    launcher = _launched()
+    if launcher is None:
+        raise StudyError(f"{layout.count} processes are to be started with torchrun or SLURM's srun")
+    kind = layout.device.type
     if kind == "cuda":
-        torch.cuda.set_device(placement.device)
-    if outside.by == "slurm":  # torchrun has set these
-        os.environ.update(MASTER_ADDR=outside.address, MASTER_PORT=str(outside.port))
+        torch.cuda.set_device(layout.device)
+    if launcher.by == "slurm":  # torchrun has set these
+        os.environ.update(MASTER_ADDR=launcher.address, MASTER_PORT=str(launcher.port))
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=outside.rank, world_size=outside.world, store=_store(outside))
+    dist.init_process_group(backend, rank=launcher.rank, world_size=launcher.world, store=_store(launcher))
     threads = torch.get_num_threads()
     if kind == "cpu":  # the processes share the machine's cores
-        torch.set_num_threads(max(1, threads // len(placement.devices)))
+        torch.set_num_threads(max(1, threads // len(layout.devices)))
     try:
-        yield Processes(outside.rank, outside.world)
+        yield Processes(launcher.rank, launcher.world)
     finally:
         torch.set_num_threads(threads)
         dist.destroy_process_group()

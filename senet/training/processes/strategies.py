@@ -14,7 +14,7 @@ from senet.errors import StudyError
 from senet.training.checkpointing import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
-    from senet.training.setup import Plan
+    from senet.training.setup import TrainingSetup
 
 __all__ = ["ReadsWhole", "strategy_for"]
 
@@ -35,16 +35,16 @@ class ReadsWhole(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def strategy_for(plan: Plan) -> str | Strategy:
+def strategy_for(setup: TrainingSetup) -> str | Strategy:
     """Lightning's strategy: its own choice for one process, DDP or FSDP for several.
 
     Raises:
         StudyError: where FSDP, which gives each GPU a part of each weight, cannot do what the recipe asks.
     """
-    placement, recipe = plan.placement, plan.recipe
-    if placement.count == 1:
+    layout, recipe = setup.layout, setup.recipe
+    if layout.count == 1:
         return "auto"
-    if placement.strategy == "fsdp":
+    if layout.strategy == "fsdp":
         if recipe.ema or not recipe.decay_norms_and_biases:
             raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
         return FSDPStrategy(state_dict_type="full", use_orig_params=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib.util
 import os
@@ -17,6 +16,7 @@ from senet.block import SESpec
 from senet.errors import ModelError
 from senet.extras import extra
 from senet.files.hub import is_on_hub
+from senet.words import nearest
 from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource
 from senet.zoo.names.structure import changes, structure_of
 from senet.zoo.networks import (
@@ -155,6 +155,6 @@ def _near(name: str) -> list[str]:
         if f"{library}:{bare}" in known:
             return [f"{library}:{bare}"]
         elsewhere += known
-        if near := difflib.get_close_matches(name, list_models(), n=3):
+        if near := nearest(name, list_models(), 3):
             return near  # without asking timm, which takes seconds to import
-    return difflib.get_close_matches(name, list_models(), n=3) or difflib.get_close_matches(name, elsewhere, n=3)
+    return nearest(name, list_models(), 3) or nearest(name, elsewhere, 3)
