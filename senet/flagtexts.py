@@ -275,6 +275,11 @@ _OUTPUT: Mapping[str, Flag] = {
     "int8": Flag(
         "", "compute in INT8 (OpenVINO), calibrated on pictures of --data, the accuracy before and after shown"
     ),
+    "allow_host": Flag(
+        "NAME",
+        "names, besides this machine's own, by which the page may be reached, such as that of a proxy; whoever gets "
+        "there sees it",
+    ),
     "port": Flag("N", "the page is at http://127.0.0.1:N; the default is 7860, or a free one where that is taken", 1),
     "latency": Flag("", "also measure the time of a forward pass, in turn with and without SE"),
 }

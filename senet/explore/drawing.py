@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GATE_COLOURS", "MAP_COLOURS", "difference_strip", "feature_map", "gradient", "photo", "strip"]
+__all__ = [
+    "GATE_COLOURS",
+    "MAP_COLOURS",
+    "difference_strip",
+    "feature_map",
+    "gate_colours",
+    "gradient",
+    "photo",
+    "strip",
+]
 
 GATE_COLOURS = ((0.0, "#0b3c6f"), (0.5, "#7fb2d9"), (1.0, "#f2f2f2"), (1.5, "#f0a35c"), (2.0, "#9c4a05"))
 """Of a gate: blue closes, light grey (1) leaves as it is, orange amplifies; colour-blind people tell them apart."""
@@ -29,9 +38,14 @@ _LARGEST_MAP = 56  # pixels a side that a map is shown with
 Colours = tuple[tuple[float, str], ...]
 
 
-def strip(gates: Tensor) -> str:
+def gate_colours(reach: float) -> Colours:
+    """The colours of gates from 1 − reach to 1 + reach."""
+    return tuple((1 + reach * (at - 1), colour) for at, colour in GATE_COLOURS)
+
+
+def strip(gates: Tensor, colours: Colours = GATE_COLOURS) -> str:
     """The gates (C,) of a block as a picture of C × 1 pixels, a data: address."""
-    return _png(gates[None].numpy(), GATE_COLOURS)
+    return _png(gates[None].numpy(), colours)
 
 
 def difference_strip(difference: Tensor, largest: float) -> str:

@@ -1,26 +1,36 @@
-"""Serve the page to this machine alone, and nothing but the page.
+"""Serve the page to this machine alone: the page, its script and style, and one address that takes what a person does.
 
-Gradio's server can do more than this page needs: it takes files, serves files, fetches addresses. What the page
-needs is listed here; everything else is not there.
+Starlette and uvicorn alone. A framework of widgets would bring routes that take files, serve files and fetch addresses,
+each of which would have to be closed again, and would decide the page's markup.
 """
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
-import os
+import dataclasses
+import functools
+import json
 import re
+import secrets
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from senet.errors import StudyError
 from senet.explore.pictures import MOST_BYTES
+from senet.explore.session import Session, act, see
+from senet.explore.view import asset, document, regions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
+
+    from starlette.requests import Request
+    from starlette.responses import Response
 
     from senet.explore.network import Subject
 
@@ -30,112 +40,102 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-__all__ = ["ADDRESS", "PORT", "Guard", "application", "listen", "quiet", "serve"]
+__all__ = ["ADDRESS", "MOST_IN_A_REQUEST", "PORT", "Guard", "application", "listen", "serve"]
 
 ADDRESS = "127.0.0.1"
 PORT = 7860
-_MOST_IN_A_REQUEST = MOST_BYTES * 4 // 3 + 2**16  # a picture in base64, and what is around it
-
-_NAME = r"[A-Za-z0-9_.-]+"
-_ROUTES = tuple(
-    (method, re.compile(path))
-    for method, path in (
-        ("GET", r"/(theme\.css|manifest\.json|favicon\.ico|config)?"),
-        ("HEAD", r"/"),
-        ("GET", rf"/(assets|static)(/{_NAME})+"),
-        ("GET", r"/gradio_api/(queue/data|startup-events)"),
-        ("GET", rf"/gradio_api/heartbeat/{_NAME}"),
-        ("POST", r"/gradio_api/(queue/join|reset/?|cancel)"),
-    )
-)
+MOST_IN_A_REQUEST = MOST_BYTES * 4 // 3 + 2**16  # a picture in base64, and what is around it
+_MOST_TABS = 64
+_OWN_HOSTS = frozenset({ADDRESS, "localhost", "::1"})
+_LONGEST_LOOK = 30.0  # seconds that the end waits for a network that is computing
 _HEADERS = (
     # the browser itself lets no request out, whatever is on the page
     (
         b"content-security-policy",
-        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-        b"img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-        b"form-action 'none'; frame-src 'none'; frame-ancestors 'none'; worker-src 'none'",
+        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
 )
+_Result = TypeVar("_Result")
 
 
 class Guard:
-    """In front of the application: this page's own requests pass, and none that is too large.
+    """In front of the application: requests of this page alone pass.
 
-    A request must name the page's own address as its host (another name that leads here is somebody else's page, by
-    DNS), come from no other page, and be one that the page makes.
+    A request must name this machine or a host that was allowed: any other name that leads here is somebody else's page,
+    by DNS. The port may be another, since a tunnel has its own. No other page may ask.
     """
 
-    def __init__(self, application: Application, port: int) -> None:
+    def __init__(self, application: Application, port: int, hosts: Collection[str] = ()) -> None:
         self.application = application
-        self.hosts = frozenset({f"{ADDRESS}:{port}", f"localhost:{port}"})
+        self.port = port
+        self.hosts = _OWN_HOSTS | {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] == "lifespan":
-            await self.application(scope, receive, send)
-            return
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await _refuse(send, scope, *refusal)
-            return
-        bounded = _Bounded(receive)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if bounded.passed:
-                    message["status"] = 413
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
-        await self.application(scope, bounded, with_headers)
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self.application(scope, receive, with_headers)
+        else:
+            from starlette.responses import PlainTextResponse
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        if scope["type"] != "http":
-            return 404, "there is no such thing here"
+            await PlainTextResponse(refusal, 403)(scope, receive, with_headers)
+
+    def _refusal(self, scope: Scope) -> str | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if host not in self.hosts:
-            return 403, f"this page is at http://{ADDRESS}"
-        if origin is not None and origin != f"http://{host}":
-            return 403, "another page asks"
-        path = scope["path"]
-        known = any(scope["method"] == method and route.fullmatch(path) for method, route in _ROUTES)
-        if not known or ".." in path:
-            return 404, "there is no such thing here"
-        length = headers.get(b"content-length", "0")
-        if not length.isdecimal() or int(length) > _MOST_IN_A_REQUEST:
-            return 413, "that is too much"
+        name = _host(f"//{host}")
+        if name not in self.hosts:
+            words = f"This page is at http://{ADDRESS}:{self.port}."
+            if re.fullmatch(r"[a-z0-9.-]+", name):
+                words += f" To reach it as {name}, start senet explore with --allow-host {name}."
+            return words
+        # a proxy may hand the request on under a name of its own, and leave the origin as it was
+        if origin is not None and origin != f"http://{host}" and _host(origin) not in self.hosts - _OWN_HOSTS:
+            return "Another page asks."
         return None
 
 
-class _Bounded:
-    """What a client sends, up to the limit; a client that sends more is gone."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._count = 0
-        self.passed = False
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self._count += len(message.get("body", b""))
-        if self._count > _MOST_IN_A_REQUEST:
-            self.passed = True
-            return {"type": "http.disconnect"}
-        return message
+def _host(address: str) -> str:
+    try:
+        return (urlsplit(address).hostname or "").lower()
+    except ValueError:
+        return ""
 
 
-async def _refuse(send: Send, scope: Scope, status: int, words: str) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": words.encode()})
+@dataclasses.dataclass
+class _Tab:
+    """What a person has in one tab of a browser, which does one thing after another."""
+
+    session: Session
+    one_at_a_time: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+
+class _Tabs:
+    """The tabs by a key that only they know; a reload brings it again. Of too many the longest unused are forgotten."""
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+        self._tabs: collections.OrderedDict[str, _Tab] = collections.OrderedDict()
+
+    def of(self, key: object) -> tuple[str, _Tab]:
+        if not isinstance(key, str) or key not in self._tabs:
+            key = secrets.token_urlsafe(16)
+            self._tabs[key] = _Tab(Session(self._network))
+        self._tabs.move_to_end(key)
+        while len(self._tabs) > _MOST_TABS:
+            self._tabs.popitem(last=False)
+        return key, self._tabs[key]
 
 
 def listen(port: int | None = None) -> socket.socket:
@@ -159,79 +159,138 @@ def listen(port: int | None = None) -> socket.socket:
     raise StudyError(f"{ADDRESS} has no free port")
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Within it Gradio tells nobody that it runs, asks for nothing, and keeps its files where they are then deleted.
+def application(
+    subjects: Mapping[str, Subject],
+    port: int,
+    *,
+    hosts: Collection[str] = (),
+    looking: threading.Lock | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> Application:
+    """The page behind its guard, for any ASGI server.
 
-    Its settings in the environment are set aside: some of them open what this page keeps closed.
+    Args:
+        subjects: the networks, by name.
+        port: of the server, for what the guard says.
+        hosts: names besides this machine's own by which the page may be reached.
+        looking: is held while a network computes.
+        ready: called as the server starts.
     """
-    ours = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
-    theirs = [name for name in os.environ if name.startswith("GRADIO_")]
-    before = {name: os.environ.get(name) for name in {*ours, *theirs, "GRADIO_TEMP_DIR"}}
-    with tempfile.TemporaryDirectory(prefix="senet-explore-") as folder:
-        for name in theirs:
-            del os.environ[name]
-        os.environ.update(ours, GRADIO_TEMP_DIR=folder)
+    from starlette.applications import Starlette
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route
+
+    first = next(iter(subjects))
+    tabs = _Tabs(first)
+    # The hooks that hold and record gates are on the network itself: two looks at once would see each other's.
+    one_look = looking or threading.Lock()
+
+    def answer(session: Session, asked: object) -> dict[str, str]:
+        if asked is not None:
+            act(session, subjects, asked)  # decodes the picture, while other tabs go on
+        with one_look:
+            return regions(session, subjects, see(session, subjects[session.network]))
+
+    async def do(request: Request) -> Response:
+        if request.headers.get("content-type") != "application/json":  # which another page cannot send unasked
+            return PlainTextResponse("application/json is what is taken here", 415)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_IN_A_REQUEST:
+                return PlainTextResponse("that is too much", 413, {"connection": "close"})
         try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-
-def application(subjects: Mapping[str, Subject], port: int, *, ready: Callable[[], None] = lambda: None) -> Application:
-    """The page and its guard, for any ASGI server on `port`, which calls `ready` as it starts; call it in `quiet`."""
-    import gradio as gr
-    from fastapi import FastAPI
-
-    from senet.explore.page import build, css, theme
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            return PlainTextResponse("that is no JSON", 400)
+        asked = asked if isinstance(asked, dict) else {}
+        key, tab = tabs.of(asked.get("tab"))
+        async with tab.one_at_a_time:
+            found = await _in_a_daemon(functools.partial(answer, tab.session, asked.get("what")))
+        return JSONResponse({"tab": key, "regions": found})
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         ready()
         yield
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    gr.mount_gradio_app(
-        app,
-        build(subjects),
-        path="/",
-        server_name=ADDRESS,
-        server_port=port,
-        allowed_paths=[],
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        max_file_size=1,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-        theme=theme(),
-        css=css(),
-    )
-    return Guard(app, port)
+    def fixed(response: Response) -> Callable[[Request], Awaitable[Response]]:
+        async def get(_request: Request) -> Response:
+            return response
+
+        return get
+
+    page = document(answer(Session(first), None))
+    routes = [
+        Route("/", fixed(HTMLResponse(page))),
+        Route("/page.js", fixed(Response(asset("page.js"), media_type="text/javascript"))),
+        Route("/page.css", fixed(Response(asset("page.css"), media_type="text/css"))),
+        Route("/do", do, methods=["POST"]),
+    ]
+    return Guard(Starlette(routes=routes, lifespan=lifespan), port, hosts)
 
 
-def serve(subjects: Mapping[str, Subject], server: socket.socket, *, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve the page on a socket that `listen` returned, until Ctrl-C or SIGTERM; once it can be seen, call `ready`."""
+async def _in_a_daemon(work: Callable[[], _Result]) -> _Result:
+    """Run `work` in a thread of its own, and wait for it."""
+    # Python waits for the threads of asyncio's and anyio's pools before it ends: a picture of many scans would keep
+    # the process from ending.
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Result] = loop.create_future()
+
+    def tell(result: _Result | None, error: Exception | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(tell, result, failed)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
+
+
+def serve(
+    subjects: Mapping[str, Subject],
+    server: socket.socket,
+    *,
+    hosts: Collection[str] = (),
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve the page on a socket that `listen` returned, until Ctrl-C or SIGTERM; once it can be seen, call `ready`.
+
+    Args:
+        subjects: the networks, by name.
+        server: the socket.
+        hosts: names besides this machine's own by which the page may be reached, as through a proxy.
+        ready: called once.
+    """
     import uvicorn
 
-    with quiet(), contextlib.closing(server):
-        app = application(subjects, server.getsockname()[1], ready=ready)
+    looking = threading.Lock()
+    with contextlib.closing(server):
+        app = application(subjects, server.getsockname()[1], hosts=hosts, looking=looking, ready=ready)
         settings = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
         )
-        with _ended_by_sigterm():
-            uvicorn.Server(settings).run(sockets=[server])
+        try:
+            with _ended_by_sigterm():
+                uvicorn.Server(settings).run(sockets=[server])
+        finally:
+            looking.acquire(timeout=_LONGEST_LOOK)  # Python that ends under PyTorch's feet ends in a crash
 
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM is a KeyboardInterrupt, so that what is temporary is deleted before the process ends."""
+    """Within it SIGTERM is a KeyboardInterrupt, so that the command ends as by Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

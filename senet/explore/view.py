@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from senet.explore.drawing import GATE_COLOURS, difference_strip, feature_map, gradient, photo, strip
+from senet.explore.drawing import difference_strip, feature_map, gate_colours, gradient, photo, strip
 from senet.explore.looking import AS_COMPUTED, Look, Maps
+from senet.explore.pictures import MOST_BYTES
 from senet.explore.session import SLOTS, Seen, Session, chosen_block, differing, extremes, means_of
 
 if TYPE_CHECKING:
@@ -18,13 +21,23 @@ if TYPE_CHECKING:
 
     from senet.explore.network import Subject
 
-__all__ = ["REGIONS", "regions"]
+__all__ = ["REGIONS", "asset", "document", "regions"]
 
 REGIONS = ("status", "networks", "picture_a", "picture_b", "strips", "controls", "detail")
 _CLASSES = 5  # that are named
 _CHANNELS = 4  # that are shown opened, closed, and differing
 _ACCEPT = ".jpg,.jpeg,.jfif,.png,.webp,.gif,.bmp,.tif,.tiff,.ppm,.pgm,.avif"  # what the browser's file dialog offers
 _WORDS = (("computed", "as computed"), ("one", "held at 1"), ("mean", "held at the mean"), ("scaled", "scaled"))
+
+
+def asset(name: str) -> str:
+    """The text of page.js or page.css."""
+    return (files("senet.explore") / name).read_text(encoding="utf-8")
+
+
+def document(found: Mapping[str, str]) -> str:
+    """The whole page, with these regions in it."""
+    return _environment().get_template("page.html").render(regions=found, limit=MOST_BYTES)
 
 
 def regions(session: Session, subjects: Mapping[str, Subject], seen: Seen) -> dict[str, str]:
@@ -44,11 +57,50 @@ def regions(session: Session, subjects: Mapping[str, Subject], seen: Seen) -> di
 
 
 @functools.cache
-def _parts() -> Any:
-    environment = Environment(
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("senet.explore"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("parts.html").module
+
+
+@functools.cache
+def _parts() -> Any:
+    return _environment().get_template("parts.html").module
+
+
+class _Zoom:
+    """How far from 1 the colours of gates reach, so that gates that are all near 1 are told apart.
+
+    Attributes:
+        reach: 1, or a round number (0.5, 0.2, 0.1, 0.05, ...) within which every gate on the page is from 1.
+        digits: with which a gate is written.
+    """
+
+    def __init__(self, looks: Mapping[str, Look]) -> None:
+        apart = [float((gates - 1).abs().max()) for look in looks.values() for gates in look.gates.values()]
+        self.furthest = max(apart, default=1.0)
+        steps = (base * 10.0**-power for power in range(5, 0, -1) for base in (1, 2, 5))
+        self.reach = next((step for step in steps if self.furthest <= step), 1.0) if self.furthest > 0 else 1.0
+        self.digits = 2 + math.ceil(-math.log10(self.reach))
+        self.colours = gate_colours(self.reach)
+
+    def write(self, gate: float) -> str:
+        return f"{gate:.{self.digits}f}"
+
+    def note(self, session: Session, subject: Subject) -> str:
+        """Why all strips look alike, and what was done about it; "" where they do not."""
+        if self.furthest == 0:
+            held = [each.changes for each in session.held.get(subject.name, {}).values()]
+            if any(held):
+                return "Every gate is exactly 1, since gates are held: release them to see what the blocks compute."
+            return (
+                "Every gate is exactly 1: senet.insert starts blocks that way, so that the network computes what it "
+                "did. Train it, and its gates open and close."
+            )
+        if self.reach < 1:
+            low, high = (f"{1 + sign * self.reach:g}" for sign in (-1, 1))
+            return f"Every gate is close to 1 here, so the colours show {low} to {high} alone."
+        return ""
 
 
 def _picture(session: Session, subject: Subject, seen: Seen, slot: str) -> Any:
@@ -76,11 +128,12 @@ def _strips(session: Session, subject: Subject, seen: Seen) -> Any:
     held = session.held.get(subject.name, {})
     apart = _apart(seen.now) if len(slots) == 2 else {}
     largest = max((float(values.max()) for values in apart.values()), default=0.0)
+    zoom = _Zoom(seen.now)
     rows = []
     for name, channels in subject.channels.items():
-        strips = [_strip(slot, seen.now[slot].gates[name]) for slot in slots]
+        strips = [_strip(slot, seen.now[slot].gates[name], zoom) for slot in slots]
         if name in apart:
-            words = f"difference between A and B: mean {float(apart[name].mean()):.2f}"
+            words = f"difference between A and B: mean {zoom.write(float(apart[name].mean()))}"
             strips.append(
                 {"which": "|A−B|", "address": difference_strip(apart[name], largest), "words": words, "number": ""}
             )
@@ -91,17 +144,23 @@ def _strips(session: Session, subject: Subject, seen: Seen) -> Any:
                 "channels": channels,
                 "strips": strips,
                 "held": str(each) if each.changes else "",
-                "apart": f"{float(apart[name].mean()):.3f}" if name in apart else "",
+                "apart": f"{float(apart[name].mean()):.{zoom.digits + 1}f}" if name in apart else "",
             }
         )
     block = chosen_block(session, subject)
-    return _parts().strips(rows, slots, gradient(GATE_COLOURS), f"{largest:.2f}", block)
+    legend = {
+        "colours": gradient(zoom.colours),
+        "low": "0, closed" if zoom.reach == 1 else f"{1 - zoom.reach:g}",
+        "high": f"{1 + zoom.reach:g}",
+    }
+    note = zoom.note(session, subject) if slots else ""
+    return _parts().strips(rows, slots, legend, note, zoom.write(largest), block)
 
 
-def _strip(slot: str, gates: Tensor) -> dict[str, str]:
-    mean, least, most = float(gates.mean()), float(gates.min()), float(gates.max())
-    words = f"gates of picture {slot}: mean {mean:.2f}, from {least:.2f} to {most:.2f}"
-    return {"which": slot, "address": strip(gates), "words": words, "number": f"{mean:.2f} ({least:.2f}–{most:.2f})"}
+def _strip(slot: str, gates: Tensor, zoom: _Zoom) -> dict[str, str]:
+    mean, least, most = map(zoom.write, (float(gates.mean()), float(gates.min()), float(gates.max())))
+    words = f"gates of picture {slot}: mean {mean}, from {least} to {most}"
+    return {"which": slot, "address": strip(gates, zoom.colours), "words": words, "number": f"{mean} ({least}–{most})"}
 
 
 def _apart(looks: Mapping[str, Look]) -> dict[str, Tensor]:
@@ -120,7 +179,8 @@ def _controls(session: Session, subject: Subject) -> Any:
 
 def _detail(session: Session, subject: Subject, seen: Seen) -> Any:
     block = chosen_block(session, subject)
-    looks = {slot: _Inside(slot, look, seen.computed[slot], block) for slot, look in seen.now.items()}
+    zoom = _Zoom(seen.now)
+    looks = {slot: _Inside(slot, look, seen.computed[slot], block, zoom) for slot, look in seen.now.items()}
     groups = []
     if len(looks) == 2:
         a, b = looks.values()
@@ -141,10 +201,11 @@ def _detail(session: Session, subject: Subject, seen: Seen) -> Any:
 class _Inside:
     """A block on one picture: gates and maps as they are held, and the gates that nothing holds."""
 
-    def __init__(self, slot: str, now: Look, computed: Look, block: str) -> None:
+    def __init__(self, slot: str, now: Look, computed: Look, block: str, zoom: _Zoom) -> None:
         if now.maps is None:
             raise AssertionError("the maps of the chosen block are always asked for")
         self.slot = slot
+        self.write = zoom.write
         self.gates = now.gates[block]
         self.computed = computed.gates[block]
         self.maps: Maps = now.maps
@@ -155,8 +216,8 @@ class _Inside:
         return self.gates if float(self.gates.max() - self.gates.min()) > 0 else self.computed
 
     def words(self, channel: int) -> str:
-        gate, computed = float(self.gates[channel]), float(self.computed[channel])
-        return f"gate {gate:.2f}" + (f", not held {computed:.2f}" if abs(gate - computed) >= 0.005 else "")
+        gate, computed = (self.write(float(gates[channel])) for gates in (self.gates, self.computed))
+        return f"gate {gate}" + (f", not held {computed}" if gate != computed else "")
 
     def drawn(self, channel: int, when: str, largest: float, *, arrow: bool = False) -> dict[str, Any]:
         maps = self.maps.before if when == "before" else self.maps.after
@@ -174,7 +235,7 @@ def _card(channel: int, inside: _Inside) -> dict[str, Any]:
 def _pair(channel: int, a: _Inside, b: _Inside) -> dict[str, Any]:
     """A channel's gates on two pictures, and its maps after them."""
     largest = max(float(inside.maps.after[channel].abs().max()) for inside in (a, b))
-    words = f"gate A {float(a.gates[channel]):.2f}, B {float(b.gates[channel]):.2f}"
+    words = f"gate A {a.write(float(a.gates[channel]))}, B {b.write(float(b.gates[channel]))}"
     return {"channel": channel, "words": words, "maps": [inside.drawn(channel, "after", largest) for inside in (a, b)]}
 
 

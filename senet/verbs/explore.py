@@ -26,6 +26,7 @@ def explore(
     data_root: str | None = None,
     devices: str = "auto",
     port: int | None = None,
+    allow_host: list[str] | None = None,
     make: str | None = None,
     **preprocessing: Unpack[SizedPictureOptions],
 ) -> None:
@@ -33,14 +34,16 @@ def explore(
 
     Several networks can be named, each with its weights in the same order (or 'none'), and switched between on
     the page. With --data, "held at the mean" is the mean over those images (at most 200 of them), else over the
-    pictures that were dropped. Nothing leaves the machine. Ctrl-C ends it.
+    pictures that were dropped. Nothing leaves the machine. Ctrl-C ends it. On another machine forward the port,
+    as with ssh -L 7860:127.0.0.1:7860 MACHINE; a proxy with a name of its own needs --allow-host NAME.
 
     Examples:
       senet explore --model runs/se-0
       senet explore --model torchvision:mobilenet_v3_small timm:seresnet50 --weights pretrained pretrained
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingPackageError(f"gradio is not installed: {how_to_install('explore')}", name="gradio")
+    for name in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingPackageError(f"{name} is not installed: {how_to_install('explore')}", name=name)
     from senet.explore import listen, open_subject, serve
 
     each = zip(model, _each("weights", weights, model), _each("classes", classes, model), strict=True)
@@ -67,7 +70,7 @@ def explore(
             sys.stdout.flush()
 
         with contextlib.suppress(KeyboardInterrupt):  # which is how a person leaves
-            serve(subjects, server, ready=ready)
+            serve(subjects, server, hosts=allow_host or (), ready=ready)
 
 
 def _each(flag: str, given: list[str] | None, models: list[str]) -> list[str | None]:

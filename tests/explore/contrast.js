@@ -13,11 +13,11 @@ const luminance = (rgb) => {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const poor = [];
-const texts = document.createTreeWalker(document.querySelector(".gradio-container"), NodeFilter.SHOW_TEXT);
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) {
   const element = texts.currentNode.parentElement;
   const words = texts.currentNode.textContent.trim();
-  if (!words || !element.closest(".explore") || !element.checkVisibility()) continue;
+  if (!words || !element.checkVisibility()) continue;
   if (element.closest(":disabled, label:has(:disabled)")) continue;
   const behind = [];
   for (let each = element; each; each = each.parentElement) behind.unshift(getComputedStyle(each).backgroundColor);

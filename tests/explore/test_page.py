@@ -44,10 +44,12 @@ class Browser:
             lambda _: until(), what + ": " + self.text("#status")
         )
 
-    def open(self, query=""):
-        self.driver.get(self.url + query)
-        self.wait(lambda: len(self.all(".explore [data-ready], .explore[data-ready]")) == 7, "no page")
-        self.wait(lambda: "held" not in self.text("#strips"), "no fresh page")
+    def open(self, fresh=True):
+        self.driver.get(self.url)
+        if fresh:  # as in a new tab
+            self.driver.execute_script("sessionStorage.clear()")
+            self.driver.get(self.url)
+        self.wait(lambda: self.all("main[data-ready]"), "no page")
 
     def drop(self, file, slot="a"):
         self.one(f"#picture-{slot} input[type=file]").send_keys(str(file))
@@ -215,7 +217,7 @@ def test_a_class_name_with_html_is_text(browser, subject, tmp_path):
     browser.drop(picture(tmp_path))
     names = [name for name, _ in browser.predictions()]
     assert sorted(names) == sorted(subject.classes)
-    assert browser.all(".predictions img") == browser.all(".predictions b") == browser.all(".explore script") == []
+    assert browser.all(".predictions img") == browser.all(".predictions b") == browser.all("main script") == []
 
 
 def test_it_can_be_used_with_the_keyboard_alone(browser, subject, tmp_path):
@@ -285,15 +287,54 @@ def test_a_screen_reader_finds_names_and_roles(browser, tmp_path):
     assert browser.driver.title == "senet explore"
 
 
-@pytest.mark.parametrize("query", ["?__theme=light", "?__theme=dark"])
-def test_words_can_be_read_in_light_and_dark(browser, tmp_path, query):
-    """The contrast of every text with what is behind it is at least 4.5 (WCAG AA)."""
-    browser.open(query)
-    browser.drop(picture(tmp_path))
+@pytest.fixture
+def shown(browser):
+    """Shows the page in a width and a colour scheme."""
+
+    def show(width, scheme):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    yield show
+    browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_can_be_used_on_a_phone_and_a_desk_in_light_and_dark(browser, shown, tmp_path, width):
+    """Nothing off the screen, strips to be seen, no violation that axe-core finds, contrast at least 4.5."""
+    axe_selenium = pytest.importorskip("axe_selenium_python", reason="needs axe-selenium-python (extra 'dev')")
+    shown(width, "light")
+    for slot in "ab":
+        browser.drop(picture(tmp_path, name=f"{slot}.png"), slot)
     browser.choose("#controls input[value=one]", "held at 1")
-    script = (Path(__file__).parent / "contrast.js").read_text()
-    poor = browser.driver.execute_script(script)
-    assert poor == []
+    script = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
+    assert browser.driver.execute_script(script) == 0
+    script = "return [...document.querySelectorAll('.strip img')].map(image => image.getBoundingClientRect().width)"
+    assert min(browser.driver.execute_script(script)) > 120
+    axe = axe_selenium.Axe(browser.driver)
+    axe.inject()
+    contrast = (Path(__file__).parent / "contrast.js").read_text()
+    for scheme in ("light", "dark"):
+        shown(width, scheme)
+        assert [(each["id"], each["nodes"]) for each in axe.run()["violations"]] == []
+        assert browser.driver.execute_script(contrast) == []
+
+
+def test_a_reload_keeps_pictures_and_holds(browser, subject, tmp_path):
+    file = picture(tmp_path)
+    browser.drop(file)
+    name = list(subject.channels)[-1]
+    browser.choose("#controls input[value=one]", f"{name} are held at 1")
+    before = browser.predictions()
+    browser.open(fresh=False)
+    assert browser.predictions() == before
+    assert browser.text("#strips .held") == "held at 1"
+    assert file.name in browser.text("#picture-a figcaption")
+    browser.open()
+    assert browser.predictions() == []
 
 
 def test_a_network_of_timm_on_a_photo(browser, shared, imagenet100):

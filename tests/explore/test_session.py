@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from senet.explore.looking import Held
+from senet.explore.looking import Held, Look
 from senet.explore.session import SLOTS, Session, act, differing, extremes, see
-from senet.explore.view import REGIONS, regions
+from senet.explore.view import REGIONS, _strip, _Zoom, regions
 from tests.explore.conftest import CLASSES, HOSTILE
 
 
@@ -179,3 +179,32 @@ def test_channels_are_told_apart():
     assert extremes(gates, strength, 9)[0] == [4, 2, 0, 3, 1]
     assert differing(gates, torch.tensor([0.5, 0.9, 0.9, 0.0, 1.0]), 4) == [1, 2]
     assert SLOTS == ("A", "B")
+
+
+def test_gates_that_are_all_1_say_why_and_gates_near_1_are_enlarged(page, subject):
+    """A network into which SE was just inserted, and one that was trained for a moment."""
+    _, _, html = page(dropped(1))
+    assert 'class="note said"' not in html["strips"]
+    assert ">0, closed<" in html["strips"]
+    _, _, html = page({"do": "all", "value": "one"})
+    assert "Every gate is exactly 1, since gates are held" in html["strips"]
+
+
+@pytest.mark.parametrize(
+    ("gates", "words", "number"),
+    [
+        ([1.0, 1.0], "senet.insert starts blocks that way", "1.00 (1.00–1.00)"),
+        ([0.9991, 1.0013], "the colours show 0.998 to 1.002 alone", "1.00020 (0.99910–1.00130)"),
+        ([0.96, 1.02], "the colours show 0.95 to 1.05 alone", "0.9900 (0.9600–1.0200)"),
+        ([0.4, 1.0], "", "0.70 (0.40–1.00)"),
+        ([0.0, 2.5], "", "1.25 (0.00–2.50)"),
+    ],
+)
+def test_the_colours_reach_as_far_as_the_gates(subject, gates, words, number):
+    look = Look(torch.ones(4) / 4, {name: torch.tensor(gates) for name in subject.channels})
+    zoom = _Zoom({"A": look})
+    assert words in zoom.note(Session(subject.name), subject)
+    drawn = _strip("A", torch.tensor(gates), zoom)
+    assert drawn["number"] == number
+    pixels = Image.open(io.BytesIO(base64.b64decode(drawn["address"].partition(",")[2]))).convert("RGB")
+    assert len({pixels.getpixel((x, 0)) for x in range(2)}) == len(set(gates))

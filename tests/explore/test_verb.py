@@ -1,17 +1,14 @@
 """`senet explore`: what is typed."""
 
 import importlib.util
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from senet import cli
-from senet.explore import server
 
-pytest.importorskip("gradio", reason="the extra 'explore' is not installed")
+pytest.importorskip("starlette", reason="the extra 'explore' is not installed")
 
 
 @pytest.fixture
@@ -19,8 +16,9 @@ def explore(monkeypatch, capsys):
     """Runs the command with a server that does not serve: what it would have, and what was said."""
     opened = {}
 
-    def serve(subjects, socket, *, ready):
+    def serve(subjects, socket, *, hosts, ready):
         opened.update(subjects)
+        assert list(hosts) in ([], ["proxy.example"])
         ready()
         raise KeyboardInterrupt  # as Ctrl-C in the server
 
@@ -35,7 +33,8 @@ def explore(monkeypatch, capsys):
 
 
 def test_several_networks_each_with_its_weights(explore, saved):
-    status, opened, said, error = explore("--model", "se_resnet20", saved, "--weights", "none", "--size", "24")
+    words = "--weights none --size 24 --allow-host proxy.example --model se_resnet20".split()
+    status, opened, said, error = explore(*words, saved)
     assert (status, error) == (0, "")
     assert list(opened) == ["se_resnet20", saved]
     assert all(subject.preprocessing.size == 24 for subject in opened.values())
@@ -63,30 +62,16 @@ def test_what_cannot_be_opened_is_one_line(explore, words, message):
     assert not opened
 
 
-def test_without_gradio_it_says_what_to_install(explore, monkeypatch):
+def test_without_starlette_it_says_what_to_install(explore, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name == "starlette" else find(name, *rest)
     )
     status, _, _, error = explore("--model", "se_resnet20")
     assert status == 2
     assert "[explore]'" in error
 
 
-def test_gradio_is_loaded_only_to_serve():
-    code = "import sys, senet.cli, senet.explore; sys.exit('gradio' in sys.modules)"
+def test_starlette_is_loaded_only_to_serve():
+    code = "import sys, senet.cli, senet.explore; sys.exit('starlette' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
-
-
-def test_gradios_settings_are_set_aside(monkeypatch, tmp_path):
-    monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    with server.quiet():
-        assert "GRADIO_ALLOWED_PATHS" not in os.environ
-        assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-        folder = os.environ["GRADIO_TEMP_DIR"]
-        assert folder != str(tmp_path)
-    assert os.environ["GRADIO_ALLOWED_PATHS"] == "/"
-    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
-    assert not Path(folder).exists()
-    assert "GRADIO_ANALYTICS_ENABLED" not in os.environ

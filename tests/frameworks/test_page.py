@@ -1,4 +1,4 @@
-"""docs/frameworks.md: each of its blocks runs as it stands."""
+"""docs/frameworks.md and the pages on one framework each: their blocks run as they stand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.frameworks.shapes import draw
+from tests.pages import blocks, needs, run
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "frameworks.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "frameworks.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INTRODUCTION, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
 SECTIONS = {section.partition("\n")[0]: section for section in SECTIONS if BLOCK.search(section)}
@@ -33,3 +35,22 @@ def test_the_code_of_the_page_runs(title, tmp_path, monkeypatch):
     for code in BLOCK.findall(INTRODUCTION) + BLOCK.findall(section):
         exec(compile(code, "docs/frameworks.md", "exec"), names)
     assert list(tmp_path.iterdir())
+
+
+HOW_TO = [page for page in sorted((DOCS / "how-to").glob("*.md")) if "frameworks" in needs(page)]
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_a_page_on_a_framework_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    for package in page.stem.split("-and-"):
+        pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
+    draw(tmp_path / "shapes", train=16, val=8)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for block in blocks(page):
+        if block.words.startswith(" file="):
+            Path(block.words.removeprefix(" file=")).write_text(block.text, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, block.words.removeprefix(" file=").removesuffix(".py"), raising=False)
+    module = types.ModuleType("page")  # timm's registry looks up where a network is from
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    run(page, vars(module))

@@ -66,7 +66,7 @@ def test_what_is_missing_is_named():
 
 def test_a_core_install_needs_nothing_of_the_extras():
     """In a process in which none of their packages can be imported; CI does it in a bare environment."""
-    blocked = "PIL lightning torchvision matplotlib sklearn scipy pyarrow onnx timm gradio huggingface_hub".split()
+    blocked = "PIL lightning torchvision matplotlib sklearn scipy pyarrow onnx timm starlette huggingface_hub".split()
     code = (
         "import runpy, sys\n"
         f"sys.modules.update(dict.fromkeys({blocked}))\n"
