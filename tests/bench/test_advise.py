@@ -197,6 +197,7 @@ def test_the_command_for_real(monkeypatch, tmp_path, capsys):
     effort = Effort(least=2, most=2, seconds=0, warm_up=0)
     monkeypatch.setattr("senet.bench.advising.QUICK", effort)
     monkeypatch.setattr("senet.bench.timing._LEAST_S", 0)
+    monkeypatch.setattr("senet.bench.advising.folded", lambda network, example: network.eval())  # an export saved
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\nfrom tests.bench.test_advise import Network\n\ndef make():\n"

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -45,6 +46,13 @@ def hurried(monkeypatch):
     monkeypatch.setattr("senet.bench.measurement.QUICK", effort)
     monkeypatch.setattr("senet.bench.measurement.FULL", effort)
     monkeypatch.setattr("senet.bench.timing._LEAST_S", 0)
+
+
+@pytest.fixture
+def not_folded(monkeypatch):
+    """Networks are measured as they are: exporting each takes seconds, and nothing here looks at the form."""
+    for name in ("optimized", "folded"):
+        monkeypatch.setattr(f"senet.bench.contestants.{name}", lambda model, example: copy.deepcopy(model).eval())
 
 
 def test_the_usual_cases():
@@ -105,6 +113,7 @@ def test_another_engine_than_installed_and_no_gpu(monkeypatch, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "table.md", "table.txt"]
 
 
+@pytest.mark.usefixtures("not_folded")
 def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch, tmp_path):
     pytest.importorskip("openvino")
     for has_it, note in ((True, ""), (False, "not measured: this processor has no bf16")):
@@ -155,6 +164,7 @@ def test_every_engine_of_the_processor_and_the_files(monkeypatch, tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("not_folded")
 def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch):
     measured = []
     real = benching._Measuring._measured
@@ -231,6 +241,7 @@ def test_table_and_figure_of_every_kind_of_row():
     ]
 
 
+@pytest.mark.usefixtures("not_folded")
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "bench --model resnet20 --size 8 --batch-size 2 --engines eager --quick --out runs/bench"
