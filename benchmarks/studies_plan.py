@@ -187,8 +187,8 @@ class Cell:
 def cells(study: str | None = None) -> list[Cell]:
     """The cells in the order in which they run.
 
-    First the networks of a study's comparison that counts, then its others; each seed by seed, so that
-    what is done comes in pairs.
+    First the arms of a study's comparison that counts, then its others; each seed by seed, so that what
+    is done comes in pairs.
     """
     return [
         Cell(name, network, arm, seed)
@@ -201,6 +201,6 @@ def cells(study: str | None = None) -> list[Cell]:
 
 
 def _first_and_other(study: Study) -> tuple[list[Arm], list[Arm]]:
-    """The arms of the networks that the comparison that counts is of, and all others."""
-    counted = {network for network, _ in (*study.main.of, *study.main.less)}
-    return [arm for arm in study.arms if arm[0] in counted], [arm for arm in study.arms if arm[0] not in counted]
+    """The arms of the comparison that counts, and all others."""
+    counted = (*study.main.of, *study.main.less)
+    return [arm for arm in study.arms if arm in counted], [arm for arm in study.arms if arm not in counted]
