@@ -85,6 +85,8 @@ _SE: Mapping[str, Flag] = {
         verbs={
             "ablate": "the standard block, where it is not SE: timm's attention module of that name, or "
             "path/net.py:FUNCTION",
+            "judge": "another block in SE's place: timm's attention module of that name (eca, cbam, ...), or "
+            "path/net.py:FUNCTION, which is given the channels and returns a module",
             **dict.fromkeys(
                 ("evaluate", "predict", "explain", "prune", "explore", "export", "sites"),
                 "what makes the blocks of a saved network that holds others than SE and timm's: path/net.py:FUNCTION",
@@ -260,7 +262,7 @@ _OUTPUT: Mapping[str, Flag] = {
         "gate=sigmoid,tanh bias=no,yes placement=standard,pre stages=all,each,but-each,2,-2,2+3 (2 alone, all but 2, "
         "both) make=se,eca,cbam",
     ),
-    "runs": Flag("FOLDER", "what compare wrote, finished"),
+    "runs": Flag("FOLDER", "what compare wrote, finished; or what judge wrote"),
     "resume": Flag("", "go on with what is in the folder from an earlier call"),
     "engines": Flag(
         "NAME",

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ __all__ = [
     "MadeBlock",
     "MadeSpec",
     "Make",
+    "block_in",
+    "block_settings",
     "block_spec",
+    "check_maker",
     "check_portable",
     "in_words",
     "known_maker",
@@ -245,6 +248,19 @@ def block_spec(spec: SESpec | MadeSpec | None, make: Make | None) -> SESpec | Ma
     return MadeSpec(name, spec.placement, spec.start, maker=maker)
 
 
+def block_settings(spec: SESpec | MadeSpec) -> dict[str, Any]:
+    """The kind of block, as a setting of a study: what made it may change under one name."""
+    if isinstance(spec, SESpec):
+        return spec.to_json()
+    return {**spec.to_json(), "make": {"name": spec.name, "content": spec.content()}}
+
+
+def block_in(settings: Mapping[str, Any]) -> str:
+    """The name of the block that the settings of a study tell of: "SE", or that of its maker."""
+    make = settings["se"].get("make")
+    return "SE" if make is None else short_name(str(make["name"]))
+
+
 def made_by(make: Make) -> str:
     """The name of a maker: what was typed, or the name of the function."""
     if isinstance(make, str):
@@ -264,6 +280,22 @@ def short_name(name: str) -> str:
 def _value(value: object) -> str:
     """An argument without the address that functions have in their representation."""
     return getattr(value, "__qualname__", repr(value))
+
+
+def check_maker(spec: SESpec | MadeSpec) -> None:
+    """Refuse a maker that is not there, before anything is trained.
+
+    Raises:
+        ModelError: there is no such file or function.
+        MissingPackageError: timm is missing.
+    """
+    maker = spec.maker if isinstance(spec, MadeSpec) else None
+    if isinstance(maker, functools.partial) and maker.func is _by_timm:
+        extra("timm.layers", "timm")
+    elif isinstance(maker, functools.partial) and maker.func is _from_file:
+        path, function = maker.args
+        with importing_from(path.resolve().parent):
+            function_in(path, function)
 
 
 def check_portable(make: Make | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from senet.block.made import MadeSpec, block_spec, check_portable
+from senet.block.made import MadeSpec, block_settings, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.data import unreadable as badfiles
@@ -220,7 +220,7 @@ def settings_of(arm: NetworkSpec, setup: TrainingSetup, made: BuiltNetwork) -> d
     return {
         "model": named(arm.model, digest_of(arm.model) if arm.given is None else arm.given.content),
         "weights": named(arm.weights, digest_of(arm.weights)),
-        "se": _block_of(arm.spec),
+        "se": None if arm.spec is None else block_settings(arm.spec),
         "sites": [site.name for site in made.sites],
         "data": named(setup.source.name, setup.source.fingerprint()),
         "preprocessing": setup.preprocessing.to_json(),
@@ -228,13 +228,6 @@ def settings_of(arm: NetworkSpec, setup: TrainingSetup, made: BuiltNetwork) -> d
         "recipe": setup.recipe.to_json(),
         "device": setup.device.type,
     }
-
-
-def _block_of(spec: SESpec | MadeSpec | None) -> dict[str, Any] | None:
-    """The kind of block, as a setting: what made it may change under one name."""
-    if isinstance(spec, MadeSpec):
-        return {**spec.to_json(), "make": named(spec.name, spec.content())}
-    return None if spec is None else spec.to_json()
 
 
 def run(

@@ -179,7 +179,7 @@ def ablate(
 
 
 def report(runs: list[str], out: str) -> None:
-    """Set several finished comparisons side by side, on one page that needs nothing else.
+    """Set several finished comparisons, or judgements, side by side on one page that needs nothing else.
 
     Examples:
       senet report --runs runs/digits runs/photos --out runs/report

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from senet.block import SESpec
-from senet.block.made import MadeSpec, Make, block_spec, check_portable
+from senet.block.made import MadeSpec, Make, block_in, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import StudyError
@@ -19,7 +19,7 @@ from senet.study.cells.carry_out import carry_out, listed
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
-from senet.study.comparison.report import Comparison, Trained, block_in
+from senet.study.comparison.report import Comparison, Trained
 from senet.study.statistics import bootstrap_over_images, paired_difference, verdict
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import device_layout, joined

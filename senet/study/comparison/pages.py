@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from senet.study.judging.judgement import Judgement
+
 __all__ = ["comparison_page", "read_comparison", "several_page", "write_comparison", "write_several"]
 
 
@@ -147,19 +149,20 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
 
 
 def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Write report.html of several finished comparisons, and its pictures and numbers, into a folder of its own.
+    """Write report.html of several finished studies, and its pictures and numbers, into a folder of its own.
 
     Args:
-        folders: of `compare`.
+        folders: of `compare`, or all of `judge`.
         out: the folder; it is made where it is not there.
 
     Returns:
         The HTML file's path.
 
     Raises:
-        StudyError: where a folder holds no finished comparison, or `out` is that of a study or cannot be made.
+        StudyError: where a folder holds neither, the folders hold some of each, or `out` is that of a study or cannot
+            be made.
     """
-    comparisons = [read_comparison(folder) for folder in folders]
+    page = _page_of([Path(folder).expanduser() for folder in folders])
     target = Path(out).expanduser()
     if (target / SETTINGS).exists():
         raise StudyError(f"{target} is the folder of a study: choose another for the report")
@@ -167,7 +170,21 @@ def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"the output folder {target} cannot be made ({error.strerror}): choose another") from error
-    return write_page(several_page(comparisons), target)
+    return write_page(page, target)
+
+
+def _page_of(folders: Sequence[Path]) -> Page:
+    judged = [folder for folder in folders if read_json(folder / RESULT).get("study") == "judge"]
+    if not judged:
+        return several_page([read_comparison(folder) for folder in folders])
+    if other := next((folder for folder in folders if folder not in judged), None):
+        raise StudyError(
+            f"{judged[0]} is of judge and {other} is not: draw comparisons and judgements on pages of their own"
+        )
+    from senet.study.judging.several import judgements_page, read_judgement
+
+    judgements = [read_judgement(folder) for folder in folders]
+    return judgements_page(judgements, _names(judgements))
 
 
 def read_comparison(folder: str | Path) -> Comparison:
@@ -179,7 +196,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     folder = Path(folder).expanduser()
     found = read_json(folder / RESULT)
     if not {"plain", "se"} <= set(found):
-        raise StudyError(f"{folder} holds no finished comparison: its {RESULT} is of something else")
+        raise StudyError(f"{folder} holds no finished comparison: give folders that compare wrote, or that judge wrote")
     record = Record(folder / RESULT, found)
     for arm in ("plain", "se"):
         record.record(arm).numbers("accuracy", 0, 1)
@@ -349,7 +366,7 @@ def _interval_cells(of: Difference | Bootstrap) -> list[Cell]:
     return [Cell(interval(of)), cell(of.low), cell(of.high)]
 
 
-def _names(comparisons: Sequence[Comparison]) -> list[str]:
+def _names(comparisons: Sequence[Comparison | Judgement]) -> list[str]:
     """The folders' names, as many of their parts as tell them apart."""
     paths = [each.folder.resolve() for each in comparisons]
     for parts in range(1, 8):

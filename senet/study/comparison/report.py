@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.block.made import short_name
+from senet.block.made import block_in
 from senet.console import display
 from senet.console.progress import duration
 from senet.cost.tables import comparison_table
@@ -222,12 +222,6 @@ class Comparison:
             f"  {share} interval over {counted(len(seeds.values), 'seed')} (paired t): {over_seeds}",
             f"  {share} interval over {images.images} images (paired bootstrap): {interval(images)} points",
         ]
-
-
-def block_in(settings: Mapping[str, Any]) -> str:
-    """The block that the settings of a comparison tell of."""
-    make = settings["se"].get("make")
-    return "SE" if make is None else short_name(str(make["name"]))
 
 
 def percent(fraction: float) -> str:

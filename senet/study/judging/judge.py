@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.block import SESpec
+from senet.block.made import block_in, block_settings, block_spec, check_maker
 from senet.console.machine import machine
 from senet.console.progress import Progress, duration
 from senet.errors import InputError, InputTypeError, StudyError
@@ -28,6 +28,8 @@ from senet.words import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from senet.block import SESpec
+    from senet.block.made import MadeSpec, Make
     from senet.insertion import Where
     from senet.study.judging.trained import TrainingCell
 
@@ -40,6 +42,7 @@ def judge(
     out: str | Path,
     spec: SESpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     seeds: int = 5,
     score: str = "score",
     unit: str = "",
@@ -63,6 +66,7 @@ def judge(
         out: the folder of the study.
         spec: the SE to insert.
         where: at which of the network's sites.
+        make: what makes the blocks in SE's place, as `senet.insert` takes it.
         seeds: how often each arm is trained: with seeds 0 to seeds - 1.
         score: what the score is called.
         unit: that it is counted in.
@@ -93,6 +97,7 @@ def judge(
         out=out,
         spec=spec,
         where=where,
+        make=make,
         seeds=seeds,
         score=score,
         unit=unit,
@@ -115,6 +120,7 @@ def judge_cells(
     out: str | Path,
     spec: SESpec | None = None,
     where: Where = None,
+    make: Make | None = None,
     seeds: int = 5,
     score: str = "score",
     unit: str = "",
@@ -134,7 +140,7 @@ def judge_cells(
     _check(train, seeds, confidence)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
     measure = Measure(score, unit, higher_is_better)
-    spec = spec or SESpec()
+    block = block_spec(spec, make)
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)
     layout = asked_here(str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda"))
@@ -143,13 +149,15 @@ def judge_cells(
     def words() -> list[str]:
         one = layout.device.type if len(names) > 1 else devices
         beside = len(names) > 1 and not (cells.list_cells or cells.launcher)
-        flags = {"code": command_name(train), "out": out, **spec_flags(spec), "version": version}
+        flags = {"code": command_name(train), "out": out, **spec_flags(block), "version": version}
         flags |= {"where": [where] if isinstance(where, str) else where, "control": control or None}
         return command("judge", {**flags, "devices": None if beside else one})
 
     if cells.list_cells:
         return listed(chosen, words())
-    settings = _settings(train, spec, where, version, control)
+    settings = _settings(train, block, where, version, control)
+    if not cells.report_only:
+        check_maker(block)
     folder = _opened(out, settings, resume=resume, report_only=cells.report_only)
     if cells.report_only:
         chosen = seeds_in(folder, arms, seeds)
@@ -165,7 +173,7 @@ def judge_cells(
             if found is None:
                 shown.run(cell.name)
                 found = train_cell(
-                    train, at, own, arm=cell.variant, seed=cell.seed, device=layout.device, spec=spec, where=where
+                    train, at, own, arm=cell.variant, seed=cell.seed, device=layout.device, spec=block, where=where
                 )
                 shown.step()
                 shown.note(f"{said(cell, found)} ({duration(found.seconds)})")
@@ -202,12 +210,20 @@ def _check(train: Any, seeds: int, confidence: float) -> None:
         raise InputTypeError(f"train takes one argument, the cell; {code_name(train)} does not") from error
     except ValueError:  # a built-in function without a signature
         pass
+    count, by = os.environ.get("SLURM_STEP_NUM_TASKS", "1"), "srun"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        count, by = os.environ.get("WORLD_SIZE", "1"), "torchrun"
+    if count != "1":
+        raise StudyError(
+            f"{by} started {count} processes of this judgement, and each would train every cell: start it once. "
+            "--devices 'cuda:0,1' trains a cell on each device; a training over several starts its processes itself"
+        )
     if not 0.5 <= confidence < 1:
         raise InputError(f"confidence is a number of at least 0.5 and below 1, such as 0.98, not {confidence!r}")
 
 
 def _settings(
-    train: Callable[..., Any], spec: SESpec, where: Where, version: str | None, control: bool
+    train: Callable[..., Any], block: SESpec | MadeSpec, where: Where, version: str | None, control: bool
 ) -> dict[str, Any]:
     """All that decides the result of a training but its seed."""
     code = f"version {version}" if version is not None else digest_of_code(train)
@@ -219,7 +235,7 @@ def _settings(
     return {
         "study": "judge",
         "code": named(code_name(train), code),
-        "se": spec.to_json(),
+        "se": block_settings(block),
         "where": sites,
         "control": control,
     }
@@ -259,7 +275,8 @@ def _judgement(
         raise StudyError(f"no seed is trained in both arms: {why}")
     runs = [[found[Cell(arm, seed)] for seed in seeds] for arm in arms]
     control = arms[1] == CONTROL
-    names = ("plain", "plain again" if control else "with SE")
+    block = block_in(settings)
+    names = ("plain", "plain again" if control else f"with {block}")
     plain, se = (
         Arm(name, tuple(run.score for run in own), tuple(run.seconds for run in own), own[0].cost)
         for name, own in zip(names, runs, strict=True)
@@ -270,7 +287,7 @@ def _judgement(
         measure,
         each=([run.each for run in runs[0]], [run.each for run in runs[1]]),
         confidence=confidence,
-        whom="The second plain arm" if control else "SE",
+        whom="The second plain arm" if control else block,
     )
     notes: dict[str, list[str]] = {}
     for arm, own in zip(arms, runs, strict=True):

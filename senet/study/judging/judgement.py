@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.block.made import block_in
 from senet.console import display
 from senet.console.progress import duration
 from senet.errors import MissingPackageError
@@ -18,7 +19,7 @@ from senet.words import counted
 if TYPE_CHECKING:
     from senet.report.page import Chart, Page
 
-__all__ = ["Arm", "Judgement", "write_judgement"]
+__all__ = ["Arm", "Judgement", "judgement_page", "write_judgement"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +113,18 @@ class Judgement:
             "sites": list(self.sites),
             "failed": dict(self.failed),
             "missing": list(self.missing),
-            "notes": list(self.notes),
+            "notes": [*found.notes, *self.notes],
             "settings": dict(self.settings),
             "machine": dict(self.machine),
         }
 
     def __str__(self) -> str:
         return display.plain_text(*self.parts())
+
+    @property
+    def block(self) -> str:
+        """What was put into the network."""
+        return block_in(self.settings)
 
     @property
     def lead(self) -> list[str]:
@@ -132,7 +138,7 @@ class Judgement:
 
     def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
-        sites = [] if self.control else [f"SE at {counted(len(self.sites), 'site')}"]
+        sites = [] if self.control else [f"{self.block} at {counted(len(self.sites), 'site')}"]
         return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}"]
 
     def scores_table(self) -> Table:
@@ -194,12 +200,12 @@ def judgement_page(found: Judgement) -> Page:
     )
     chart = _chart(found)
     return Page(
-        f"{found.code}: without and with SE" if not found.control else f"{found.code}: plain against plain",
+        f"{found.code}: without and with {found.block}" if not found.control else f"{found.code}: plain against plain",
         found.lead,
         [
             Section("Scores", [*([chart] if chart else []), found.scores_table(), Text(how)]),
             Section("Cost", [found.cost_table()]),
-            *([Section("Where SE is", [Text(", ".join(found.sites))])] if found.sites else []),
+            *([Section(f"Where {found.block} is", [Text(", ".join(found.sites))])] if found.sites else []),
             Section("Settings and machine", facts_of(found.settings, found.machine)),
         ],
     )

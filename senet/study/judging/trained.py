@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from senet.block import SESpec
+    from senet.block.made import MadeSpec
     from senet.insertion import Where
 
 __all__ = ["CONTROL", "ERROR", "CellFailedError", "Trained", "TrainingCell", "read_trained", "train_cell"]
@@ -52,7 +53,15 @@ class TrainingCell:
     """
 
     def __init__(
-        self, arm: str, seed: int, folder: Path, device: torch.device, spec: SESpec, where: Where, *, resumed: bool
+        self,
+        arm: str,
+        seed: int,
+        folder: Path,
+        device: torch.device,
+        spec: SESpec | MadeSpec,
+        where: Where,
+        *,
+        resumed: bool,
     ) -> None:
         self.arm, self.seed, self.folder, self.device, self.resumed = arm, seed, folder, device, resumed
         self._spec, self._where = spec, where
@@ -104,8 +113,8 @@ class TrainingCell:
             raise StudyError("it returned without a call of cell.put(model, example): both arms would be the same")
         if self._starts and all(torch.equal(now.detach().cpu(), then.cpu()) for now, then in self._starts):
             self.notes.append(
-                "no weight of SE changed in this process: is the optimiser made before cell.put? (It may be that a "
-                "copy, or another process, was trained)"
+                "no weight of the blocks changed in this process: is the optimiser made before cell.put? (It may be "
+                "that a copy, or another process, was trained)"
             )
 
 
@@ -138,7 +147,7 @@ def train_cell(
     arm: str,
     seed: int,
     device: torch.device,
-    spec: SESpec,
+    spec: SESpec | MadeSpec,
     where: Where,
 ) -> Trained:
     """Call a training in its folder, and write what it returned.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
 import subprocess
 import sys
@@ -122,33 +123,14 @@ def test_another_training_is_not_mixed_in(mine, tmp_path, capsys, change, change
     assert ("name them so with version=" in err) is changed
 
 
-def test_a_script_judges_on_two_devices_by_children_that_do_not_begin_it_again(mine, tmp_path):
-    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_a_script_judges_on_two_devices_by_children_that_do_not_begin_it_again(mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path("mine.py", run_name="__main__")
     assert len(read_json(tmp_path / "script/result.json")["plain"]["scores"]) == 1
     assert "the loss is low" in (tmp_path / "script/logs/se-0.txt").read_text()
     mine.write_text(MINE.replace('if __name__ == "__main__"', "if True"))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "senet",
-            "judge",
-            "--code",
-            "mine.py:train",
-            "--out",
-            "other",
-            "--only",
-            "se",
-            "--seed",
-            "0",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "let it stand under if __name__ == '__main__'" in done.stderr
+    status, _, err = senet(capsys, "judge", "--code", "mine.py:train", "--out", "other", "--only", "se", "--seed", 0)
+    assert (status, "let it stand under if __name__ == '__main__'" in err) == (2, True)
 
 
 def test_neither_lightning_nor_pil_is_needed(mine, tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from senet import SESpec, blocks
-from senet.errors import InputError, InputTypeError, StudyError
+from senet.errors import InputError, InputTypeError, ModelError, StudyError
 from senet.files.run_folder import read_json
 from senet.study import judge
 
@@ -221,7 +221,7 @@ def test_what_would_make_both_arms_alike_is_said(tmp_path):
         return 41.3
 
     found = judge(frozen, out=tmp_path / "b", seeds=2, version="1", **QUIET)
-    assert "no weight of SE changed in this process: is the optimiser made before cell.put?" in found.notes[0]
+    assert "no weight of the blocks changed in this process: is the optimiser made before cell.put?" in found.notes[0]
     assert found.notes[0].endswith("(2 trainings).")
     assert found.verdict.notes == ("The plain scores are equal in all 2 seeds: does your training use cell.seed?",)
 
@@ -270,6 +270,9 @@ def test_a_control_trains_plain_against_plain(tmp_path):
         ({"train": 3}, InputTypeError, "judge takes a function that trains"),
         ({"train": lambda: 3}, InputTypeError, "train takes one argument, the cell"),
         ({"devices": "cpu*2"}, InputTypeError, "does not stand at the top level of one"),
+        ({"make": "ecca"}, InputError, "make='ecca' is no block of timm's.* did you mean 'eca'"),
+        ({"make": "mine.py:eca"}, ModelError, "mine.py"),
+        ({"make": "eca", "spec": SESpec(8)}, InputError, "reduction_ratio=8 is SE's own, and make=eca makes another"),
         ({"devices": "tpu"}, StudyError, "devices='tpu' is not on this machine"),
     ],
 )
@@ -278,8 +281,40 @@ def test_what_cannot_be_judged(tmp_path, given, error, words):
         return 1.0
 
     with pytest.raises(error, match=words):
-        judge(given.pop("train", train), out=tmp_path / "out", **{"version": "1", **QUIET, **given})
+        judge(given.pop("train", train), out=tmp_path / "out", **{"version": "1", **QUIET, "spec": SESpec(), **given})
     assert not Path(tmp_path / "out/plain-0").exists()
+
+
+def test_another_block_is_judged_in_the_place_of_se(tmp_path):
+    def shift(channels):
+        return nn.Sequential(nn.Conv1d(channels, channels, 1), nn.Sigmoid())
+
+    def train(cell):
+        model = fit(cell, Residual(1), torch.ones(16, 1, 8), torch.ones(16, 1, 8), F.mse_loss, steps=2)
+        return sum(parameter.double().sum().item() for parameter in model.parameters())
+
+    found = judge(train, out=tmp_path / "out", seeds=2, make=shift, version="1", devices="cpu", progress=False)
+    assert (found.block, found.se.name, found.sites, found.notes) == ("shift", "with shift", ("bn2",), ())
+    assert found.se.cost["parameters"] - found.plain.cost["parameters"] == 8 * 8 + 8 + 1  # and the block's own alpha
+    assert str(found).startswith("shift at 1 site\n")
+    assert "shift is" in found.verdict.text
+    with pytest.raises(StudyError, match=r"se.make was 'shift' and is now 'eca'"):
+        judge(train, out=tmp_path / "out", seeds=2, make="eca", version="1", devices="cpu", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("started", "by"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, "torchrun"),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}, "srun"),
+    ],
+)
+def test_one_of_several_processes_trains_nothing(tmp_path, monkeypatch, started, by):
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StudyError, match=f"{by} started 2 processes of this judgement, .*: start it once"):
+        judge(lambda cell: 1.0, out=tmp_path / "out", **QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_cell_is_named(tmp_path):

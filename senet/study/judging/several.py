@@ -1,0 +1,113 @@
+"""Judgements that folders hold, read again and set side by side on one page."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.block.made import block_in
+from senet.errors import StudyError
+from senet.files.records import Record
+from senet.files.run_folder import RESULT, read_json
+from senet.report.page import Chart, Page, Section, Text
+from senet.report.table import Column, Table, cell
+from senet.study.facts import facts_of
+from senet.study.judging.judgement import Arm, Judgement, judgement_page
+from senet.study.judging.verdict import Measure, Verdict, fixed, places
+from senet.study.statistics import Bootstrap, paired_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["judgements_page", "read_judgement"]
+
+
+def read_judgement(folder: str | Path) -> Judgement:
+    """The judgement that a folder holds, finished.
+
+    Raises:
+        StudyError: where it holds none, or one that does not agree with itself.
+    """
+    folder = Path(folder).expanduser()
+    found = read_json(folder / RESULT)
+    record = Record(folder / RESULT, found)
+    try:
+        control = bool(found["control"])
+        arms = []
+        for key, name in (
+            ("plain", "plain"),
+            ("se", "plain again" if control else f"with {block_in(found['settings'])}"),
+        ):
+            of = record.record(key)
+            arms.append(Arm(name, of.numbers("scores"), of.numbers("seconds", 0), found["cost"][key]))
+        said = found["difference"]
+        difference = paired_difference(arms[0].scores, arms[1].scores, confidence=said["confidence"])
+        if list(difference.values) != said["per_seed"] or len(difference.values) != len(found["seeds"]):
+            raise ValueError("its differences are not those of its scores")
+        examples = said["examples"]
+        if examples is not None:
+            examples = Bootstrap(**{"images" if key == "examples" else key: value for key, value in examples.items()})
+        measure = Measure(found["score"], found["unit"], bool(found["higher_is_better"]))
+        judgement = Judgement(
+            folder=folder,
+            code=str(found["settings"]["code"]["name"]),
+            measure=measure,
+            seeds=tuple(found["seeds"]),
+            plain=arms[0],
+            se=arms[1],
+            verdict=Verdict(difference, examples, bool(found["difference_shown"]), str(found["verdict"]), (), measure),
+            control=control,
+            failed=found["failed"],
+            missing=tuple(found["missing"]),
+            sites=tuple(found["sites"]),
+            notes=tuple(found["notes"]),
+            settings=found["settings"],
+            machine=found["machine"],
+        )
+        str(judgement)  # what was edited shows where it is drawn
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise StudyError(f"{folder} holds no finished judgement ({type(error).__name__}: {error})") from error
+    return judgement
+
+
+def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Page:
+    """Several judgements on one page: first side by side, each in the unit of its score, then each by itself."""
+    columns = [
+        Column("judgement", number=False),
+        Column("score", number=False),
+        Column("unit", number=False),
+        Column("seeds"),
+        Column("plain"),
+        Column("with the block"),
+        Column("difference"),
+        Column("interval over seeds", number=False),
+        Column("difference shown", number=False),
+    ]
+    rows: list[list[Any]] = []
+    for name, each in zip(names, judgements, strict=True):
+        of = each.verdict.difference
+        digits = places(of.mean or of.sd or each.plain.mean)
+        means = [cell(value, fixed(value, digits)) for value in (each.plain.mean, each.se.mean, of.mean)]
+        over_seeds = "none"
+        if of.low is not None and of.high is not None:
+            over_seeds = f"{fixed(of.low, digits)} to {fixed(of.high, digits)}"
+        shown = "yes" if each.verdict.shown else "no"
+        rows.append([name, each.measure.score, each.measure.unit, len(each.seeds), *means, over_seeds, shown])
+    verdicts = [Text(f"{name}: {' '.join(each.lead)}") for name, each in zip(names, judgements, strict=True)]
+    side = Section("Side by side", [Table("judgements", "Scores", columns, rows), *verdicts])
+    own = [
+        dataclasses.replace(section, title=f"{name}: {section.title}", parts=_prefixed(section.parts, f"{number}_"))
+        for number, (name, each) in enumerate(zip(names, judgements, strict=True))
+        for section in judgement_page(each).sections[:-1]
+    ]
+    facts = [part for each in judgements for part in facts_of(each.settings, each.machine)]
+    return Page("Judgements", [f"{len(judgements)} judgements."], [side, *own, Section("Settings and machines", facts)])
+
+
+def _prefixed(parts: Sequence[Any], prefix: str) -> list[Any]:
+    """The parts, with names of files that no other judgement of the page has."""
+    return [
+        dataclasses.replace(part, name=prefix + part.name) if isinstance(part, Table | Chart) else part
+        for part in parts
+    ]
