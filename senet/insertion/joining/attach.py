@@ -16,6 +16,7 @@ from senet.fused.units import known_unit, unit_of
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.rules.site import POSITIONS, Site
 from senet.insertion.staying import transplant as transplant  # SE goes on to what takes its host's place
+from senet.insertion.staying.closures import host_of_the_original
 from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.joined import (
     ATTACHMENT,
@@ -173,7 +174,7 @@ def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]
     """The modules whose class changed when SE was joined to `name`.
 
     Raises:
-        InsertionError: where a class was changed again since.
+        InsertionError: where a class was changed again since, or SE would go on running.
     """
     names = [name] if site.position != "shortcut" else [name, site.source]
     for each in names:
@@ -182,6 +183,11 @@ def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]
             raise InsertionError(
                 f"the class of {each} was changed to {now.__name__} after SE was joined to it (a parametrisation, "
                 f"perhaps): undo that first"
+            )
+        if host_of_the_original(_module(model, each)) is not None:
+            raise InsertionError(
+                f"{each} calls the module that it replaced through a closure, which a copy shares with its original: "
+                f"the SE would go on running. Remove it from the network that was copied, with inplace=True"
             )
         for forward in _module(model, each).__dict__.get(FORWARDS, ()):
             if getattr(forward, "__self__", None) is not _module(model, each):

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 from torch import nn
 
-__all__ = ["FORWARDS", "Forward", "Running", "running"]
+__all__ = ["FORWARDS", "ORIGINS", "WRAPPED", "Forward", "Origin", "Running", "running"]
 
 FORWARDS = "_senet_forwards"  # in the __dict__ of a joined module, the forwards assigned to it, oldest first
+ORIGINS = "_senet_origins"  # beside them, the module that each was assigned to, of which this may be a copy
+WRAPPED = "_senet_wrapped"  # in the __dict__ of a joined module to which a forward was ever assigned
+
+
+class Origin:
+    """A module, which copies of what holds this refer to as well; a pickle forgets it."""
+
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self._refer = None if module is None else weakref.ref(module)
+
+    def module(self) -> nn.Module | None:
+        """The module, if it lives."""
+        return None if self._refer is None else self._refer()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Origin, ()
 
 
 class Running(threading.local):
@@ -17,12 +37,14 @@ class Running(threading.local):
 
     Attributes:
         host: the module whose assigned forward runs, and `depth`, how far down its stack.
-        blocks: the SE blocks that are being applied and have two hosts.
+        origin: the module that this forward was assigned to, where `host` is a copy of it.
+        blocks: of the SE blocks that are being applied and have two hosts, what their hosts share.
     """
 
     host: nn.Module | None = None
     depth: int = 0
-    blocks: tuple[nn.Module, ...] = ()
+    origin: nn.Module | None = None
+    blocks: tuple[Any, ...] = ()
 
 
 running = Running()
@@ -43,15 +65,22 @@ class Forward(property):
 
     @staticmethod
     def _assign(module: nn.Module, forward: Any) -> None:
-        stack = module.__dict__.get(FORWARDS, ())
-        # A tool that takes its wrapper off again assigns what it had found.
-        stack = stack[:-1] if forward == module._senet_forward else (*stack, forward)
-        module.__dict__.pop(FORWARDS, None)
+        stack, origins = module.__dict__.pop(FORWARDS, ()), module.__dict__.pop(ORIGINS, ())
+        module.__dict__[WRAPPED] = True
+        # A tool that takes its wrapper off again assigns what it had found: here, or in the module
+        # of which this is a copy.
+        owner = getattr(forward, "__self__", None)
+        known = owner is module or any(origin.module() is owner for origin in origins)
+        if known and owner is not None and forward == getattr(owner, "_senet_forward", None):
+            stack, origins = stack[:-1], origins[:-1]
+        else:
+            stack, origins = (*stack, forward), (*origins, Origin(module))
         if stack:
-            module.__dict__[FORWARDS] = stack
+            module.__dict__[FORWARDS], module.__dict__[ORIGINS] = stack, origins
 
     @staticmethod
     def _restore(module: nn.Module) -> None:
         if FORWARDS not in module.__dict__:
             raise AttributeError("forward")
+        module.__dict__.pop(ORIGINS, None)
         del module.__dict__[FORWARDS]

@@ -20,7 +20,7 @@ from senet.fused.joined import USE, Use, use_of
 from senet.fused.units import known_unit, rescaled, runs
 from senet.insertion.rules.site import Site
 from senet.insertion.staying import quantisation
-from senet.insertion.staying.forwards import FORWARDS, Forward, running
+from senet.insertion.staying.forwards import FORWARDS, ORIGINS, WRAPPED, Forward, running
 
 __all__ = [
     "ATTACHMENT",
@@ -49,7 +49,7 @@ ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module around a host that ret
 SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
 OUT = "_senet_taken_out"  # in the __dict__ of a block that was taken out as asked
 TOLD = "_senet_told"  # in the __dict__ of a block whose loss somebody was told of
-TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of a module whose SE went on to another, and of that
+TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of a module whose SE went on to another, and of that: a name for both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +143,11 @@ class _Joined(_Module):
     _senet_use: Use
 
     def _senet_forward(self, *args: Any, **kwargs: Any) -> Any:
-        own = self.__dict__
-        if FORWARDS in own and running.host is self:  # called by an assigned forward: SE is outermost
-            return _assigned(self, running.depth + 1, args, kwargs)
+        # An assigned forward calls what it wrapped: SE is outermost. That of a copy calls what the
+        # original had, as no copy takes a closure along; what the copy itself had is meant.
+        host = running.host if WRAPPED in self.__dict__ else None
+        if host is not None and (host is self or running.origin is self):
+            return _assigned(host, running.depth + 1, args, kwargs)
         return _apply(self, self._senet_use, args, kwargs)
 
     forward = Forward(_senet_forward)
@@ -184,14 +186,20 @@ def _apply(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any])
 def _once(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The forward of a module whose block has another host, which may be running around it."""
     block: nn.Module = getattr(module, use.child)
-    before = running.blocks
-    if OUT in block.__dict__ or any(each is block for each in before):
+    before, shared = running.blocks, shared_by_hosts(module, block)
+    if OUT in block.__dict__ or any(each is shared or each == shared for each in before):
         return _run(module, use, args, kwargs)
-    running.blocks = (*before, block)
+    running.blocks = (*before, shared)
     try:
         return _POSITIONS[use.position](module, use, args, kwargs)
     finally:
         running.blocks = before
+
+
+def shared_by_hosts(module: nn.Module, block: nn.Module) -> Any:
+    """What two hosts of a block share, and their copies: a name, or in older pickles the block."""
+    mark = module.__dict__[TWO_HOSTS]
+    return block if mark is True else mark
 
 
 def _run(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -212,12 +220,14 @@ def _assigned(module: Any, depth: int, args: tuple[Any, ...], kwargs: dict[str, 
         while (inner := use_of(use.base)) is not None:
             use = inner
         return use.base.forward(module, *args, **kwargs)
-    before, at = running.host, running.depth
+    origins = module.__dict__.get(ORIGINS, ())
+    before = running.host, running.depth, running.origin
     running.host, running.depth = module, depth
+    running.origin = origins[-1 - depth].module() if depth < len(origins) else None
     try:
         return stack[-1 - depth](*args, **kwargs)
     finally:
-        running.host, running.depth = before, at
+        running.host, running.depth, running.origin = before
 
 
 def _rescale(module: Any, use: Use, x: Tensor) -> Tensor:
@@ -306,6 +316,8 @@ def become_again(module: nn.Module, base: type[nn.Module], *without: str) -> Non
             kind = joined_class(kind, use.position, use.child, use.channel_dim)
     module.__class__ = kind
     if not uses_in(module):
+        for key in (ORIGINS, WRAPPED):
+            module.__dict__.pop(key, None)
         for forward in module.__dict__.pop(FORWARDS, ())[-1:]:
             module.__dict__["forward"] = forward
 

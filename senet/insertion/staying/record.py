@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import uuid
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +52,9 @@ class Entry:
     around: tuple[str, ...] = ()
 
 
+_living: weakref.WeakSet[Record] = weakref.WeakSet()
+
+
 class Lost(NamedTuple):
     """A block that no module of the network applies: the name of the module that did, and what became of it."""
 
@@ -63,19 +68,34 @@ class Record:
 
     Attributes:
         entries: each block with the name that its host has now; once for each name where it has several.
+        family: what this network's record and those of its copies have in common.
+        own: what they do not have in common.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: nn.Module) -> None:
         self.entries: tuple[tuple[str, Entry], ...] = ()
+        self.family = self.own = uuid.uuid4().hex
         self._new: frozenset[str] = frozenset()  # names of hosts that may have other names
         self._seen: tuple[_Step, ...] | None = None
+        self._root: weakref.ref[nn.Module] | None = weakref.ref(root)
+        _living.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"entries": self.entries, "new": self._new}
+        return {"entries": self.entries, "new": self._new, "family": self.family, "root": self.root}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         watch()
         self.entries, self._new, self._seen = state["entries"], state["new"], None
+        root = state.get("root")  # pickles of 0.1.0 have no root and no family
+        self.own = uuid.uuid4().hex
+        self.family = state.get("family", self.own)
+        self._root = None if root is None else weakref.ref(root)
+        _living.add(self)
+
+    @property
+    def root(self) -> nn.Module | None:
+        """The network, as far as it is known and lives."""
+        return None if self._root is None else self._root()
 
     def enter(self, entry: Entry) -> None:
         """Enter a block, under the name of its host."""
@@ -200,16 +220,38 @@ def records(model: nn.Module) -> Iterator[tuple[str, nn.Module, Record]]:
 @unobtrusive
 def _look(root: nn.Module, _: Any) -> None:
     """Before a forward pass: tell once what was lost since the last one."""
-    if torch.compiler.is_compiling():
-        return
     record = _record(root)
-    if record is None or record.unchanged(root):
+    if record is None:
         return
-    new = [each for each in record.compare(root) if TOLD not in each.entry.block.__dict__]
+    if torch.compiler.is_compiling():
+        # What was compiled for a network without some of its SE may serve no other: that one would
+        # lose the same and not be told of. Dynamo guards the name that is compared.
+        if _tell_family(record.family) and record.own == "":
+            return
+    elif not record.unchanged(root):
+        _tell_new(root, record)
+
+
+# A compiler runs this while it traces, and takes its result for a constant: the compiled network
+# itself does not look. Dynamo guards the modules on the way to a host, so a loss has it trace again.
+# It would guard the identity of a network that was handed on, and compile once for each copy.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _tell_family(family: str) -> bool:
+    """Tell once what was lost of the networks of a family, the one that is traced among them; whether any was."""
+    found = [record for record in list(_living) if record.family == family]
+    gone = [_tell_new(root, record) for record in found if (root := record.root) is not None]
+    return any(gone)
+
+
+def _tell_new(root: nn.Module, record: Record) -> bool:
+    """Tell what is lost and was not told of; whether anything is lost."""
+    gone = record.compare(root)
+    new = [each for each in gone if TOLD not in each.entry.block.__dict__]
     for each in new:
         each.entry.block.__dict__[TOLD] = True
     if new:
         _warn({each.name: each.why for each in new})
+    return bool(gone)
 
 
 def remember(model: nn.Module, entry: Entry) -> None:
@@ -217,7 +259,7 @@ def remember(model: nn.Module, entry: Entry) -> None:
     watch()
     record = _record(model)
     if record is None:
-        record = model.__dict__[_RECORD] = Record()
+        record = model.__dict__[_RECORD] = Record(model)
         model.register_forward_pre_hook(_look)
     for mark in (OUT, TOLD):
         entry.block.__dict__.pop(mark, None)

@@ -7,6 +7,7 @@ value. torch calls `_transplant` first.
 
 from __future__ import annotations
 
+import uuid
 import warnings
 
 import torch
@@ -48,7 +49,9 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
         return
     for child, block in blocks.items():
         new.add_module(child, block)
-        new.__dict__[TWO_HOSTS] = old.__dict__[TWO_HOSTS] = True
+        # A wrapper that keeps the old module in a closure shares it with its copies, whose blocks
+        # are others: the name tells that they are one.
+        new.__dict__[TWO_HOSTS] = old.__dict__[TWO_HOSTS] = old.__dict__.get(TWO_HOSTS) or uuid.uuid4().hex
     for key in (ATTACHMENT, SHORTCUT):
         if key in old.__dict__:
             new.__dict__[key] = old.__dict__[key]
