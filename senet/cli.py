@@ -101,7 +101,8 @@ def _command_instead(error: Exception, given: Sequence[str]) -> str:
         return ""
     saved, function = error.instead
     at = given.index(saved)
-    return f". That is: senet {shlex.join([*given[:at], function, *given[at + 1 :], '--weights', saved])}"
+    weights = [] if "--weights" in given else ["--weights", saved]
+    return f". That is: senet {shlex.join([*given[:at], function, *given[at + 1 :], *weights])}"
 
 
 def _in_one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from senet.block import SESpec
 from senet.block.made import MadeSpec, known_maker
 from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
@@ -31,7 +32,6 @@ from senet.zoo.weights.reading import read_file, read_preprocessing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from senet.block import SESpec
     from senet.block.made import Make
     from senet.data.transforms import Preprocessing
     from senet.evaluation.given import Given
@@ -43,6 +43,7 @@ __all__ = [
     "channels_of",
     "has",
     "heard",
+    "holds",
     "how_to_load",
     "input_channels",
     "known_preprocessing",
@@ -147,16 +148,28 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
             )
         if outputs > num_classes:
             notes.append(f"{arm.model} has {outputs} classes, and the images have the first {num_classes} of them")
-        if arm.spec is not None and not _holds(network, arm.spec):
+        if arm.spec is not None and not holds(network, arm):
             network = insert(network, example_of(how), arm.spec, where=arm.where, inplace=True)
     found = tuple(site for site, _ in inserted(network).values())
     return BuiltNetwork(network.train(), found, tuple(notes))
 
 
-def _holds(network: nn.Module, spec: SESpec | MadeSpec) -> bool:
-    """Whether a network that was opened has the made blocks of a spec: `make` was to open it."""
-    held = [each.name for _, each in inserted(network).values() if isinstance(each, MadeSpec)]
-    return isinstance(spec, MadeSpec) and any(name == spec.name or known_maker(name) is None for name in held)
+def holds(network: nn.Module, arm: NetworkSpec) -> bool:
+    """Whether a network that was opened has the blocks of its arm, of a saved file or of a state dict."""
+    if isinstance(arm.spec, MadeSpec):
+        held = [each.name for _, each in inserted(network).values() if isinstance(each, MadeSpec)]
+        return any(name == arm.spec.name or known_maker(name) is None for name in held)
+    return (
+        bool(inserted(network)) and arm.weights is not None and not is_saved(arm.model) and not _header_of(arm.weights)
+    )
+
+
+def _header_of(saved: str) -> dict[str, Any]:
+    """What a saved network says of itself; nothing where it is no file of `save`, which making it will say."""
+    try:
+        return read_metadata(saved)
+    except WeightsError:
+        return {}
 
 
 def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
@@ -181,17 +194,14 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
     if in_channels is not None:
         options["in_chans" if spec.model.startswith("timm:") else "in_channels"] = in_channels
     if is_saved(spec.model):
-        _refuse_to_run(spec.model)
+        _refuse_to_run(spec.model, spec.weights)
         options["make"] = make_for(_makers_in(spec.model), spec.make)
     if spec.weights is None or not Path(spec.weights).is_file():
         return create(spec.model, weights=spec.weights, **options)
-    try:
-        header = read_metadata(spec.weights) if is_saved(spec.weights) else None
-    except WeightsError:
-        header = None
-    if header is None and (network := _with_se_of(spec, options)) is not None:
+    header = _header_of(spec.weights) if is_saved(spec.weights) else {}
+    if not header and (network := _with_se_of(spec, options)) is not None:
         return network
-    if header is None or not (header["sites"] or header["pruned"]):
+    if not header or not (header["sites"] or header["pruned"]):
         return create(spec.model, weights=spec.weights, **options)
     saved = header["options"].get("num_classes")
     plain = create(spec.model, **options | ({} if saved is None else {"num_classes": saved}))
@@ -211,11 +221,7 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
 
 def _makers_in(saved: str) -> set[str]:
     """The names of what made the blocks of a saved network."""
-    try:
-        sites = read_metadata(saved)["sites"]
-    except WeightsError:
-        return set()  # which loading it will say
-    return {str(each["spec"]["make"]) for each in sites if "make" in each["spec"]}
+    return {str(each["spec"]["make"]) for each in _header_of(saved).get("sites", ()) if "make" in each["spec"]}
 
 
 def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | None:
@@ -232,7 +238,7 @@ def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | No
 
     side = native_size(network) or Preprocessing().size
     how = Preprocessing(side, side).for_channels(input_channels(network, spec.model))
-    if not (note := place_se(network, part, example_of(how))):
+    if not (note := place_se(network, part, example_of(how), spec.spec if isinstance(spec.spec, SESpec) else None)):
         return None
     report = load_file(network, part, head="replace" if "num_classes" in options else "strict")
     for line in (note, *report.notes):
@@ -247,16 +253,14 @@ def native_size(network: nn.Module) -> int | None:
     return None if shape is None else shape[-1]
 
 
-def _refuse_to_run(saved: str) -> None:
+def _refuse_to_run(saved: str, weights: str | None) -> None:
     """Say how a saved network of a person's own function is made: what a file names is never run."""
-    try:
-        name = read_metadata(saved)["model"] or ""
-    except WeightsError:
-        return  # which making it will say
+    name = _header_of(saved).get("model") or ""
     if _is_own(name):
+        own = weights or saved
         error = ModelError(
             f"{saved} is a network of {name}, and a file never makes us run code that it names: give "
-            f"--model {name} --weights {saved} (in Python, model={name!r} and weights={saved!r})"
+            f"--model {name} --weights {own} (in Python, model={name!r} and weights={own!r})"
         )
         error.instead = (saved, name)
         raise error
@@ -361,10 +365,7 @@ def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
 
 def metadata_of(name: str) -> dict[str, Any]:
     """What a run wrote beside the tensors of a saved network; nothing for a file of tensors alone."""
-    try:
-        metadata: dict[str, Any] = read_metadata(name)["metadata"]
-    except WeightsError:
-        return {}
+    metadata: dict[str, Any] = _header_of(name).get("metadata", {})
     return metadata
 
 

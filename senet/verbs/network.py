@@ -24,6 +24,7 @@ from senet.words import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from senet.evaluation.networks import NetworkSpec
     from senet.insertion import Site
 
 __all__ = ["Network", "check", "cost", "insert", "models", "sites"]
@@ -44,13 +45,18 @@ class Network:
     data_root: str | None = None
     make: str | None = None
 
-    def open(self) -> nn.Module:
+    def spec(self, block: SESpec | None = None) -> NetworkSpec:
+        """Which network it is; `block` is SE that a state dict of weights has, without saying which."""
+        from senet.evaluation.networks import NetworkSpec
+
+        return NetworkSpec(self.model, self.weights, block, make=self.make)
+
+    def open(self, block: SESpec | None = None) -> nn.Module:
         """The network; notes go to standard error."""
-        from senet.evaluation.networks import NetworkSpec, heard, network_of
+        from senet.evaluation.networks import heard, network_of
 
         with heard() as notes:
-            spec = NetworkSpec(self.model, self.weights, make=self.make)
-            network = network_of(spec, num_classes=self.num_classes, in_channels=self.in_channels)
+            network = network_of(self.spec(block), num_classes=self.num_classes, in_channels=self.in_channels)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
         return network
 
@@ -95,18 +101,25 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
 def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None, force: bool = False) -> None:
     """Put SE into a network, prove that it computes what it did, and save it.
 
+    Of weights that hold SE without saying which, as a state dict does, the flags say it, and the file then knows.
+
     Examples:
       senet insert --model torchvision:resnet50 --weights pretrained --out se_resnet50.safetensors
       senet insert --model nets.py:build --weights mine.pth --where 'layer3*' 'layer4*' --out se.safetensors
       senet insert --model torchvision:resnet50 --weights pretrained --make eca --out eca_resnet50.safetensors
     """
-    from senet.evaluation.networks import how_to_load
+    from senet.evaluation.networks import holds, how_to_load
     from senet.insertion import blocks, describe, largest_difference, run, untouched
     from senet.insertion import insert as put
     from senet.saving import save
 
     place = Place(out, force=force, ours=is_inserted)
-    plain, example = network.built()
+    plain = network.open(spec)
+    if holds(plain, network.spec(spec)):
+        save(plain, place.make())
+        display.show(f"Written: {out}; {how_to_load(plain, out)}")
+        return
+    example = network.example(plain)
     with_se = put(plain, example, spec, where=where, make=network.make)
     outputs = []
     for each in (plain, with_se):

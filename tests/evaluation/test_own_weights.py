@@ -1,5 +1,6 @@
 """A state dict from a person's own loop goes wherever weights go; a saved network of their own names the command."""
 
+import dataclasses
 import logging
 
 import pytest
@@ -8,9 +9,9 @@ from safetensors.torch import save_file
 
 import senet
 from senet.cli import main
-from senet.errors import WeightsError
-from senet.evaluation.networks import NetworkSpec, heard, network_of
-from senet.study import evaluate, explain, predict
+from senet.errors import StudyError, WeightsError
+from senet.evaluation.networks import NetworkSpec, heard, make, network_of
+from senet.study import compare, evaluate, explain, predict
 
 HOW = {"devices": "cpu", "progress": False, "workers": 0}
 EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -38,8 +39,7 @@ def test_a_state_dict_is_taken_by_every_verb(own, pictures, tmp_path, kind, caps
     with heard() as notes:
         network = network_of(NetworkSpec(name, str(file)), num_classes=2)
     assert torch.equal(network.eval()(EXAMPLE), model(EXAMPLE))
-    assert "1 SE block joined as" in notes[0]
-    assert "(standard placement, avg squeeze, sigmoid gate): a state dict does not say" in notes[0]
+    assert f"1 SE block of {file} joined (standard placement), with avg squeeze and sigmoid gate: a state" in notes[0]
     found = evaluate(name, pictures, weights=file, size=16, **HOW)
     assert torch.equal(found.answers.probabilities, evaluate(model, pictures, size=16, **HOW).answers.probabilities)
     if kind == "w.pth":
@@ -50,7 +50,7 @@ def test_a_state_dict_is_taken_by_every_verb(own, pictures, tmp_path, kind, caps
         words = ["--model", name, "--weights", str(file), "--num-classes", "2", "--size", "16"]
         for verb in ("sites", "cost"):
             assert main([verb, *words]) == 0
-        assert main(["insert", *words, "--out", str(tmp_path / "x.safetensors")]) in (0, 2)
+        assert main(["insert", *words, "--out", str(tmp_path / "x.safetensors")]) == 0
         assert main(["export", *words, "--out", str(tmp_path / "x.pt2")]) == 0
         assert "Traceback" not in capsys.readouterr().err
 
@@ -62,6 +62,49 @@ def test_another_placement_is_found(tiny, tmp_path, placement):
     torch.save(model.state_dict(), tmp_path / "w.pth")
     network = network_of(NetworkSpec("resnet20", str(tmp_path / "w.pth"))).eval()
     assert torch.equal(network(EXAMPLE), model(EXAMPLE))
+
+
+def test_squeeze_and_gate_that_a_state_dict_does_not_say_are_those_asked_for(tiny, tmp_path, capsys):
+    spec = senet.SESpec(2, gate="tanh", squeeze="max", start="paper")
+    model = senet.insert(senet.create(tiny, num_classes=2), EXAMPLE, spec).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    for asked in (spec, dataclasses.replace(spec, reduction_ratio=16)):  # the default may not have been asked for
+        built = make(NetworkSpec(tiny, str(tmp_path / "w.pth"), asked), num_classes=2, size=16, seed=0)
+        assert torch.equal(built.network.eval()(EXAMPLE), model(EXAMPLE))
+        assert "with max squeeze and tanh gate, as asked for" in built.notes[0]
+    for wrong, words in (
+        ({"reduction_ratio": 8}, "reduction_ratio=2, and reduction_ratio=8"),
+        ({"bias": True}, "bias"),
+    ):
+        with pytest.raises(WeightsError, match=f"w.pth has SE with {words}"):
+            make(
+                NetworkSpec(tiny, str(tmp_path / "w.pth"), dataclasses.replace(spec, **wrong)),
+                num_classes=2,
+                size=16,
+                seed=0,
+            )
+    words = ["--model", tiny, "--weights", str(tmp_path / "w.pth"), "--gate", "tanh", "--squeeze", "max"]
+    assert main(["insert", *words, "--out", str(tmp_path / "x.safetensors")]) == 0
+    found = senet.load(tmp_path / "x.safetensors", senet.create(tiny, num_classes=2)).eval()
+    assert torch.equal(found(EXAMPLE), model(EXAMPLE))
+
+
+def test_weights_that_were_given_stay_in_the_command_that_is_said(own, tmp_path, capsys):
+    name, model = own
+    senet.save(model, tmp_path / "m.safetensors")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    words = ["--model", str(tmp_path / "m.safetensors"), "--weights", str(tmp_path / "w.pth"), "--size", "16"]
+    assert main(["cost", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f"That is: senet cost --model {name} --weights {tmp_path / 'w.pth'} --size 16\n")
+    assert main(said.partition("That is: senet ")[2].split()) == 0
+
+
+def test_a_comparison_of_weights_with_se_names_them(own, pictures, tmp_path):
+    name, model = own
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(StudyError, match=r"w\.pth holds SE already, and a comparison takes the plain network"):
+        compare(name, pictures, out=tmp_path / "out", weights=tmp_path / "w.pth", size=16, **HOW)
 
 
 def test_se_where_there_is_no_place(tmp_path):

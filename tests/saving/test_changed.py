@@ -37,7 +37,17 @@ def reordered(model):
     model.layer1 = nn.Sequential(*rest, first)
 
 
+def doubled(module, args, output):
+    return 2 * output
+
+
+def tied(model):
+    model.layer1[0].conv2.weight = model.layer1[0].conv1.weight
+
+
 CHANGES = {
+    "a hook": (lambda model: model.bn1.register_forward_hook(doubled), "bn1: BatchNorm had nothing and has hooks: do"),
+    "a tie": (tied, "layer1.0.conv2: Conv2d had nothing and has weight is layer1.0.conv1.weight"),
     "a stride": (strided, "conv1: Conv2d had stride=(1, 1) and has stride=(2, 2)"),
     "an activation": (activated, "layer1.0.relu: it was ReLU() and is SiLU()"),
     "no pooling": (lambda model: setattr(model, "relu", nn.Identity()), "relu: it was ReLU() and is Identity()"),
@@ -102,6 +112,18 @@ def make():
     return Counting()
 """
 
+TIED = """\
+import torch
+from tests.saving.test_changed import Counting
+
+
+def make():
+    model = Counting()
+    model.head = torch.nn.Conv2d(3, 4, 3)
+    model.head.weight = model.conv.weight
+    return model
+"""
+
 
 class TestUnchanged:
     @pytest.mark.parametrize("name", ["se_resnet20", "torchvision:mobilenet_v2", "timm:resnet10t", "timm:seresnet50"])
@@ -146,6 +168,18 @@ class TestUnchanged:
         model = create("resnet20", num_classes=3)
         model.forward = torch.autocast("cpu")(model.forward)
         assert changed_since(model) == {}
+
+    def test_a_hook_of_a_library_is_no_change(self):
+        model = create("resnet20", num_classes=3)
+        model.register_forward_hook(nn.functional.relu)  # for one of a profiler's
+        assert changed_since(model) == {}
+
+    def test_a_tie_of_its_own_is_no_change_and_its_end_is(self, tmp_path):
+        (tmp_path / "net.py").write_text(TIED)
+        model = create(f"{tmp_path / 'net.py'}:make")
+        assert changed_since(model) == changed_since(copy.deepcopy(model).double()) == {}
+        model.head.weight = nn.Parameter(model.conv.weight.clone())
+        assert list(changed_since(model)) == ["head"]
 
     def test_an_earlier_version_recorded_nothing(self, tmp_path):
         model = create("resnet20", num_classes=3)

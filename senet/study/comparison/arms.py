@@ -47,7 +47,7 @@ def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
     if inserted(made.network):
         other = arm.model.removeprefix("se_")
         hint = f": give {other!r}" if other != arm.model else ""
-        raise StudyError(f"{arm.model} holds SE already, and a comparison takes the plain network{hint}")
+        raise StudyError(f"{arm.weights or arm.model} holds SE already, and a comparison takes the plain network{hint}")
     return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -40,6 +40,7 @@ def structure_of(model: nn.Module) -> dict[str, str]:
     """The structure of `model` without its inserted and its pruned SE. Values do not matter, nor does the device."""
     left_out: set[str] = set()
     found: dict[str, str] = {}
+    first: dict[int, str] = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         at = attachment(module)
@@ -48,8 +49,18 @@ def structure_of(model: nn.Module) -> dict[str, str]:
         if name in left_out or name.rpartition(".")[0] in left_out:
             left_out.add(name)
         else:
-            found[name] = described(module)
+            ties = _ties(module, prefix, first)
+            found[name] = described(module, ties)
     return found
+
+
+def _ties(module: nn.Module, prefix: str, first: dict[int, str]) -> list[str]:
+    """Which of a module's own parameters are another's too, which `first` had under another name."""
+    ties = []
+    for name, parameter in module._parameters.items():
+        if parameter is not None and (other := first.setdefault(id(parameter), prefix + name)) != prefix + name:
+            ties.append(f"{name} is {other}")
+    return ties
 
 
 def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
@@ -79,8 +90,8 @@ def _parts(description: str) -> tuple[str, list[str]]:
     return kind, [part for part in parts.removesuffix(")").split("; ") if part]
 
 
-def described(module: nn.Module) -> str:
-    """One module in a line: its class, hyper-parameters, the shapes of its own tensors, and a forward put in place."""
+def described(module: nn.Module, ties: Sequence[str] = ()) -> str:
+    """One module in a line: its class, hyper-parameters, shapes, ties, hooks, and a forward put in place."""
     kind = type(module)
     while (use := use_of(kind)) is not None:
         kind = use.base
@@ -90,6 +101,9 @@ def described(module: nn.Module) -> str:
     if isinstance(module, nn.Sequential):
         at = attachment(module)
         parts.append(" → ".join(name for name in module._modules if at is None or name != at.child))
+    parts += ties
+    if hooks := _hooks(module):
+        parts.append(f"hooks: {', '.join(hooks)}")
     if forward := _foreign(module, kind):
         parts.append(f"forward={forward}")
     return f"{'BatchNorm' if normalises else kind.__qualname__}({'; '.join(parts)})"
@@ -149,6 +163,21 @@ def _shapes(module: nn.Module) -> list[tuple[str, str]]:
         for name, value in own.items()
         if value is None or (isinstance(value, Tensor) and not nn.parameter.is_lazy(value))
     ]
+
+
+# A hook may change what a module returns, and no file holds it. Those of tools, which count or watch, come and go.
+def _hooks(module: nn.Module) -> list[str]:
+    """The names of a person's own forward hooks."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return [name for hook in hooks if not _of_a_tool(hook) and (name := _plain(hook))]
+
+
+def _of_a_tool(hook: Any) -> bool:
+    inner = inspect.unwrap(getattr(hook, "func", hook))
+    inner = getattr(inner, "__func__", inner)
+    file = str(getattr(getattr(inner, "__code__", None), "co_filename", ""))
+    root = str(getattr(inner, "__module__", "")).partition(".")[0]
+    return root in _LIBRARIES or "site-packages" in file or "dist-packages" in file
 
 
 # accelerate and torch.autocast wrap the forward that is there, and say so by `__wrapped__`: it computes the same.

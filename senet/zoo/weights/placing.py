@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 from torch import Tensor, nn
 
@@ -20,22 +21,23 @@ _PLACEMENTS = ("standard", "post", "pre", "identity", "inner")
 _END = ".se"
 
 
-def place_se(model: nn.Module, file: WeightsFile, example: Tensor) -> str:
+def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec | None = None) -> str:
     """Join SE blocks to `model` wherever `file` has some that it has not.
 
-    A state dict says where a block is, how wide it is, and whether its layers have biases. It does not say what it
-    squeezes by, or which gate it has; the mean and the sigmoid are taken, as the default has them.
+    A state dict says where a block is, how wide it is, and whether its layers have biases. What it squeezes by, and
+    which gate it has, it does not say: they are those of `asked`.
 
     Args:
         model: the plain network; it is changed.
         file: of tensors alone.
         example: one input that the network takes, by which its sites are found.
+        asked: the SE that the network was trained with; None for mean and sigmoid, as the default has them.
 
     Returns:
         What was joined, in words; "" where the file has no SE of ours that the network has not.
 
     Raises:
-        WeightsError: where the file has SE at none of the network's sites.
+        WeightsError: where the file has SE at none of the network's sites, or other SE than was asked for.
     """
     if file.dialect is not SENET:
         return ""
@@ -49,13 +51,43 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor) -> str:
     if not held:
         return ""
     found, placement = _sites_for(model, held, example, file.source)
-    for name, layers in held.items():
-        attach(model, found[name], spec_like(SESpec(placement=placement), layers))
-    first = spec_like(SESpec(placement=placement), next(iter(held.values())))
-    return (
-        f"{counted(len(held), 'SE block')} joined as {file.source} has them ({placement} placement, {first.squeeze} "
-        f"squeeze, {first.gate} gate): a state dict does not say squeeze and gate, and a file of senet.save does"
+    spec = dataclasses.replace(asked or SESpec(), placement=placement)
+    joined = {name: spec_like(spec, layers) for name, layers in held.items()}
+    if asked is not None:
+        _check_asked(asked, placement, held, joined, file.source)
+    for name, own in joined.items():
+        attach(model, found[name], own)
+    said = (
+        f"{counted(len(held), 'SE block')} of {file.source} joined ({placement} placement), with {spec.squeeze} squeeze"
     )
+    if asked is not None:
+        return f"{said} and {spec.gate} gate, as asked for"
+    return (
+        f"{said} and {spec.gate} gate: a state dict does not say which. Where it was trained with others, load it into "
+        "senet.insert(model, example, SESpec(...)), and give the file of senet.save"
+    )
+
+
+# What is at its default may not have been asked for, and the file says it.
+def _check_asked(
+    asked: SESpec, placement: str, held: dict[str, SELayers], joined: dict[str, SESpec], source: str
+) -> None:
+    """Refuse a spec that is not that of the file."""
+    usual = SESpec()
+    wrong: dict[str, object] = {}
+    if asked.placement not in (usual.placement, placement):
+        wrong["placement"] = placement
+    if asked.bias and not all(layers.bias for layers in held.values()):
+        wrong["bias"] = False
+    for knob in ("reduction_ratio", "width", "least_width"):
+        own = next((spec for spec in joined.values() if getattr(spec, knob) != getattr(asked, knob)), None)
+        if own is not None and getattr(asked, knob) != getattr(usual, knob):
+            wrong[knob] = getattr(own, knob)
+    for knob, value in wrong.items():
+        raise WeightsError(
+            f"{source} has SE with {knob}={value!r}, and {knob}={getattr(asked, knob)!r} was asked for: leave {knob} "
+            "out, and the file's is taken"
+        )
 
 
 def _sites_for(
