@@ -12,7 +12,7 @@ from torch import nn
 from senet.errors import InputTypeError, InsertionError
 from senet.insertion.joining.attach import join, place_of, why_not
 from senet.insertion.recognise import InlineSE, blocks
-from senet.insertion.staying.joined import attached, become, is_joined, moved, moved_along
+from senet.insertion.staying.joined import as_it_is, attached, become, is_joined, moved, moved_along
 from senet.insertion.staying.record import Entry, lost, records
 from senet.report.table import Table
 from senet.running import meant, run, set_training, untouched
@@ -174,4 +174,5 @@ def _is_like(module: nn.Module, entry: Entry) -> bool:
     """Whether a module that has the name of a lost host does the same: its class, a normalisation, or nothing."""
     kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__}
     channels = getattr(module, "num_features", getattr(module, "num_channels", None))
-    return entry.base in kinds or type(module) is nn.Identity or channels == entry.attachment.site.channels
+    now = as_it_is(entry.attachment, entry.block)
+    return entry.base in kinds or type(module) is nn.Identity or channels == now.site.channels

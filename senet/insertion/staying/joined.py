@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from senet.block import SESpec
+from senet.block import SEBlock, SESpec, hidden_width
 from senet.block.made import MadeSpec
 from senet.errors import InputTypeError, InsertionError
 from senet.fused.joined import USE, Use, use_of
@@ -31,6 +31,7 @@ __all__ = [
     "TWO_HOSTS",
     "Attachment",
     "Shortcut",
+    "as_it_is",
     "attached",
     "attachment",
     "base_of",
@@ -97,7 +98,22 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
             above = outer.setdefault(getattr(module, found.child), name)
             if name.startswith(f"{above}."):  # a wrapper shows the host that it replaced, and applies the SE itself
                 continue
-        yield name, module, dataclasses.replace(found, site=moved(found.site, name))
+        found = dataclasses.replace(found, site=moved(found.site, name))
+        yield name, module, as_it_is(found, module._modules.get(found.child))
+
+
+# Tools that prune channels cut the layers of SE together with those around it. What was asked for
+# then makes another block, whose file could never be loaded.
+def as_it_is(found: Attachment, block: nn.Module | None) -> Attachment:
+    """`found` with the sizes that its block has now."""
+    if not (isinstance(block, SEBlock) and isinstance(found.spec, SESpec)):
+        return found
+    spec, channels, width = found.spec, block.in_channels, block.width
+    if hidden_width(channels, spec.reduction_ratio, spec.width, spec.least_width) != width:
+        spec = dataclasses.replace(spec, width=width)
+    if channels == found.site.channels and spec is found.spec:
+        return found
+    return dataclasses.replace(found, site=dataclasses.replace(found.site, channels=channels), spec=spec)
 
 
 def moved(site: Site, name: str) -> Site:

@@ -16,7 +16,17 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from senet.errors import SEWarning
 from senet.insertion.reading.operations import iterates_its_children
-from senet.insertion.staying.joined import ATTACHMENT, ENDS_IN, SHORTCUT, TOLD, TWO_HOSTS, attachment, become, uses_in
+from senet.insertion.staying.joined import (
+    ATTACHMENT,
+    ENDS_IN,
+    SHORTCUT,
+    TOLD,
+    TWO_HOSTS,
+    as_it_is,
+    attachment,
+    become,
+    uses_in,
+)
 
 __all__: list[str] = []
 
@@ -31,7 +41,8 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if any(module is old or attachment(module) == attachment(old) is not None for module in new.modules()):
         return
     found = attachment(old)
-    channels = None if found is None or found.site.position != "output" else found.site.channels
+    now = None if found is None else as_it_is(found, getattr(old, found.child, None)).site
+    channels = None if now is None or now.position != "output" else now.channels
     if old is not there and (_width(new) != channels or next(new.children(), None) is not None):
         return  # another part of a network, which is not what was returned before; the record tells
     blocks = {use.child: getattr(old, use.child) for use in uses if use.holds_block}
