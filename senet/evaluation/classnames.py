@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,14 @@ from senet.words import printable
 from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from senet.evaluation.networks import NetworkSpec
 
-__all__ = ["names_in", "published_classes", "trained_classes"]
+__all__ = ["names_in", "published_classes", "spoken", "trained_classes"]
+
+_IMAGENET = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"
+"""SHA-256 of ImageNet's 1000 identifiers in order, with spaces between them."""
 
 
 def trained_classes(spec: NetworkSpec) -> list[str] | None:
@@ -65,3 +71,16 @@ def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:
         if subset := imagenet_info.infer_imagenet_subset({"num_classes": count}):  # as timm's own programs do
             return list(imagenet_info.ImageNetInfo(subset).label_descriptions())
     return None
+
+
+def spoken(names: Mapping[int, str]) -> dict[int, str]:
+    """The same names, but ImageNet's classes by their words: "tench" for "n01440764".
+
+    Only the whole list of 1000 identifiers, in order, is ImageNet; the words are torchvision's.
+    """
+    identifiers = [names[index] for index in sorted(names)]
+    if hashlib.sha256(" ".join(identifiers).encode()).hexdigest() != _IMAGENET:
+        return dict(names)
+    from torchvision.models import ResNet18_Weights
+
+    return dict(zip(sorted(names), ResNet18_Weights.IMAGENET1K_V1.meta["categories"], strict=True))

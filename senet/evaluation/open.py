@@ -14,7 +14,7 @@ from torch import nn
 from senet.data.sources import DataSource, open_data
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, InputError, StudyError
-from senet.evaluation.classnames import names_in, published_classes, trained_classes
+from senet.evaluation.classnames import names_in, published_classes, spoken, trained_classes
 from senet.evaluation.given import given_model
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import (
@@ -81,7 +81,7 @@ class OpenedNetwork:
         """
         file, offset = options.get("classes"), options.get("class_offset", 0)
         if file is None:
-            return dict(enumerate(self.known_classes(count) or ()))
+            return spoken(dict(enumerate(self.known_classes(count) or ())))
         named = names_in(file, offset)
         beyond = next((index for index in named if not 0 <= index < count), None)
         if beyond is not None:
@@ -89,7 +89,7 @@ class OpenedNetwork:
                 f"the classes file {file} names {len(named)} classes; with class_offset {offset} {named[beyond]!r} "
                 f"would be class {beyond}; the network's classes are 0 to {count - 1}"
             )
-        return named
+        return spoken(named)
 
     def preprocessing(self, options: Mapping[str, Any], source: DataSource | None = None) -> Preprocessing:
         """How pictures become its input: what is known of it, with what `PictureOptions` and `size` ask for.
@@ -200,7 +200,7 @@ def open_labelled(
             f"the network {has(classes)} and the images have class {highest} (from 0): say with `classes` "
             "(--classes) which folder is which class, or give the network's own data"
         )
-    return LabelledNetwork(opened, source, split, images, preprocessing, classes, names, device)
+    return LabelledNetwork(opened, source, split, images, preprocessing, classes, spoken(names), device)
 
 
 def _matched(

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import re
+import unicodedata
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -126,10 +127,64 @@ def forest(names: Sequence[str], series: Sequence[Series], *, xlabel: str, at: f
         return figure
 
 
+@functools.cache
+def _drawable() -> frozenset[int]:
+    """The characters that a font of this machine draws."""
+    from matplotlib import font_manager
+
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _families()]
+    return frozenset().union(*(font.get_charmap() for font in fonts))
+
+
+@contextlib.contextmanager
+def _spelt_out(figure: Figure) -> Iterator[None]:
+    """Within it characters that no font here has are spelt out, which else were all the same empty box.
+
+    An emoji is its name, [dog face], and anything else its number, [U+732B]. SVG keeps the text:
+    where it is looked at there may be a font.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    def wrapped(axis: Any) -> FuncFormatter:
+        words = axis.get_major_formatter()
+        return FuncFormatter(lambda value, position: _spelt(words(value, position)))
+
+    texts = {each: each.get_text() for each in figure.findobj(Text)}
+    # what stands at a tick is asked of its axis each time that it is drawn
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    ticks = {axis: axis.get_major_formatter() for axis in axes if _undrawable(axis.get_ticklabels())}
+    for text, words in texts.items():
+        text.set_text(_spelt(words))
+    for axis in ticks:
+        axis.set_major_formatter(wrapped(axis))
+    try:
+        yield
+    finally:
+        for text, words in texts.items():
+            text.set_text(words)
+        for axis, formatter in ticks.items():
+            axis.set_major_formatter(formatter)
+
+
+def _undrawable(texts: Sequence[Any]) -> bool:
+    return any(_spelt(each.get_text()) != each.get_text() for each in texts)
+
+
+def _spelt(text: str) -> str:
+    return "".join(c if ord(c) in _drawable() or not c.isprintable() else f"[{_called(c)}]" for c in text)
+
+
+def _called(character: str) -> str:
+    name = unicodedata.name(character, "") if unicodedata.category(character) == "So" else ""
+    return name.lower() or f"U+{ord(character):04X}"
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as .png or .svg, whole or not at all; the same figure gives the same file."""
     kind = path.suffix.lower().removeprefix(".")
-    with drawing(), atomic_write(path, follow=False) as temporary:
+    legible = _spelt_out(figure) if kind == "png" else contextlib.nullcontext()
+    with drawing(), legible, atomic_write(path, follow=False) as temporary:
         figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 

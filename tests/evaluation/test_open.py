@@ -10,6 +10,7 @@ from senet import SESpec, blocks, create, insert, save
 from senet.data.sources import open_data
 from senet.errors import InputError, InputTypeError, SenetError, StudyError
 from senet.evaluation import open as opening
+from senet.evaluation.classnames import spoken
 from senet.evaluation.networks import NetworkSpec, make, network_of
 from senet.evaluation.open import open_labelled, open_network
 from senet.study import evaluate, explain, predict, train
@@ -147,3 +148,15 @@ def test_se_of_a_file_stays_where_the_classifier_starts_fresh(tiny, tmp_path):
     assert list(blocks(fresh)) == list(blocks(with_se))
     inside = {key: value for key, value in with_se.state_dict().items() if not key.startswith("fc.")}
     assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in inside.items())
+
+
+def test_imagenets_classes_are_called_by_their_words():
+    """timm has the identifiers, torchvision the words; whatever is not the whole list stays as it is."""
+    info = pytest.importorskip("timm.data.imagenet_info").ImageNetInfo("imagenet-1k")
+    identifiers = info.label_names()
+    found = spoken(dict(enumerate(identifiers, 1)))  # behind a class for the background
+    assert [found[1], found[282], found[1000]] == ["tench", "tabby", "toilet tissue"]
+    agree = [word in info.index_to_description(index - 1) for index, word in found.items()]
+    assert sum(agree) > 950  # the others are spelt or clipped otherwise
+    for names in (identifiers[:-1], identifiers[::-1], ["n01440764", "cat"], []):
+        assert spoken(dict(enumerate(names))) == dict(enumerate(names))

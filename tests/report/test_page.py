@@ -18,9 +18,11 @@ from senet.report import (
     Facts,
     Page,
     Section,
+    Series,
     Table,
     Text,
     drawing,
+    forest,
     machine_facts,
     render,
     settings_facts,
@@ -236,3 +238,28 @@ def test_print_has_no_empty_first_page(chromium, tmp_path):
     tall.figure.set_size_inches(8, 14)
     assert pages_of(tall) == 1
     assert pages_of(small, WIDE) == pages_of(WIDE)
+
+
+def test_what_no_font_has_is_spelt_out_in_a_png_and_text_in_an_svg(tmp_path, monkeypatch):
+    """Two classes in a script that this machine has no font for are told apart, and nobody is warned."""
+    from senet.report import figures
+
+    monkeypatch.setattr(figures, "_drawable", lambda: frozenset(range(32, 127)))
+    figure = forest(["猫", "🐕 x", "plain"], [Series("", [(0.0, None, None)] * 3, "#000000")], xlabel="")
+    (axes,) = figure.axes
+
+    def names():
+        return [axes.yaxis.get_major_formatter()(tick) for tick in axes.get_yticks()]
+
+    with figures._spelt_out(figure):
+        assert names() == ["[U+732B]", "[dog] x", "plain"]
+    assert names() == ["猫", "🐕 x", "plain"]
+    for kind in ("png", "svg"):
+        figures.save_figure(figure, tmp_path / f"figure.{kind}")
+    assert "猫" in (tmp_path / "figure.svg").read_text("utf-8")
+    assert names() == ["猫", "🐕 x", "plain"]
+
+
+def test_a_command_is_broken_between_its_words_alone():
+    text = render(Page("t", [], [Section("s", [Text("x")])], "senet compare --data 'my <photos>' --out runs"))
+    assert "<span>--data</span> <span>&#39;my</span> <span>&lt;photos&gt;&#39;</span> <span>--out</span>" in text

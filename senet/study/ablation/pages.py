@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from senet.report import COLOURS, Chart, Page, Section, Series, Table, Text, forest
+from senet.report import COLOURS, Chart, Page, Section, Series, Table, Text, forest, settings_facts
 from senet.report.figures import short
 from senet.study.ablation.ablation import Ablation, TrainedCell
 from senet.study.facts import facts_of
@@ -39,7 +39,7 @@ def ablation_page(found: Ablation) -> Page:
         f"apart. A difference is shown where neither the interval over seeds nor the one over images (paired "
         f"bootstrap, at the same confidence) contains zero; where all seeds differ alike, the one over images decides."
     )
-    base = ", ".join(f"{name} {value}" for name, value in found.settings["se"].items() if value is not None)
+    base = ", ".join(f"{name} {words}" for name, words in settings_facts(found.settings["se"]).rows)
     how += f" The standard SE, from which each variant differs in what its name says: {base}."
     return Page(
         f"Ablation of SE: {found.model} on {found.data}",

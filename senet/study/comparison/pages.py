@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.console import display
+from senet.console.command import typed
 from senet.console.progress import duration
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
@@ -143,9 +144,8 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
         for section in _sections(each, f"{number}_")
     ]
     machines = [part for each in comparisons for part in facts_of(each.settings, each.machine)]
-    return Page(
-        title, [f"{len(comparisons)} comparisons."], [overview, *parts, Section("Settings and machines", machines)]
-    )
+    sections = [overview, *parts, Section("Settings and machines", machines)]
+    return Page(title, [f"{len(comparisons)} comparisons."], sections, typed())
 
 
 def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:

@@ -31,6 +31,7 @@ def learning_curves(comparison: Comparison) -> Figure:
     loss.set_ylabel("training loss (cross entropy, nats)")
     for axes in (accuracy, loss):
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     accuracy.legend(loc="lower right", frameon=False)

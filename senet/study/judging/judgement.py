@@ -208,6 +208,7 @@ def judgement_page(found: Judgement) -> Page:
             *([Section(f"Where {found.block} is", [Text(", ".join(found.sites))])] if found.sites else []),
             Section("Settings and machine", facts_of(found.settings, found.machine)),
         ],
+        str(found.machine.get("command", "")),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.block.made import block_in
+from senet.console.command import typed
 from senet.errors import StudyError
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, read_json
@@ -102,7 +103,8 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
         for section in judgement_page(each).sections[:-1]
     ]
     facts = [part for each in judgements for part in facts_of(each.settings, each.machine)]
-    return Page("Judgements", [f"{len(judgements)} judgements."], [side, *own, Section("Settings and machines", facts)])
+    sections = [side, *own, Section("Settings and machines", facts)]
+    return Page("Judgements", [f"{len(judgements)} judgements."], sections, typed())
 
 
 def _prefixed(parts: Sequence[Any], prefix: str) -> list[Any]:

@@ -14,6 +14,8 @@ from senet import SESpec, cli
 from senet.errors import StudyError
 from senet.files.run_folder import read_json
 from senet.study import judge
+from senet.study.judging.judgement import judgement_page
+from senet.study.judging.several import read_judgement
 
 QUIET = {"devices": "cpu", "progress": False, "spec": SESpec(4)}
 
@@ -83,6 +85,7 @@ def test_the_command_judges_cell_by_cell_as_at_once(mine, tmp_path, capsys):
         for arm in ("plain", "se"):
             del result[arm]["seconds"]
     assert whole == cells
+    assert judgement_page(read_judgement(tmp_path / "whole")).command.startswith("senet judge --code mine.py:train")
 
 
 def test_what_a_file_prints_is_no_command(mine, capsys):
