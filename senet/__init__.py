@@ -22,12 +22,14 @@ from senet.insertion import (
     sites,
     valid,
 )
+from senet.running import Batched
 from senet.saving import create, load, save
 from senet.zoo import list_models
 
 redirect()
 
 __all__ = [
+    "Batched",
     "Cost",
     "InsertionError",
     "MadeBlock",

@@ -13,6 +13,7 @@ __all__ = [
     "ChangedWarning",
     "DataError",
     "ExportError",
+    "FileWriteError",
     "InputError",
     "InputTypeError",
     "InsertionError",
@@ -62,6 +63,10 @@ class InsertionError(SenetError, ValueError):
 
 class ExportError(SenetError, ValueError):
     """A network cannot be exported as asked; the message says why, and what would do."""
+
+
+class FileWriteError(ExportError, OSError):
+    """A file cannot be written, as on a full disk; the message says why, and nothing half written is left."""
 
 
 class OptimizeError(SenetError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,24 +10,86 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from senet.errors import InsertionError
+from senet.errors import InputError, InsertionError
 
-__all__ = ["as_call", "count_parameters", "describe", "devices_of", "meant", "run", "set_training", "sets_mode"]
-__all__ += ["untouched"]
+__all__ = ["Batched", "as_call", "batch_dims", "count_parameters", "describe", "devices_of", "meant", "run"]
+__all__ += ["set_training", "sets_mode", "untouched"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batched:
+    """A tensor of an example, with the dimension that counts the samples.
+
+    Where an example has one of these, the tensors beside them have no batch. `optimize` and `export` take such
+    examples; without one, the batch is dimension 0 of every tensor that is as long there as the first map.
+
+    Args:
+        tensor: as the network takes it.
+        dim: the dimension of the batch.
+    """
+
+    tensor: Tensor
+    dim: int = 0
+
+
+pytree.register_pytree_node(
+    Batched,
+    lambda given: ([given.tensor], given.dim),
+    lambda tensors, dim: Batched(next(iter(tensors)), dim),
+    serialized_type_name="senet.Batched",
+)
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments from an example: a tensor (or any one object), a tuple, or a dict."""
-    if isinstance(example, tuple):
-        return example, {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return (example,), {}
+    args: tuple[Any, ...] = (
+        () if isinstance(example, Mapping) else example if isinstance(example, tuple) else (example,)
+    )
+    kwargs = dict(example) if isinstance(example, Mapping) else {}
+    if any(_is_batched(leaf) for leaf in _leaves(example)):
+        args, kwargs = pytree.tree_map(lambda x: x.tensor if _is_batched(x) else x, (args, kwargs), is_leaf=_is_batched)
+    return args, kwargs
+
+
+def batch_dims(example: Any) -> list[int | None]:
+    """For each tensor of an example, in order, the dimension that counts its samples; None where it has none.
+
+    Where the example does not say, the batch is as long as the first dimension of the first floating-point tensor of
+    two dimensions or more, or of the first tensor that has a dimension.
+
+    Raises:
+        InputError: where a tensor has no such dimension.
+    """
+    leaves = [leaf for leaf in _leaves(example) if isinstance(leaf, Tensor | Batched)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len(tensors) < len(leaves):
+        return [_dim(leaf) if isinstance(leaf, Batched) else None for leaf in leaves]
+    maps = [x for x in tensors if x.dim() > 1]
+    likely = (*(x for x in maps if x.is_floating_point()), *maps, *(x for x in tensors if x.dim()))
+    return [0 if x.dim() and len(x) == len(likely[0]) else None for x in tensors]
+
+
+def _dim(given: Batched) -> int:
+    count = given.tensor.dim()
+    if not -count <= given.dim < count:
+        raise InputError(f"Batched(..., dim={given.dim}) holds {describe(given.tensor)}, which has no such dimension")
+    return given.dim % count
+
+
+def _leaves(example: Any) -> list[Any]:
+    return pytree.tree_leaves(dict(example) if isinstance(example, Mapping) else example, is_leaf=_is_batched)
+
+
+def _is_batched(given: Any) -> bool:
+    return isinstance(given, Batched)
 
 
 def describe(example: Any) -> str:
     """An example in words: dtypes and shapes, not values."""
+    if isinstance(example, Batched):
+        return f"{describe(example.tensor)} with its batch in dimension {example.dim}"
     if isinstance(example, Tensor):
         return f"a {str(example.dtype).removeprefix('torch.')} tensor of shape {tuple(example.shape)}"
     if isinstance(example, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -12,12 +13,12 @@ from senet.console.display import Unbroken, console
 from senet.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import TextIO
 
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "alive"]
 
 LINES = 4
 """Lines that one run may write into a log: the least whole number of epochs between two of them follows."""
@@ -103,6 +104,43 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self._begun) / self._worked * (self._total - self._done)
         return f" ({duration(seconds)} left)"
+
+
+@contextlib.contextmanager
+def alive(every: float = 30.0, file: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+    """Within it a step of unknown length is shown with its time: running in a terminal, now and then in a log.
+
+    Args:
+        every: seconds between two lines in a log.
+        file: where; standard error by default.
+
+    Yields:
+        What to call with each step, in words, as it begins.
+    """
+    where = console(cast("TextIO", Unbroken(file or sys.stderr)))
+    if where.is_terminal:
+        from rich.progress import Progress as RichProgress
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        # What other threads print is theirs: a converter's output is kept back elsewhere.
+        with RichProgress(*columns, console=where, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda step: bar.update(task, description=printable(step))
+        return
+    begun, ended, steps = time.monotonic(), threading.Event(), [""]
+
+    def tell() -> None:
+        while not ended.wait(every):
+            where.print(printable(f"{steps[-1]}, {duration(time.monotonic() - begun)} so far"), soft_wrap=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield steps.append
+    finally:
+        ended.set()
+        thread.join()
 
 
 def duration(seconds: float) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from senet.errors import ExportError, InsertionError
+from senet.export.converting import in_one_line
+from senet.export.outputs import flat_outputs
 from senet.export.runtimes import Runtime
-from senet.export.tracing import flat_outputs
 from senet.inference.agreement import needed_conditions, relative_difference
-from senet.inference.capture import first_line
 from senet.inference.shapes import Shapes
 from senet.running import run, untouched
 
@@ -78,7 +78,7 @@ def check_file(
         except Exception as error:
             if expected is None:
                 continue
-            raise ExportError(f"{what} does not run it on {name}: {first_line(error)}") from error
+            raise ExportError(f"{what} does not run it on {name}: {in_one_line(error)}") from error
         if expected is None:
             raise ExportError(f"{what} runs it on {name}, which the network itself refuses")
         if [x.shape for x in expected] != [x.shape for x in given]:

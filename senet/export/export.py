@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from torch.utils import _pytree as pytree
 from senet.block.equations import padding
 from senet.errors import ExportError, OptimizeError
 from senet.export.checking import check_file, check_names, disagreements, outputs_of
+from senet.export.converting import file_errors, hear_interrupts, reported
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
+from senet.export.outputs import TensorsOnly, flat_outputs, name_of, without_tensors
 from senet.export.tracing import Traced, check_exportable, trace
 from senet.files.atomic import atomic_write_all
 from senet.inference.agreement import ONE_POSITION, trials
+from senet.inference.capture import ONE_AT_A_TIME
 from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
-from senet.running import devices_of
+from senet.running import devices_of, run, untouched
 from senet.words import nearest
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
@@ -48,7 +52,7 @@ class Exported:
         metadata: what the file says of its network.
         moved: how many SE blocks there are, and in how many of them the squeeze reads the last linear layer's
             input, as `optimize` has it.
-        note: which sizes the file is not for; empty where it takes any.
+        note: which sizes the file is not for, and which outputs it leaves out; empty where there are none.
     """
 
     paths: tuple[Path, ...]
@@ -93,6 +97,7 @@ def export(
     dynamic_size: bool = False,
     metadata: Mapping[str, Any] | None = None,
     calibration: Iterable[Tensor] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write `model` in its inference form to a file that ONNX Runtime, OpenVINO or PyTorch runs, for any batch.
 
@@ -104,7 +109,8 @@ def export(
     Args:
         model: any network in float32, on any device; it stays as it is.
         example: what it takes: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword
-            arguments. The first dimension is the batch.
+            arguments. The first dimension of the first map is the batch; `senet.Batched(x, dim)` in its place says
+            otherwise.
         path: ends in .onnx (ONNX), .xml (OpenVINO; a .bin with the weights is written beside it) or .pt2
             (`torch.export.load`). Its folder exists.
         dynamic_size: let the file take pictures of any height and width, where the network does.
@@ -114,15 +120,16 @@ def export(
             OpenVINO in `rt_info` below "senet", in a .pt2 in the extra file "senet.json".
         calibration: batches of inputs like those to come, about 300 pictures in all: the layers are then
             computed in INT8 (.xml alone, by NNCF), which changes the outputs; see what it does to the accuracy.
+        progress: called with each step as it begins, in words; a conversion may take minutes.
 
     Returns:
         What was written and how it compares.
 
     Raises:
         ExportError: (a ValueError) on another suffix, with the nearest; where the network cannot be exported, and
-            where the file does not give PyTorch's outputs.
+            where the file does not give PyTorch's outputs. What a converter throws is one of these too.
         ImportError: where the format's packages are not installed, with the command that installs them.
-        OSError: where the file cannot be written.
+        OSError: where the file cannot be written; on a full disk it is a FileWriteError, which is an ExportError too.
     """
     path = Path(path)
     check_exportable(model, example)
@@ -133,44 +140,74 @@ def export(
     batches = None if calibration is None else _calibration(path, calibration)
     kind.needed()
     description = describe_network(model, metadata)
-    with atomic_write_all(*kind.files(path)) as temporary:  # before the work, so that it is not for nothing
-        if devices_of(model) - {torch.device("cpu")}:
-            model = copy.deepcopy(model).cpu()
-            example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
-        # A file has no strides, and a capture on channels-last ones holds a batch of 1 for another function.
-        example = pytree.tree_map_only(Tensor, Tensor.contiguous, example)
-        first = outputs_of(model, {"the example": example})["the example"]  # in its own words where it does not run
-        check_names(description.get("classes"), first or ())
-        form = _form(model, example, dynamic_size)
-        traced = trace(form, example, dynamic_size=dynamic_size)
-        tolerance = TOLERANCE if batches is None else None
-        said: tuple[str, ...] = ()
-        needed = traced.shapes.conditions
-        if needed and not kind.keeps_conditions:
-            shapes = dataclasses.replace(traced.shapes, conditions=())
-            traced = _narrowed(dataclasses.replace(traced, shapes=shapes), form, example, kind, needed, dynamic_size)
-            said = needed
-        while True:
-            if traced.shapes.conditions:
-                description["shapes"] = traced.shapes.to_json()
-            texts = to_strings(description)
-            tried = trials(example, traced.shapes, more=2)
-            tried.pop(ONE_POSITION, None)  # OpenVINO's kernels may end the process on such a map
-            wanted = outputs_of(model, tried)
-            if batches is None:
-                kind.write(traced, texts, temporary)
-            else:
-                write_openvino_model(quantized(openvino_model(traced, texts), batches), temporary)
-            runner = kind.run(temporary)
-            needed = disagreements(runner, model, example, traced.shapes, tuple(traced.assumed), tolerance)
-            if not needed:
-                break
-            del runner  # which may have the file open
-            traced, said = _narrowed(traced, form, example, kind, needed, dynamic_size), (*said, *needed)
-        checks = check_file(runner, tried, wanted, f"{type(model).__name__} was exported, and {kind.name}", tolerance)
-        if dict(runner.metadata) != texts:
-            raise ExportError(f"{kind.name} did not keep what the file is to say of its network: {runner.metadata}")
-        del runner
+    say = progress or (lambda _: None)
+    with (
+        ONE_AT_A_TIME,
+        file_errors(path),
+        atomic_write_all(*kind.files(path)) as temporary,  # before the work, so that it is not for nothing
+        hear_interrupts(),
+        reported(f"{type(model).__name__} cannot be written as {kind.name}", _instead(path)),
+    ):
+        return _export(model, example, path, kind, temporary, description, batches, dynamic_size, say)
+
+
+def _export(
+    model: nn.Module,
+    example: Any,
+    path: Path,
+    kind: Format,
+    temporary: Sequence[Path],
+    description: dict[str, Any],
+    batches: list[Tensor] | None,
+    dynamic_size: bool,
+    say: Callable[[str], None],
+) -> Exported:
+    if devices_of(model) - {torch.device("cpu")}:
+        model = copy.deepcopy(model).cpu()
+        example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
+    # A file has no strides, and a capture on channels-last ones holds a batch of 1 for another function.
+    example = pytree.tree_map_only(Tensor, Tensor.contiguous, example)
+    say("reading the network's graph")
+    with untouched(model):
+        returned = run(model, example)  # in its own words where it does not run
+    check_names(description.get("classes"), flat_outputs(returned))
+    left_out = without_tensors(returned)
+    form = _form(model, example, dynamic_size)
+    if left_out and kind.tensors_only:
+        form = TensorsOnly(form)
+    traced = trace(form, example, dynamic_size=dynamic_size)
+    tolerance = TOLERANCE if batches is None else None
+    said: tuple[str, ...] = ()
+    needed = traced.shapes.conditions
+    if needed and not kind.keeps_conditions:
+        shapes = dataclasses.replace(traced.shapes, conditions=())
+        traced = _narrowed(dataclasses.replace(traced, shapes=shapes), form, example, kind, needed, dynamic_size)
+        said = needed
+    while True:
+        if traced.shapes.conditions:
+            description["shapes"] = traced.shapes.to_json()
+        texts = to_strings(description)
+        tried = trials(example, traced.shapes, more=2)
+        tried.pop(ONE_POSITION, None)  # OpenVINO's kernels may end the process on such a map
+        wanted = outputs_of(model, tried)
+        say(f"converting to {kind.name}")
+        if batches is None:
+            kind.write(traced, texts, temporary)
+        else:
+            model_in_float = openvino_model(traced, texts)
+            say("calibrating INT8")
+            write_openvino_model(quantized(model_in_float, batches), temporary)
+        say(f"comparing the {kind.name} file with PyTorch")
+        runner = kind.run(temporary)
+        needed = disagreements(runner, model, example, traced.shapes, tuple(traced.assumed), tolerance)
+        if not needed:
+            break
+        del runner  # which may have the file open
+        traced, said = _narrowed(traced, form, example, kind, needed, dynamic_size), (*said, *needed)
+    checks = check_file(runner, tried, wanted, f"{type(model).__name__} was exported, and {kind.name}", tolerance)
+    if dict(runner.metadata) != texts:
+        raise ExportError(f"{kind.name} did not keep what the file is to say of its network: {runner.metadata}")
+    del runner
     return Exported(
         paths=kind.files(path),
         format=kind.name if batches is None else f"{kind.name} INT8",
@@ -180,8 +217,13 @@ def export(
         tolerance=tolerance,
         metadata=description,
         moved=_moved(form),
-        note=_note(traced.shapes, said, kind),
+        note=_note(traced.shapes, said, left_out if kind.tensors_only else (), kind),
     )
+
+
+def _instead(path: Path) -> str:
+    others = " or ".join(f"{suffix}" for suffix in FORMATS if suffix != path.suffix)
+    return f"write a file that ends in {others}, or have the network compute that otherwise"
 
 
 def _form(model: nn.Module, example: Any, dynamic_size: bool) -> nn.Module:
@@ -194,13 +236,16 @@ def _form(model: nn.Module, example: Any, dynamic_size: bool) -> nn.Module:
         raise
 
 
-def _note(shapes: Shapes, conditions: Sequence[str], kind: Format) -> str:
+def _note(shapes: Shapes, conditions: Sequence[str], left_out: Sequence[str], kind: Format) -> str:
+    said = []
     if shapes.conditions:
-        return f"It is for {' and '.join(shapes.conditions)}: elsewhere the network does something else."
-    if shapes.fixed:
+        said.append(f"It is for {' and '.join(shapes.conditions)}: elsewhere the network does something else.")
+    elif shapes.fixed:
         why = f": the network tests it ({', '.join(conditions)})" if conditions else ": the network tests it"
-        return f"The batch is fixed{why}, and an {kind.name} file cannot."
-    return ""
+        said.append(f"The batch is fixed{why}, and an {kind.name} file cannot.")
+    if left_out:
+        said.append(f"Left out, since it is no tensor: {', '.join(left_out)}.")
+    return " ".join(said)
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:
@@ -224,13 +269,13 @@ def inference_form(model: nn.Module, example: Any, *, dynamic_size: bool = False
         ExportError: (a ValueError) where it cannot be taken as a graph.
     """
     try:
-        return optimized(model, example, dynamic_size=dynamic_size)
+        return optimized(model, example, dynamic_size=dynamic_size, nothing_gained=logging.INFO)
     except OptimizeError as error:
         raise ExportError(str(error)) from error
 
 
 def _moved(form: nn.Module) -> tuple[int, int]:
-    outcomes = form.meta.get("senet", ()) if isinstance(form, fx.GraphModule) else ()
+    outcomes = form.meta.get("senet", ()) if isinstance(form, fx.GraphModule | TensorsOnly) else ()
     return len(outcomes), sum(outcome.moved for outcome in outcomes)
 
 
@@ -261,7 +306,7 @@ def _narrowed(
     sizes = [condition for condition in conditions if any(name in condition for name in traced.shapes.space)]
     if sizes or traced.shapes.fixed:
         raise ExportError(
-            f"{type(form).__name__} is right where {' and '.join(sizes or conditions)}, which an {kind.name} file "
+            f"{name_of(form)} is right where {' and '.join(sizes or conditions)}, which an {kind.name} file "
             f"cannot check: leave dynamic_size out, or write a .pt2 file"
         )
     return trace(form, example, dynamic_size=dynamic_size, fixed_batch=True)
@@ -270,9 +315,13 @@ def _narrowed(
 def _shapes(traced: Traced, op: str, names: Sequence[str]) -> dict[str, str]:
     graph = traced.program.graph
     if op == "output":
-        nodes = [node for node in graph.output_node().args[0] if node is not None]
+        nodes = [node for node in graph.output_node().args[0] if _is_tensor(node)]
         nodes = nodes[len(nodes) - len(names) :]
     else:
         given = set(traced.program.graph_signature.user_inputs)
-        nodes = [node for node in graph.nodes if node.op == op and node.name in given]
+        nodes = [node for node in graph.nodes if node.op == op and node.name in given and _is_tensor(node)]
     return {name: traced.shape_in_words(node.meta["val"].shape) for name, node in zip(names, nodes, strict=True)}
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
+import errno
 import json
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import ExportError
+from senet.export.converting import File, quietly
 from senet.export.description import FIRST
 from senet.export.onnx_squeeze import branches, pool_squeezes
 from senet.export.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
@@ -30,6 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Format", "openvino_model", "quantized", "read_openvino_model", "write_openvino_model"]
 
 _PT2_KEY = "senet.json"
+_aten = torch.ops.aten
+_COPIES = (  # which OpenVINO's converter takes for what they copy
+    _aten.alias.default,
+    _aten.clone.default,
+    _aten.contiguous.default,
+    _aten.detach.default,
+    _aten.detach_copy.default,
+    _aten.dropout.default,
+    _aten.lift_fresh_copy.default,
+)
 _ONNX_LIMIT = 2**31  # bytes of one protocol buffer
 
 
@@ -44,6 +52,7 @@ class Format:
         write: the graph and the strings that go with it, to those paths.
         run: a network that runs what is written there, with `metadata`, the strings.
         keeps_conditions: whether whoever loads the file has conditions on sizes checked.
+        tensors_only: whether it holds no output but tensors.
     """
 
     name: str
@@ -52,6 +61,7 @@ class Format:
     write: Callable[[Traced, Mapping[str, str], Sequence[Path]], None]
     run: Callable[[Sequence[Path]], Runtime]
     keeps_conditions: bool = False
+    tensors_only: bool = True
 
     def needed(self) -> None:
         """Import what it needs.
@@ -61,22 +71,6 @@ class Format:
         """
         for module in self.modules:
             extra(module, "ship")
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Within it what writers print, log and warn of is kept back: what went wrong they raise."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "nncf", "torch.utils.cpp_extension")
-    loggers = [(logger, logger.level) for logger in map(logging.getLogger, names)]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger, _ in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in loggers:
-                logger.setLevel(level)
 
 
 def _write_onnx(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
@@ -129,11 +123,14 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
 def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
     """A graph as an `openvino.Model`, with the strings in its `rt_info` below "senet"."""
     openvino = extra("openvino", "ship")
+    _tell_outputs_apart(traced.program)
     with quietly():
         model = openvino.convert_model(traced.program)
+    for port in (*model.inputs, *model.outputs):
+        port.get_tensor().set_names(set())
     for names, ports in ((traced.inputs, model.inputs), (traced.outputs, model.outputs)):
         for name, port in zip(names, ports, strict=True):
-            port.get_tensor().set_names({name})
+            port.get_tensor().add_names({name})  # an input that is returned has both names
     # The conversion leaves sides free that the graph holds for numbers, and the file would run where it is wrong.
     shapes = [
         openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])
@@ -143,6 +140,27 @@ def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
     for name, text in texts.items():
         model.set_rt_info(text, [FIRST, name])
     return model
+
+
+def _tell_outputs_apart(program: torch.export.ExportedProgram) -> None:
+    """Give each output an operation of its own: OpenVINO's converter takes no tensor that is returned twice."""
+    output = program.graph.output_node()
+    nodes, seen = [*output.args[0]], set()
+    for i, node in enumerate(nodes):
+        if not isinstance(node, torch.fx.Node):
+            continue
+        root: Any = node
+        while root.target in _COPIES:
+            root = root.args[0]
+        if root in seen:
+            is_bool = node.meta["val"].dtype == torch.bool
+            with program.graph.inserting_before(output):
+                once = (_aten.bitwise_or.Tensor, (node, node)) if is_bool else (_aten.mul.Tensor, (node, 1))
+                nodes[i] = program.graph.call_function(*once)
+            nodes[i].meta["val"] = node.meta["val"]
+            program.graph_signature.output_specs[i].arg.name = nodes[i].name
+        seen.add(root)
+    output.args = (tuple(nodes),)
 
 
 def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
@@ -158,8 +176,17 @@ def _write_openvino(traced: Traced, texts: Mapping[str, str], paths: Sequence[Pa
 
 
 def write_openvino_model(model: Any, paths: Sequence[Path]) -> None:
-    """Write an `openvino.Model` to its two paths, weights in full precision."""
-    extra("openvino", "ship").serialize(model, str(paths[0]), str(paths[1]))
+    """Write an `openvino.Model` to its two paths, weights in full precision.
+
+    Raises:
+        OSError: where the system does not take them.
+    """
+    try:
+        extra("openvino", "ship").serialize(model, str(paths[0]), str(paths[1]))
+    except RuntimeError as error:  # OpenVINO's word for it is "iostream error"
+        if "iostream" not in str(error):
+            raise
+        raise OSError(errno.EIO, "the system takes no more") from error
 
 
 def read_openvino_model(paths: Sequence[Path]) -> Any:
@@ -169,8 +196,10 @@ def read_openvino_model(paths: Sequence[Path]) -> Any:
 
 def _write_pt2(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
     drop_guards(traced.program, traced.assumed.values())
-    with quietly():
-        torch.export.save(traced.program, paths[0], extra_files={_PT2_KEY: json.dumps(dict(texts))})
+    with quietly(), File(paths[0], "w") as file:
+        torch.export.save(traced.program, file, extra_files={_PT2_KEY: json.dumps(dict(texts))})
+        if file.failed is not None:
+            raise file.failed
 
 
 class _Pt2(Runtime):
@@ -211,6 +240,7 @@ FORMATS: Mapping[str, Format] = {
         write=_write_pt2,
         run=lambda paths: _Pt2(paths[0]),
         keeps_conditions=True,
+        tensors_only=False,
     ),
 }
 """By the suffix of the path."""

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from senet.console.machine import usable_cores
 from senet.errors import InputError
+from senet.export.converting import reported
 from senet.export.description import FIRST
 from senet.extras import extra
 from senet.inference.shapes import Shapes
-from senet.running import as_call
+from senet.running import as_call, describe
+from senet.words import counted
 
 __all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
 
@@ -26,9 +29,36 @@ _SHARED = 1 << 16  # bytes
 
 
 class Runtime(nn.Module):
-    """An exported network that runs; `metadata` is what its file says of it, as text."""
+    """An exported network that runs.
 
+    Its output is a tensor, or a tuple of them where there are several.
+
+    Attributes:
+        metadata: what its file says of it, as text.
+        ports: names of the tensors that it takes, in order.
+    """
+
+    engine = "PyTorch"
     metadata: Mapping[str, str]
+    ports: Sequence[str] = ()
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The network on its inputs, in the order of the file.
+
+        Raises:
+            InputError: (a ValueError) where the file is for other shapes, or takes another number of tensors.
+            ExportError: (a ValueError) where the engine fails; no earlier output is given then.
+        """
+        self.check(inputs)
+        if len(inputs) != len(self.ports):
+            raise InputError(f"this file takes {counted(len(self.ports), 'tensor')}, not {len(inputs)}")
+        with reported(f"{self.engine} does not run this file on {describe(inputs)}", "give what the file takes"):
+            arrays = self._infer([tensor.detach().contiguous().numpy() for tensor in inputs])
+        tensors = tuple(torch.from_numpy(array) for array in arrays)
+        return tensors[0] if len(tensors) == 1 else tensors
+
+    def _infer(self, arrays: list[Any]) -> list[Any]:
+        raise NotImplementedError
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Refuse shapes that the network was not exported for.
@@ -47,8 +77,6 @@ class Runtime(nn.Module):
 class OnnxRuntime(Runtime):
     """An .onnx file, run by ONNX Runtime on the CPU. Shapes: those of the network that was exported.
 
-    Its output is a tensor, or a tuple of them where there are several.
-
     Args:
         path: the file.
         threads: that work on one layer; None: as many as PyTorch has.
@@ -56,6 +84,8 @@ class OnnxRuntime(Runtime):
     Raises:
         ImportError: where onnxruntime is not installed, with the command that installs it.
     """
+
+    engine = "ONNX Runtime"
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         super().__init__()
@@ -65,25 +95,22 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = 3  # errors
         # threads that wait busily would take the time of whatever runs next
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        with reported(f"{self.engine} does not read {path}", "export it again"):
+            self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         self.metadata = {  # ONNX's metadata_props; other tools write there too
             name.removeprefix(f"{FIRST}."): text
             for name, text in self._session.get_modelmeta().custom_metadata_map.items()
             if name.startswith(f"{FIRST}.")
         }
-        self._inputs = [given.name for given in self._session.get_inputs()]
+        self.ports = [given.name for given in self._session.get_inputs()]
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The network on its inputs, in the order of the file."""
-        self.check(inputs)
-        given = {name: tensor.detach().contiguous().numpy() for name, tensor in zip(self._inputs, inputs, strict=True)}
-        return _tensors(self._session.run(None, given))
+    def _infer(self, arrays: list[Any]) -> list[Any]:
+        found: list[Any] = self._session.run(None, dict(zip(self.ports, arrays, strict=True)))
+        return found
 
 
 class OpenVino(Runtime):
     """An .xml file, or a network of OpenVINO's in memory, run by OpenVINO on the CPU.
-
-    Its output is a tensor, or a tuple of them where there are several.
 
     Args:
         network: a path, or an `openvino.Model`.
@@ -94,6 +121,8 @@ class OpenVino(Runtime):
         ImportError: where openvino is not installed, with the command that installs it.
     """
 
+    engine = "OpenVINO"
+
     def __init__(self, network: Any, *, precision: str = "f32", threads: int | None = None) -> None:
         super().__init__()
         core = openvino_core()
@@ -103,18 +132,34 @@ class OpenVino(Runtime):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        model = core.read_model(os.fspath(network)) if isinstance(network, str | Path) else network
-        self.metadata = _rt_info(model)
-        self._compiled = core.compile_model(model, "CPU", settings)
+        path = os.fspath(network) if isinstance(network, str | Path) else ""
+        with reported(f"{self.engine} does not read {path or 'this network'}", "export it again"):
+            model = core.read_model(path) if path else network
+            self.metadata = _rt_info(model)
+            self._compiled = core.compile_model(model, "CPU", settings)
+        self.ports = [str(index) for index, _ in enumerate(self._compiled.inputs)]
         self._request = self._compiled.create_infer_request()
+        free = any(port.partial_shape.is_dynamic for port in model.inputs)
+        self._free = model if free and min(settings["INFERENCE_NUM_THREADS"], usable_cores()) == 1 else None
+        self._fitting: set[tuple[tuple[int, ...], ...]] = set()
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The network on its inputs, in the order of the file."""
-        self.check(inputs)
-        given = [tensor.detach().contiguous().numpy() for tensor in inputs]
-        shared = all(array.nbytes >= _SHARED for array in given)  # kernels may read past the end of a small array
-        found = self._request.infer(given, share_inputs=shared, share_outputs=False)
-        return _tensors([found[output] for output in self._compiled.outputs])
+    # With one thread OpenVINO 2026.4 does not raise where a size does not fit inside the network: it gives what the
+    # memory of its outputs held before, and ends the process at one of the next calls. Its own check of sizes raises.
+    def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
+        if self._free is not None and sizes not in self._fitting:
+            model = self._free.clone()
+            model.reshape(dict(zip(model.inputs, map(list, sizes), strict=True)))
+            self._fitting.add(sizes)
+
+    def _infer(self, arrays: list[Any]) -> list[Any]:
+        shared = all(array.nbytes >= _SHARED for array in arrays)  # kernels may read past the end of a small array
+        self._check_sizes(tuple(array.shape for array in arrays))
+        try:
+            found = self._request.infer(arrays, share_inputs=shared, share_outputs=False)
+        except BaseException:
+            self._request = self._compiled.create_infer_request()  # the old one may hold the output of an earlier call
+            raise
+        return [found[output] for output in self._compiled.outputs]
 
 
 @functools.cache
@@ -153,8 +198,3 @@ def _rt_info(model: Any) -> Mapping[str, str]:
     """What the file says of itself: the entries of `rt_info` below "senet"."""
     info: Mapping[str, Any] = model.rt_info
     return {name: str(getattr(value, "value", value)) for name, value in info[FIRST].items()} if FIRST in info else {}
-
-
-def _tensors(arrays: list[Any]) -> Tensor | tuple[Tensor, ...]:
-    tensors = tuple(torch.from_numpy(array) for array in arrays)
-    return tensors[0] if len(tensors) == 1 else tensors

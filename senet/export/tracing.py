@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from senet.errors import ExportError, OptimizeError
-from senet.inference.capture import capture_program, check_network, tensors_of
+from senet.export.outputs import TensorsOnly, known_shapes, output_names
+from senet.inference.capture import batch_size, capture_program, check_network, tensors_of
 from senet.inference.shapes import Shapes
 from senet.running import describe, run, untouched
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["Traced", "check_exportable", "flat_outputs", "trace"]
+__all__ = ["Traced", "check_exportable", "trace"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,44 +52,40 @@ def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed_b
 
     Args:
         model: the network; it stays as it is.
-        example: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword arguments. The
-            first dimension of its tensors is the batch.
+        example: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword arguments.
         dynamic_size: leave the sizes in space of tensors of three dimensions and more open too.
         fixed_batch: make it for the example's batch alone. So it is too where `model` was optimized for one batch.
 
     Raises:
         ExportError: (a ValueError) where the network cannot be made a graph, or for one batch or one size alone.
     """
-    known = model.meta.get("senet_shapes") if isinstance(model, torch.fx.GraphModule) else None
+    known = known_shapes(model)
     fixed: Literal["", "number", "test"] = "test" if fixed_batch else "" if known is None else known.fixed
-    name = type(model).__name__
+    whole = model.network if isinstance(model, TensorsOnly) else model
+    name = type(whole).__name__
     try:
         found = capture_program(model, example, dynamic_size=dynamic_size, fixed=fixed)
     except OptimizeError as error:
         raise ExportError(str(error)) from error
     if found.shapes.fixed == "number":
-        batch = len(tensors_of(example)[0])
+        batch = batch_size(example)
         raise ExportError(
             f"{name} computes with its batch as a fixed number, so its graph is for a batch of {batch} alone: have it "
-            f"use x.shape[0] (x.flatten(1), not x.view({batch}, -1))"
+            f"use x.shape[0] (x.flatten(1), not x.view({batch}, -1)); where another tensor or dimension counts the "
+            f"samples, mark that one in the example: senet.Batched(x, dim=1)"
         )
     with untouched(model):
-        outputs = run(model, example)
+        returned = run(whole, example)
     for node in found.program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it would put the paths of this machine into the file
     names = tuple(name for name, _ in found.shapes.inputs)
     shapes = dataclasses.replace(found.shapes, inputs=_named(found.shapes))
     inputs = ("input",) if len(names) == 1 else names
-    return Traced(found.program, inputs, _output_names(outputs), found.symbols, shapes, found.assumed)
+    return Traced(found.program, inputs, output_names(returned, inputs), found.symbols, shapes, found.assumed)
 
 
 def _named(shapes: Shapes) -> tuple[tuple[str, Any], ...]:
     return (("input", shapes.inputs[0][1]),) if len(shapes.inputs) == 1 else shapes.inputs
-
-
-def flat_outputs(output: Any) -> list[Tensor]:
-    """The tensors in what a network returns, in order."""
-    return [leaf.detach() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def check_exportable(model: nn.Module, example: Any) -> None:
@@ -112,10 +108,3 @@ def check_exportable(model: nn.Module, example: Any) -> None:
                 f"{name} is {str(tensor.dtype).removeprefix('torch.')}, and export takes a float32 network: give "
                 f"model.float(); engines choose bf16 or fp16 themselves when they load a file"
             )
-
-
-def _output_names(outputs: Any) -> tuple[str, ...]:
-    if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
-        return tuple(str(name) for name in outputs)
-    count = len(flat_outputs(outputs))
-    return ("output",) if count == 1 else tuple(f"output{i}" for i in range(count))

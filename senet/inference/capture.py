@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,12 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
-from senet.errors import InputTypeError, OptimizeError
+from senet.errors import InputTypeError, OptimizeError, SenetError
 from senet.inference.internals import guards_of, quiet_solver, sizes_of_one
 from senet.inference.shapes import Shapes, Sides, condition_in_words, failing
-from senet.running import as_call, describe, untouched
+from senet.running import as_call, batch_dims, describe, untouched
 
-__all__ = ["Captured", "batch_size", "capture_program", "check_network", "first_line", "tensors_of"]
+__all__ = ["ONE_AT_A_TIME", "Captured", "batch_size", "capture_program", "check_network", "first_line", "tensors_of"]
+
+# torch.export and the converters set names of whole modules aside while they work, for every thread.
+ONE_AT_A_TIME = threading.RLock()
+"""Held by whoever captures or converts a network."""
 
 _SPACE = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -67,7 +72,7 @@ def capture_program(
         found = _attempt(model, example, False, dynamic_size)
         shapes = dataclasses.replace(found.shapes, fixed=fixed)
         return dataclasses.replace(found, shapes=shapes, note=_note(fixed, batch))
-    found = _attempt(model, _two(example) if batch == 1 else example, True, dynamic_size)
+    found = _attempt(model, _two(example), True, dynamic_size)
     why = found.shapes.fixed
     if why == "number" and dynamic_size:
         raise OptimizeError(
@@ -89,13 +94,15 @@ def _attempt(model: nn.Module, example: Any, free_batch: bool, free_size: bool) 
     with untouched(model), sizes_of_one() as any_size:
         try:
             program = _export(model, example, free_batch, free_size)
+        except SenetError:
+            raise
         except Exception as error:
             raise OptimizeError(
                 f"{name} cannot be exported on {describe(example)}: {first_line(error)}. "
                 f"optimize takes networks that torch.export can follow"
             ) from error
     symbols: dict[str, str] = {}
-    shapes = _shapes(program, symbols)
+    shapes = _shapes(program, batch_dims(example), symbols)
     if free_size:
         _check_sizes(name, example, shapes)
     if free_batch and not any(side == "batch" for _, sides in shapes.inputs for side in sides):
@@ -117,18 +124,20 @@ def _export(model: nn.Module, example: Any, free_batch: bool, free_size: bool) -
     from torch.export import Dim, export
 
     args, kwargs = as_call(example)
-    batch = batch_size(example)
+    dims = iter(batch_dims(example))
 
     def free(leaf: Any) -> dict[int, Any] | None:
-        if not isinstance(leaf, Tensor) or not leaf.dim():
+        if not isinstance(leaf, Tensor):
             return None
-        space = range(2, leaf.dim()) if free_size else ()
-        return dict.fromkeys([*([0] if free_batch and len(leaf) == batch else []), *space], Dim.AUTO)
+        batch = next(dims)
+        space = [dim for dim in range(2, leaf.dim()) if dim != batch] if free_size else []
+        return dict.fromkeys([*([batch] if free_batch and batch is not None else []), *space], Dim.AUTO)
 
-    dims = _described(model, tree_map(free, args), {key: tree_map(free, value) for key, value in kwargs.items()})
+    described = tree_map(free, args), {key: tree_map(free, value) for key, value in kwargs.items()}
+    shapes = _described(model, *described) if free_batch or free_size else None
     with quiet_solver(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return export(model, args, kwargs, dynamic_shapes=dims if free_batch or free_size else None, strict=False)
+        return export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _described(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -136,7 +145,7 @@ def _described(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
-def _shapes(program: torch.export.ExportedProgram, symbols: dict[str, str]) -> Shapes:
+def _shapes(program: torch.export.ExportedProgram, dims: Sequence[int | None], symbols: dict[str, str]) -> Shapes:
     """The tensors that a graph takes, with a name for each symbol, which goes into `symbols`."""
     inputs: list[tuple[str, Sides]] = []
     taken = program.graph_signature.user_inputs
@@ -146,7 +155,9 @@ def _shapes(program: torch.export.ExportedProgram, symbols: dict[str, str]) -> S
         if not isinstance(fake, Tensor):
             continue
         space = _SPACE.get(fake.dim() - 2, tuple(f"size{i}" for i in range(fake.dim() - 2)))
-        words = ("batch", "channels", *space)
+        words = ["side", "channels", *space]
+        if (batch := dims[len(inputs)]) is not None:
+            words[batch] = "batch"
         sides: list[int | str] = []
         for dim, side in enumerate(fake.shape):
             number: int | None = side if type(side) is int else side.node.maybe_as_int()  # type: ignore[attr-defined]
@@ -226,21 +237,20 @@ def tensors_of(example: Any) -> list[Tensor]:
 
 
 def batch_size(example: Any) -> int | None:
-    """The size of the batch: the first dimension of the first floating-point tensor of two dimensions or more.
-
-    Where there is none, of the first tensor that has a dimension; None where there is none either.
-    """
-    tensors = tensors_of(example)
-    maps = [x for x in tensors if x.dim() > 1]
-    likely = (*(x for x in maps if x.is_floating_point()), *maps, *(x for x in tensors if x.dim()))
-    return len(likely[0]) if likely else None
+    """How many samples an example has; None where no tensor of it has a dimension."""
+    pairs = zip(tensors_of(example), batch_dims(example), strict=True)
+    return next((tensor.shape[dim] for tensor, dim in pairs if dim is not None), None)
 
 
 def _two(example: Any) -> Any:
     """An example of one sample, twice: torch.export takes a size of 1 for fixed."""
+    dims = iter(batch_dims(example))
 
     def twice(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == 1 else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        dim = next(dims)
+        return leaf if dim is None or leaf.shape[dim] != 1 else torch.cat([leaf, leaf], dim)
 
     return tree_map(twice, example)
 

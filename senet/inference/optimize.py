@@ -15,7 +15,7 @@ from senet.block.equations import padding
 from senet.errors import OptimizeError
 from senet.inference.agreement import LARGER, check, trials, unfounded
 from senet.inference.algebra import folded_fc, window_means
-from senet.inference.capture import check_network, tensors_of
+from senet.inference.capture import ONE_AT_A_TIME, check_network, tensors_of
 from senet.inference.eager.conditions import share_threads
 from senet.inference.eager.epilogue import fuse_epilogues
 from senet.inference.eager.gate import fuse_gates
@@ -73,11 +73,25 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
     return optimized(model, example, dynamic_size=dynamic_size)
 
 
-def optimized(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
-    """What `optimize` does, for a caller who has told of lost SE already."""
+def optimized(
+    model: nn.Module, example: Any, *, dynamic_size: bool = False, nothing_gained: int = logging.WARNING
+) -> nn.Module:
+    """What `optimize` does, for a caller who has told of lost SE already.
+
+    Args:
+        model: as there.
+        example: as there.
+        dynamic_size: as there.
+        nothing_gained: the level of the log at which it is said that `model` comes back for want of SE.
+    """
     check_network(model)
     if padding.lengths is not None:
         raise OptimizeError("a network cannot be optimised inside senet.valid, whose lengths are one batch's: leave it")
+    with ONE_AT_A_TIME:
+        return _optimized(model, example, dynamic_size, nothing_gained)
+
+
+def _optimized(model: nn.Module, example: Any, dynamic_size: bool, nothing_gained: int) -> nn.Module:
     name = type(model).__name__
     _try(model, example)
     try:
@@ -92,7 +106,7 @@ def optimized(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> 
     folded = fold_affine(network)
     outcomes = _move_squeezes(network)
     if not folded and not outcomes:
-        _log.warning("%s comes back as it is: it holds no SE, and no normalisation to fold", name)
+        _log.log(nothing_gained, "%s comes back as it is: it holds no SE, and no normalisation to fold", name)
         return model
     result = network.module(name)
     result.meta["senet"] = tuple(outcomes)

@@ -262,7 +262,8 @@ def failing(
         small = [sizes for sizes in outside if math.prod(sizes.values()) <= most and shapes.allow(sizes)]
         below = [sizes for sizes in small if sum(sizes.values()) < sum(near.values())]
         above = [sizes for sizes in small if sum(sizes.values()) > sum(near.values())]
-        found[condition] = [*below[:1], *above[:1], *below[-1:]]
+        here = [sizes for sizes in small if sizes == near]  # where an example of one sample was captured twice
+        found[condition] = [*here[:1], *below[:1], *above[:1], *below[-1:]]
     return found, always
 
 
@@ -284,7 +285,7 @@ def _resized(x: Tensor, sides: Sides, sizes: Mapping[str, int]) -> Tensor:
             continue
         x = x.index_select(dim, torch.arange(sizes[side], device=x.device) % x.shape[dim])
         if is_batch(side) and x.is_floating_point() and x.dim() > 1:
-            fainter = torch.linspace(1, 0.5, len(x), device=x.device, dtype=x.dtype)
+            fainter = torch.linspace(1, 0.5, x.shape[dim], device=x.device, dtype=x.dtype)
             x = x * fainter.view([-1 if d == dim else 1 for d in range(x.dim())])
     return x
 

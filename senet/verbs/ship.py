@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from senet import flags
 from senet.console import display
+from senet.console.progress import alive
 from senet.errors import InputError
 from senet.evaluation.options import PictureOptions
 from senet.verbs.network import Network
@@ -72,7 +73,10 @@ def export(
         metadata["preprocessing"] = preprocessing.to_json()
         network = dataclasses.replace(network, size=preprocessing.size)
     example = network.example(opened.network)
-    found = exporting.export(opened.network, example, place.make(), dynamic_size=dynamic_size, metadata=metadata)
+    with alive() as say:
+        found = exporting.export(
+            opened.network, example, place.make(), dynamic_size=dynamic_size, metadata=metadata, progress=say
+        )
     display.show(str(found))
 
 
@@ -98,14 +102,16 @@ def _export_int8(
     before = measure(labelled)
     batches = calibration_batches(source, how)
     path = place.make()
-    found = write(
-        opened.network.eval(),
-        batches[0],
-        path,
-        dynamic_size=dynamic_size,
-        metadata=metadata,
-        calibration=batches,
-    )
+    with alive() as say:
+        found = write(
+            opened.network.eval(),
+            batches[0],
+            path,
+            dynamic_size=dynamic_size,
+            metadata=metadata,
+            calibration=batches,
+            progress=say,
+        )
     after = measure(dataclasses.replace(labelled, opened=dataclasses.replace(opened, network=OpenVino(path))))
     calibrated = f"Calibrated on {len(batches)} pictures of {source.name}."
     display.show(str(found), calibrated, _change(before, after, len(batches) if source.train is None else 0))

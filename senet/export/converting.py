@@ -1,0 +1,157 @@
+"""Around other people's converters: one line for what they throw, silence where they succeed, and Ctrl-C heard."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import re
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from senet.console.display import bytes_of
+from senet.errors import ExportError, FileWriteError, SenetError
+
+__all__ = ["File", "file_errors", "hear_interrupts", "in_one_line", "quietly", "reported"]
+
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf", "torch.utils.cpp_extension")
+_OPERATORS = (  # torch.onnx, OpenVINO's converter, ONNX Runtime as it loads and as it runs, OpenVINO's kernels
+    r"op='([\w.]+)'",
+    r"No conversion rule found for operations: ([\w.:, ]+)",
+    r"implementation for (\w+)",
+    r"running (\w+) node",
+    r"onversion of operation [\w./]+/([\w.]+)",
+    r"torch\.ops\.([\w.]+)",
+    r"(\w+) node with name",
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NOISE = re.compile(
+    r"Check '|Exception (from|happened)|FrontEnd API|Model wasn't|Summary:|\[ONNXRuntimeError\]|-- <built-in"
+)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Within it what converters print, log and warn of is kept back: what went wrong they raise."""
+    loggers = [(logger, logger.level) for logger in map(logging.getLogger, _LOGGERS)]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger, _ in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in loggers:
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def reported(what: str, instead: str) -> Iterator[None]:
+    """Within it whatever a converter or a runtime throws becomes one line that names the operator.
+
+    Args:
+        what: which step of which network this is, as the line begins.
+        instead: what else the user can do.
+
+    Raises:
+        ExportError: for anything that is no error of senet's, of the system's, or a missing package.
+    """
+    try:
+        yield
+    except (SenetError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ExportError(f"{what}: {in_one_line(error)}; {instead}") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a converter or a runtime says went wrong: the operators it names, and its own reason."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(texts) < 10:
+        texts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    found = [name for pattern in _OPERATORS for text in texts for name in re.findall(pattern, text)]
+    operators = dict.fromkeys(name.strip().removesuffix(".default") for names in found for name in names.split(","))
+    lines = [line.strip(" -\t") for line in texts[-1].splitlines()]
+    reasons = [line for line in lines if line and not _NOISE.match(line)] or [line for line in lines if line]
+    reason = reasons[0][:200].rstrip(".:; ") if reasons else type(error).__name__
+    return (
+        f"it cannot do {', '.join([*operators][:3])} ({reason})" if operators else f"{type(error).__name__}: {reason}"
+    )
+
+
+# A converter calls back into Python, and what Ctrl-C raises there its C++ takes for one more error of the network's.
+@contextlib.contextmanager
+def hear_interrupts() -> Iterator[None]:
+    """Within it Ctrl-C ends in KeyboardInterrupt, whatever other code makes of the one that is raised inside it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    heard = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        if callable(before):
+            before(number, frame)
+
+    if not callable(before):  # somebody has turned Ctrl-C off
+        yield
+        return
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    except Exception:
+        if heard:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Within it a disk that takes no more is said of `path`.
+
+    Raises:
+        FileWriteError: for the system's errors of that kind.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = bytes_of(shutil.disk_usage(path.parent).free)
+        raise FileWriteError(
+            f"cannot write {path}: {error.strerror} ({free} free there); nothing of it is left. Give a folder with "
+            f"more room"
+        ) from error
+
+
+# Torch's C++ ends the process where its writer's last bytes fail, so the error must wait until it is done.
+class File(io.FileIO):
+    """A file that is written to the end whatever the system says; `failed` is the first error."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or note why not."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view) and self.failed is None:
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self.failed = error
+        return len(view)

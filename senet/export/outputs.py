@@ -1,0 +1,91 @@
+"""What a network returns, as a file can give it: tensors, each with a name of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from senet.errors import ExportError
+from senet.inference.shapes import Shapes
+
+__all__ = ["TensorsOnly", "flat_outputs", "known_shapes", "name_of", "output_names", "without_tensors"]
+
+
+def flat_outputs(output: Any) -> list[Tensor]:
+    """The tensors in what a network returns, in order."""
+    return [leaf.detach() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def without_tensors(output: Any) -> tuple[str, ...]:
+    """What a network returns beside tensors, in words: "output[1] = 3".
+
+    Raises:
+        ExportError: where it returns nothing else.
+    """
+    leaves, _ = pytree.tree_flatten_with_path(output)
+    if not any(isinstance(leaf, Tensor) for _, leaf in leaves):
+        raise ExportError(f"the network returns {str(output)[:100]}, and a file gives tensors: return at least one")
+    return tuple(
+        f"output{pytree.keystr(path)} = {str(leaf)[:40]}" for path, leaf in leaves if not isinstance(leaf, Tensor)
+    )
+
+
+def output_names(output: Any, taken: Collection[str]) -> tuple[str, ...]:
+    """A name for each tensor that a network returns: its key in a flat mapping, else `output` or `output0`.
+
+    Args:
+        output: what the network returns.
+        taken: names of inputs. An output with such a name gets `_output` behind it: in ONNX all names differ.
+    """
+    count = len(flat_outputs(output))
+    names = ["output"] if count == 1 else [f"output{i}" for i in range(count)]
+    if isinstance(output, Mapping) and all(pytree.tree_is_leaf(value) for value in output.values()):
+        keys = [str(key) for key, value in output.items() if isinstance(value, Tensor)]
+        names = [key or name for key, name in zip(keys, names, strict=True)]
+    found: list[str] = []
+    for name in names:
+        while name in taken or name in found:
+            name += "_output"
+        found.append(name)
+    return tuple(found)
+
+
+def known_shapes(model: nn.Module) -> Shapes | None:
+    """What an inference form may be given; None for any other network."""
+    return model.meta.get("senet_shapes") if isinstance(model, torch.fx.GraphModule | TensorsOnly) else None
+
+
+def name_of(model: nn.Module) -> str:
+    """The class of a network, in messages."""
+    return type(model.network if isinstance(model, TensorsOnly) else model).__name__
+
+
+class TensorsOnly(nn.Module):
+    """A network that returns its tensors in order, and nothing of the constants that it returns beside them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.meta = network.meta if isinstance(network, torch.fx.GraphModule) else {}
+
+        @functools.wraps(network.forward)  # torch.export names inputs by the signature
+        def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+            return _tensors(network(*args, **kwargs))
+
+        self.forward = forward
+
+
+def _tensors(output: Any) -> tuple[Tensor, ...]:
+    leaves, _ = pytree.tree_flatten_with_path(output)
+    for path, leaf in leaves:
+        if isinstance(leaf, torch.SymInt | torch.SymFloat | torch.SymBool):
+            raise ExportError(
+                f"the network returns a number that depends on its input (output{pytree.keystr(path)}), and this "
+                "file gives tensors: return it as a tensor, or leave it out"
+            )
+    return tuple(leaf for _, leaf in leaves if isinstance(leaf, Tensor))
