@@ -12,7 +12,7 @@ import torch
 
 from senet.console.command import typed
 
-__all__ = ["machine", "usable_cores", "usual_workers"]
+__all__ = ["machine", "usual_workers"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -43,12 +43,8 @@ def _version_of(package: str) -> dict[str, str]:
 
 def usual_workers() -> int:
     """Processes, or threads, that decode images: one a core that we may use, at most 8."""
-    return min(8, usable_cores())
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 def _processor() -> str:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from senet.console.machine import usable_cores
 from senet.errors import InputError
 from senet.export.converting import reported
 from senet.export.description import FIRST
@@ -126,7 +125,7 @@ class OpenVino(Runtime):
     def __init__(self, network: Any, *, precision: str = "f32", threads: int | None = None) -> None:
         super().__init__()
         core = openvino_core()
-        settings = {
+        self._settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
@@ -134,30 +133,32 @@ class OpenVino(Runtime):
         }
         path = os.fspath(network) if isinstance(network, str | Path) else ""
         with reported(f"{self.engine} does not read {path or 'this network'}", "export it again"):
-            model = core.read_model(path) if path else network
-            self.metadata = _rt_info(model)
-            self._compiled = core.compile_model(model, "CPU", settings)
-        self.ports = [str(index) for index, _ in enumerate(self._compiled.inputs)]
-        self._request = self._compiled.create_infer_request()
-        free = any(port.partial_shape.is_dynamic for port in model.inputs)
-        self._free = model if free and min(settings["INFERENCE_NUM_THREADS"], usable_cores()) == 1 else None
+            self._model = core.read_model(path) if path else network
+            self.metadata = _rt_info(self._model)
+            self._compile()
+        self.ports = [str(index) for index, _ in enumerate(self._model.inputs)]
         self._fitting: set[tuple[tuple[int, ...], ...]] = set()
 
+    def _compile(self) -> None:
+        self._compiled = openvino_core().compile_model(self._model, "CPU", self._settings)
+        self._request = self._compiled.create_infer_request()
+
     # With one thread OpenVINO 2026.4 does not raise where a size does not fit inside the network: it gives what the
-    # memory of its outputs held before, and ends the process at one of the next calls. Its own check of sizes raises.
+    # memory of its outputs held before, and ends the process at a later call. Its own check of sizes does raise.
     def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
-        if self._free is not None and sizes not in self._fitting:
-            model = self._free.clone()
-            model.reshape(dict(zip(model.inputs, map(list, sizes), strict=True)))
+        if sizes not in self._fitting:
+            if any(port.partial_shape.is_dynamic for port in self._model.inputs):
+                model = self._model.clone()
+                model.reshape(dict(zip(model.inputs, map(list, sizes), strict=True)))
             self._fitting.add(sizes)
 
     def _infer(self, arrays: list[Any]) -> list[Any]:
-        shared = all(array.nbytes >= _SHARED for array in arrays)  # kernels may read past the end of a small array
         self._check_sizes(tuple(array.shape for array in arrays))
+        shared = all(array.nbytes >= _SHARED for array in arrays)  # kernels may read past the end of a small array
         try:
             found = self._request.infer(arrays, share_inputs=shared, share_outputs=False)
         except BaseException:
-            self._request = self._compiled.create_infer_request()  # the old one may hold the output of an earlier call
+            self._compile()  # one that has failed fails again, or holds the output of an earlier call
             raise
         return [found[output] for output in self._compiled.outputs]
 

@@ -196,7 +196,7 @@ def test_openvino_gives_no_earlier_output_when_inference_fails(threads):
     runtime._request = Busy()
     with pytest.raises(ExportError, match="busy"):
         runtime(torch.ones(2, 3))
-    torch.testing.assert_close(runtime(torch.ones(2, 3)), torch.ones(2, 3))  # by a request of its own
+    torch.testing.assert_close(runtime(torch.ones(2, 3)), torch.ones(2, 3))  # compiled anew
 
 
 def test_a_file_that_cannot_be_read_or_run_is_one_line(network, tmp_path):
