@@ -26,7 +26,7 @@ myst_links_external_new_tab = False
 nb_execution_mode = "cache"  # a notebook that has not changed is not run again
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_timeout = 600  # a cell on a busy machine
 nb_merge_streams = True
 
 default_role = "code"  # docstrings have `names` in single backticks

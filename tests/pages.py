@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -50,16 +51,23 @@ def needs(page: Path) -> set[str]:
 
 
 def run(page: Path, names: dict[str, object] | None = None) -> list[Ran]:
-    """Run the Python of a page in the folder where we are, in one namespace, from top to bottom."""
+    """Run the Python of a page in the folder where we are, in one namespace, from top to bottom.
+
+    A block of a file, `file=mine.py` behind its language, is written there too, and can be imported.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = blocks(page)
     names = {"__name__": page.stem, **(names or {})}
     done = []
+    files = [block.words.removeprefix(" file=") for block in found if block.words.startswith(" file=")]
+    sys.path.insert(0, str(Path.cwd()))
     try:
         for block, following in zip(found, [*found[1:], None], strict=True):
             if not block.runs:
                 continue
+            if block.words.startswith(" file="):
+                Path(block.words.removeprefix(" file=")).write_text(block.text, encoding="utf-8")
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block.text, page.name, "exec"), names)
@@ -67,6 +75,9 @@ def run(page: Path, names: dict[str, object] | None = None) -> list[Ran]:
             done.append(Ran(block.text, printed.getvalue(), following.text if following and says else None))
     finally:
         torch.set_num_threads(threads)
+        sys.path.remove(str(Path.cwd()))
+        for file in files:
+            sys.modules.pop(file.removesuffix(".py"), None)
     return done
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.frameworks.shapes import draw
-from tests.pages import blocks, needs, run
+from tests.pages import needs, run
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "frameworks.md").read_text(encoding="utf-8")
@@ -46,11 +46,6 @@ def test_a_page_on_a_framework_runs_from_top_to_bottom(page, tmp_path, monkeypat
         pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
     draw(tmp_path / "shapes", train=16, val=8)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for block in blocks(page):
-        if block.words.startswith(" file="):
-            Path(block.words.removeprefix(" file=")).write_text(block.text, encoding="utf-8")
-            monkeypatch.delitem(sys.modules, block.words.removeprefix(" file=").removesuffix(".py"), raising=False)
     module = types.ModuleType("page")  # timm's registry looks up where a network is from
     monkeypatch.setitem(sys.modules, module.__name__, module)
     run(page, vars(module))

@@ -183,7 +183,7 @@ class Comparison:
             f"({times[1] / times[0]:.2f} ×)",
             "",
             *self.lead,
-            f"Report: {self.folder}",
+            f"Report: {self.folder}/report.html",
             *badfiles.listed(self.skipped),
         ]
 

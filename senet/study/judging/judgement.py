@@ -139,7 +139,7 @@ class Judgement:
     def parts(self) -> list[str | Table]:
         """What `str()` shows, for a terminal."""
         sites = [] if self.control else [f"{self.block} at {counted(len(self.sites), 'site')}"]
-        return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}"]
+        return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}/report.html"]
 
     def scores_table(self) -> Table:
         """The scores seed by seed, and their means in the last row."""

@@ -114,7 +114,7 @@ def test_a_comparison_writes_everything_it_says(tiny, pictures, tmp_path):
         "multiply-adds",
         "Training time of a run",
         "time of a forward pass",
-        f"Report: {out}",
+        f"Report: {out}/report.html",
     ):
         assert words in text
     assert " ".join(found.verdict.split()) in " ".join(text.split())
