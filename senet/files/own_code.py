@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -52,15 +53,41 @@ def raised_at(error: BaseException) -> str:
     return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
+# Two people's files may each lie beside a helper.py. Python knows one module of a name, so without this the second
+# file would run with the first one's helper, and nobody would be told.
+_beside: dict[str, dict[str, ModuleType]] = {}
+"""By folder, the modules that were imported from it."""
+
+
 @contextlib.contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Within it the files of a folder can be imported, as where Python runs one of them."""
+    """Within it the files of a folder can be imported, as where Python runs one of them.
+
+    A module of the same name that came from another person's folder does not stand in for one of this folder.
+    """
+    own = os.path.abspath(folder)  # noqa: PTH100 as in the files of what is imported: links stay links
+    names = {entry.name.removesuffix(".py") for entry in (Path(own).iterdir() if folder.is_dir() else ())}
+    homes = {name: _home(name) for name in list(sys.modules) if name.partition(".")[0] in names}
+    for name, home in homes.items():
+        if home != own and home in _beside:
+            _beside[home][name] = sys.modules.pop(name)
+    for name, module in _beside.setdefault(own, {}).items():
+        sys.modules.setdefault(name, module)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
+        tops = [name for name in list(sys.modules) if name.partition(".")[0] in names]
+        _beside[own] |= {name: sys.modules[name] for name in tops if _home(name) == own}
+
+
+def _home(name: str) -> str:
+    """The folder that a module, or the package that it is of, was imported from; "" where it is unknown."""
+    top = sys.modules.get(name.partition(".")[0])
+    file = getattr(top, "__file__", None) or ""
+    return os.path.dirname(os.path.dirname(file) if hasattr(top, "__path__") else file)  # noqa: PTH120
 
 
 def _imported(path: Path) -> ModuleType:

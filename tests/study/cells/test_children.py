@@ -116,11 +116,13 @@ def test_a_signal_stops_everything_at_once_and_begins_nothing(tmp_path, number):
 
 
 PARENT = """
+import signal
 import sys
 from pathlib import Path
 from senet.console.progress import Progress
 from senet.study.cells.cell import Cell
 from senet.study.cells.children import run_children
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 at = Path(sys.argv[1])
 script = f"trap '' TERM; sleep 60 & echo $! >> {at}/pids; echo $$ >> {at}/pids; wait"
 cells = [Cell("plain", seed) for seed in range(4)]

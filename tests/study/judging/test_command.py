@@ -53,6 +53,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "helper", raising=False)  # of another test's folder
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
     yield tmp_path / "mine.py"
