@@ -63,33 +63,34 @@ def read(study: str) -> Runs:
 
 
 def section(name: str, runs: Runs) -> str:
-    """The tables of a study and, once all its runs are there, its intervals and what they say."""
+    """The tables of a study, and what its comparisons say that have all of their runs."""
     plan = STUDIES[name]
     planned = len(plan.arms) * len(plan.seeds)
     lines = [*table(plan, runs), ""]
-    if len(runs) < planned:
-        if all((*arm, seed) in runs for arm in (*plan.main.of, *plan.main.less) for seed in plan.seeds):
-            lines += [*table_of([counted(plan, runs)]), ""]
-        return "\n".join(
-            [
-                *lines,
-                f"Partial: {len(runs)} of {planned} runs are done. No comparison is judged before all of its runs are.",
-            ]
-        )
-    hours = sum(run.content["seconds"] for run in runs.values()) / 3600
-    machines = sorted({run.content["machine"]["processor"] for run in runs.values()})
-    judged = judge(plan, runs)
-    lines += [*table_of(judged), "", f"{planned} runs, {hours:.1f} h of one thread: {', '.join(machines)}.", ""]
-    save_figure(differences(judged), RESULTS / f"{name}-differences.svg")
-    save_figure(figure(plan, runs), RESULTS / f"{name}.svg")
-    return "\n".join(
-        [
-            *lines,
-            f"![Every comparison with its intervals](results/{name}-differences.svg)",
+    whole = [arm for arm in plan.arms if all((*arm, seed) in runs for seed in plan.seeds)]
+    judged = []
+    if len(runs) == planned:
+        judged = judge(plan, runs)
+    elif {*plan.main.of, *plan.main.less} <= set(whole):
+        judged = [counted(plan, runs)]
+    if judged:
+        save_figure(differences(judged), RESULTS / f"{name}-differences.svg")
+        save_figure(figure(plan, runs, whole), RESULTS / f"{name}.svg")
+        lines += [
+            *table_of(judged),
+            "",
+            f"![{'Every' if len(runs) == planned else 'The'} comparison with its intervals]"
+            f"(results/{name}-differences.svg)",
             "",
             f"![Accuracy against multiply-adds and parameters, with 95 % intervals](results/{name}.svg)",
+            "",
         ]
-    )
+    hours = sum(run.content["seconds"] for run in runs.values()) / 3600
+    machines = ", ".join(sorted({run.content["machine"]["processor"] for run in runs.values()}))
+    took = f"{len(runs)} of {planned} runs, {hours:.1f} h of one thread, beside other work: {machines}."
+    if len(runs) < planned:
+        took = f"Partial: {took} No comparison is judged before all of its runs are there."
+    return "\n".join([*lines, took])
 
 
 def table(plan: Study, runs: Runs) -> list[str]:
@@ -194,7 +195,7 @@ def over_pictures(plan: Study, contrast: Contrast, runs: Runs, confidence: float
     return bootstrap_over_images(less, of, confidence=confidence)
 
 
-def figure(plan: Study, runs: Runs) -> Any:
+def figure(plan: Study, runs: Runs, arms: Sequence[Arm]) -> Any:
     """Accuracy against multiply-adds and against parameters: a point an arm, with the interval over seeds."""
     with drawing():
         from matplotlib.figure import Figure
@@ -202,9 +203,9 @@ def figure(plan: Study, runs: Runs) -> Any:
         drawn = Figure(figsize=(10, 4.4), layout="constrained")
         panels = drawn.subplots(1, 2, sharey=True)
         for axes, key, unit in zip(panels, ("multiply_adds", "parameters"), (1e6, 1e3), strict=True):
-            kinds = dict.fromkeys(arm for _, arm in plan.arms)
+            kinds = dict.fromkeys(arm for _, arm in arms)
             for kind, colour in zip(kinds, (GREY, *COLOURS), strict=False):
-                chosen = [each for each in plan.arms if each[1] == kind]
+                chosen = [each for each in arms if each[1] == kind]
                 x = [_cost(runs, each, plan, key) / unit for each in chosen]
                 mean, half = zip(*(_mean(runs, each, plan) for each in chosen), strict=True)
                 axes.errorbar(x, mean, half, marker="o", linestyle="none", capsize=3, color=colour, label=kind)
