@@ -21,12 +21,10 @@ from senet.errors import InsertionError, WeightsError
 from senet.extras import extra
 from senet.insertion import Site, attach
 from senet.insertion.staying.joined import attached
-from senet.insertion.staying.rebuilt import KEY, keeping, note_in_config, watch
+from senet.insertion.staying.rebuilt import KEY, SIGNS, keeping, note_in_config, watch
 from senet.saving.made import Spec, spec_of, with_makers
 
 __all__ = ["from_pretrained", "keeping_se"]
-
-_SIGNS = tuple(f".{child}.{key}" for child in ("se", "senet_se") for key in ("fc1.weight", "alpha"))
 
 
 def from_pretrained(
@@ -121,7 +119,7 @@ def _check(model: nn.Module, info: Any) -> None:
             f"the config records SE that the weights lack, as {missing[0]}: load the network plain, or make it, insert "
             f"the SE and load its weights by load_state_dict"
         )
-    foreign = sorted(key for key in info["unexpected_keys"] if key.endswith(_SIGNS))
+    foreign = sorted(key for key in info["unexpected_keys"] if key.endswith(SIGNS))
     if foreign:
         raise WeightsError(
             f"the weights hold SE that the config does not record, as {foreign[0]}: make the network, insert the same "

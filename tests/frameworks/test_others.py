@@ -132,6 +132,8 @@ class TestDiffusers:
         ema.copy_to(net.parameters())
         assert_same(outputs(net, NOISE), expected, plain)
         net.save_pretrained(tmp_path)
+        with pytest.warns(senet.SEWarning, match="built without, as .*conv2.se. It is lost"):
+            assert not senet.blocks(type(net).from_pretrained(tmp_path))
         again = senet.insert(self.unet(), NOISE, OPEN)
         again.load_state_dict(load_file(tmp_path / "diffusion_pytorch_model.safetensors"))
         assert_same(outputs(again, NOISE), expected, plain)

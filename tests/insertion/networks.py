@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import senet
+
 
 class Residual(nn.Module):
     """relu(branch(x) + shortcut(x)), the parts made by the caller."""
@@ -81,3 +83,15 @@ def randomise(model: nn.Module) -> nn.Module:
                 module.weight.uniform_(0.5, 1.5, generator=generator)
                 module.bias.normal_(0, 0.3, generator=generator)
     return model
+
+
+def assert_unchanged(model: nn.Module, example, se: nn.Module) -> None:
+    args, kwargs = (
+        ((), example) if isinstance(example, dict) else (example if isinstance(example, tuple) else (example,), {})
+    )
+    with torch.no_grad():
+        expected, given = model.eval()(*args, **kwargs), se.eval()(*args, **kwargs)
+    assert senet.insertion.largest_difference(expected, given) == 0
+
+
+# A U-Net with SE wanted in the encoder alone.

@@ -1,7 +1,8 @@
 """Libraries that build a network anew and fill it with what fits by name: SE that this leaves out is told of.
 
-ultralytics' trainers do so with the weights that they are given, transformers' `from_pretrained` with a file. Both pass
-the rest over, or list it among other remarks. Neither is imported here: they are watched where they are loaded.
+ultralytics' trainers do so with the weights that they are given, the `from_pretrained` of transformers and diffusers
+with a file. They pass the rest over, or list it among other remarks. None is imported here: they are watched where they
+are loaded.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from torch import nn
 from senet.errors import SEWarning
 from senet.insertion.staying.joined import attached
 
-__all__ = ["KEY", "keeping", "network_in", "note_in_config", "watch"]
+__all__ = ["KEY", "SIGNS", "keeping", "network_in", "note_in_config", "watch"]
 
 KEY = "senet"  # in the config of a network of transformers
+SIGNS = tuple(f".{child}.{key}" for child in ("se", "senet_se") for key in ("fc1.weight", "alpha"))  # ends of our keys
 
 keeping: ContextVar[Callable[..., Any] | None] = ContextVar("keeping", default=None)
 """What loads in place of transformers' `from_pretrained`, given that, the class and the arguments; None: nothing."""
 
 
 def watch() -> None:
-    """Watch those of the two libraries that are loaded."""
+    """Watch those of the libraries that are loaded."""
     for module, name, each in (
         ("ultralytics.nn.tasks", "BaseModel", _watch_ultralytics),
         ("transformers.modeling_utils", "PreTrainedModel", _watch_transformers),
+        ("diffusers.models.modeling_utils", "ModelMixin", _watch_diffusers),
     ):
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and not vars(kind).get("_senet_watches", False):
@@ -100,3 +103,27 @@ def _watch_transformers(network: Any) -> None:
         return result
 
     network.save_pretrained, network.from_pretrained = saved, classmethod(loaded)
+
+
+def _watch_diffusers(network: Any) -> None:
+    load = vars(network)["from_pretrained"].__func__
+
+    @functools.wraps(load)
+    def loaded(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        with_account = kwargs.pop("output_loading_info", False)
+        result = load(cls, *args, output_loading_info=True, **kwargs)
+        if not isinstance(result, tuple):  # of a format for which diffusers gives no account
+            return result
+        model, info = result
+        keys = [key for key in info.get("unexpected_keys", ()) if key.endswith(SIGNS)]
+        lost = sorted(key.removesuffix(".fc1.weight").removesuffix(".alpha") for key in keys)
+        if lost:
+            warnings.warn(
+                f"the weights hold SE that this {type(model).__name__} was built without, as {lost[0]}. It is lost; to "
+                f"keep it, build the network, insert the same SE and load the weights by load_state_dict",
+                SEWarning,
+                stacklevel=2,
+            )
+        return result if with_account else model
+
+    network.from_pretrained = classmethod(loaded)
