@@ -1,8 +1,10 @@
 import io
+import re
+import threading
 
 import pytest
 
-from senet.console.progress import Progress, duration
+from senet.console.progress import Progress, alive, duration
 
 
 class Terminal(io.StringIO):
@@ -71,3 +73,35 @@ def test_steps_of_an_earlier_session_do_not_count_as_fast(monkeypatch):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_step_without_end_is_alive_in_a_log_and_silent_where_it_is_short():
+    file, told = io.StringIO(), threading.Event()
+    with alive(every=1e-3, file=_Telling(file, told)) as say:
+        say("converting to ONNX")
+        told.wait()
+    assert re.match(r"converting to ONNX, \d\.\d s so far\n", file.getvalue())
+    with alive(file=(short := io.StringIO())) as say:
+        say("converting to ONNX")
+    assert short.getvalue() == ""
+
+
+def test_a_step_without_end_runs_in_a_terminal():
+    file = Terminal()
+    with alive(file=file) as say:
+        say("converting to ONNX")
+    assert "converting to ONNX" in file.getvalue()
+
+
+class _Telling(io.StringIO):
+    """Tells when something was written that names a step."""
+
+    def __init__(self, file, told):
+        super().__init__()
+        self.file, self.told = file, told
+
+    def write(self, text):
+        self.file.write(text)
+        if "so far" in self.file.getvalue():
+            self.told.set()
+        return len(text)
