@@ -15,7 +15,7 @@ from senet.data.decoding import (
 )
 from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
-from senet.words import nearest
+from senet.words import counted, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +30,8 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 """What a split's folder is called: in any case, and with "set", "data", "images" or "split" behind (`Train_Set`)."""
 
 _BEHIND = re.compile(r"[-_. ]*(set|data|images|split)$")
+_TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".mat", ".txt")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".h5", ".hdf5")
 _LITTER = frozenset({"desktop.ini", "thumbs.db"})
 _OTHER_PROGRAMS = frozenset({"$recycle.bin", "#recycle", "@eadir", "lost+found", "system volume information"})
 
@@ -134,14 +136,16 @@ def read_folder(root: Path) -> Found:
         raise DataError(_missing(root))
     found = {split: _split_folder(root, split) for split in SPLITS}
     splits = {split: folder for split, folder in found.items() if folder is not None}
-    left_out = [named_otherwise(path, root) for folder in (root, *splits.values()) for path in _left_out(folder)]
+    left_out = [other for folder in (root, *splits.values()) for other in _beside_classes(folder, root)]
     if not splits:
         classes = _classes(root)
+        _check_no_splits(root, classes)
         _check_not_inside_out(root, classes)
         images, strange = _images(root, root, classes)
         return Found(classes, {"all": images}, (*left_out, *strange))
     _check_apart(root, splits.values())
     _check_strangers(root, [folder.name for folder in splits.values()])
+    left_out += [_in_no_class(p, root) for p in _folders(root) if p not in splits.values() and files_below(p)[0]]
     named = {split: _classes(folder) for split, folder in splits.items()}
     first, *others = named
     for other in others:
@@ -153,6 +157,9 @@ def read_folder(root: Path) -> Found:
 
 
 def _missing(root: Path) -> str:
+    if root.exists() and root.name.lower().endswith(_ARCHIVES):
+        shards = f", or name shards of WebDataset as wds:{root}" if root.suffix == ".tar" else ""
+        return f"the data {root} is an archive: unpack it{shards}"
     if root.exists():
         return f"the data {root} is a file; it should be a folder with one folder of images for each class"
     beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
@@ -174,6 +181,25 @@ def _left_out(folder: Path) -> list[Path]:
     """The folders right below that are left out and hold pictures."""
     inside = [p for p in folder.iterdir() if _is_other_programs(p.name) and p.is_dir() and not p.is_symlink()]
     return sorted((p for p in inside if _holds_pictures(p)), key=lambda p: p.name)
+
+
+def _beside_classes(folder: Path, root: Path) -> list[BadFile]:
+    """What lies beside class folders and is left out: other programs' pictures, loose ones, links that lead nowhere."""
+    found = [named_otherwise(path, root) for path in _left_out(folder)]
+    if _folders(folder) and any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir() if path.is_file()):
+        found.append(_in_no_class(folder, root))
+    broken = sorted(path for path in folder.iterdir() if path.is_symlink() and not path.exists())
+    return [
+        *found,
+        *(BadFile(text_of(path.relative_to(root)), "left out: a link that leads nowhere") for path in broken),
+    ]
+
+
+def _in_no_class(folder: Path, root: Path) -> BadFile:
+    """The pictures of a folder that stand beside class folders, or where these should be."""
+    inside = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
+    name = text_of(folder.relative_to(root))
+    return BadFile(name, f"left out: {counted(len(inside), 'picture')} of it in no class folder")
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -230,6 +256,15 @@ def _check_apart(root: Path, splits: Iterable[Path]) -> None:
         seen[place] = folder.name
 
 
+def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
+    """Refuse folders that are all called as splits are, and hold pictures of no class: of a contest, with a table."""
+    if all(map(_split_of, classes)):
+        raise DataError(
+            f"{_listed(classes)} of {root} hold no class folders{_hint(root)}: a split holds one folder of images for "
+            "each class"
+        )
+
+
 def _check_not_inside_out(root: Path, classes: Sequence[str]) -> None:
     """Class folders that all hold the same folders are splits or classes the wrong way round.
 
@@ -261,11 +296,27 @@ def _classes(folder: Path) -> tuple[str, ...]:
     folders = _folders(folder)
     if not folders:
         loose = len(files_below(folder)[0])
-        held = f"holds {loose} images but no class folders" if loose else "is empty"
-        raise DataError(f"{folder} {held}: images belong into one folder for each class")
+        held = "holds no images" if any(folder.iterdir()) else "is empty"
+        held = f"holds {loose} images but no class folders" if loose else held
+        raise DataError(f"{folder} {held}{_hint(folder)}: images belong into one folder for each class")
     if len(folders) == 1:
-        raise DataError(f"{folder} has one class, {folders[0].name!r}: a classifier needs at least two")
+        below = [path.name for path in _folders(folders[0]) if files_below(path)[0]]
+        if len(below) > 1 or any(map(_split_of, below)):
+            raise DataError(f"{folder} holds one folder, and that the folders {_listed(below)}: give {folders[0]}")
+        raise DataError(f"{folder} has one class, {folders[0].name!r}{_hint(folder)}: a classifier needs at least two")
     return tuple(p.name for p in folders)
+
+
+def _hint(folder: Path) -> str:
+    """What is not read in a folder, and may be what a person counted on: tables of labels, archives."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    tables = [name for name in names if name.lower().endswith(_TABLES)]
+    archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
+    if archives:
+        tar = any(name.lower().endswith(".tar") for name in archives)
+        shards = f", or name shards of WebDataset as wds:{folder}" if tar else ""
+        return f" ({_listed(archives, 2)}: archives are not read; unpack them{shards})"
+    return f" ({_listed(tables, 2)}: labels in a table are not read)" if tables else ""
 
 
 def _check_same(root: Path, one: tuple[str, Sequence[str]], other: tuple[str, Sequence[str]]) -> None:
@@ -282,7 +333,9 @@ def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImage
     found = [files_below(folder / name) for name in classes]
     files = [images for images, _ in found]
     if not any(files):
-        raise DataError(f"the class folders of {folder} hold no images (of {', '.join(sorted(EXTENSIONS))})")
+        kinds = sorted({path.suffix.lower() for _, strangers in found for path in strangers if path.suffix})
+        there = f", and files that end in {', '.join(kinds[:4])}: convert them, such as to .png" if kinds else ""
+        raise DataError(f"the class folders of {folder} hold no images (of {', '.join(sorted(EXTENSIONS))}){there}")
     empty = [name for name, inside in zip(classes, files, strict=True) if not inside]
     if empty:
         raise DataError(f"no images in these class folders of {folder}: {_listed(empty)}")
