@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from senet.block import SESpec
 from senet.block.made import MadeSpec, Make
-from senet.errors import InputTypeError
+from senet.errors import InputError, InputTypeError, InsertionError
 from senet.extras import extra
 from senet.insertion import Where, attach, insert, inserted
 from senet.insertion.staying.joined import attached
@@ -35,11 +35,13 @@ class SETrainer:
             and the paper's from scratch.
         where: the sites to use, as `senet.insert` takes them.
         make: another block in place of SE, as `senet.insert` takes it.
+        cell: of `senet.study.judge`, which decides whether SE goes in, and which; the others are then not looked at.
     """
 
     spec: SESpec | None = None
     where: Where = None
     make: Make | None = None
+    cell: Any = None
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """The network of the YAML file `cfg` with `weights`, and then SE.
@@ -51,8 +53,12 @@ class SETrainer:
         """
         source = network_in(weights)
         kept = {} if source is None else inserted(source)
+        if self.cell is not None and kept:
+            raise InsertionError("the weights hold SE already: a judgement begins with those of a plain network")
         build: Any = super().get_model  # type: ignore[misc]
         model: Any = build(cfg=cfg, weights=None if kept else weights, verbose=verbose)
+        if self.cell is not None:
+            return self.cell.put(model, self.se_example(model))
         spec = self.spec or SESpec()
         if kept:
             for name, (site, found) in kept.items():
@@ -77,7 +83,12 @@ class SETrainer:
 
 
 def trainer(
-    spec: SESpec | None = None, *, where: Where = None, make: Make | None = None, base: type | None = None
+    spec: SESpec | None = None,
+    *,
+    where: Where = None,
+    make: Make | None = None,
+    base: type | None = None,
+    cell: Any = None,
 ) -> type[Any]:
     """A trainer class for `YOLO.train(trainer=...)` that trains the network with SE.
 
@@ -86,6 +97,7 @@ def trainer(
         where: the sites to use, as `senet.insert` takes them.
         make: another block in place of SE, as `senet.insert` takes it.
         base: the ultralytics trainer to build on. None: `DetectionTrainer`.
+        cell: what `senet.study.judge` gives to a training; it says whether SE goes in, and which.
 
     Raises:
         MissingPackageError: ultralytics is not installed.
@@ -93,13 +105,17 @@ def trainer(
     """
     if spec is not None and not isinstance(spec, SESpec):
         raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+    if cell is not None and (spec, where, make) != (None, None, None):
+        raise InputError(
+            "judge decides which blocks go in: give spec, where and make to it, not to a trainer of its cell"
+        )
     engine = extra("ultralytics.engine.trainer")
     if base is None:
         base = extra("ultralytics.models.yolo.detect").DetectionTrainer
     if not (isinstance(base, type) and issubclass(base, engine.BaseTrainer)):
         raise InputTypeError(f"base is a trainer class of ultralytics, such as DetectionTrainer, not {base!r}")
     watch()
-    return type(f"SE{base.__name__}", (SETrainer, base), {"spec": spec, "where": where, "make": make})
+    return type(f"SE{base.__name__}", (SETrainer, base), {"spec": spec, "where": where, "make": make, "cell": cell})
 
 
 def _as_written(trainer: SETrainer, name: str) -> Any:

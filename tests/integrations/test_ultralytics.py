@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import senet
-from senet.errors import InputTypeError, MissingPackageError
+from senet.errors import InputError, InputTypeError, InsertionError, MissingPackageError
 from senet.integrations.ultralytics import SETrainer, trainer
+from senet.study import judge
 from tests.integrations.detectors import BaseModel, BaseTrainer, DetectionTrainer, install, load_checkpoint
 
 YAML = {"width": 8}
@@ -47,6 +48,27 @@ def test_from_scratch_to_the_fused_checkpoint(x, tmp_path, caplog):
     with torch.no_grad():
         torch.testing.assert_close(fused(x), average(x), rtol=1e-2, atol=2e-3)
         assert differ(senet.remove(fused)(x), fused(x))
+
+
+def test_a_judged_training_gives_its_network_to_the_cell(x, tmp_path):
+    plain = BaseModel(YAML, 2)
+
+    def train(cell):
+        engine = trainer(cell=cell)()
+        model = engine.get_model(YAML, plain)
+        held.append((cell.arm, list(senet.blocks(model)), torch.equal(model.eval()(x), plain.eval()(x))))
+        engine.train(model, tmp_path / f"{cell.arm}.pt")
+        return float(cell.seed)
+
+    held = []
+    judge(train, out=tmp_path / "out", spec=senet.SESpec(2), seeds=1, version="1", devices="cpu", progress=False)
+    assert held == [("plain", [], True), ("se", [f"{site}.se" for site in SITES], True)]
+    cell = object()
+    weights = trainer(OPEN)().get_model(YAML)
+    with pytest.raises(InsertionError, match="begins with those of a plain network"):
+        trainer(cell=cell)().get_model(YAML, weights)
+    with pytest.raises(InputError, match="give spec, where and make to it"):
+        trainer(OPEN, cell=cell)
 
 
 def test_resuming_keeps_se_and_its_weights(x, tmp_path):
