@@ -150,6 +150,8 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
             notes.append(f"{arm.model} has {outputs} classes, and the images have the first {num_classes} of them")
         if arm.spec is not None and not holds(network, arm):
             network = insert(network, example_of(how), arm.spec, where=arm.where, inplace=True)
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise StudyError(f"{arm.model} has no parameters that can be trained")
     found = tuple(site for site, _ in inserted(network).values())
     return BuiltNetwork(network.train(), found, tuple(notes))
 

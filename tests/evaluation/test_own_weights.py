@@ -107,6 +107,12 @@ def test_a_comparison_of_weights_with_se_names_them(own, pictures, tmp_path):
         compare(name, pictures, out=tmp_path / "out", weights=tmp_path / "w.pth", size=16, **HOW)
 
 
+def test_a_network_without_parameters_cannot_be_trained(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Flatten()\n")
+    with pytest.raises(StudyError, match=r"net.py:make has no parameters that can be trained"):
+        make(NetworkSpec(f"{tmp_path / 'net.py'}:make"), num_classes=2, size=8, seed=0)
+
+
 def test_se_where_there_is_no_place(tmp_path):
     model = senet.insert(senet.create("resnet20", num_classes=2), EXAMPLE, senet.SESpec(2))
     state = {key.replace("layer1.0.bn2.se", "conv1.se"): value for key, value in model.state_dict().items()}

@@ -201,6 +201,8 @@ def read_comparison(folder: str | Path) -> Comparison:
     for arm in ("plain", "se"):
         record.record(arm).numbers("accuracy", 0, 1)
         record.record(arm).numbers("seconds", 0)
+    if "seeds" in found:  # an earlier version wrote none
+        record.numbers("seeds", 0)
     try:
         metrics = read_csv(folder / METRICS)
         column = next(name for name in metrics[0] if name.endswith("_accuracy") and not name.startswith("train"))
