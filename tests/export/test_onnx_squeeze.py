@@ -6,6 +6,7 @@ from torch import nn
 
 import senet
 from senet.block import SEBlock
+from senet.export import onnx_squeeze
 
 onnx = pytest.importorskip("onnx", reason="the extra 'ship' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'ship' is not installed")
@@ -133,3 +134,11 @@ def test_a_squeeze_with_another_use_stays(tmp_path):
     kinds = written(Used(ours(bias=True)), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
     assert kinds["GlobalAveragePool"] == 0
     assert kinds["ReduceMean"] == 2
+
+
+def test_the_squeeze_of_a_huge_map_keeps_its_sums_in_rows(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = Network(ours(bias=True))
+    monkeypatch.setattr(onnx_squeeze, "_MOST", 63)
+    kinds = written(network, torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
+    assert kinds["GlobalAveragePool"] == 0
