@@ -49,22 +49,26 @@ _MOST_CHANGES = 100  # that a file lists
 def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write `model`, with its SE, to one safetensors file from which `load` makes it again.
 
-    The file says which network it is (where `create` made it) with its options, the sites of the inserted SE with
-    the SESpec of each (of a made block the name of its maker and of its class, and no code), and holds every tensor
-    of the state dict, in its dtype; tied tensors once. The memory format, the device and `requires_grad` are not kept.
-    What DistributedDataParallel or torch.compile wrapped is saved unwrapped. Of what FSDP2 has cut over processes every
-    process is to call this, and the first one writes. The write is atomic: when it fails or is killed, a file that was
-    there is whole.
+    The file names the network and its options where `create` made it. It names the sites of the
+    inserted SE, each with the block's SESpec, in the sizes that the block has now. Of a made block
+    it has the names of its maker and its class, and no code.
+
+    It holds every tensor of the state dict in its dtype, tied tensors once. The memory format, the
+    device and `requires_grad` are not kept. A network in DistributedDataParallel or torch.compile
+    is saved unwrapped. With FSDP2 every process calls this, and the first one writes.
+
+    The write is atomic: when it fails or is killed, a file that was there is whole.
 
     Args:
         model: any network.
         path: the file; its folder exists.
-        metadata: anything JSON has, kept for the caller: class names, preprocessing. `read_metadata` reads it. What
-            the weights' file told of the network's input (a `.caffemodel`'s is BGR) is `preprocessing`, unless given.
+        metadata: anything JSON has, kept for the caller: class names, preprocessing.
+            `read_metadata` reads it. Unless given, `preprocessing` is what the weights' file told
+            of the network's input (a `.caffemodel`'s is BGR).
 
     Raises:
-        ValueError: where the metadata or an option of the network is nothing that JSON has, or a tensor has no
-            values; nothing is written.
+        ValueError: where JSON cannot hold the metadata or an option of the network, or a tensor has
+            no values; nothing is written.
         OSError: where the file cannot be written.
     """
     write_network(model, path, metadata)
@@ -97,17 +101,18 @@ def load(
     """The network of a file that `save` wrote, in eval mode, on the CPU (or where `model` is).
 
     Args:
-        path: the file, a run folder, or `hf:owner/name` on the Hugging Face Hub, with `@revision` where that matters.
-        model: the plain network that the file's SE and tensors go into, for one that the file does not name or that is
-            made by a `file.py:function`, which a file never makes us run. It stays as it is; what is returned is a
-            copy. SE that `insert` put into it gives way to the file's.
-        make: what makes the blocks that were inserted with `make`, as `insert` takes it; with several makers, each by
-            the name that it has in the file. Timm's are made without it.
+        path: the file, a run folder, or `hf:owner/name` on the Hugging Face Hub, with `@revision`
+            where that matters.
+        model: the plain network that the file's SE and tensors go into. It is needed where the file
+            names none, or a `file.py:function`: a file never makes us run code. It stays as it is;
+            what is returned is a copy. SE that `insert` put into it gives way to the file's.
+        make: what makes the blocks that were inserted with `make`, as `insert` takes it. Several
+            makers are given by the names that they have in the file. Timm's are made without it.
 
     Raises:
-        WeightsError: (a ValueError) where the file is missing, damaged, not of `save`, or asks for `model` or `make`;
-            where its tensors, its sites or its blocks are not those of the network.
-        ImportError: where the file names a network of torchvision or timm, and that is not installed.
+        WeightsError: (a ValueError) where the file is missing, damaged, not of `save`, or asks for
+            `model` or `make`; where its tensors, sites or blocks are not the network's.
+        ImportError: where the file names a network of torchvision or timm, which is not installed.
     """
     file = _existing(path)
     tensors, header = fileformat.read(file)
@@ -138,10 +143,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file that `save` wrote says of itself; its tensors are not read.
 
     Returns:
-        `model` and `options` (None and {} for a network that `create` did not make), `sites` (a list of mappings
-        with `site` and `spec`), `pruned` (what stands in place of SE blocks, by name), `changed` (what was
-        changed by hand after `create`, else {}), `metadata` (the caller's own), `senet`, `torch` (versions) and
-        `format`.
+        `model` and `options`: the network, None and {} where `create` did not make it; `sites`: a
+        list of mappings with `site` and `spec`; `pruned`: what stands in place of SE blocks, by
+        name; `changed`: what was changed by hand after `create`, else {}; `metadata`: the caller's
+        own; `senet` and `torch`: versions; and `format`.
 
     Raises:
         WeightsError: where the file is missing, damaged, or not of `save`.
