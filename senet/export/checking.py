@@ -63,7 +63,7 @@ def check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
 
 
 def check_file(
-    runner: Runtime, trials: Mapping[str, Any], wanted: Mapping[str, _Wanted], what: str, tolerance: float | None
+    runner: Runtime, trials: Mapping[str, Any], wanted: Mapping[str, _Wanted], what: str, tolerance: float
 ) -> dict[str, float]:
     """How far a written network is from what is wanted, as a share of the largest output, for each trial.
 
@@ -87,7 +87,7 @@ def check_file(
                 f"{[tuple(x.shape) for x in expected]}"
             )
         found[name] = _difference(expected, given)
-        if tolerance is not None and not found[name] <= tolerance:
+        if not found[name] <= tolerance:
             raise ExportError(
                 f"{what} differs from PyTorch by {found[name]:.2g} of the largest output on {name}, "
                 f"where {tolerance:g} is allowed; nothing is written"
@@ -96,7 +96,7 @@ def check_file(
 
 
 def disagreements(
-    runner: Runtime, model: nn.Module, example: Any, shapes: Shapes, assumed: Sequence[str], tolerance: float | None
+    runner: Runtime, model: nn.Module, example: Any, shapes: Shapes, assumed: Sequence[str], tolerance: float
 ) -> tuple[str, ...]:
     """Which conditions that PyTorch's operations took for granted the file needs.
 
@@ -106,7 +106,7 @@ def disagreements(
     return needed_conditions(example, shapes, assumed, lambda given: _agree(runner, model, given, tolerance))
 
 
-def _agree(runner: Runtime, model: nn.Module, inputs: Any, tolerance: float | None) -> bool:
+def _agree(runner: Runtime, model: nn.Module, inputs: Any, tolerance: float) -> bool:
     try:
         with untouched(model):
             wanted: _Wanted = flat_outputs(run(model, inputs))
@@ -119,7 +119,7 @@ def _agree(runner: Runtime, model: nn.Module, inputs: Any, tolerance: float | No
     if wanted is None or given is None:
         return wanted is given
     same = [x.shape for x in wanted] == [x.shape for x in given]
-    return same and (tolerance is None or _difference(wanted, given) <= tolerance)
+    return same and _difference(wanted, given) <= tolerance
 
 
 def _difference(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> float:

@@ -277,7 +277,7 @@ def test_int8(network, tmp_path):
     pytest.importorskip("nncf", reason="the extra 'ship' is not installed")
     batches = [example(4, 3, 8, 8)]
     found = senet.export(network, batches[0], tmp_path / "net.xml", calibration=iter(batches))
-    assert (found.format, found.tolerance) == ("OpenVINO INT8", None)
+    assert (found.format, found.tolerance) == ("OpenVINO INT8", 0.5)
     assert 0 < max(found.checks.values()) < 0.2
     import openvino
 
@@ -287,6 +287,27 @@ def test_int8(network, tmp_path):
     assert given.metadata["senet"] == senet.__version__
     wanted = network.eval()(batches[0]).detach()
     torch.testing.assert_close(given(batches[0]), wanted, atol=0.2 * float(wanted.abs().max()), rtol=0)
+
+
+def test_an_int8_file_is_held_against_the_values_of_the_network(network, tmp_path, monkeypatch):
+    needs(".xml")
+    pytest.importorskip("nncf", reason="the extra 'ship' is not installed")
+    batches = [example(4, 3, 8, 8)]
+    monkeypatch.setattr(exporting, "quantized", lambda model, _: _negated(model))
+    with pytest.raises(exporting.ExportError, match=r"differs from PyTorch by 2 .*where 0\.5 is allowed"):
+        senet.export(network, batches[0], tmp_path / "net.xml", calibration=batches)
+    assert names(tmp_path) == []
+
+
+def _negated(model):
+    import openvino
+
+    (port,) = model.outputs
+    source = port.get_node().input_value(0)
+    negative = openvino.opset13.negative(source)
+    negated = openvino.Model([negative], model.get_parameters())
+    negated.outputs[0].get_tensor().set_names({"output"})
+    return negated
 
 
 def test_values_as_text():
