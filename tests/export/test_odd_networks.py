@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import senet
-from senet import Batched
+from senet import Batched, SEBlock
 from senet.errors import ExportError, InputError, OptimizeError
 from senet.export.formats import FORMATS
 from senet.export.runtimes import OnnxRuntime, OpenVino
@@ -148,6 +148,7 @@ def test_what_no_file_can_hold_is_refused_in_one_line(tmp_path, name):
 
 def test_an_optimized_network_takes_the_batch_that_the_example_marks():
     model = Network(matrix_first).eval()
+    model.body.insert(1, SEBlock(4, 2))
     made = senet.optimize(model, (example(4, 5), Batched(example())))
     w, x = example(4, 5), example(7, 3, 4, 4)
     torch.testing.assert_close(made(w, x), model(w, x))
