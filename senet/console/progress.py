@@ -107,7 +107,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def alive(every: float = 30.0, file: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+def alive(every: float = 60.0, file: TextIO | None = None) -> Iterator[Callable[[str], None]]:
     """Within it a step of unknown length is shown with its time: running in a terminal, now and then in a log.
 
     Args:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -26,6 +27,7 @@ def run(capsys, tmp_path, monkeypatch):
     """Runs the command in a folder with nets.py: exit status, standard output, last line of standard error."""
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(NETS)
+    monkeypatch.setattr(ship, "alive", lambda: contextlib.nullcontext(lambda _: None))  # tells what time it takes
 
     def run(words: str) -> tuple[int, str, str]:
         status = cli.main(words.split())
