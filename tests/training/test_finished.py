@@ -209,6 +209,17 @@ class TestForeignCheckpoints:
 VALUES = (None, True, -1, 2.0, 1e308, "x", [], {}, [[1]], {"a": 1}, "\x1b[2J", 10**30)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(["a", 1], r"seeds\[0\]"), ([0], "names 1 seed and holds 2 accuracies of plain")]
+)
+def test_seeds_that_were_edited_are_named(tmp_path, seeds, said):
+    shutil.copytree(YESTERDAY.parent / "comparison", tmp_path / "comparison")
+    file = tmp_path / "comparison" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seeds": seeds}))
+    with pytest.raises(StudyError, match=said):
+        read_comparison(file.parent)
+
+
 def mutated(generator, value):
     """The same JSON with one field gone or something else."""
     value = node = json.loads(json.dumps(value))

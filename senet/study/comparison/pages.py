@@ -202,7 +202,13 @@ def read_comparison(folder: str | Path) -> Comparison:
         record.record(arm).numbers("accuracy", 0, 1)
         record.record(arm).numbers("seconds", 0)
     if "seeds" in found:  # an earlier version wrote none
-        record.numbers("seeds", 0)
+        seeds = record.numbers("seeds", 0)
+        for arm in ("plain", "se"):
+            if len(seeds) != len(found[arm]["accuracy"]):
+                raise StudyError(
+                    f"{folder / RESULT} names {counted(len(seeds), 'seed')} and holds "
+                    f"{len(found[arm]['accuracy'])} accuracies of {arm}: it was edited, and cannot be read"
+                )
     try:
         metrics = read_csv(folder / METRICS)
         column = next(name for name in metrics[0] if name.endswith("_accuracy") and not name.startswith("train"))
