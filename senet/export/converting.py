@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from senet.console.display import bytes_of
 from senet.errors import ExportError, FileWriteError, SenetError
 
 __all__ = ["File", "file_errors", "hear_interrupts", "in_one_line", "quietly", "reported"]
@@ -132,6 +131,8 @@ def file_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
+        from senet.console.display import bytes_of
+
         free = bytes_of(shutil.disk_usage(path.parent).free)
         raise FileWriteError(
             f"cannot write {path}: {error.strerror} ({free} free there); nothing of it is left. Give a folder with "

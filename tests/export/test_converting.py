@@ -29,6 +29,14 @@ def network():
 EXAMPLE = torch.arange(96.0).view(2, 3, 4, 4)
 
 
+@pytest.fixture
+def _interruptible():
+    """Ctrl-C as a person's terminal has it: a shell's background job, which a CI may be, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def needs(suffix):
     for module in FORMATS[suffix].modules:
         pytest.importorskip(module, reason="the extra 'ship' is not installed")
@@ -150,6 +158,7 @@ def test_a_conversion_that_succeeds_is_silent(network, tmp_path, capfd, caplog, 
     assert caplog.records == []
 
 
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("step", ["reading", "converting", "comparing"])
 def test_an_interrupt_leaves_nothing(network, tmp_path, step):
     """Whatever a converter makes of the exception that Ctrl-C raises in the middle of it."""
@@ -168,6 +177,7 @@ def test_an_interrupt_leaves_nothing(network, tmp_path, step):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_that_a_converter_swallows_is_heard():
     with pytest.raises(KeyboardInterrupt), converting.hear_interrupts(), contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

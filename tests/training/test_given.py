@@ -86,7 +86,7 @@ def test_a_network_is_where_every_seed_starts_from(function, pictures, tmp_path)
         (3, InputTypeError, "a network is a name, a torch.nn.Module, or a function that returns one, not a int"),
         (lambda: 3, ModelError, "returned a int, not a torch.nn.Module"),
         (lambda: 1 / 0, ModelError, r"raised ZeroDivisionError: division by zero \(.*test_given.py, line \d+\)"),
-        (nn.Flatten, ValueError, "Flatten has no place for SE"),
+        (nn.Flatten, ValueError, "Flatten has no parameters that can be trained"),
     ],
 )
 def test_what_is_no_network(pictures, tmp_path, model, error, words):

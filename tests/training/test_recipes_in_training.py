@@ -152,7 +152,11 @@ def test_bf16_computes_so_and_keeps_float32_weights(look):
     kinds = set()
 
     def what(_, module):
-        module.network.fc.register_forward_hook(lambda _m, _i, out: kinds.add(out.dtype) and None)
+        def note(_module, _inputs, out):
+            kinds.add(out.dtype)
+            handle.remove()  # a hook that stays is part of the network, and `save` would say so
+
+        handle = module.network.fc.register_forward_hook(note)
         return module.network.fc.weight.dtype
 
     assert set(look(what, precision="bf16")) == {torch.float32}

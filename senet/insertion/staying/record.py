@@ -235,12 +235,15 @@ def _look(root: nn.Module, _: Any) -> None:
 # A compiler runs this while it traces, and takes its result for a constant: the compiled network
 # itself does not look. Dynamo guards the modules on the way to a host, so a loss has it trace again.
 # It would guard the identity of a network that was handed on, and compile once for each copy.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _tell_family(family: str) -> bool:
     """Tell once what was lost of the networks of a family, the one that is traced among them; whether any was."""
     found = [record for record in list(_living) if record.family == family]
     gone = [_tell_new(root, record) for record in found if (root := record.root) is not None]
     return any(gone)
+
+
+# What torch.compiler.assume_constant_result does, which imports Dynamo for it: seconds at every `import senet`.
+_tell_family._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _tell_new(root: nn.Module, record: Record) -> bool:
