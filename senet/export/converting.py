@@ -40,6 +40,8 @@ _NOISE = re.compile(
 def quietly() -> Iterator[None]:
     """Within it what converters print, log and warn of is kept back: what went wrong they raise."""
     loggers = [(logger, logger.level) for logger in map(logging.getLogger, _LOGGERS)]
+    root = logging.getLogger()
+    level_of_root = root.level  # OpenVINO's converter raises it to ERROR, and the rest of the program would fall silent
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger, _ in loggers:
@@ -47,6 +49,7 @@ def quietly() -> Iterator[None]:
         try:
             yield
         finally:
+            root.setLevel(level_of_root)
             for logger, level in loggers:
                 logger.setLevel(level)
 

@@ -152,10 +152,12 @@ def test_four_threads_export_at_once(network, tmp_path):
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
 def test_a_conversion_that_succeeds_is_silent(network, tmp_path, capfd, caplog, suffix):
     needs(suffix)
+    level = logging.getLogger().level
     with caplog.at_level(logging.WARNING):
         senet.export(network, EXAMPLE, tmp_path / f"net{suffix}")
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
+    assert logging.getLogger().level == level
 
 
 @pytest.mark.usefixtures("_interruptible")
