@@ -8,13 +8,14 @@ import dataclasses
 import importlib.util
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec
+from senet.console.logs import turned_down
 from senet.cost.cost import count_calls
 from senet.export.export import inference_form
 from senet.fused.switch import unfused
@@ -114,7 +115,7 @@ def _size(model: nn.Module, example: Tensor) -> tuple[int, int]:
 
 def optimized(model: nn.Module, example: Tensor) -> nn.Module:
     """The inference form that `optimize` and `export` give; the log is kept back, as the table says it."""
-    with _quiet():
+    with turned_down("senet", to=logging.ERROR):
         return inference_form(model.eval(), example)
 
 
@@ -127,14 +128,3 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
     fuse_epilogues(network, [])
     network.graph.eliminate_dead_code()
     return network.module(type(model).__name__)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    log = logging.getLogger("senet")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import logging
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from senet.console.logs import turned_down
 from senet.errors import ExportError, FileWriteError, SenetError
 
 __all__ = ["File", "file_errors", "hear_interrupts", "in_one_line", "quietly", "reported"]
@@ -39,19 +39,9 @@ _NOISE = re.compile(
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Within it what converters print, log and warn of is kept back: what went wrong they raise."""
-    loggers = [(logger, logger.level) for logger in map(logging.getLogger, _LOGGERS)]
-    root = logging.getLogger()
-    level_of_root = root.level  # OpenVINO's converter raises it to ERROR, and the rest of the program would fall silent
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), turned_down(*_LOGGERS):
         warnings.simplefilter("ignore")
-        for logger, _ in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            root.setLevel(level_of_root)
-            for logger, level in loggers:
-                logger.setLevel(level)
+        yield
 
 
 @contextlib.contextmanager

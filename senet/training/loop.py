@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from senet.console.logs import turned_down
 from senet.console.stopping import Stopped
 from senet.data.augmentation import mixing_of
 from senet.data.sampling import forking, random_key
@@ -243,15 +244,8 @@ def _devices(setup: TrainingSetup) -> int | list[int]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's banners, and without its advice on what is chosen here on purpose."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), forking():
+    lightnings = turned_down("lightning.pytorch", "lightning.fabric", to=logging.ERROR)
+    with warnings.catch_warnings(), forking(), lightnings:
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)  # of PyTorch 2.11
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

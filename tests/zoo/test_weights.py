@@ -11,7 +11,6 @@ from senet.block import SEBlock, SESpec
 from senet.insertion import insert
 from senet.saving.saving import save
 from senet.zoo import WeightsError, classes_in, create, load_weights, read_weights
-from senet.zoo.weights.load import load_tensors
 
 
 class Small(nn.Module):
@@ -355,61 +354,3 @@ class TestRealWeights:
 
 def _counters(model):
     return {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
-
-
-NOT_DENSE = {
-    "is on the meta device": lambda value: value.to("meta"),
-    "is a tensor of layout sparse_coo": lambda value: value.to_sparse(),
-    "is a tensor of layout sparse_csr": lambda value: value.to_sparse_csr(),
-    "is a nested tensor": lambda value: torch.nested.nested_tensor([value, value[:1]]),
-    "is quantised": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*(nested tensors|Sparse CSR|Sparse invariant|TypedStorage|quantized)")
-class TestAllOrNothing:
-    @pytest.mark.parametrize(("words", "change"), NOT_DENSE.items(), ids=NOT_DENSE)
-    def test_a_tensor_that_cannot_be_copied(self, tmp_path, words, change):
-        state, model = {key: value + 1 for key, value in Small().state_dict().items()}, Small()
-        state["head.weight"] = change(state["head.weight"])
-        torch.save(state, tmp_path / "w.pth")
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        for load in (lambda path: load_weights(model, path), lambda path: load_tensors(model, state, "w.pth")):
-            with pytest.raises(WeightsError, match=rf"w\.pth( is truncated|: head\.weight {words})"):
-                load(tmp_path / "w.pth")
-            assert same(model.state_dict(), before)
-
-    def test_whatever_fails_on_the_way(self, tmp_path):
-        class Refusing(Small):
-            def _load_from_state_dict(self, state_dict, *rest):
-                super()._load_from_state_dict(state_dict, *rest)
-                rest[-1].append("not these")
-
-        model, path = Refusing(), written(tmp_path / "w.safetensors", Small().state_dict())
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        with pytest.raises(
-            WeightsError, match=r"w\.safetensors cannot be copied into this Refusing, which stays as it was"
-        ):
-            load_weights(model, path)
-        assert same(model.state_dict(), before)
-
-    def test_a_number_that_no_parameter_takes(self, tmp_path):
-        state, model = Small().state_dict(), Small()
-        state["bn.weight"] = torch.zeros(4, dtype=torch.float4_e2m1fn_x2)
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        with pytest.raises(
-            WeightsError, match="the state dict cannot be copied into this Small, which stays as it was"
-        ):
-            load_tensors(
-                model,
-                {key: value + 1 if key != "bn.weight" else value for key, value in state.items()},
-                "the state dict",
-            )
-        assert same(model.state_dict(), before)
-
-    def test_a_network_without_values(self, tmp_path):
-        path = written(tmp_path / "w.safetensors", Small().state_dict())
-        with pytest.raises(
-            WeightsError, match=r"cannot be loaded into this Small, whose conv\.weight is on the meta device"
-        ):
-            load_weights(Small().to("meta"), path)

@@ -19,7 +19,7 @@ from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, liste
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, incomplete, seeds_in
 from senet.study.cells.children import INSIDE
 from senet.study.cells.commands import command, spec_flags
-from senet.study.judging.judgement import Arm, Judgement, write_judgement
+from senet.study.judging.judgement import Arm, Judgement, arm_names, write_judgement
 from senet.study.judging.trained import CONTROL, CellFailedError, Trained, read_trained, train_cell
 from senet.study.judging.verdict import CONFIDENCE, Measure, judged
 from senet.training.processes.processes import asked_here
@@ -276,7 +276,7 @@ def _judgement(
     runs = [[found[Cell(arm, seed)] for seed in seeds] for arm in arms]
     control = arms[1] == CONTROL
     block = block_in(settings)
-    names = ("plain", "plain again" if control else f"with {block}")
+    names = arm_names(control, block)
     plain, se = (
         Arm(name, tuple(run.score for run in own), tuple(run.seconds for run in own), own[0].cost)
         for name, own in zip(names, runs, strict=True)

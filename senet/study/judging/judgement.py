@@ -19,7 +19,12 @@ from senet.words import counted
 if TYPE_CHECKING:
     from senet.report.page import Chart, Page
 
-__all__ = ["Arm", "Judgement", "judgement_page", "write_judgement"]
+__all__ = ["Arm", "Judgement", "arm_names", "judgement_page", "write_judgement"]
+
+
+def arm_names(control: bool, block: str) -> tuple[str, str]:
+    """What the two arms are called; `control` is plain against plain."""
+    return "plain", "plain again" if control else f"with {block}"
 
 
 @dataclasses.dataclass(frozen=True)

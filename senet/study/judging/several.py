@@ -14,7 +14,7 @@ from senet.files.run_folder import RESULT, read_json
 from senet.report.page import Chart, Page, Section, Text
 from senet.report.table import Column, Table, cell
 from senet.study.facts import facts_of
-from senet.study.judging.judgement import Arm, Judgement, judgement_page
+from senet.study.judging.judgement import Arm, Judgement, arm_names, judgement_page
 from senet.study.judging.verdict import Measure, Verdict, fixed, places
 from senet.study.statistics import Bootstrap, paired_difference
 
@@ -36,10 +36,7 @@ def read_judgement(folder: str | Path) -> Judgement:
     try:
         control = bool(found["control"])
         arms = []
-        for key, name in (
-            ("plain", "plain"),
-            ("se", "plain again" if control else f"with {block_in(found['settings'])}"),
-        ):
+        for key, name in zip(("plain", "se"), arm_names(control, block_in(found["settings"])), strict=True):
             of = record.record(key)
             arms.append(Arm(name, of.numbers("scores"), of.numbers("seconds", 0), found["cost"][key]))
         said = found["difference"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from senet.console.logs import turned_down
 from senet.console.stopping import Stopped
 from senet.errors import StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from senet.training.processes.processes import DeviceLayout
 
@@ -48,7 +47,8 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
         max_restarts=0,
     )
     try:
-        with _quiet():
+        # torchrun's own account of a failure: it is said once, in one line
+        with turned_down("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"):
             results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
     except ChildFailedError as error:
         raise _said(error) from error
@@ -58,21 +58,6 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
         raise Stopped(error.sigval, f"stopped by {signal.Signals(error.sigval).name}") from error
     result: T = results[0]
     return result
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torchrun's own account of a failure, which is said once, in one line."""
-    names = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
