@@ -1,4 +1,4 @@
-"""What became of a network's SE: what is there, what runs, what was lost; and how it is joined again."""
+"""Check which of a network's SE blocks are present, run or were lost, and join lost ones again."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Check", "check", "rejoin"]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Check:
-    """What became of a network's SE; `str()` and `repr()` are a table.
+    """The state of a network's SE blocks; `str()` and `repr()` show it as a table.
 
     Attributes:
-        there: names of the SE blocks, as `senet.blocks` lists them, whoever built them.
-        runs: those of them that ran on the example; None without one.
-        lost: for each module that held inserted SE which no longer runs, what became of the module.
+        there: names of the SE blocks in the network, as `senet.blocks` lists them.
+        runs: the blocks that ran on the example; None if no example was given.
+        lost: modules whose inserted SE no longer runs, each with the reason.
     """
 
     there: tuple[str, ...]
@@ -37,12 +37,12 @@ class Check:
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Blocks that are there and did not run on the example: of a branch that was skipped, perhaps."""
+        """Blocks that are present but did not run on the example, for instance on a skipped branch."""
         return () if self.runs is None else tuple(name for name in self.there if name not in self.runs)
 
     @property
     def title(self) -> str:
-        """The finding in one line."""
+        """A one-line summary."""
         ran = "" if self.runs is None else f", {len(self.runs)} of them ran on the example"
         gone = f"{len(self.lost)} lost" if self.lost else "none lost"
         return f"SE: {counted(len(self.there), 'block')} there{ran}; {gone}"
@@ -64,19 +64,19 @@ class Check:
 
 @torch.inference_mode(False)
 def check(model: nn.Module, example: Any = None) -> Check:
-    """Say what SE a network holds, what of it runs, and what was lost since it was inserted.
+    """Report which SE blocks a network holds, which of them run, and which were lost after insertion.
 
-    What was inserted is known from the record that `insert` leaves in a network. A network from a
-    file of an earlier version has none; there is then nothing to miss, and what is there is listed
-    all the same.
+    Lost blocks are found by comparing the network with the record that `insert` keeps in it. A
+    network from a file of an earlier version has no record: its blocks are listed, but none is
+    reported as lost.
 
     Args:
         model: any network.
-        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword
-            arguments. The network is then run on it once more, in eval mode and leaving no trace.
+        example: the network's input: a tensor, a tuple of positional arguments or a dict of keyword
+            arguments. The network runs on it once in eval mode, and its state is restored.
 
     Raises:
-        InsertionError: where the network does not run on the example.
+        InsertionError: the network does not run on the example.
     """
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
@@ -105,11 +105,11 @@ def check(model: nn.Module, example: Any = None) -> Check:
 
 
 def rejoin(model: nn.Module) -> nn.Module:
-    """Join inserted SE that was lost to the network again, in place: the same blocks with what they have learnt.
+    """Join lost SE blocks to the network again, in place, with the weights they have learnt.
 
-    A block goes to the module of its name where that is of the old kind, another normalisation or
-    an identity. Where it is none, or gone, the block goes to the nearest module around it that
-    returned the very same value.
+    A block returns to the module of its old name if that module has the old class, or is a
+    normalisation or an identity. Otherwise it goes to the nearest enclosing module that returned
+    the same value.
 
     Args:
         model: a network of which `senet.check` says that SE was lost.
@@ -118,8 +118,8 @@ def rejoin(model: nn.Module) -> nn.Module:
         `model`.
 
     Raises:
-        InsertionError: where a block has no such place, with all that have none. The network is
-            then as it was.
+        InsertionError: some blocks have no such place. All of them are named, and the network is
+            unchanged.
     """
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
@@ -152,7 +152,7 @@ def rejoin(model: nn.Module) -> nn.Module:
 
 
 def _host(root: nn.Module, entry: Entry, name: str) -> str | None:
-    """The module that can hold a block that was lost: its own, or the first around it; None where there is none."""
+    """The module that can hold a lost block: its old host, else the nearest enclosing one; None if there is none."""
     site = moved(entry.attachment.site, name)
     for each in (name, *(moved_along(outer, entry.attachment.site.name, name) for outer in entry.around)):
         try:
@@ -171,7 +171,7 @@ def _host(root: nn.Module, entry: Entry, name: str) -> str | None:
 
 
 def _is_like(module: nn.Module, entry: Entry) -> bool:
-    """Whether a module that has the name of a lost host does the same: its class, a normalisation, or nothing."""
+    """Whether a module can replace a lost host of the same name: same class, as many channels, or an identity."""
     kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__}
     channels = getattr(module, "num_features", getattr(module, "num_channels", None))
     now = as_it_is(entry.attachment, entry.block)

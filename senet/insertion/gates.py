@@ -1,8 +1,8 @@
-"""Look at the gates of a network's SE blocks while it runs, and hold them at chosen values.
+"""Record the gates of a network's SE blocks while it runs, or hold them at chosen values.
 
-The paper does both in its section on the role of excitation: it shows the gates, and what the
-network says when they no longer depend on the input. Both work on every SE block that `blocks`
-lists, whoever built it.
+The paper does both in its section on the role of excitation. It plots the gates, and measures the
+network when they no longer depend on the input. Both work on every SE block that `blocks` lists,
+from any library.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from senet.words import did_you_mean
 __all__ = ["Hold", "holding", "recording"]
 
 Hold = float | Tensor | Callable[[Tensor], Tensor]
-"""What a block's gates are held at: see `holding`."""
+"""The values at which a block's gates are held: see `holding`."""
 
 _HELD = "_senet_held_gate"  # in the __dict__ of a block whose gates are held
 
 
 @contextmanager
 def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[Mapping[str, Tensor]]:
-    """Within it, the gates of every SE block as of its last forward pass, by the block's name.
+    """A context that records the gates of each SE block's latest forward pass, by the block's name.
 
     The mapping fills as the network runs, in the order in which the blocks first ran. Gates are (N,
-    C), `scale` included: what each channel of each sample was multiplied by. Where nothing is
-    squeezed (NoSqueeze) they differ from place to place, and their mean over space is given. Gates
-    that are held are given as held. They are detached copies, on the network's device and in its
-    dtype; a block that runs several times in one forward pass shows its last. Each block computes
-    its gates once more for this: in training mode, a batch norm inside a foreign block counts the
-    batch twice.
+    C) and include `scale`: they are the factors by which each channel of each sample was
+    multiplied. Without a squeeze (NoSqueeze) gates vary over space, and their spatial mean is
+    recorded. Held gates are recorded as held. All are detached copies on the network's device and
+    in its dtype. A block that runs several times in one forward pass shows its last run. Each block
+    computes its gates a second time, so in training mode a batch norm inside another library's
+    block counts the batch twice.
 
     Args:
         model: a network with SE blocks, ours or another library's.
-        names: of the blocks to record; all where not given.
+        names: the blocks to record; all by default.
 
     Raises:
-        InsertionError: where the network holds no SE, or a name is none of its blocks.
+        InsertionError: the network holds no SE, or no block of that name.
     """
     gates: dict[str, Tensor] = {}
 
@@ -66,24 +66,23 @@ def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[
 
 @contextmanager
 def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
-    """Within it, the gates of the named SE blocks are not what they compute but what `at` says.
+    """A context in which the named SE blocks use the gates in `at` instead of those they compute.
 
-    - A number holds every gate of the block there. At 1 it is as if the block were not there.
-    - A tensor (C,) holds each channel, and one of (N, C) each channel of each sample.
-    - A callable is given the gates that the block computes: (N, C), or (N, C, *space) where nothing
-      is squeezed. It returns those to use, of that shape, of (C,) or of (N, C). `lambda s: 0.5 * s`
-      scales them, and `lambda s: s.roll(1, 0)` gives each sample another's.
+    - A number sets every gate of the block. At 1 the block has no effect.
+    - A tensor (C,) sets each channel, and one of (N, C) each channel of each sample.
+    - A callable takes the gates that the block computes: (N, C), or (N, C, *space) without a
+      squeeze. It returns the gates to use, in the same shape or as (C,) or (N, C). `lambda s: 0.5 *
+      s` scales them, and `lambda s: s.roll(1, 0)` gives each sample the gates of another.
 
-    Gradients flow.
+    Gradients flow through the gates.
 
     Args:
-        model: a network with SE blocks, ours or another library's. It runs as it is, and is
-            afterwards as it was.
-        at: block names, as `blocks` lists them, and what their gates are held at.
+        model: a network with SE blocks, ours or another library's. Afterwards it is unchanged.
+        at: block names, as `blocks` lists them, with the values of their gates.
 
     Raises:
-        InsertionError: a name is none of the network's SE blocks, a value is none of these or does
-            not fit the block, or the block's gates are held already.
+        InsertionError: a name is not an SE block of the network, a value has another type or shape,
+            or the block's gates are held already.
     """
     chosen = _chosen(model, list(at))
     for name, block in chosen.items():
@@ -143,7 +142,7 @@ def _computed(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Tensor], Tensor]:
-    """From a block's input to the gates that it is held at: (N, C), or what a callable made of (N, C, *space)."""
+    """A function from the block's input to its held gates: (N, C), or (N, C, *space) from a callable."""
 
     def to_use(x: Tensor) -> Tensor:
         samples, channels = x.shape[0], x.shape[channel_dim_of(block)]
@@ -162,11 +161,11 @@ def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Tensor], Tensor
 
 
 def _seen(_block: nn.Module, _args: Any) -> None:
-    """A hook that does nothing: a fused pass in training, which would not call the block, leaves hooked ones alone."""
+    """Do nothing. A block with a hook is called as a module, which a fused pass in training would skip."""
 
 
 def _forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The block's forward, equation 4, with the gates that it is held at."""
+    """The block's forward (equation 4) with its held gates."""
 
     def forward(x: Tensor) -> Tensor:
         found: Tensor = block.__dict__[_HELD](x)

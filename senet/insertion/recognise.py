@@ -1,8 +1,7 @@
-"""SE that is there already, whoever built it, seen through one interface and without importing any library.
+"""Recognise SE blocks from any library, through one interface and without importing that library.
 
-A block is recognised by what it computes on a small map: x · gate(x), the gate coming from averages
-of x through layers and an activation. So what is only named like SE is not taken for it, and what
-is named otherwise is found.
+A block is recognised by what it computes on a small map: x · gate(x), where layers and an
+activation turn averages of x into the gate. The names of classes and attributes play no part.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _MOST_MODULES = 24
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Form:
-    """What a run showed of a block: C (None where any number does), the dimension that counts it, and any shortcut."""
+    """What a run showed of a block: C (None if it takes any number), the channel dimension, and any shortcut."""
 
     channels: int | None
     channel_dim: int
@@ -47,17 +46,17 @@ _known: weakref.WeakKeyDictionary[nn.Module, _Form | None] = weakref.WeakKeyDict
 
 
 class InlineSE(nn.Module):
-    """SE written into the forward of a larger module: a handle that says where, with the layers of the gate.
+    """A handle for SE that is written into the forward of a larger module.
 
-    It can be listed and counted. It cannot be run, recorded, held, removed or pruned, as no module
-    makes the product.
+    It can be listed and counted. It cannot be run, recorded, held, removed or pruned, because no
+    module of its own returns the product.
 
     Attributes:
-        where: the name of the module whose forward multiplies; empty for the network itself.
-        layers: names of the layers that make the gate, in the order of the run.
+        where: the name of the module whose forward holds the SE; empty for the network itself.
+        layers: names of the layers that compute the gate, in the order in which they run.
         channels: C.
-        channel_dim: the dimension of the map that counts them.
-        rescaling: multiplications by gates in the run.
+        channel_dim: the channel dimension of the map.
+        rescaling: the number of multiplications by gates in the run.
     """
 
     def __init__(
@@ -67,18 +66,18 @@ class InlineSE(nn.Module):
         self.where, self.layers = where, tuple(layers)
         self.channels, self.channel_dim, self.rescaling = channels, channel_dim, rescaling
         for name, layer in layers.items():
-            self.add_module(name.replace(".", "/"), layer)  # a view: the layers stay the network's
+            self.add_module(name.replace(".", "/"), layer)  # the network keeps its layers: this only refers to them
 
     def forward(self, *_: Any) -> Tensor:
-        """Not possible.
+        """Always raise: this SE cannot run on its own.
 
         Raises:
-            InsertionError: always, saying what cannot be done and why.
+            InsertionError: always, with the reason.
         """
         raise InsertionError(self.refusal())
 
     def refusal(self) -> str:
-        """What cannot be done, and why, in one line."""
+        """One line that says what cannot be done with it, and why."""
         at = f"of {self.where}" if self.where else "of the network"
         return (
             f"the SE in the forward {at} has no module of its own that returns the product: it is listed and counted, "
@@ -87,31 +86,31 @@ class InlineSE(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Where it stands, for `print`."""
+        """The channels and the module whose forward holds it, for `print`."""
         return f"{self.channels}, in the forward of {self.where or 'the network'}"
 
 
 def is_se(module: nn.Module) -> bool:
-    """Whether `module` is a block that returns x · gate(x): SE, effective SE or ECA, ours or anybody's."""
+    """Whether `module` is a block that returns x · gate(x): SE, effective SE or ECA, from any library."""
     return isinstance(module, SEBlock | MadeBlock | InlineSE) or _form(module) is not None
 
 
 def blocks(model: nn.Module, example: Any = None, *, tell: bool = True) -> dict[str, nn.Module]:
-    """Every SE block in `model`, whoever built it, by name and in the order of its modules; a shared block once.
+    """Every SE block in `model`, from any library, by name in module order; a shared block appears once.
 
-    Without an example each small module is tried on a small map of its own. With one the network is
-    run once, in eval mode and leaving no trace. Blocks that such a trial cannot run are then seen
-    too. So is SE that is written into the forward of a larger module: it gets an `InlineSE` under
-    that module's name.
+    Without an example, each small module is tried on a small map. With one, the network also runs
+    once in eval mode, and its state is restored. That run finds blocks that cannot be tried on
+    their own. It also finds SE written into the forward of a larger module, which gets an
+    `InlineSE` under that module's name.
 
     Args:
         model: any network.
-        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword
+        example: the network's input: a tensor, a tuple of positional arguments or a dict of keyword
             arguments.
-        tell: warn where inserted SE was lost (`senet.SEWarning`).
+        tell: warn (`senet.SEWarning`) if inserted SE was lost.
 
     Raises:
-        InsertionError: where the network does not run on the example.
+        InsertionError: the network does not run on the example.
     """
     if tell:
         tell_of_lost(model)
@@ -125,10 +124,9 @@ def blocks(model: nn.Module, example: Any = None, *, tell: bool = True) -> dict[
 
 
 def squeezed_values(flow: Dataflow) -> frozenset[int]:
-    """The values of a run that SE made on the way from a map to its product, wherever it is written."""
+    """The values of a run that SE computed between a map and its product, wherever the SE is written."""
     made = {index for gate in channel_gates(flow) for index in gate.made}
-    # Ours without a squeeze makes a gate for each place, which is no channel gate, and is SE all
-    # the same.
+    # Our block without a squeeze has a gate per position. That is no channel gate, but still SE.
     ours = (range(call.first, call.end) for call in flow.calls if isinstance(call.module, SEBlock | MadeBlock))
     return frozenset(made.union(*ours))
 
@@ -136,12 +134,12 @@ def squeezed_values(flow: Dataflow) -> frozenset[int]:
 def gate(block: nn.Module, x: Tensor) -> Tensor:
     """The channel weights that an SE block of any kind gives to `x` (equation 3 of the paper).
 
-    Shapes: (N, C, *space) -> (N, C, 1, ...), or what `SEBlock.gate` gives for its other inputs; for
-    a block that works on (N, *space, C), (N, 1, ..., C); for one that squeezes part of the space,
-    the map's.
+    Shapes: (N, C, *space) -> (N, C, 1, ...), and what `SEBlock.gate` returns for its other inputs.
+    A block on (N, *space, C) gives (N, 1, ..., C). A block that squeezes part of the space gives
+    the map's shape.
 
     Raises:
-        TypeError: where `block` is no SE block, or one without a module of its own.
+        TypeError: `block` is not an SE block, or is an `InlineSE`.
     """
     if isinstance(block, SEBlock):
         return block.gate(x)
@@ -152,16 +150,16 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
     form = _form(block)
     if form is None:
         raise InputTypeError(f"{type(block).__name__} is no SE block: `senet.blocks` lists those of a network")
-    # The block is run and its product is watched, so that the gate is the one it computes, with its
-    # gradient. On a copy, as some multiply in place; and by the class's own forward, as `holding`
-    # puts another on the instance.
+    # We run the block and watch its product, which gives the gate that it computes, with its
+    # gradient. x is copied because some blocks multiply in place. The class's forward is called
+    # because `holding` replaces the instance's.
     x = x.clone()
     with _ProductWith(x) as watched:
         type(block).forward(block, x)
     if watched.gate is None:
         raise InputTypeError(f"{type(block).__name__} multiplies where Python cannot see it, as in a scripted function")
     kept = [n if dim in (0, form.channel_dim % x.dim()) else 1 for dim, n in enumerate(x.shape)]
-    if watched.gate.numel() != math.prod(kept):  # part of the space is squeezed: the gate differs along the rest
+    if watched.gate.numel() != math.prod(kept):  # part of the space is squeezed, and the gate varies along the rest
         spread: Tensor = watched.gate.expand_as(x)
         return spread
     result: Tensor = watched.gate.reshape(kept)
@@ -169,7 +167,7 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _gate_of_made(block: MadeBlock, x: Tensor) -> Tensor:
-    """1 + α · (s − 1), where the module multiplies each channel by its s."""
+    """1 + α · (s − 1), where the module multiplies each channel by s."""
     if not is_se(block.module):
         raise InputTypeError(
             f"{block.named()} is no channel gate: it has no weights of channels to look at, to hold or to prune"
@@ -180,10 +178,10 @@ def _gate_of_made(block: MadeBlock, x: Tensor) -> Tensor:
 
 
 def channels_of(block: nn.Module) -> int:
-    """C, the channels that an SE block rescales.
+    """C, the number of channels that an SE block rescales.
 
     Raises:
-        ValueError: where the block takes any number and none has been seen yet, as ECA does.
+        ValueError: the block takes any number of channels, as ECA does, and has not run yet.
     """
     form = _form_of(block)
     if form.channels is None:
@@ -194,12 +192,12 @@ def channels_of(block: nn.Module) -> int:
 
 
 def channel_dim_of(block: nn.Module) -> int:
-    """The dimension of an SE block's input that counts the channels: 1, or -1 for a block on (N, *space, C)."""
+    """The channel dimension of an SE block's input: 1, or -1 for a block on (N, *space, C)."""
     return _form_of(block).channel_dim
 
 
 def adds_input(block: nn.Module) -> bool:
-    """Whether a block returns x · gate(x) + x, as MONAI's residual one does, and not x · gate(x)."""
+    """Whether a block returns x · gate(x) + x, as MONAI's residual block does, instead of x · gate(x)."""
     return _form_of(block).adds_input
 
 
@@ -223,7 +221,7 @@ def _form(module: nn.Module) -> _Form | None:
 
 
 def _learn(flow: Dataflow) -> dict[str, nn.Module]:
-    """Remember the blocks that a run showed; return handles for the SE that has no module of its own."""
+    """Remember the blocks that a run showed, and return handles for SE without a module of its own."""
     inline: dict[str, nn.Module] = {}
     for found in channel_gates(flow):
         call, adds = rescaling_call(flow, found)
@@ -261,9 +259,9 @@ def _is_over_channels(layer: Any) -> bool:
 
 
 def _may_be_se(module: nn.Module) -> bool:
-    """Whether a trial is worth its time: few layers, none of them spatial, from C channels to C and never more.
+    """Whether a trial is worthwhile: few layers, none spatial, that map C channels to C and never to more.
 
-    Without the last a transformer's every MLP would be copied and run, gigabytes of it.
+    Without the last condition, every MLP of a transformer would be copied and run.
     """
     if iterates_its_children(module) or isinstance(module, torch.jit.ScriptModule):
         return False
@@ -280,12 +278,12 @@ def _may_be_se(module: nn.Module) -> bool:
 
 
 def _try(module: nn.Module) -> _Form | None:
-    """Run a copy of the module, in eval mode, on small maps of every layout that its layers may take."""
+    """Run a copy of the module in eval mode on small maps, in each layout that its layers may take."""
     layers = _layers(module)
     channels = None if _is_over_channels(layers[0]) else max(max(_widths(layer)) for layer in layers)
     try:
         trial = set_training(copy.deepcopy(module), False)
-    except Exception:  # what cannot be copied is not tried; a run of the network may still show it
+    except Exception:  # a module that cannot be copied is not tried; a run of the network may still show it
         return None
     for each in trial.modules():
         each._forward_hooks.clear()
@@ -307,7 +305,7 @@ def _try(module: nn.Module) -> _Form | None:
 
 
 def _shapes(layer: Any, channels: int) -> Iterator[tuple[int, ...]]:
-    """Shapes of small maps, none of whose sides equals C."""
+    """Shapes of small maps with no side equal to C."""
     space = [n for n in (3, 5, 7, 2) if n != channels]
     fixed = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
     kind = next((dims for cls, dims in fixed.items() if isinstance(layer, cls) and not _is_over_channels(layer)), None)
@@ -322,7 +320,7 @@ _PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ __imul__ multiply multiply_ add
 
 
 class _ProductWith(TorchFunctionMode):
-    """Within it the last factor that x, or a map of x's size, is multiplied by is kept as `gate`."""
+    """A mode that keeps, as `gate`, the last factor by which x or a map of its size is multiplied."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -339,8 +337,8 @@ class _ProductWith(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _is_map(self, tensor: Tensor) -> bool:
-        # On a map of one position a gate is of the map's size; then only x itself, or a view of it,
-        # is the map.
+        # On a 1×1 map the gate has the map's size, so only x itself or a view of it counts as the
+        # map.
         if tensor.untyped_storage()._cdata == self.x.untyped_storage()._cdata:
             return True
         one_position = self.x.numel() == self.x.shape[0] * max(self.x.shape[1], self.x.shape[-1])

@@ -1,4 +1,4 @@
-"""Padding that does not count: the lengths of a batch, for all SE that `insert` put into a network."""
+"""Keep padding out of the squeeze: one context sets the lengths of a batch for all inserted SE."""
 
 from __future__ import annotations
 
@@ -16,25 +16,22 @@ __all__ = ["valid"]
 
 @contextmanager
 def valid(lengths: Tensor | Sequence[float], *, axis: int = -1) -> Iterator[None]:
-    """Within it each SEBlock squeezes over the valid part of each sample alone.
+    """A context in which each SEBlock squeezes only over the valid part of each sample.
 
-    Of the L positions that a map has there, the first ⌈length · L⌉ count. Behind a stride this may
-    be one position more or fewer than the sample alone would have. What the padding does elsewhere
-    is the network's business: convolutions and biases may let it leak into what is valid, with SE
-    or without.
+    Of the L positions along `axis`, the first ⌈length · L⌉ count. After a stride this may be one
+    position more or fewer than the unpadded sample would have. Padding can still leak into the
+    valid part through convolutions and biases, with or without SE.
 
-    It holds for this thread. SE of other libraries is not told. A network that `torch.compile`
-    compiled runs uncompiled within it. It cannot be traced, exported or optimised there.
+    The context applies to this thread, and not to SE blocks of other libraries. A compiled network
+    runs uncompiled within it, and no network can be traced, exported or optimised there.
 
     Args:
-        lengths: (N,), from 0 to 1: the part of each sample that is valid, from the start, relative
-            to the longest.
-        axis: the axis that they count along, of (N, C, *space): the last is time in (N, C, L).
-            Where SE stands behind a layer of the form (N, *space, C), its input counts as (N, C,
-            *space).
+        lengths: (N,), from 0 to 1: the fraction of each sample, from its start, that is valid.
+        axis: the axis of (N, C, *space) along which the lengths count; in (N, C, L) the last is
+            time. The input of SE on a layer of the form (N, *space, C) counts as (N, C, *space).
 
     Raises:
-        ValueError: the lengths are not from 0 to 1, or, when the network runs, not one per sample.
+        ValueError: a length is outside 0 to 1, or, when the network runs, there is not one per sample.
     """
     before = padding.lengths, padding.axis
     given = check_lengths(lengths)

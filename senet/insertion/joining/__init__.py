@@ -1,1 +1,1 @@
-"""SE joined to a network, and taken out again."""
+"""Join SE to a network, and take it out again."""

@@ -15,7 +15,7 @@ from senet.fused.joined import use_of
 from senet.fused.units import known_unit, unit_of
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.rules.site import POSITIONS, Site
-from senet.insertion.staying import transplant as transplant  # SE goes on to what takes its host's place
+from senet.insertion.staying import transplant as transplant  # SE moves to the module that replaces its host
 from senet.insertion.staying.closures import host_of_the_original
 from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.joined import (
@@ -49,7 +49,7 @@ __all__ = [
     "why_not",
 ]
 
-_CHILDREN = ("se", "senet_se")  # the second where the module has an attribute `se` of its own
+_CHILDREN = ("se", "senet_se")  # the second if the module has its own attribute `se`
 
 # Names that pickles hold.
 _Shortcut, _rebuild = Shortcut, rebuild
@@ -58,21 +58,19 @@ _Shortcut, _rebuild = Shortcut, rebuild
 def attach(
     model: nn.Module, site: Site, spec: SESpec | MadeSpec, *, around: tuple[str, ...] = ()
 ) -> SEBlock | MadeBlock:
-    """Join a new SE block, with the paper's initialisation, or a made one, to the module that `site` names.
+    """Join a new block to the module that `site` names: SE with the paper's initialisation, or a made block.
 
-    The block's weights are drawn from the CPU's global random state, whatever device they then go
-    to.
+    The block's weights are drawn from the CPU's global random state, on any device.
 
     Args:
-        model: the network, which keeps a record of the block.
-        site: where.
-        spec: what kind of block.
-        around: modules around the site's that return the very same value, from the inside out.
-            Where the site's own module is lost, `rejoin` takes the first of them.
+        model: the network; it keeps a record of the block.
+        site: the place.
+        spec: the kind of block.
+        around: enclosing modules that return the same value, innermost first. If the site's own
+            module is lost, `rejoin` uses the first of them.
 
     Raises:
-        InsertionError: where there is no such module, or none that SE can be joined to; nothing is
-            changed.
+        InsertionError: there is no such module, or SE cannot be joined to it. Nothing is changed.
     """
     host = _module(model, site.name)
     if site.position not in POSITIONS:
@@ -98,7 +96,7 @@ def attach(
 
 
 def join(model: nn.Module, found: Attachment, block: nn.Module, base: str = "", around: tuple[str, ...] = ()) -> None:
-    """Put a block into its host, give both of its modules classes that apply it, and enter it into the record."""
+    """Put a block into its host, give the modules that apply it their joined classes, and record it."""
     site, child = found.site, found.child
     host = _module(model, site.name)
     host.add_module(child, block)
@@ -117,7 +115,7 @@ def join(model: nn.Module, found: Attachment, block: nn.Module, base: str = "", 
 
 
 def _sequences_around(model: nn.Module, site: Site) -> Iterator[str]:
-    """The sequences around a site's module that end in it, so that they return its value: known without a run."""
+    """The enclosing `nn.Sequential`s that end in the site's module and so return its value; found without a run."""
     name = site.name if site.position == "output" else ""
     while "." in name:
         name, _, child = name.rpartition(".")
@@ -128,10 +126,10 @@ def _sequences_around(model: nn.Module, site: Site) -> Iterator[str]:
 
 
 def detach(model: nn.Module, name: str) -> None:
-    """Take the SE off the module `name` of `model` again: its class and children are what they were.
+    """Take the SE off the module `name` of `model`: its class and children are restored.
 
     Raises:
-        InsertionError: where its class was changed again since SE was joined to it.
+        InsertionError: its class was changed after SE was joined to it.
     """
     host = _module(model, name)
     found = attachment(host)
@@ -143,7 +141,7 @@ def detach(model: nn.Module, name: str) -> None:
         if position in ("shortcut", "source"):
             module.__dict__.pop(SHORTCUT, None)
     block = getattr(host, found.child)
-    for module in list(host.modules()):  # a wrapper may show the host that it replaced
+    for module in list(host.modules()):  # a wrapper may hold the host that it replaced
         if attachment(module) == found and getattr(module, found.child) is block:
             become_again(module, base_of(module), found.site.position)
             for key in (ATTACHMENT, TWO_HOSTS):
@@ -157,7 +155,7 @@ def detach(model: nn.Module, name: str) -> None:
 
 
 def _settle(model: nn.Module, name: str) -> None:
-    """Give the units around `name` their own class back where the SE that they ran in their pass is gone."""
+    """Restore the class of units around `name` if the SE that they ran in their fused pass is gone."""
     while True:
         module = model.get_submodule(name)
         while (use := use_of(type(module))) is not None and use.position == "unit":
@@ -174,7 +172,7 @@ def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]
     """The modules whose class changed when SE was joined to `name`.
 
     Raises:
-        InsertionError: where a class was changed again since, or SE would go on running.
+        InsertionError: a class was changed since, or SE would go on running.
     """
     names = [name] if site.position != "shortcut" else [name, site.source]
     for each in names:
@@ -196,10 +194,10 @@ def check_detachable(model: nn.Module, name: str, site: Site) -> list[nn.Module]
 
 
 def exchange_base(module: nn.Module, kinds: tuple[type[nn.Module], ...], kind: type[nn.Module]) -> bool:
-    """Give a module that is exactly one of `kinds` the class `kind`, with the SE that is joined to it, if any.
+    """Change the class of a module from exactly one of `kinds` to `kind`, keeping any SE joined to it.
 
     Returns:
-        Whether it was one of them.
+        Whether the module was one of `kinds`.
     """
     if type(module) in kinds:
         module.__class__ = kind
@@ -218,7 +216,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 
 
 def why_not(module: nn.Module, *, exchanged: bool = False) -> str:
-    """Why SE cannot be joined to a module; "" where it can. Its forward may be `exchanged` where SE was lost so."""
+    """Why SE cannot be joined to a module; "" if it can. With `exchanged`, its forward may have been replaced."""
     if attachment(module) is not None:
         return "it holds an inserted SE already; `senet.remove` takes it out"
     if isinstance(module, torch.jit.ScriptModule):
@@ -231,7 +229,7 @@ def why_not(module: nn.Module, *, exchanged: bool = False) -> str:
 
 
 def place_of(model: nn.Module, name: str) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype for the new parameters: those of the module, or of the nearest one that has any."""
+    """Device and dtype for the new parameters: those of the module, or of the nearest one with parameters."""
     parts = name.split(".") if name else []
     for depth in range(len(parts), -1, -1):
         for parameter in model.get_submodule(".".join(parts[:depth])).parameters():

@@ -1,4 +1,4 @@
-"""What stands where an SE block was pruned: its gates as constants, or nothing because a layer beside took them."""
+"""Modules in place of pruned SE blocks: constant gates, or nothing if a neighbouring layer absorbed them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["KINDS", "ConstantGate", "PrunedSE", "pruned", "replace"]
 
 
 class PrunedSE(nn.Identity):
-    """In place of an SE block whose gates became constants in the layer before it or behind it."""
+    """An identity in place of an SE block whose constant gates were folded into a neighbouring layer."""
 
 
 class ConstantGate(nn.Module):
-    """x · s with constant gates s: what is left of an SE block whose gates no layer beside it could take.
+    """x · s with constant gates s, in place of an SE block whose gates no neighbouring layer could absorb.
 
     Shapes: (N, C, *space) -> the same, or, with `channel_dim` -1, (N, *space, C).
 
     Args:
         channels: C.
-        channel_dim: the dimension of the input that counts them, 1 or -1.
-        device: where the gates are.
-        dtype: of the gates.
+        channel_dim: the channel dimension of the input, 1 or -1.
+        device: the gates' device.
+        dtype: the gates' dtype.
 
     Attributes:
-        gates: (C,), a buffer: saved with the weights, not trained.
+        gates: (C,), a buffer, saved with the weights and not trained.
     """
 
     gates: Tensor
@@ -58,25 +58,24 @@ class ConstantGate(nn.Module):
 
 
 KINDS: Mapping[str, type[nn.Module]] = {"folded": PrunedSE, "held": ConstantGate}
-"""What a saved file says of a pruned block, and what then stands in its place."""
+"""The module in place of a pruned block, by the word that a saved file has for it."""
 
 
 def pruned(model: nn.Module) -> dict[str, str]:
-    """What stands in place of pruned SE blocks in `model`, read off the model itself: "folded" or "held", by name.
+    """The pruned SE blocks of `model`, "folded" or "held", by name, read from its modules.
 
-    Of blocks that `insert` had put in and whose gates were folded, nothing is left, and nothing is
-    said here.
+    An inserted block whose gates were folded leaves no module, so it is not listed.
     """
     kind_of = {kind: name for name, kind in KINDS.items()}
     return {name: kind_of[type(module)] for name, module in model.named_modules() if type(module) in kind_of}
 
 
 def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
-    """Put what `kind` says in place of the SE block `name` of `model`: see `KINDS`; a constant gate is 1 at first.
+    """Replace the SE block `name` of `model` by a module of `KINDS`; constant gates are 1 at first.
 
     Raises:
-        InsertionError: where `name` is no SE block of the model, or there is no such kind; nothing
-            is changed.
+        InsertionError: `name` is not an SE block of the model, or there is no such kind. Nothing is
+            changed.
     """
     try:
         block = model.get_submodule(name)

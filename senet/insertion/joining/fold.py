@@ -1,4 +1,4 @@
-"""Fold the identity start's constant into the layer before, and group parameters for an optimiser."""
+"""Fold the identity start's constant into the preceding layer, and group parameters for an optimiser."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ __all__ = ["fold_start", "parameter_groups"]
 
 @torch.no_grad()
 def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """The textbook form of a network that started as the identity: each `scale` of 2 is 1, the function the same.
+    """Turn the identity start's `scale` of 2 into 1 without changing the function: the textbook form.
 
-    With g the gate without its scale k, k·g(u)·u = g'(u')·u' for u' = k·u and W1' = W1 / k: the
-    layer before takes the factor in its weight and bias, the first FC layer gives it back. Exact, k
-    being a power of two.
+    With g the gate without its scale k, k·g(u)·u = g'(u')·u' for u' = k·u and W1' = W1 / k. The
+    preceding layer absorbs the factor in its weight and bias, and the first FC layer divides by it.
+    This is exact because k is a power of two.
 
     Args:
         model: a network with inserted SE.
         inplace: change `model` itself, not a copy.
 
     Raises:
-        InsertionError: where SE is joined to a module that has no weight to take the factor (an
-            activation, a frozen or parametrised layer); all such modules are named, and `model` is
-            as it was.
+        InsertionError: SE is joined to modules that cannot absorb the factor (an activation, a
+            frozen or parametrised layer). All of them are named, and `model` is unchanged.
     """
     hosts = [
         (name, module, at)
@@ -78,22 +77,22 @@ def parameter_groups(
     se_weight_decay: float | None = None,
     decay_norms_and_biases: bool = True,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser that treats SE apart, with the parameters that learn, each once.
+    """Parameter groups for an optimiser with separate settings for SE. Each trainable parameter appears once.
 
     Args:
         model: a network, with SE or without.
-        lr: learning rate of everything else.
-        se_lr: learning rate of the SE blocks; None: the same.
-        weight_decay: of everything else.
-        se_weight_decay: of the SE blocks; None: the same.
-        decay_norms_and_biases: False leaves parameters of one dimension without weight decay.
+        lr: learning rate of all other parameters.
+        se_lr: learning rate of the SE blocks; None means the same.
+        weight_decay: weight decay of all other parameters.
+        se_weight_decay: weight decay of the SE blocks; None means the same.
+        decay_norms_and_biases: False exempts one-dimensional parameters from weight decay.
 
     Returns:
-        Non-empty groups named "network", "se", and "network, no decay", "se, no decay" where asked
-        for.
+        Non-empty groups named "network" and "se", and on request "network, no decay" and "se, no
+        decay".
 
     Raises:
-        ValueError: on a rate or decay that is negative or not a number.
+        ValueError: a rate or decay is negative or not a number.
     """
     se_lr = lr if se_lr is None else se_lr
     se_weight_decay = weight_decay if se_weight_decay is None else se_weight_decay

@@ -1,9 +1,9 @@
-"""Constant gates in place of SE blocks, folded into the layer beside where that layer is linear in its channels.
+"""Replace SE blocks by constant gates, folded into a neighbouring layer that is linear in its channels.
 
-For constants s, u ↦ s·u can be the last step of the convolution, linear or normalisation layer that
-made u: its rows are multiplied. It can also be the first step of the convolutions and linear layers
-that are given s·u: their columns are. Both are exact but for the rounding of the products. What
-lies between, such as an activation, lets neither pass.
+For constant s, u ↦ s·u folds into the convolution, linear or normalisation layer that made u, by
+scaling its rows. It also folds into the convolutions and linear layers that take s·u, by scaling
+their columns. Both are exact up to the rounding of the products. Anything between, such as an
+activation, prevents the fold.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _BEHIND = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
 def fold_gates(
     model: nn.Module, example: Any, gates: Mapping[str, Tensor], *, inplace: bool = False, fold: bool = True
 ) -> tuple[nn.Module, dict[str, str]]:
-    """Put constant gates in place of SE blocks: into the layer before, else those behind, else as a constant scale.
+    """Replace SE blocks by constant gates: in the preceding layer, else the following ones, else as a constant scale.
 
     Args:
-        model: a network with SE, ours or another library's. It is run once on the example, in eval
+        model: a network with SE, ours or another library's. It runs once on the example in eval
             mode.
-        example: what it takes.
-        gates: for each block to replace, by its name in `blocks(model)`, (C,) gates, `scale`
-            included.
+        example: the network's input.
+        gates: the gates (C,), `scale` included, of each block to replace, by its name in
+            `blocks(model)`.
         inplace: change `model` itself, not a copy.
-        fold: False holds all of them as constant scales, which computes bit for bit what `holding`
-            does.
+        fold: False keeps all gates as constant scales, which is bit for bit what `holding`
+            computes.
 
     Returns:
-        The network, and for each block where its gates went: "into NAME", or "held".
+        The network, and for each block the place of its gates: "into NAME", or "held".
 
     Raises:
-        InsertionError: where a name is none of the network's SE blocks, gates do not fit, or the
-            class of a module was changed after SE was joined to it. `model` is then as it was.
+        InsertionError: a name is not an SE block of the network, gates have another shape, or the
+            class of a module was changed after SE was joined to it. `model` is unchanged.
     """
     found = blocks(model)
     for name, gate in gates.items():
@@ -102,7 +102,7 @@ def _fold(
     host: tuple[str, nn.Module, Attachment] | None,
     factor: Tensor,
 ) -> str | None:
-    """Multiply a layer beside the block by its constant gates; the layers' names, or None where none can take them."""
+    """Fold a block's constant gates into neighbouring layers; return their names, or None if no layer can take them."""
     tied = collections.Counter(id(p) for module in model.modules() for p in module._parameters.values())
     if host is not None and host[2].site.position == "shortcut":
         return None
@@ -137,14 +137,14 @@ def _fold(
 
 
 def _base(module: nn.Module, own: nn.Module | None) -> type[nn.Module]:
-    """The class whose forward the module runs on the block's output."""
+    """The module's class without the classes that apply SE."""
     return base_of(module) if module is own else type(module)
 
 
 def _takes(
     module: nn.Module, base: type[nn.Module], kinds: tuple[type[nn.Module], ...], tied: Mapping[int, int]
 ) -> bool:
-    """Whether the layer is one of these kinds and nothing else, with weights of its own."""
+    """Whether the layer is exactly of one of these kinds and has its own weights."""
     if base not in kinds or parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter):
         return False
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
@@ -153,18 +153,18 @@ def _takes(
 
 
 def _fits(module: nn.Module, shape: tuple[int, ...], channel_dim: int) -> bool:
-    """Whether the dimension that SE takes for the channels is the one that the layer takes for them."""
+    """Whether SE and the layer agree on the channel dimension."""
     last = channel_dim % len(shape) == len(shape) - 1
     return last if isinstance(module, nn.Linear | nn.LayerNorm) else channel_dim == 1
 
 
 def _returned(flow: Dataflow, value: int) -> bool:
-    """Whether the network itself returns the value."""
+    """Whether the network returns the value."""
     return any(not call.name and value in call.outputs for call in flow.calls)
 
 
 def _before(flow: Dataflow, call: Call) -> Call | None:
-    """The call of the layer that made what the block is given, where the block alone is given it."""
+    """The call of the layer that made the block's input, if the block is its only user."""
     (given,) = call.inputs
     made = flow.made_in[given]
     if made is None or _returned(flow, given) or given not in made.outputs or len(flow.calls_of[made.module]) != 1:
@@ -174,7 +174,7 @@ def _before(flow: Dataflow, call: Call) -> Call | None:
 
 
 def _behind(flow: Dataflow, call: Call, block: nn.Module, own: nn.Module | None) -> list[Call]:
-    """The calls of the layers that are given what the block returns, where it goes nowhere else; else none."""
+    """The calls of the layers that take the block's output; empty if it is also used elsewhere."""
     (given,) = call.outputs
     if _returned(flow, given):
         return []
@@ -183,8 +183,7 @@ def _behind(flow: Dataflow, call: Call, block: nn.Module, own: nn.Module | None)
         taker = flow.made_in[value]
         if taker is None or len(flow.calls_of[taker.module]) != 1:
             return []
-        # SE on a layer's input runs within that layer's own call, which was given what it was
-        # before SE
+        # SE on a layer's input runs inside that layer's call, whose recorded input precedes SE
         if taker.module is not own and taker.inputs != (given,):
             return []
         if not _fits(taker.module, flow.values[given].shape, channel_dim_of(block)):
@@ -195,7 +194,7 @@ def _behind(flow: Dataflow, call: Call, block: nn.Module, own: nn.Module | None)
 
 
 def _scale_rows(module: nn.Module, factor: Tensor) -> None:
-    """What the layer makes of each channel, times the channel's factor."""
+    """Scale each output channel of the layer by its factor."""
     for parameter in (module.weight, module.bias):
         if isinstance(parameter, nn.Parameter):
             dim = 1 if parameter is module.weight and isinstance(module, _TRANSPOSED) else 0
@@ -203,7 +202,7 @@ def _scale_rows(module: nn.Module, factor: Tensor) -> None:
 
 
 def _scale_columns(module: nn.Module, factor: Tensor) -> None:
-    """What the layer makes of an input whose channels are multiplied by the factor first."""
+    """Scale each input channel of the layer by its factor."""
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
     dim = 0 if isinstance(module, _TRANSPOSED) else 1
@@ -215,7 +214,7 @@ def _groups(module: nn.Module) -> int:
 
 
 def _multiply(parameter: nn.Parameter, factor: Tensor, dim: int, groups: int) -> None:
-    """Multiply along `dim`, the product being rounded once; with groups, dimension 0 runs over them."""
+    """Multiply along `dim`, rounding once; with groups, dimension 0 runs over the groups."""
     exact = parameter.to("cpu", torch.float64)
     shape = exact.shape
     exact = exact.reshape(groups, -1, *shape[1:])  # (group, rows of it, ...)

@@ -1,4 +1,4 @@
-"""Put SE into a network, prove that it changed nothing, and take it out again."""
+"""Insert SE into a network, prove that its output is unchanged, and remove SE again."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from senet.running import meant, run, sets_mode, untouched
 
 __all__ = ["insert", "inserted", "remove", "sites"]
 
-_ROUNDING = 1e-4  # a difference of outputs below it may come from another order of the same arithmetic
+_ROUNDING = 1e-4  # a smaller difference of outputs may come from another order of the same arithmetic
 Block = TypeVar("Block", bound=nn.Module)
 
 
 @torch.inference_mode(False)  # within it operations would show whole, and new parameters could never learn
 def sites(model: nn.Module, example: Any, *, placement: str = "standard") -> list[Site]:
-    """Where SE can go in `model`, and why; the model, its modes, buffers and the random state stay as they were.
+    """List where SE can go in `model`, and why. The model, its modes, buffers and the random state stay unchanged.
 
     Args:
-        model: any network with residual, aggregated, densely connected or plain convolutional
-            units; `Site.rule` names which.
-        example: what the network takes: a tensor, a tuple of positional arguments or a dict of
-            keyword arguments. One sample is enough.
-        placement: which of the paper's placements (figure 5): "standard", "pre", "post", "identity"
+        model: any network with residual, aggregated, shuffled, dense or plain convolutional units.
+            `Site.rule` says which.
+        example: the network's input: a tensor, a tuple of positional arguments or a dict of keyword
+            arguments. One sample is enough.
+        placement: one of the paper's placements (figure 5): "standard", "pre", "post", "identity"
             or "inner".
 
     Returns:
         The sites in the order in which the network reaches them.
 
     Raises:
-        InsertionError: where there is none, with what was looked at; where the network does not run
-            on the example; where it is wrapped or compiled.
+        InsertionError: there is no site, and the places examined are listed; the network does not
+            run on the example; or it is wrapped or compiled.
     """
     SESpec(placement=placement)  # checks the name
     return _analyse(model, example, placement)[0]
@@ -65,40 +65,39 @@ def insert(
     inplace: bool = False,
     make: Make | None = None,
 ) -> nn.Module:
-    """Put SE into `model` (section 3 of the paper), by default so that it computes exactly what it did.
+    """Insert SE into `model` (section 3 of the paper); by default its output stays exactly the same.
 
-    Every old parameter stays as it is, under its own key; the new ones are `<module>.se.*`. The
-    network is run on the example, in eval mode and without gradients, before and after.
+    Every old parameter keeps its value and its key; the new ones are `<module>.se.*`. The network
+    runs on the example before and after, in eval mode and without gradients.
 
-    With `make` another block takes SE's place: a `MadeBlock`, x + α · (f(x) − x), where f is what
-    `make` returns. α is learnt, one a block, and 0 at first. A module that is at first the identity
-    itself, f(x) = x, could learn nothing then: there α is 1. With `start="paper"` the block is f
-    alone, as its authors have it. Each block is tried on the example, in eval and in training mode.
+    With `make`, another block replaces SE: a `MadeBlock`, x + α · (f(x) − x), where `make` returns
+    f. Each block learns its α, which is 0 at first. If f itself is the identity at first, α = 0
+    would stop all gradients, so α is 1 there. With `start="paper"` the block is f alone, as its
+    authors define it. Each block is tried on the example in eval and training mode.
 
     Args:
         model: any network in which `sites` finds a site, pretrained or not, on any device.
         example: what the network takes: a tensor, a tuple of positional arguments or a dict of
             keyword arguments.
-        spec: which block, and where. `start=None` means the identity start: every gate is exactly 1
-            at first. With `make` only its placement and start count, and another option that
-            differs from its default is refused.
-        where: the sites to use, of those that `sites` lists: an fnmatch pattern on the name, a list
-            of names or patterns, or a predicate on a Site. None: all.
-        inplace: put it into `model` itself, not into a copy.
+        spec: the kind of block and its placement. `start=None` means the identity start: every gate
+            is exactly 1 at first. With `make` only placement and start apply, and any other option
+            is refused.
+        where: the sites to use of those that `sites` lists: an fnmatch pattern on the name, a list
+            of names or patterns, or a predicate on a Site. None means all.
+        inplace: change `model` itself, not a copy.
         make: a callable from a number of channels to a new `nn.Module`; the name of one of timm's
             attention modules ("eca", "cbam"; "se" is ours); or "path/net.py:function", whose file
-            is run.
+            is executed.
 
     Returns:
-        The network with SE: a copy, or `model` itself. Modes are kept; new parameters learn
-            (`requires_grad`).
+        The network with SE: a copy, or `model` itself. Modes are kept, and new parameters are trainable.
 
     Raises:
-        InsertionError: where there is no site, `where` matches none, the network holds SE there
-            already, does not run on the example, is wrapped or compiled, or fails the proof; where
-            a made block cannot be used. `model` is then as it was.
-        ValueError: for an identity start with a gate that is 0 at 0 (tanh, relu); for options that
-            are SE's own beside `make`.
+        InsertionError: there is no site; `where` matches none; the network already holds SE there,
+            does not run on the example, is wrapped or compiled, or fails the proof; or a made block
+            cannot be used. `model` is unchanged.
+        ValueError: an identity start with a gate that is 0 at 0 (tanh, relu), or an option of SE
+            together with `make`.
     """
     spec = block_spec(spec, make)
     start = spec.resolved_start("identity")
@@ -127,22 +126,21 @@ def insert(
 
 
 def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False, example: Any = None) -> nn.Module:
-    """Take the SE out: the gates are 1 again, and what they had learnt is gone. The plain network, bit for bit.
+    """Remove inserted SE: the result is the plain network, bit for bit, without what the gates learnt.
 
-    What `insert` put in goes without a trace. From a network that holds nothing inserted, or with
-    `everything`, the SE that it was built with goes too, ours or another library's: each block
-    becomes an `nn.Identity`.
+    Inserted SE leaves no trace. If the network holds no inserted SE, or with `everything`, the SE
+    that it was built with is removed too: each such block becomes an `nn.Identity`.
 
     Args:
         model: a network with SE.
-        inplace: take it out of `model` itself, not of a copy.
-        everything: take out inserted SE and SE that the network was built with.
-        example: what the network takes. It is then run, to see SE that is written into a module's
-            forward, which cannot be taken out.
+        inplace: change `model` itself, not a copy.
+        everything: remove both inserted SE and SE that the network was built with.
+        example: the network's input. A run on it finds SE written into a module's forward, which
+            cannot be removed.
 
     Raises:
-        InsertionError: where the class of a module was changed again since SE was joined to it, or
-            the example shows SE that cannot be taken out. `model` is then as it was.
+        InsertionError: the class of a module was changed after SE was joined to it, or the example
+            shows SE that cannot be removed. `model` is unchanged.
     """
     joined = [(name, found.site) for name, _, found in attached(model)]
     if example is not None and (everything or not joined):
@@ -164,7 +162,7 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
 
 
 def inserted(model: nn.Module) -> dict[str, tuple[Site, SESpec | MadeSpec]]:
-    """What `insert` put into `model`, read off the model itself: site and kind of block, by the site's name."""
+    """The blocks that `insert` put into `model`: site and kind of block, by the site's name."""
     return {name: (found.site, found.spec) for name, _, found in attached(model)}
 
 
@@ -183,7 +181,7 @@ def _analyse(model: nn.Module, example: Any, placement: str) -> tuple[list[Site]
 
 
 def _around(flow: Dataflow, site: Site) -> tuple[str, ...]:
-    """Modules around a site's own that return the very same value whenever it runs, from the inside out."""
+    """Enclosing modules that return the same value as the site's module in every run, innermost first."""
     if site.position != "output":
         return ()
     calls = [call for call in flow.calls if call.name == site.name]
@@ -235,11 +233,11 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], start: str) -> None:
-    """Run the network with SE and hold it against the plain run; sign the first layers on what they squeeze.
+    """Run the network with SE, compare it with the plain run, and sign the first layers by what they squeeze.
 
     Raises:
         InsertionError: an SE block ran more or less often than its module, or the identity start's
-            output is not the plain network's.
+            output differs from the plain network's.
     """
     made, ours = _joined(model, chosen, MadeBlock), _joined(model, chosen, SEBlock)
     new = {**ours, **made}
@@ -276,14 +274,14 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
     if ours:
         start_on_example(model, example, {site.name: site for site in chosen}, ours, seen)
     for name, block in made.items():
-        # Where f(x) = x neither f nor α = 0 has a gradient, so that the block would stay the
-        # identity for ever.
+        # If f(x) = x and α = 0, neither gets a gradient, and the block would stay the identity for
+        # ever.
         if same[name]:
             nn.init.ones_(block.alpha)
 
 
 def _joined(model: nn.Module, chosen: list[Site], kind: type[Block]) -> dict[str, Block]:
-    """The blocks of a kind that are joined at the sites, by the sites' names."""
+    """The blocks of class `kind` joined at the sites, by the sites' names."""
     names = {site.name for site in chosen}
     found = ((name, module.get_submodule(at.child)) for name, module, at in attached(model) if name in names)
     return {name: block for name, block in found if isinstance(block, kind)}
@@ -291,7 +289,7 @@ def _joined(model: nn.Module, chosen: list[Site], kind: type[Block]) -> dict[str
 
 @contextmanager
 def _views_given_to(blocks: Mapping[str, nn.Module]) -> Iterator[set[str]]:
-    """Within it, names of the blocks that are given maps with gaps between their values in memory."""
+    """A context that yields the names of blocks whose input has gaps between its values in memory."""
     views: set[str] = set()
 
     def watch(name: str) -> Callable[..., None]:
@@ -310,9 +308,9 @@ def _views_given_to(blocks: Mapping[str, nn.Module]) -> Iterator[set[str]]:
 
 
 def largest_difference(expected: Any, given: Any) -> float:
-    """The largest absolute difference between two outputs: 0 where they are equal bit for bit, NaN for NaN.
+    """The largest absolute difference between two outputs: 0 if they are equal bit for bit, NaN for NaN.
 
-    Infinity where their structure, shapes, dtypes or other contents differ.
+    Infinity if their structure, shapes, dtypes or other contents differ.
     """
     ours, structure = tree_flatten(expected)
     theirs, other = tree_flatten(given)

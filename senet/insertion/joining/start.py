@@ -1,4 +1,4 @@
-"""The identity start: which rows the first layers get, so that every hidden unit can learn."""
+"""The identity start: choose the first layers' rows so that every hidden unit can learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["squeezed_means", "start_on_example"]
 
 @contextmanager
 def squeezed_means(blocks: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
-    """Within it, for each block by name, the mean over samples and space of what it is given, call by call: (C,)."""
+    """A context that records the mean (C,) of each block's input over samples and space, call by call, by name."""
     means: dict[str, list[Tensor]] = {name: [] for name in blocks}
 
     def watch(name: str) -> Callable[..., None]:
@@ -43,17 +43,16 @@ def start_on_example(
     blocks: Mapping[str, SEBlock],
     seen: Mapping[str, list[Tensor]],
 ) -> None:
-    """Choose the first layers' rows on what the blocks are given in eval and, where it runs so, in training mode.
+    """Choose the first layers' rows by the blocks' inputs in eval mode and, if it runs, in training mode.
 
-    The two differ where normalisations have statistics that fit other data, as in a network with
-    random weights.
+    The two differ if running statistics fit other data, as in a network with random weights.
 
     Args:
-        model: the network with SE at its identity start.
-        example: what it takes.
-        sites: of the blocks, by name.
-        blocks: by name.
-        seen: what they were given in eval mode, as `squeezed_means` has it.
+        model: the network with SE at the identity start.
+        example: the network's input.
+        sites: the blocks' sites, by name.
+        blocks: the blocks, by name.
+        seen: the means of their inputs in eval mode, from `squeezed_means`.
     """
     with squeezed_means(blocks) as training:
         try:
@@ -69,8 +68,8 @@ def start_on_example(
 
 
 def _bias_of_norm(host: nn.Module, site: Site) -> list[Tensor]:
-    """The mean over any training batch of what a normalisation gives: its bias."""
+    """The bias of a normalisation, which is the mean of its output over any training batch."""
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-    bare = isinstance(host, norms) and len(list(host.children())) == 1  # timm's have an activation inside
+    bare = isinstance(host, norms) and len(list(host.children())) == 1  # timm's norm layers may hold an activation
     bias = host.bias if bare and site.position == "output" else None
     return [bias.detach()] if isinstance(bias, Tensor) else []

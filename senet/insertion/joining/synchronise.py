@@ -1,8 +1,7 @@
-"""Batch normalisation whose statistics go over all processes, on any device, with SE kept where it was inserted.
+"""Batch normalisation with statistics over all processes, on any device, that keeps inserted SE.
 
-PyTorch's own refuses CPU tensors, and its conversion (Lightning's `sync_batchnorm=True` as well)
-builds new modules, from which inserted SE is gone. This one changes the class of the modules that
-are there.
+PyTorch's SyncBatchNorm refuses CPU tensors. Its conversion, like Lightning's `sync_batchnorm=True`,
+builds new modules. This one changes the class of the existing modules.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ __all__ = ["SynchronisedBatchNorm", "synchronise"]
 
 
 class SynchronisedBatchNorm(OverProcesses, nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batches of all processes: in training, one batch cut into as many pieces.
+    """Batch normalisation that treats the batches of all processes as one batch in training.
 
-    Shapes: (N, C, *space) or (N, C); a process may have another N, or another space, than the rest.
-    In eval mode, and where no processes are joined, it is `nn.BatchNorm`. Gradients are those of
-    the one batch where each process's loss is its share of the sum, as DistributedDataParallel's
-    average makes it; they cannot be differentiated twice.
+    Shapes: (N, C, *space) or (N, C); N and the space may differ between processes. In eval mode,
+    and without a process group, it is `nn.BatchNorm`. Gradients are those of the whole batch if
+    each process's loss is its share of the sum, as DistributedDataParallel's average makes it. They
+    cannot be differentiated twice.
 
     Raises:
-        ValueError: where there is one value per channel in all processes together.
-        TypeError: on a tensor that is not floating-point.
+        ValueError: there is one value per channel over all processes.
+        TypeError: the tensor is not floating-point.
     """
 
     process_group: dist.ProcessGroup | None = None
 
     def group(self) -> dist.ProcessGroup | None:
-        """The processes that take part now; None where there is only this one."""
+        """The processes that take part; None if this is the only one."""
         if not (dist.is_available() and dist.is_initialized()):
             return None
         group = self.process_group or dist.group.WORLD
@@ -62,15 +61,15 @@ class SynchronisedBatchNorm(OverProcesses, nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise(model: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
-    """Let every batch normalisation of `model` take its statistics over all processes, in place.
+    """Make every batch normalisation of `model` take its statistics over all processes, in place.
 
-    Parameters, buffers, hooks and state dict keys stay, and so does every SE block that is joined
-    to one. Classes that inherit from batch normalisation, such as timm's with an activation inside,
-    are left as they are. So is torch's own SyncBatchNorm.
+    Parameters, buffers, hooks, state dict keys and joined SE blocks stay. Subclasses of batch
+    normalisation, such as timm's with an activation, are left as they are. So is torch's
+    SyncBatchNorm.
 
     Args:
         model: any network, before it is wrapped for distributed training.
-        process_group: the processes; None for all.
+        process_group: the processes; None means all.
 
     Returns:
         `model`.
@@ -85,7 +84,7 @@ def synchronise(model: nn.Module, process_group: dist.ProcessGroup | None = None
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _over_processes(norm: SynchronisedBatchNorm, v: Tensor) -> Tensor:
-    """A compiled network leaves its graph here: the processes must meet."""
+    """The normalisation over all processes. A compiled network breaks its graph here, since processes must meet."""
     result = normalise_and_excite(norm, SynchronisedBatchNorm, None, v)
     if result is None:
         raise RuntimeError(f"statistics cannot go over processes on {v.device.type}: use CPU or CUDA")

@@ -1,4 +1,4 @@
-"""Made blocks are tried once, on what the network gives them, before anybody relies on them."""
+"""Try made blocks once, on the inputs that the network gives them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["check_apart", "parts_of", "trying"]
 
 @contextmanager
 def trying(blocks: Mapping[str, MadeBlock]) -> Iterator[dict[str, bool]]:
-    """Within it each call of a made block is a trial, in eval and in training mode, on the map that it is given.
+    """A context in which each call of a made block is a trial, in eval and training mode, on the block's input.
 
-    The caller sees to it that buffers, modes and random state are put back, as `untouched` does.
+    The caller restores buffers, modes and random state, as `untouched` does.
 
     Yields:
-        For each block by the name of its module, whether f returned its input itself in every trial.
+        For each block, by the name of its module, whether f was the identity in every trial.
 
     Raises:
-        InsertionError: where the network runs: the block fails, or cannot be used.
+        InsertionError: when the network runs, a block fails or cannot be used.
     """
     same = dict.fromkeys(blocks, True)
-    # Plain attributes too: a module may keep what it was given, or count its calls.
+    # Copy plain attributes too: a module may store its input or count its calls.
     before = [(part, dict(part.__dict__)) for block in blocks.values() for part in block.modules()]
     for name, block in blocks.items():
         block.__dict__["forward"] = functools.partial(_tried, name, block, same)
@@ -41,7 +41,7 @@ def trying(blocks: Mapping[str, MadeBlock]) -> Iterator[dict[str, bool]]:
 
 
 def parts_of(module: nn.Module) -> set[int]:
-    """The identities of the modules and parameters of `module`."""
+    """The `id`s of the modules and parameters of `module`."""
     return {id(part) for part in (*module.modules(), *module.parameters())}
 
 
@@ -49,11 +49,11 @@ def check_apart(blocks: Mapping[str, MadeBlock], network: set[int]) -> None:
     """Refuse blocks that share a module or a parameter with each other, or with the network.
 
     Args:
-        blocks: by the name of the module that each is joined to.
-        network: the `parts_of` the network, as it was without them.
+        blocks: the blocks, by the name of the module that each is joined to.
+        network: the `parts_of` the network without the blocks.
 
     Raises:
-        InsertionError: with what is shared.
+        InsertionError: a part is shared; it is named.
     """
     owner = dict.fromkeys(network, "the network")
     for name, block in blocks.items():
@@ -79,7 +79,8 @@ def _tried(name: str, block: MadeBlock, same: dict[str, bool], x: Tensor) -> Ten
     y: Tensor = block.module(x)
     if bool(x.isfinite().all()) and not bool(y.isfinite().all()):
         raise InsertionError(f"{at} gives inf or NaN on the example, in {str(x.dtype).removeprefix('torch.')}")
-    # One sample more: a normalisation of a 1×1 map takes two, and a convolution takes N = C for a map of C channels.
+    # One sample more. Batch normalisation of a 1×1 map needs two, and with N = C a convolution can
+    # take a batch for one unbatched map.
     batch = torch.cat([x, x[:1]])
     block.train()
     _run(name, block, batch, " in training mode")

@@ -1,1 +1,1 @@
-"""The network as a graph, read from one run."""
+"""Record the network as a graph from one run."""

@@ -1,8 +1,8 @@
-"""Channel gates in a recorded run: products of a map with weights per channel that the map itself determines.
+"""Find channel gates in a recorded run: products of a map with per-channel weights computed from that map.
 
-SE, effective SE, ECA and their kin, in whatever way they are written: a map u, a reduction over its
-space, layers that mix channels, a gate, and the product with u. What is found is what was computed;
-no name is looked at.
+SE, effective SE, ECA and their relatives share one pattern: a map u, a reduction over its space,
+layers that mix channels, a gate, and the product with u. The pattern is found in the operations,
+never in names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from senet.insertion.reading.operations import ACTIVATIONS, LAYOUT, SOFTMAXES
 
 __all__ = ["ChannelGate", "channel_gates", "rescaling_call"]
 
-_SAME = LAYOUT | frozenset("alias detach _to_copy dropout native_dropout".split())  # steps that leave a map what it is
+_SAME = LAYOUT | frozenset("alias detach _to_copy dropout native_dropout".split())  # same map, other layout
 _REDUCTIONS = frozenset(
     "mean sum amax max std var std_mean var_mean logsumexp linalg_vector_norm norm adaptive_avg_pool1d "
     "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d "
@@ -30,11 +30,11 @@ class ChannelGate:
 
     Attributes:
         map: the value that is squeezed and rescaled.
-        product: what it becomes.
-        made: the values between the two, the product among them.
-        layers: those of them that layers made.
+        product: the rescaled map.
+        made: the values computed from the map to the product, the product included.
+        layers: the values among them that come from layers.
         channels: C.
-        channel_dim: the dimension of the map that counts them.
+        channel_dim: the channel dimension of the map.
     """
 
     map: int
@@ -46,7 +46,7 @@ class ChannelGate:
 
 
 def channel_gates(flow: Dataflow) -> Iterator[ChannelGate]:
-    """Every channel gate of a run, in the order of the products."""
+    """Every channel gate of a run, in the order of their products."""
     for value in flow.values:
         operands = list(dict.fromkeys(value.operands))
         if value.op not in ("mul", "addcmul") or len(operands) != 2 or len(value.shape) < 3:
@@ -58,9 +58,9 @@ def channel_gates(flow: Dataflow) -> Iterator[ChannelGate]:
             if dim is not None and between is not None:
                 layers = tuple(sorted(index for index in between if _is_layer(flow.values[index])))
                 weights = flow.values[_before_expanding(flow, gate)].shape
-                # A gate over two dimensions is one of channels where its layer has made them and
-                # the rest of space, and not where branches are weighed against each other, as in
-                # SKNet: its layer mixes (branch, channel).
+                # A gate that varies over two dimensions is a channel gate only if a layer made it
+                # in that shape. In SKNet the second dimension counts branches, which are weighed
+                # against each other.
                 if sum(n > 1 for n in weights[1:]) > 1 and all(flow.values[i].shape != weights for i in layers):
                     continue
                 channels = flow.values[rescaled].shape[dim]
@@ -69,9 +69,9 @@ def channel_gates(flow: Dataflow) -> Iterator[ChannelGate]:
 
 
 def rescaling_call(flow: Dataflow, gate: ChannelGate) -> tuple[Call | None, bool]:
-    """The innermost call that is given the map and returns the product, and whether it adds the map to it.
+    """The innermost call that takes the map and returns the product, and whether it adds the map to it.
 
-    None where no module does just that: the gate is then part of a larger module's forward.
+    None if no module does just that: the gate is then part of a larger module's forward.
     """
     ends = {gate.product: False}
     for index in flow.consumers[gate.product]:
@@ -88,7 +88,7 @@ def rescaling_call(flow: Dataflow, gate: ChannelGate) -> tuple[Call | None, bool
 
 
 def _source(flow: Dataflow, index: int) -> int:
-    """The value that `index` is, but for its layout and dtype."""
+    """The value from which `index` differs only in layout and dtype."""
     value = flow.values[index]
     while value.op in _SAME and value.operands:
         value = flow.values[value.operands[0]]
@@ -96,9 +96,9 @@ def _source(flow: Dataflow, index: int) -> int:
 
 
 def _channel_dim(flow: Dataflow, rescaled: int, gate: int) -> int | None:
-    """The dimension of the channels, if the gate has one weight for each of them; None where it is no such gate.
+    """The channel dimension if the gate has one weight per channel, else None.
 
-    A gate may differ along space too where part of the space is squeezed, as nnU-Net's does, which
+    A gate may also vary along space if only part of the space is squeezed. nnU-Net, for instance,
     averages two dimensions of three.
     """
     shape, weights = flow.values[rescaled].shape, flow.values[_before_expanding(flow, gate)].shape
@@ -113,18 +113,17 @@ def _channel_dim(flow: Dataflow, rescaled: int, gate: int) -> int | None:
 
 
 def _before_expanding(flow: Dataflow, index: int) -> int:
-    """A gate that was spread over the whole map, as it was before."""
+    """The gate before it was expanded to the size of the map."""
     while flow.values[index].op == "expand":
         index = flow.values[index].operands[0]
     return index
 
 
 def _between(flow: Dataflow, gate: int, source: int, channel_dim: int) -> frozenset[int] | None:
-    """The values from a map to its gate, where a squeeze, layers and an activation lie on the way and nothing else.
+    """The values from a map to its gate if only a squeeze, layers and an activation lie between, else None.
 
-    None where a path reaches the map without a reduction, as a gate over space does, or begins
-    anywhere else. A mask may come from elsewhere: it says which positions count, and nothing of
-    channels.
+    No path may reach the map without a reduction, as in a gate over space, or begin at another
+    value. A mask is the exception: it selects positions and does not depend on channels.
     """
     made: set[int] = set()
     follows = _following(flow, source, gate)
@@ -143,7 +142,7 @@ def _between(flow: Dataflow, gate: int, source: int, channel_dim: int) -> frozen
         if index not in follows:
             if len(value.shape) == len(flow.values[source].shape) and value.shape[channel_dim] == 1:
                 continue
-            return None  # of another input, or of what came before the map
+            return None  # from another input, or from before the map
         made.add(index)
         reduced = reduced or _reduces(flow, value)
         open_ends.extend((operand, reduced) for operand in value.operands)
@@ -153,7 +152,7 @@ def _between(flow: Dataflow, gate: int, source: int, channel_dim: int) -> frozen
 
 
 def _following(flow: Dataflow, source: int, last: int) -> set[int]:
-    """The values up to `last` that are computed from `source`, itself among them."""
+    """The values up to `last` that are computed from `source`, `source` included."""
     found = {source}
     for index in range(source + 1, last + 1):
         if not found.isdisjoint(flow.values[index].operands):
@@ -162,7 +161,7 @@ def _following(flow: Dataflow, source: int, last: int) -> set[int]:
 
 
 def _reduces(flow: Dataflow, value: Value) -> bool:
-    """Whether the operation takes a map to fewer numbers; on a map of one position, whether it would."""
+    """Whether the operation reduces a map; on a map of one position, whether it would."""
     if value.op not in _REDUCTIONS:
         return False
     return any(len(flow.values[operand].shape) >= 3 for operand in value.operands)

@@ -1,7 +1,8 @@
-"""The network as a graph: which operation and which module made each tensor, from one run on an example.
+"""Record one run of a network as a graph: which operation and which module made each tensor.
 
-The run is the network's own eager forward. A dispatch mode observes each operation, and forward
-hooks each module. Whatever Python, hooks and data do on the way, the graph is what happened.
+The run is the network's own eager forward pass. A dispatch mode observes each operation, and
+forward hooks observe each module. So the graph holds what ran, whatever Python control flow or
+hooks decided.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Call", "Convolution", "Dataflow", "Value", "record"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Convolution:
-    """What a rule needs of a convolution: the kernel's size in space, and the kind."""
+    """What a rule needs to know of a convolution: its kernel size and its kind."""
 
     kernel: tuple[int, ...]
     transposed: bool
@@ -41,20 +42,18 @@ class Convolution:
 
 @dataclasses.dataclass(slots=True)
 class Value:
-    """A tensor that an operation made (or an input, or a constant), at one moment of the run.
+    """A tensor that an operation made, or an input, at one moment of the run.
 
     Attributes:
-        index: its place in the order of the run.
-        op: the operation's name without overload and in-place mark, such as "add"; "input" or
-            "constant".
-        operands: the values it was made from, constants left out.
-        constants: how many constants (parameters, buffers, tensors made from nothing) it was made
-            from.
-        shape: of the tensor.
-        dtype: of the tensor.
-        detail: what a rule needs of the other arguments: a concatenation's or slice's dimension, a
+        index: its position in the order of the run.
+        op: the operation's name without overload and in-place suffix, such as "add"; or "input".
+        operands: the values it was made from, without constants.
+        constants: the number of constants (parameters, buffers, new tensors) it was made from.
+        shape: the tensor's shape.
+        dtype: the tensor's dtype.
+        detail: other arguments that a rule needs, such as the dimension of a slice or a
             permutation.
-        convolution: for a convolution, what kind.
+        convolution: the kind of convolution, if it is one.
     """
 
     index: int
@@ -69,7 +68,7 @@ class Value:
 
 @dataclasses.dataclass(slots=True)
 class Call:
-    """One call of one module: the values made within are those with first <= index < end."""
+    """One call of one module. The values made in it have first <= index < end."""
 
     name: str
     module: nn.Module
@@ -80,17 +79,17 @@ class Call:
     returns_tensor: bool = False
 
     def made(self, value: int) -> bool:
-        """Whether `value` was made during this call, not handed through."""
+        """Whether `value` was made during this call, rather than passed through."""
         return self.first <= value < self.end
 
 
 class Dataflow:
-    """Values in the order they were made, and module calls in the order they ended (inner before outer)."""
+    """A recorded run: values in the order they were made, and calls in the order they ended (inner first)."""
 
     def __init__(self, values: list[Value], calls: list[Call], output: Any) -> None:
         self.values = values
         self.calls = calls
-        self.output = output  # what the network returned, for a proof to compare with
+        self.output = output  # the network's output, which the proof compares
 
     @functools.cached_property
     def consumers(self) -> list[list[int]]:
@@ -103,7 +102,7 @@ class Dataflow:
 
     @functools.cached_property
     def calls_returning(self) -> dict[int, list[Call]]:
-        """For each value, the calls that returned it, inner before outer."""
+        """For each value, the calls that returned it, innermost first."""
         table: dict[int, list[Call]] = {}
         for call in self.calls:
             for value in dict.fromkeys(call.outputs):
@@ -112,7 +111,7 @@ class Dataflow:
 
     @functools.cached_property
     def calls_taking(self) -> dict[int, list[Call]]:
-        """For each value, the calls that were given it, outer before inner."""
+        """For each value, the calls that took it as input, outermost first."""
         table: dict[int, list[Call]] = {}
         outer_first = self.calls[::-1]
         for call in sorted(outer_first, key=lambda call: (call.first, -call.end)):
@@ -139,7 +138,7 @@ class Dataflow:
 
     @functools.cached_property
     def input_size(self) -> tuple[int, ...]:
-        """Size in space of what the first convolution was given, the size that stages are counted from."""
+        """The spatial size of the first convolution's input, from which stages are counted."""
         for value in self.values:
             if value.op == "convolution" and value.operands:
                 return self.values[value.operands[0]].shape[2:]
@@ -147,17 +146,17 @@ class Dataflow:
 
 
 def record(model: nn.Module, example: Any) -> Dataflow:
-    """Run `model` once on `example`, as it is, without gradients, and return what happened.
+    """Run `model` once on `example` in its current mode, without gradients, and return the recorded run.
 
     Raises:
-        InsertionError: where the network does not run on the example.
+        InsertionError: the network does not run on the example.
     """
     recorder = _Recorder()
     hooks = []
     try:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
-                continue  # takes no Python hooks; its operations are seen all the same
+                continue  # takes no Python hooks, but its operations are recorded
             hooks.append(module.register_forward_pre_hook(recorder.entering(name), with_kwargs=True))
             hooks.append(module.register_forward_hook(recorder.leaving, with_kwargs=True))
         for tensor in tree_leaves(example):
@@ -184,7 +183,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._open: list[Call] = []
         self._of_tensor = WeakTensorKeyDictionary()
         self._written: dict[int, int] = {}  # storage -> last value written into it in place
-        self._storages: list[Any] = []  # keeps the written ones alive, so that no address is used twice
+        self._storages: list[Any] = []  # keeps written storages alive, so that no address is reused
 
     def new(self, op: str, operands: tuple[int, ...], constants: int, tensor: Tensor, **more: Any) -> int:
         value = Value(len(self.values), op, operands, constants, tuple(tensor.shape), tensor.dtype, **more)
@@ -193,7 +192,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value.index
 
     def value_of(self, tensor: Tensor) -> int | None:
-        """The value that `tensor` is now; None for a constant. A write through another view makes a new one."""
+        """The current value of `tensor`; None for a constant. A write through another view makes a new value."""
         index: int | None = self._of_tensor.get(tensor)  # type: ignore[no-untyped-call]
         if tensor.layout is torch.strided and self._written:
             writer = self._written.get(tensor.untyped_storage()._cdata)
@@ -205,19 +204,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         op = func._schema.name.split("::")[-1].rstrip("_")
-        if op in _FACTORIES:  # empty_like(x), x.new_zeros(...): x gives its shape and dtype, and none of its values
+        if op in _FACTORIES:  # empty_like(x), x.new_zeros(...): only the shape and dtype of x matter
             return func(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         known = [self.value_of(tensor) for tensor in tensors]
         result = func(*args, **kwargs)
         operands = tuple(index for index in known if index is not None)
         if not operands:
-            return result  # made from constants alone: a constant itself
+            return result  # made from constants only, so a constant itself
         more = _details(op, args, kwargs)
         constants = len(known) - len(operands)
         made = tree_leaves(result)
-        # A norm's statistics and a log-sigmoid's buffer are for the backward pass; as values they
-        # would be three results of one layer, of which none is the only one.
+        # A norm's statistics and a log-sigmoid's buffer serve the backward pass. As values they
+        # would make one layer seem to return several results.
         for tensor in made[:1] if "norm" in op or op == "log_sigmoid_forward" else made:
             if isinstance(tensor, Tensor):
                 in_place = any(tensor is given for given in tensors)
@@ -236,7 +235,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def leaving(self, module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         call = self._open.pop()
-        while call.module is not module:  # a call that an exception, caught by the network, left open
+        while call.module is not module:  # a call left open by an exception that the network caught
             call = self._open.pop()
         call.outputs = self._values_in(output)
         call.end = len(self.values)

@@ -1,4 +1,4 @@
-"""How maps lie: which dimension counts the channels, and how far a map has shrunk."""
+"""The layout of maps: which dimension counts the channels, and how far a map has been downsampled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["channel_dim", "stage", "through_layout"]
 
 
 def channel_dim(flow: Dataflow, index: int) -> int | None:
-    """Which dimension of a value counts the channels, by what made it; None where that cannot be told.
+    """The channel dimension of a value, inferred from the operations that made it; None if unknown.
 
-    It is the second behind a convolution, a batch or group normalisation or a pooling. Behind a
-    linear layer or a layer normalisation it is the last. A permutation takes it elsewhere.
+    It is the second after a convolution, a batch or group normalisation or a pooling. It is the
+    last after a linear layer or a layer normalisation. A permutation moves it.
     """
     through = ELEMENTWISE | NORMS | LAYOUT | SPLITS | {"constant_pad_nd", "roll", "cat"}
     path = [index]
@@ -32,9 +32,9 @@ def channel_dim(flow: Dataflow, index: int) -> int | None:
             return None
         break
     known = path.pop()
-    while path:  # and forward again, to what it is in the value asked about
+    while path:  # then forward again, to the value in question
         moved = _dim_after(flow.values[known], flow.values[path[-1]], dim)
-        if moved is None:  # views that come back to the shape that they left: a channel shuffle, an instance norm
+        if moved is None:  # views that return to an earlier shape: a channel shuffle, an instance norm
             while path and flow.values[path[-1]].shape != flow.values[known].shape:
                 path.pop()
             if not path:
@@ -74,7 +74,7 @@ def _permutation(value: Value) -> list[int]:
 
 
 def through_layout(flow: Dataflow, index: int) -> int:
-    """What `index` becomes when only its layout changes: a channel shuffle is views and a transposition."""
+    """The last value that differs from `index` only in layout, as after a channel shuffle."""
     while True:
         after = flow.consumers[index]
         if len(after) != 1 or flow.values[after[0]].op not in LAYOUT:
@@ -83,13 +83,13 @@ def through_layout(flow: Dataflow, index: int) -> int:
 
 
 def stage(flow: Dataflow, shape: tuple[int, ...], channel_dim: int = 1) -> int:
-    """log2 of the first convolution's input size over the size of a map, of the dimension that shrank most."""
+    """log2 of the first convolution's input size over a map's size, along the dimension that shrank most."""
     space = tuple(n for dim, n in enumerate(shape) if dim not in (0, channel_dim))
     whole = flow.input_size
     if not whole or not all(space) or not all(whole):
         return 0
     if len(space) == len(whole):
         ratio = max(a / b for a, b in zip(whole, space, strict=True))
-    else:  # tokens: a map in one row
+    else:  # tokens: a flattened map
         ratio = (math.prod(whole) / math.prod(space)) ** (1 / len(whole))
     return max(0, round(math.log2(ratio)))

@@ -1,4 +1,4 @@
-"""What operations are: PyTorch's names for activations, normalisations and layouts, and questions about values."""
+"""Classify operations: PyTorch's names for activations, normalisations and layouts, and tests on values."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ _UPSAMPLINGS = frozenset(
 
 
 def iterates_its_children(module: nn.Module) -> bool:
-    """Whether the module runs whatever children it holds, so that one more would be one more layer."""
+    """Whether the module runs every child it holds, so that an added child would become a layer."""
     return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
 def inside(flow: Dataflow, values: Iterable[int]) -> Iterator[tuple[int, Convolution]]:
-    """The convolutions among `values`, in order, each with what it is."""
+    """The convolutions among `values`, in order, each with its kind."""
     for index in sorted(values):
         convolution = flow.values[index].convolution
         if convolution is not None:
@@ -86,10 +86,10 @@ def spatial_convolutions(flow: Dataflow, values: Iterable[int]) -> list[int]:
 
 
 def is_activation(flow: Dataflow, index: int) -> bool:
-    """Whether `index` is what an activation gives: an operation of that name, or one written by hand.
+    """Whether `index` is the output of an activation: a named operation, or one written by hand.
 
-    By hand is x · σ(x), or x joined by another arithmetic operation to a curve of itself: Snake's x
-    + sin²(ax)/a, x − tanh(x), x / (1 + |x|).
+    By hand means x · σ(x), or another arithmetic operation on x and a curve of x: Snake's x +
+    sin²(ax)/a, x − tanh(x), x / (1 + |x|).
     """
     value = flow.values[index]
     if len(_distinct(value)) == 1:
@@ -101,13 +101,13 @@ def _is_written_by_hand(flow: Dataflow, value: Value) -> bool:
     if value.op not in ("mul", "add", "sub", "rsub", "div") or len(_distinct(value)) != 2:
         return False
     path = _path_to_itself(flow, _distinct(value))
-    # A product with itself is never linear; a sum is, unless a curve lies on the way: x +
-    # dropout(x).
+    # A product of x with itself is never linear. A sum is linear, as in x + dropout(x), unless a
+    # curve lies between.
     return path is not None and (value.op == "mul" or any(flow.values[step].op in _CURVES for step in path))
 
 
 def _is_part_of_another(flow: Dataflow, index: int) -> bool:
-    """Whether an activation is only a step of one that is written by hand, such as the σ in x · σ(x)."""
+    """Whether an activation is a step of one written by hand, such as the σ in x · σ(x)."""
     while True:
         after = [flow.values[use] for use in flow.consumers[index]]
         if any(_is_written_by_hand(flow, use) and index == max(use.operands) for use in after):
@@ -118,12 +118,12 @@ def _is_part_of_another(flow: Dataflow, index: int) -> bool:
 
 
 def self_gated(flow: Dataflow, operands: list[int]) -> list[int]:
-    """Of x and σ(x), the x alone; of any other two operands, both."""
+    """Of operands x and σ(x), only x; of any other two, both."""
     return operands if _path_to_itself(flow, operands) is None else [min(operands)]
 
 
 def _path_to_itself(flow: Dataflow, operands: list[int]) -> list[int] | None:
-    """The elementwise steps from the earlier of two operands to the later; None where that is not all there is."""
+    """The elementwise steps from the earlier of two operands to the later; None if anything else lies between."""
     early, at = sorted(operands)
     path = []
     while at > early:
@@ -141,17 +141,17 @@ def _distinct(value: Value) -> list[int]:
 
 
 def is_linear(flow: Dataflow, values: Iterable[int]) -> bool:
-    """Whether `values` holds no activation: convolutions and normalisations alone are one linear map."""
+    """Whether `values` holds no activation; convolutions and normalisations alone are one linear map."""
     return not any(flow.values[index].op in ACTIVATIONS for index in values)
 
 
 def attends(flow: Dataflow) -> bool:
-    """Whether the network has attention: products of tokens with tokens under a softmax."""
+    """Whether the network has attention: a softmax over products of tokens."""
     return first_attention(flow) is not None
 
 
 def first_attention(flow: Dataflow) -> int | None:
-    """The first value that attention makes; None in a network that has none."""
+    """The first value that attention makes; None in a network without attention."""
     multiplies = any(value.op in ("bmm", "baddbmm") for value in flow.values)
     for value in flow.values:
         if value.op.startswith(_ATTENTIONS) or (multiplies and value.op == "_softmax"):
@@ -160,7 +160,7 @@ def first_attention(flow: Dataflow) -> int | None:
 
 
 def splits_channels(flow: Dataflow, values: Iterable[int]) -> bool:
-    """Whether a part of the channels is taken among `values`."""
+    """Whether an operation among `values` takes a part of the channels."""
     return any(
         flow.values[index].op in SPLITS
         and flow.values[index].shape[1:2] != flow.values[flow.values[index].operands[0]].shape[1:2]
@@ -170,12 +170,12 @@ def splits_channels(flow: Dataflow, values: Iterable[int]) -> bool:
 
 
 def is_split(value: Value) -> bool:
-    """Whether the value is a part of another."""
+    """Whether the value is a slice of another."""
     return value.op in SPLITS
 
 
 def only_upsampled(flow: Dataflow, fork: int, target: int, own: frozenset[int]) -> bool:
-    """Whether every path from `fork` to `target` within `own` goes through an upsampling."""
+    """Whether every path from `fork` to `target` within `own` passes an upsampling."""
     if not upsamples(flow, own):
         return False
     reached = {fork}
@@ -187,7 +187,7 @@ def only_upsampled(flow: Dataflow, fork: int, target: int, own: frozenset[int]) 
 
 
 def upsamples(flow: Dataflow, values: Iterable[int]) -> bool:
-    """Whether a map is made larger among `values`."""
+    """Whether an operation among `values` enlarges a map."""
     return any(_upsamples(flow.values[index]) for index in values)
 
 

@@ -1,4 +1,4 @@
-"""Walks over a dataflow that the rules share: where two paths part, what made a value, what follows it."""
+"""Walks over a dataflow that the rules share: where paths part, what made a value, what follows it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A module call that SE could be joined to, at the position, with the channels in that dimension."""
+    """A module call that SE could be joined to, with the position and the channel dimension there."""
 
     call: Call
     position: str
@@ -39,16 +39,16 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit of the network that SE may rescale: a branch and what it is joined to, or a layer with its activation.
+    """A unit that SE may rescale: a branch and what it is joined to, or a layer with its activation.
 
     Attributes:
         rule: the name of the rule that found it.
-        value: the addition, concatenation or activation that it ends in.
-        output: what the branch gives: where the standard placement goes.
-        fork: what the branch is given.
-        own: the values that lie on the branch alone.
+        value: the addition, concatenation or activation that ends it.
+        output: the branch's output, where the standard placement goes.
+        fork: the branch's input.
+        own: the values that lie only on the branch.
         shortcut: for a residual unit, the other side of the addition.
-        own_shortcut: the values that lie on the shortcut alone; none where it is the fork itself.
+        own_shortcut: the values that lie only on the shortcut; empty if it is the fork itself.
     """
 
     rule: str
@@ -62,21 +62,21 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """The paths from one value, the fork, to several: for each, what it comes from since the fork, itself included."""
+    """The paths from a fork to several targets: for each, the values it depends on after the fork, itself included."""
 
     fork: int
     to: tuple[frozenset[int], ...]
 
     def own(self, target: int) -> frozenset[int]:
-        """What lies on the path to one target and on no other."""
+        """The values on the path to one target and on no other path."""
         others = frozenset[int]().union(*(path for index, path in enumerate(self.to) if index != target))
         return self.to[target] - others
 
 
 def part(flow: Dataflow, targets: Sequence[int]) -> Paths | None:
-    """Where the paths to `targets` part: the last value that all of them come from. None where there is none.
+    """The fork of the paths to `targets`: the last value on which all of them depend; None if there is none.
 
-    Visits no more than the values between; so a chain of blocks costs what its blocks cost.
+    Only the values between are visited, so the cost of a chain of blocks is linear in its length.
     """
     everyone = (1 << len(targets)) - 1
     label: dict[int, int] = {}
@@ -102,10 +102,9 @@ def part(flow: Dataflow, targets: Sequence[int]) -> Paths | None:
 
 
 def back(flow: Dataflow, index: int, *, through: frozenset[str] = frozenset()) -> int | None:
-    """One step back over an element-wise operation or a permutation: the value before.
+    """The value before `index`, one step back over an elementwise operation or a permutation.
 
-    None where the value was made by anything else. `through` names further operations that may be
-    passed.
+    None if another operation made the value. `through` names further operations that may be passed.
     """
     value = flow.values[index]
     operands = list(dict.fromkeys(value.operands))
@@ -122,9 +121,9 @@ def back(flow: Dataflow, index: int, *, through: frozenset[str] = frozenset()) -
 
 
 def makers(flow: Dataflow, index: int, before: float = math.inf) -> Iterator[Option]:
-    """The calls that made `index` and returned it, inner before outer, that ended before the value `before`.
+    """The calls that made and returned `index` and ended before the value `before`, innermost first.
 
-    Calls that only handed it through (drop-path in eval mode) and containers are left out.
+    Containers are left out, and so are calls that only passed it through (drop-path in eval mode).
     """
     dim = channel_dim(flow, index)
     if dim is None:
@@ -137,7 +136,7 @@ def makers(flow: Dataflow, index: int, before: float = math.inf) -> Iterator[Opt
 
 
 def takers(flow: Dataflow, index: int) -> Iterator[Option]:
-    """The calls that are given `index` first and hold every use of it, inner before outer."""
+    """The calls whose first input is `index` and that contain every use of it, innermost first."""
     uses = flow.consumers[index]
     dim = channel_dim(flow, index)
     if dim is None:
@@ -149,7 +148,7 @@ def takers(flow: Dataflow, index: int) -> Iterator[Option]:
 
 
 def unit_after(flow: Dataflow, index: int, within: frozenset[int]) -> list[int]:
-    """`index` and what follows it one by one within a set: its normalisation and activation."""
+    """`index` and the chain of single uses that follows it within a set: its normalisation and activation."""
     chain = [index]
     while True:
         shape = flow.values[chain[-1]].shape
@@ -160,7 +159,7 @@ def unit_after(flow: Dataflow, index: int, within: frozenset[int]) -> list[int]:
 
 
 def after_concatenation(flow: Dataflow, index: int) -> list[int]:
-    """A concatenation, and the 1×1 units that follow it one by one in the code that concatenates."""
+    """A concatenation and the chain of 1×1 units after it in the same module's code."""
     chain = [index]
     around = (call for call in flow.calls if call.made(index) and not iterates_its_children(call.module))
     block = next(around, None)
@@ -177,7 +176,7 @@ def after_concatenation(flow: Dataflow, index: int) -> list[int]:
 
 
 def activation_after(flow: Dataflow, index: int) -> list[int]:
-    """`index` and the activations that follow it one by one, each the only use of the one before."""
+    """`index` and the chain of activations after it, each the only use of the one before."""
     chain = [index]
     while True:
         after = flow.consumers[chain[-1]]
@@ -189,10 +188,10 @@ def activation_after(flow: Dataflow, index: int) -> list[int]:
 
 
 def unique(flow: Dataflow, options: list[list[Option]]) -> list[Option | None]:
-    """For each site the first option whose module serves that site alone.
+    """For each site, the first option whose module serves no other site.
 
-    A module with weights that is called at several sites (a shared block), and nowhere else, serves
-    them all with one SE; a shared activation serves none.
+    A module with weights that is called only at several sites (a shared block) serves them all with
+    one SE. A shared activation serves none.
     """
     wanted = {
         (id(option.call.module), option.call.first, option.call.end, option.channels)

@@ -1,1 +1,1 @@
-"""Where SE belongs in that graph."""
+"""Find where SE belongs in the recorded graph."""

@@ -1,7 +1,8 @@
-"""Where SE belongs in a network's dataflow: one rule per kind of network.
+"""Choose the rule that fits a network, and turn its findings into sites.
 
-A rule reads the graph and yields a finding for everything it looked at: a unit for SE, or the
-reason why it is none. `find` takes the rule that says most of the network, and makes the Sites.
+There is one rule per kind of network. A rule reads the graph and yields a finding for each place it
+examined: a unit for SE, or the reason why it is none. `find` takes the rule that covers most of the
+network.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
     Args:
         flow: the network's dataflow.
         placement: which of the paper's placements.
-        squeezed: the values made by SE blocks that are there already.
-        network: what to call it in an error.
+        squeezed: the values made by SE blocks that the network already holds.
+        network: the network's name in an error.
 
     Raises:
-        InsertionError: where there is none, with what was looked at and why each was no site.
+        InsertionError: there is no site; the places examined are listed with reasons.
     """
     findings, looked_at = _kind_of_network(flow, squeezed)
     if placement == "post":
@@ -63,11 +64,11 @@ def find(flow: Dataflow, placement: str, squeezed: frozenset[int], network: str)
 
 
 def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Finding], list[Finding]]:
-    """The findings of the rule that the network is built on, and those of all rules.
+    """The findings of the rule that fits the network, and those of all rules.
 
-    Residual where its branches hold a fifth of the spatial convolutions; else whichever of the
-    concatenating rules holds most, if a quarter; else plain; else residual with branches of 1×1
-    convolutions alone, in a network without attention; else any that found something.
+    Residual, if its branches hold a fifth of the spatial convolutions. Else the concatenating rule
+    that holds most of them, if at least a quarter. Else plain. Else, in a network without
+    attention, residual with branches of only 1×1 convolutions. Else any rule that found something.
     """
     findings = {name: sorted(rule(flow, squeezed), key=lambda f: f.value) for name, rule in RULES.items()}
     everything = _layers(flow, (i for i in range(len(flow.values)) if i not in squeezed))
@@ -75,7 +76,7 @@ def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Fin
     best = max(("aggregated", "dense"), key=lambda name: share[name])
     enough = {"residual": _ENOUGH_RESIDUAL, best: _ENOUGH, "plain": _ENOUGH}
     kind = next((name for name in enough if share[name] >= enough[name]), max(share, key=lambda name: share[name]))
-    if share[kind] < _ENOUGH and not attends(flow):  # RepViT: the spatial convolutions are outside the branches
+    if share[kind] < _ENOUGH and not attends(flow):  # RepViT: its spatial convolutions lie outside the branches
         mixers = list(residual(flow, squeezed, pointwise=True))
         if any(finding.unit is not None for finding in mixers):
             return mixers, mixers
@@ -84,7 +85,7 @@ def _kind_of_network(flow: Dataflow, squeezed: frozenset[int]) -> tuple[list[Fin
 
 
 def _layers(flow: Dataflow, values: Iterator[int] | frozenset[int]) -> set[int]:
-    """The spatial convolutions among `values`, each layer once however often it is called."""
+    """The spatial convolutions among `values`; a layer that is called several times counts once."""
     return {id(call.module) for i in spatial_convolutions(flow, values) if (call := flow.made_in[i]) is not None}
 
 
@@ -120,7 +121,7 @@ def _site(flow: Dataflow, finding: Finding, rule: str, option: Option, placement
 
 
 def _where_made(flow: Dataflow, value: int) -> str:
-    """The innermost module whose own code made a value, by name."""
+    """The name of the innermost module whose own code made a value."""
     call = flow.made_in[value]
     return (call.name or type(call.module).__name__) if call else "the network's code"
 

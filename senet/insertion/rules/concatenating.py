@@ -1,4 +1,4 @@
-"""The rules for networks that concatenate: aggregated (Inception), shuffled (ShuffleNet v2) and dense (DenseNet)."""
+"""Rules for networks that concatenate: aggregated (Inception), shuffled (ShuffleNet v2) and dense (DenseNet)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["aggregated", "dense"]
 
 
 def aggregated(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
-    """Parallel branches, or the steps of one chain, concatenated over channels into a module's output."""
+    """Units of parallel branches, or of the steps of one chain, concatenated over channels into a module's output."""
     for value, operands in _concatenations(flow, squeezed):
         paths = part(flow, operands)
         if paths is None:
@@ -47,7 +47,7 @@ def aggregated(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
 
 
 def dense(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
-    """New channels concatenated to old ones: on the new branch, before the concatenation."""
+    """Units that concatenate new channels to old ones; SE goes on the new branch, before the concatenation."""
     seen: set[int] = set()
     for value, operands in _concatenations(flow, squeezed):
         paths = part(flow, operands)
@@ -92,10 +92,10 @@ def _judge_new(
 
 
 def _since(flow: Dataflow, operand: int, others: set[int], end: int) -> tuple[frozenset[int], frozenset[int]]:
-    """What lies on a new branch, and what it was given.
+    """The values on a new branch, and the branch's input.
 
-    It begins at what the outermost call that made it was given. It also begins at another operand
-    of the concatenation, at an earlier concatenation, or at a part of a map.
+    The branch begins at the input of the outermost call that made it, at another operand of the
+    concatenation, at an earlier concatenation, or at a part of a map.
     """
     calls = [call for call in flow.calls_returning.get(operand, []) if call.made(operand) and call.end <= end]
     bounds = others.union(calls[-1].inputs if calls else ())

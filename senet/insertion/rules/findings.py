@@ -1,4 +1,4 @@
-"""What a rule says of one place in a network."""
+"""A rule's finding at one place in a network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Finding", "counted"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One place looked at.
+    """One place that a rule examined.
 
     Attributes:
-        value: the value looked at, which gives the order of the sites.
-        reason: in words, why SE belongs there or why not.
-        unit: the unit, where it is one that SE could rescale.
-        squeezed: whether it holds SE already.
+        value: the value examined; sites are ordered by it.
+        reason: why SE belongs there, or why not, in words.
+        unit: the unit, if SE could rescale it.
+        squeezed: whether the place already holds SE.
     """
 
     value: int

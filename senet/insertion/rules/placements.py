@@ -1,6 +1,6 @@
-"""The paper's five placements (figure 5, table 14), each as the module calls that SE could be joined to.
+"""The paper's five placements (figure 5, table 14) as module calls that SE could be joined to.
 
-What each means in each kind of network:
+Their meaning in each kind of network:
 
 | | residual | aggregated | shuffled, dense | plain |
 |---|---|---|---|---|
@@ -40,7 +40,7 @@ __all__ = ["options_for", "why_none"]
 
 
 def options_for(flow: Dataflow, unit: Unit, placement: str) -> Iterator[Option]:
-    """The ways to join SE at a unit, best first. Empty where there is none."""
+    """The options for joining SE at a unit, best first; empty if there is none."""
     if placement == "pre":
         yield from _pre(flow, unit)
     elif placement == "identity":
@@ -75,7 +75,7 @@ def why_none(placement: str, rule: str) -> str:
 
 
 def _unit_before(flow: Dataflow, unit: Unit) -> list[int]:
-    """An activation and what leads to it one by one, first things first: back to a convolution or a sum."""
+    """An activation and the chain that leads to it from a convolution or a sum, earliest first."""
     chain = [unit.value]
     while flow.values[chain[0]].convolution is None:
         at = back(flow, chain[0], through=NORMS | {"view"})
@@ -86,9 +86,9 @@ def _unit_before(flow: Dataflow, unit: Unit) -> list[int]:
 
 
 def _behind(flow: Dataflow, operand: int, own: frozenset[int], join: int) -> Iterator[Option]:
-    """Makers of what is joined, walking back over element-wise steps that are the branch's own.
+    """Makers of the branch's output, walking back over elementwise steps on the branch.
 
-    Before a layer scale rather than behind it, where averages would be as small as the scale.
+    SE goes before a layer scale, not after it, where averages would be as small as the scale.
     """
     at: int | None = operand
     behind_scales: list[Option] = []
@@ -96,7 +96,7 @@ def _behind(flow: Dataflow, operand: int, own: frozenset[int], join: int) -> Ite
         index = at
         elsewhere = [flow.values[i] for i in flow.consumers[index] if i not in own and i != join]
         if not all(is_split(value) or value.op == "cat" for value in elsewhere):
-            break  # SE there would reach more than this branch
+            break  # SE there would affect more than this branch
         value = flow.values[index]
         scales = value.op in ("mul", "div") and value.constants > 0
         found = makers(flow, index, before=join)
@@ -117,12 +117,12 @@ def _inner(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     for index in sorted(unit.own, reverse=True):
         if index in before:
             before.update(flow.values[index].operands)
-    if all(other in before for other in others):  # else branches run in parallel, and none is the last
+    if all(other in before for other in others):  # otherwise branches run in parallel, and no convolution is the last
         yield from _either_side(flow, unit_after(flow, last, unit.own), unit.value)
 
 
 def _either_side(flow: Dataflow, chain: list[int], end: float) -> Iterator[Option]:
-    """Along a convolution, its normalisation and activation, last first: who makes it, else who takes it."""
+    """Along a convolution, its normalisation and activation, last first: the makers, then the takers."""
     for index in reversed(chain):
         yield from makers(flow, index, before=end)
         yield from takers(flow, index)
@@ -169,7 +169,7 @@ def _post(flow: Dataflow, unit: Unit) -> Iterator[Option]:
 def _concatenated(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     chain = after_concatenation(flow, unit.value)
     for call in flow.calls_returning.get(chain[-1], []):
-        if call.made(chain[-1]):  # its end is what some module gives
+        if call.made(chain[-1]):  # a module returns its end
             yield from _either_side(flow, chain, math.inf)
             return
 

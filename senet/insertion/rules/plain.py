@@ -1,4 +1,4 @@
-"""The plain rule: a convolution with its normalisation and activation (VGG, AlexNet, MobileNet v1, RepVGG)."""
+"""The plain rule: convolution, normalisation and activation (VGG, AlexNet, MobileNet v1, RepVGG)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from senet.insertion.rules.findings import Finding
 
 __all__ = ["plain"]
 
-_STEM = 4  # units: what a transformer cuts its picture into tokens with, as LeViT and XCiT do
+_STEM = 4  # units: the patch embeddings of LeViT and XCiT have at most these
 
 
 def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
-    """Convolution units, each up to its activation; a depthwise convolution and the 1×1 behind it are one unit.
+    """Convolution units up to their activation; a depthwise convolution and the 1×1 after it are one unit.
 
-    Parallel linear branches under one activation (RepVGG, MobileOne) are one unit as well. In a
-    network that attends only an encoder before the attention counts (Wav2Vec2), and not a few
-    convolutions that cut a picture into tokens.
+    Parallel linear branches under one activation (RepVGG, MobileOne) are also one unit. In a
+    network with attention only a convolutional encoder before it counts (Wav2Vec2), not a patch
+    embedding of a few convolutions.
     """
     end = first_attention(flow)
     found = [finding for finding in _units(flow, squeezed) if end is None or _is_encoder(flow, finding, end)]
@@ -37,13 +37,13 @@ def plain(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
 
 
 def _is_encoder(flow: Dataflow, finding: Finding, attention: int) -> bool:
-    """Whether a unit stands before the attention and is no grouped convolution, which adds positions to tokens."""
+    """Whether a unit precedes the attention and is not a grouped convolution, which adds positions to tokens."""
     kinds = [kind for _, kind in inside(flow, finding.unit.own)] if finding.unit is not None else []
     return finding.value < attention and not (kinds and all(kind.groups > 1 for kind in kinds))
 
 
 def _units(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
-    depthwise: dict[int, tuple[frozenset[int], frozenset[int]]] = {}  # activation -> what it holds, what it is given
+    depthwise: dict[int, tuple[frozenset[int], frozenset[int]]] = {}  # activation -> its values, its input
     for value in flow.values:
         if len(value.shape) < 3 or value.index in squeezed or not is_activation(flow, value.index):
             continue
@@ -77,14 +77,14 @@ def _units(flow: Dataflow, squeezed: frozenset[int]) -> Iterator[Finding]:
 
 
 def _is_a_linear_layer(flow: Dataflow, index: int) -> bool:
-    """Whether a convolution sees the whole map at once: the first layer of a classifier, as VGG has it."""
+    """Whether a convolution's kernel covers the whole map, as a classifier's first layer may (VGG)."""
     value = flow.values[index]
     before = flow.values[value.operands[0]].shape[2:]
     return math.prod(value.shape[2:]) == 1 and value.convolution is not None and value.convolution.kernel == before
 
 
 def _linear_before(flow: Dataflow, activation: int) -> tuple[frozenset[int], frozenset[int]]:
-    """The linear steps that an activation ends, and what they were given."""
+    """The linear steps that end in an activation, and their input."""
     region: set[int] = set()
     given: set[int] = set()
     open_ends = [operand for operand in flow.values[activation].operands if not _is_gate(flow, operand, activation)]
@@ -105,7 +105,7 @@ def _linear_before(flow: Dataflow, activation: int) -> tuple[frozenset[int], fro
 
 
 def _is_separable(flow: Dataflow, index: int) -> bool:
-    """Whether a 1×1 convolution stands behind its depthwise one, with a norm or a change of layout at most between."""
+    """Whether a 1×1 convolution follows its depthwise one, with at most a norm or a change of layout between."""
     convolution = flow.values[index].convolution
     if convolution is None or convolution.spatial:
         return False
@@ -125,7 +125,7 @@ def _is_gate(flow: Dataflow, operand: int, activation: int) -> bool:
 
 
 def _with_its_scale(flow: Dataflow, activation: int) -> int:
-    """The activation, with the division by a number that may end it: x · relu6(x + 3) / 6."""
+    """The activation, including a final division by a number, as in x · relu6(x + 3) / 6."""
     after = [flow.values[index] for index in flow.consumers[activation]]
     if len(after) == 1 and after[0].op in ("mul", "div") and after[0].constants == 0 and len(after[0].operands) == 1:
         return after[0].index
@@ -133,7 +133,7 @@ def _with_its_scale(flow: Dataflow, activation: int) -> int:
 
 
 def _goes_on_as_separable(flow: Dataflow, activation: int, found: list[int]) -> bool:
-    """Whether only depthwise convolutions lie before the activation, and a 1×1 convolution alone behind it."""
+    """Whether only depthwise convolutions precede the activation, and only a 1×1 convolution follows it."""
     if not all(convolution.depthwise for _, convolution in inside(flow, found)):
         return False
     after = flow.consumers[activation]

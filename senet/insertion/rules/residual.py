@@ -25,10 +25,10 @@ _BLOCK = 8  # convolutions on the branch of one block, at most
 
 
 def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = False) -> Iterator[Finding]:
-    """Additions of a branch of convolutions to a shortcut: the block's input itself, or a projection of it.
+    """Additions of a convolutional branch to a shortcut: the block's input, or a projection of it.
 
-    Of residual units within residual units the inner ones count. Branches of 1×1 convolutions alone
-    count only where `pointwise` says so.
+    Of nested residual units the inner ones count. Branches of only 1×1 convolutions count only with
+    `pointwise`.
     """
     found: list[Finding] = []
     for value in flow.values:
@@ -43,8 +43,8 @@ def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = Fals
             continue
         found.append(_judge(flow, value.index, (a, b), paths, squeezed, pointwise))
     for finding in found:
-        # RRDBNet adds around three blocks that add, and once more around all of them: SE on the
-        # outside too would rescale the same features two and three times.
+        # RRDBNet adds around three residual blocks, and again around all of those groups. SE on the
+        # outer additions too would rescale the same features two and three times.
         if finding.unit is not None and _is_made_of_units(flow, finding.unit, found):
             yield Finding(finding.value, "its branch is made of residual units, which count")
         else:
@@ -52,7 +52,7 @@ def residual(flow: Dataflow, squeezed: frozenset[int], *, pointwise: bool = Fals
 
 
 def _is_made_of_units(flow: Dataflow, outer: Unit, found: list[Finding]) -> bool:
-    """Whether most spatial convolutions of a branch are on the branches of units within it."""
+    """Whether most spatial convolutions of a branch lie on the branches of units within it."""
     within = (other.unit for other in found if other.unit is not None and other.value in outer.own)
     held = frozenset[int]().union(*(unit.own for unit in within))
     return 2 * len(spatial_convolutions(flow, held)) > len(spatial_convolutions(flow, outer.own))
@@ -114,14 +114,14 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
 
 
 def _is_twin_or_position(flow: Dataflow, unit: Unit) -> bool:
-    """Of linear branches: parallel ones (RepVGG), one beside a normalised identity, or a depthwise one alone."""
+    """Whether linear branches are parallel (RepVGG), beside a normalised identity, or a lone depthwise one."""
     parallel = any(flow.values[index].op == "add" and len(flow.values[index].operands) > 1 for index in unit.own)
     depthwise = all(kind.depthwise for _, kind in inside(flow, unit.own))
     return parallel or bool(unit.own_shortcut) or depthwise or attends(flow)
 
 
 def _is_attention_or_position(flow: Dataflow, unit: Unit) -> bool:
-    """Of 1×1 and depthwise convolutions around a softmax (MobileViT v2), or one grouped beside tokens (Wav2Vec2)."""
+    """Whether the branch has a softmax (MobileViT v2), or one grouped convolution beside tokens (Wav2Vec2)."""
     kinds = [kind for _, kind in inside(flow, unit.own)]
     ops = {flow.values[index].op for index in unit.own}
     if len(kinds) == 1 and kinds[0].groups > 1 and not unit.own_shortcut and not ops & {"addmm", "mm", "bmm"}:
@@ -134,21 +134,21 @@ def _is_attention_or_position(flow: Dataflow, unit: Unit) -> bool:
 
 
 def _is_skip_of_input(flow: Dataflow, unit: Unit, in_branch: int) -> bool:
-    """Whether the shortcut is the network's input: a picture, or anything around a whole network (VDSR).
+    """Whether the shortcut is the network's input: an image, or a skip around a whole network (VDSR).
 
-    A block that stands alone has its input for a shortcut as well. Its few convolutions and many
-    channels tell.
+    In a network that is a single block, the shortcut is also the input. Its few convolutions and
+    many channels tell it apart.
     """
     value = flow.values[unit.fork]
     return value.op == "input" and in_branch > (_BLOCK if value.shape[1] > _PICTURE else 2)
 
 
 def _is_running_sum(flow: Dataflow, unit: Unit) -> bool:
-    """Whether the sum goes on as a sum only: WaveNet adds up what each of its blocks hands out beside its output.
+    """Whether the sum is a running total of what blocks return beside their output, as in WaveNet.
 
-    A block's output is what the next block is given. Here nothing but the next addition is given
-    what was added up, and that adds what was made since. At the end nothing but this addition is
-    given an earlier such sum.
+    A block's output is the next block's input. A running total goes only into the next addition,
+    which adds values made since. The last total is used elsewhere, but an earlier one goes only
+    into this addition.
     """
     shortcut = flow.values[unit.shortcut]
     if shortcut.op == "add" and len(shortcut.operands) == 2 and len(flow.consumers[unit.shortcut]) == 1:
@@ -160,12 +160,12 @@ def _is_running_sum(flow: Dataflow, unit: Unit) -> bool:
 
 
 def _projections(flow: Dataflow, shortcut: frozenset[int]) -> list[int]:
-    """The convolutions of a shortcut that mix channels: a depthwise one and the 1×1 behind it are one projection."""
+    """The convolutions of a shortcut that mix channels; a depthwise one and the 1×1 after it are one projection."""
     return [index for index, convolution in inside(flow, shortcut) if not convolution.depthwise]
 
 
 def _is_summand_of_cell(flow: Dataflow, addition: int) -> bool:
-    """NASNet's cells: the code that adds also concatenates several such sums into its output."""
+    """Whether the same code concatenates several such sums into its output, as NASNet's cells do."""
     cell = flow.made_in[addition]
     for index in flow.consumers[addition]:
         value = flow.values[index]

@@ -17,20 +17,19 @@ POSITIONS = ("output", "input", "shortcut")
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One place where SE can go, and why.
+    """One place where SE can go, and the reason.
 
     Attributes:
-        name: the module that SE is joined to, as in `model.named_modules()`.
+        name: the module that SE is joined to, named as in `model.named_modules()`.
         channels: C there.
-        stage: log2 of the first convolution's input size over the size here: ResNet-50 has stages 2
+        stage: log2 of the first convolution's input size over the size here; ResNet-50 has stages 2
             to 5.
-        rule: the rule that found it: "residual", "aggregated", "dense" or "plain".
+        rule: the rule that found it: "residual", "aggregated", "shuffled", "dense" or "plain".
         reason: the rule's words for this place.
         placement: "standard", "pre", "post", "identity" or "inner" (figure 5 of the paper).
-        position: "output": SE rescales what the module returns; "input": what it is first given;
-            "shortcut": the module returns u + (g − 1)·x, x being what the module `source` was
-            given.
-        channel_dim: which dimension of that tensor counts the channels.
+        position: "output": SE rescales the module's output; "input": its first input; "shortcut":
+            the module returns u + (g − 1)·x, where x is the input of the module `source`.
+        channel_dim: the channel dimension of that tensor.
         source: for the position "shortcut", the module whose first input is the shortcut.
     """
 
@@ -46,7 +45,7 @@ class Site:
 
     @property
     def one_hidden_unit(self) -> bool:
-        """Whether the default reduction ratio leaves one hidden unit, which its ReLU may close for good."""
+        """Whether the default reduction ratio leaves one hidden unit, which may die at its ReLU."""
         return hidden_width(self.channels) == 1
 
 
@@ -54,10 +53,10 @@ Where = str | Iterable[str] | Callable[[Site], bool] | None
 
 
 def select(found: Sequence[Site], where: Where) -> list[Site]:
-    """Those of `found` that `where` names: an fnmatch pattern on the name, several, or a predicate on a Site.
+    """The sites of `found` that `where` selects: an fnmatch pattern on the name, several, or a predicate on a Site.
 
     Raises:
-        InsertionError: where nothing matches, or one name of several does not, with the candidates.
+        InsertionError: nothing matches, or one of several patterns does not; the candidates are listed.
     """
     if where is None:
         return list(found)
@@ -79,11 +78,10 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
 
 
 def by_part(found: Sequence[Site]) -> dict[str, list[Site]]:
-    """Sites by the top-level part of the network that they are in, in the order of the run.
+    """Sites grouped by the top-level part of the network, in the order of the run.
 
-    In a detector every part may have a number for its name, `model.0` to `model.22`. The parts
-    above them are then passed over. Neighbours with the same channels and stage make a range:
-    "model.4 to model.6".
+    A detector may number its parts, `model.0` to `model.22`; the level above them is then skipped.
+    Neighbours with the same channels and stage form a range: "model.4 to model.6".
     """
     names = [site.name.split(".") for site in found]
     depth = 0

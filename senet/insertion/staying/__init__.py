@@ -1,1 +1,1 @@
-"""How SE stays where it was put, whatever other tools do to the network: and who is told when it cannot."""
+"""Keep SE where it was inserted, whatever other tools do to the network, and warn when that is impossible."""

@@ -1,4 +1,4 @@
-"""Modules that another module keeps in a closure, which none of its copies takes along."""
+"""Find modules that another module holds in a closure, which copies of it do not copy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["host_of_the_original"]
 
 
 def host_of_the_original(module: nn.Module) -> nn.Module | None:
-    """The other host of a module's block, where that has another block: `module` is a copy that calls the original's.
+    """The other host of a module's block if it holds another block: `module` is then a copy that calls the original.
 
     Args:
-        module: one that holds SE.
+        module: a module that holds SE.
     """
     found = attachment(module)
     mark = module.__dict__.get(TWO_HOSTS, True)
@@ -33,7 +33,7 @@ def host_of_the_original(module: nn.Module) -> nn.Module | None:
 
 
 def _reached(module: nn.Module) -> Iterator[nn.Module]:
-    """Every module that `module` can call, its own children and what functions hold included."""
+    """Every module that `module` can call: its children and modules held by functions."""
     seen: set[int] = set()
     todo: list[Any] = [module]
     while todo:

@@ -1,4 +1,4 @@
-"""`forward` of a module that holds SE: what other tools assign goes onto a stack, and SE is applied once, outermost."""
+"""`forward` of a module with SE: assigned forwards go onto a stack, and SE is applied once, outermost."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import nn
 
 __all__ = ["FORWARDS", "ORIGINS", "WRAPPED", "Forward", "Origin", "Running", "running"]
 
-FORWARDS = "_senet_forwards"  # in the __dict__ of a joined module, the forwards assigned to it, oldest first
-ORIGINS = "_senet_origins"  # beside them, the module that each was assigned to, of which this may be a copy
-WRAPPED = "_senet_wrapped"  # in the __dict__ of a joined module to which a forward was ever assigned
+FORWARDS = "_senet_forwards"  # in the __dict__ of a joined module: the forwards assigned to it, oldest first
+ORIGINS = "_senet_origins"  # the module that each forward was assigned to; this module may be a copy of it
+WRAPPED = "_senet_wrapped"  # in the __dict__ of a joined module: a forward was once assigned to it
 
 
 class Origin:
-    """A module, which copies of what holds this refer to as well; a pickle forgets it."""
+    """A weak reference to a module that copying keeps and pickling drops."""
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self._refer = None if module is None else weakref.ref(module)
 
     def module(self) -> nn.Module | None:
-        """The module, if it lives."""
+        """The module, if it still exists."""
         return None if self._refer is None else self._refer()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
@@ -33,12 +33,12 @@ class Origin:
 
 
 class Running(threading.local):
-    """What runs in this thread.
+    """The state of the forward passes in this thread.
 
     Attributes:
-        host: the module whose assigned forward runs, and `depth`, how far down its stack.
-        origin: the module that this forward was assigned to, where `host` is a copy of it.
-        blocks: of the SE blocks that are being applied and have two hosts, what their hosts share.
+        host: the module whose assigned forward runs, at `depth` below the top of its stack.
+        origin: the module that this forward was assigned to, if `host` is a copy of it.
+        blocks: the shared keys of the SE blocks with two hosts that are being applied.
     """
 
     host: nn.Module | None = None
@@ -51,10 +51,10 @@ running = Running()
 
 
 # Other libraries assign `forward` on an instance: ultralytics' `fuse` a forward without
-# normalisation, accelerate a wrapper around the one that was there. A plain attribute would pass SE
-# by. The getter returns a ready attribute, as Dynamo refuses a method that is made on the way.
+# normalisation, accelerate a wrapper around the existing one. A plain attribute would bypass SE.
+# The getter returns a stored attribute because Dynamo refuses a method that is created on access.
 class Forward(property):
-    """`forward` of a joined class: the class's own, which runs what was assigned and applies SE once, outermost."""
+    """`forward` of a joined class: it runs the assigned forwards and applies SE once, outermost."""
 
     def __init__(self, own: Any) -> None:
         super().__init__(lambda module: module._senet_forward, self._assign, self._restore)
@@ -67,8 +67,8 @@ class Forward(property):
     def _assign(module: nn.Module, forward: Any) -> None:
         stack, origins = module.__dict__.pop(FORWARDS, ()), module.__dict__.pop(ORIGINS, ())
         module.__dict__[WRAPPED] = True
-        # A tool that takes its wrapper off again assigns what it had found: here, or in the module
-        # of which this is a copy.
+        # A tool that removes its wrapper assigns the forward that it found, on this module or on
+        # the one it was copied from.
         owner = getattr(forward, "__self__", None)
         known = owner is module or any(origin.module() is owner for origin in origins)
         if known and owner is not None and forward == getattr(owner, "_senet_forward", None):

@@ -1,7 +1,7 @@
-"""The classes of modules that hold SE: one class, put before the module's own, and a function for each position.
+"""Classes of modules that hold SE: one class put before the module's own, and one function per position.
 
-`bn3` stays `bn3`: its parameters keep their keys, the new ones are `bn3.se.*`, and whoever calls it
-gets SE of what it was. The way is that of `torch.nn.utils.parametrize`.
+`bn3` stays `bn3`: its parameters keep their keys, the new ones are `bn3.se.*`, and calling it
+applies SE to its output. `torch.nn.utils.parametrize` changes classes in the same way.
 """
 
 from __future__ import annotations
@@ -45,49 +45,49 @@ __all__ = [
     "uses_in",
 ]
 
-ATTACHMENT = "_senet_attachment"  # in the __dict__ of the module that holds the SE
-ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module around a host that returns its value, the way to the host
+ATTACHMENT = "_senet_attachment"  # in the __dict__ of a module that holds SE
+ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module that returns its host's value: the host's name in it
 SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
-OUT = "_senet_taken_out"  # in the __dict__ of a block that was taken out as asked
-TOLD = "_senet_told"  # in the __dict__ of a block whose loss somebody was told of
-TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of a module whose SE went on to another, and of that: a name for both
+OUT = "_senet_taken_out"  # in the __dict__ of a block that was removed on request
+TOLD = "_senet_told"  # in the __dict__ of a block whose loss was reported
+TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of two modules that hold one block: a shared key
 
 
 @dataclasses.dataclass(frozen=True)
 class Attachment:
-    """What was joined to a module: where, as what kind of block, and under which child name."""
+    """The SE joined to a module: its site, the kind of block, and the child's name."""
 
     site: Site
     spec: SESpec | MadeSpec
     child: str
 
 
-# It is local to a thread: several threads, and the replicas of DataParallel, run one module at the
-# same time.
+# Thread-local, because several threads, such as DataParallel's replicas, run one module at the same
+# time.
 class Shortcut(threading.local):
-    """Hands the shortcut x from the module that is given it to the one that returns u + (g − 1)·x."""
+    """Passes the shortcut x from the module that takes it to the one that returns u + (g − 1)·x."""
 
     def __init__(self) -> None:
         self.x: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shortcut:
-        return Shortcut()  # `copy` keeps one for both modules
+        return Shortcut()  # deepcopy's memo keeps one for both modules
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Shortcut, ()
 
 
 def attachment(module: nn.Module) -> Attachment | None:
-    """What was joined to `module`, if anything was."""
+    """The SE joined to `module`, if any."""
     found = module.__dict__.get(ATTACHMENT)
     return found if isinstance(found, Attachment) else None
 
 
 def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
-    """Every module of `model` that holds an inserted SE: name, module, what was joined to it.
+    """Every module of `model` that holds inserted SE: its name, the module, and its attachment.
 
-    The site has the name that the module has in `model`. That may be a part of the network that SE
-    was inserted into, or hold it.
+    The site's name is the module's name in `model`, which may be a part of the network that SE was
+    inserted into, or contain it.
     """
     outer: dict[nn.Module, str] = {}
     for name, module in model.named_modules():
@@ -96,16 +96,16 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
             continue
         if TWO_HOSTS in module.__dict__:
             above = outer.setdefault(getattr(module, found.child), name)
-            if name.startswith(f"{above}."):  # a wrapper shows the host that it replaced, and applies the SE itself
+            if name.startswith(f"{above}."):  # a wrapper holds the host that it replaced, and applies the SE itself
                 continue
         found = dataclasses.replace(found, site=moved(found.site, name))
         yield name, module, as_it_is(found, module._modules.get(found.child))
 
 
-# Tools that prune channels cut the layers of SE together with those around it. What was asked for
-# then makes another block, whose file could never be loaded.
+# Channel pruning tools also cut the layers of SE. The original spec would then describe another
+# block, and a file with it could never be loaded.
 def as_it_is(found: Attachment, block: nn.Module | None) -> Attachment:
-    """`found` with the sizes that its block has now."""
+    """`found` with the current sizes of its block."""
     if not (isinstance(block, SEBlock) and isinstance(found.spec, SESpec)):
         return found
     spec, channels, width = found.spec, block.in_channels, block.width
@@ -117,12 +117,12 @@ def as_it_is(found: Attachment, block: nn.Module | None) -> Attachment:
 
 
 def moved(site: Site, name: str) -> Site:
-    """A site whose module is now called `name`; its source is taken to have moved along."""
+    """The site under the new name of its module; its source is assumed to have moved with it."""
     return dataclasses.replace(site, name=name, source=moved_along(site.source, site.name, name))
 
 
 def moved_along(other: str, before: str, after: str) -> str:
-    """What another module is called, now that the one called `before` is called `after`."""
+    """The new name of `other`, given that the module `before` is now called `after`."""
     old, new = before.split("."), after.split(".")
     while old and new and old[-1] == new[-1]:
         old.pop()
@@ -132,7 +132,7 @@ def moved_along(other: str, before: str, after: str) -> str:
 
 
 def uses_in(module: nn.Module) -> list[Use]:
-    """How SE is joined to a module, the last first, whatever other tools derived from its class since."""
+    """The uses of SE in a module's class, last first, even if another tool has subclassed it since."""
     found = []
     use: Use | None = getattr(type(module), USE, None)
     while use is not None:
@@ -142,7 +142,7 @@ def uses_in(module: nn.Module) -> list[Use]:
 
 
 def is_joined(module: nn.Module) -> bool:
-    """Whether a module holds inserted SE and has the class that applies it."""
+    """Whether a module holds inserted SE and its class applies it."""
     found = attachment(module)
     return found is not None and any(use.position == found.site.position for use in uses_in(module))
 
@@ -154,13 +154,14 @@ else:
 
 
 class _Joined(_Module):
-    """Comes before the class of a module that holds SE, or works with one that does: `_senet_use` says how."""
+    """The base put before the class of a module that holds SE or supports one that does, as `_senet_use` says."""
 
     _senet_use: Use
 
     def _senet_forward(self, *args: Any, **kwargs: Any) -> Any:
-        # An assigned forward calls what it wrapped: SE is outermost. That of a copy calls what the
-        # original had, as no copy takes a closure along; what the copy itself had is meant.
+        # An assigned forward calls the one that it wrapped, and SE must stay outermost. In a copy,
+        # the closure still holds the original's forward, because copies share closures; the copy's
+        # own forward is meant.
         host = running.host if WRAPPED in self.__dict__ else None
         if host is not None and (host is self or running.origin is self):
             return _assigned(host, running.depth + 1, args, kwargs)
@@ -169,7 +170,7 @@ class _Joined(_Module):
     forward = Forward(_senet_forward)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle as the base, to be given this class again: it has no name to import."""
+        """Pickle as the base class, and restore this class when loading: it has no importable name."""
         use = self._senet_use
         reduced = use.base.__reduce_ex__(self, protocol)
         if isinstance(reduced, str):
@@ -179,7 +180,7 @@ class _Joined(_Module):
         return rebuild, (function, arguments, use.base, use.position, use.child, use.channel_dim), *rest
 
     def __prepare_scriptable__(self) -> Any:
-        """What `torch.jit.script` asks for.
+        """Refuse `torch.jit.script`, which calls this.
 
         Raises:
             InsertionError: always.
@@ -191,16 +192,15 @@ class _Joined(_Module):
 
 
 def _apply(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The forward of a module as the position says; a class may be joined to twice, so `use` is handed on."""
+    """Run a module with SE at its position. SE may be joined to a class twice, so `use` is an argument."""
     if TWO_HOSTS in module.__dict__ and use.holds_block:
         return _once(module, use, args, kwargs)
     return _POSITIONS[use.position](module, use, args, kwargs)
 
 
-# A wrapper may keep the module that it replaces where no child shows it. Both then hold the same
-# block.
+# A wrapper may hold the module that it replaces, but not as a child. Both then hold the same block.
 def _once(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The forward of a module whose block has another host, which may be running around it."""
+    """Run a module whose block has a second host, unless that host is already applying the block."""
     block: nn.Module = getattr(module, use.child)
     before, shared = running.blocks, shared_by_hosts(module, block)
     if OUT in block.__dict__ or any(each is shared or each == shared for each in before):
@@ -213,13 +213,13 @@ def _once(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def shared_by_hosts(module: nn.Module, block: nn.Module) -> Any:
-    """What two hosts of a block share, and their copies: a name, or in older pickles the block."""
+    """The key that two hosts of a block share with their copies: a name, or in older pickles the block."""
     mark = module.__dict__[TWO_HOSTS]
     return block if mark is True else mark
 
 
 def _run(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The module without this SE: what was joined before, what was assigned as its forward, or its class's own."""
+    """Run the module without this SE: an earlier use, else its assigned forward, else its class's own."""
     inner = use_of(use.base)
     if inner is not None:
         return _apply(module, inner, args, kwargs)
@@ -229,7 +229,7 @@ def _run(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _assigned(module: Any, depth: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The assigned forward at `depth` below the top of the stack; below all, the class's own."""
+    """Run the assigned forward at `depth` below the top of the stack; below them all, the class's own."""
     stack = module.__dict__[FORWARDS]
     if depth >= len(stack):
         use = module._senet_use
@@ -254,7 +254,7 @@ def _rescale(module: Any, use: Use, x: Tensor) -> Tensor:
 
 
 def _output(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """SE of what the module returns."""
+    """Apply SE to the module's output."""
     if module.training and len(args) == 1 and not kwargs and use.is_normalisation and FORWARDS not in module.__dict__:
         result = rescaled(module, use.base, getattr(module, use.child), args[0])
         if result is not None:
@@ -263,7 +263,7 @@ def _output(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _input(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The module, given SE of its first input."""
+    """Run the module with SE applied to its first input."""
     if args:
         return _run(module, use, (_rescale(module, use, args[0]), *args[1:]), kwargs)
     (name, x), *others = kwargs.items()
@@ -271,7 +271,7 @@ def _input(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _source(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The module, whose first input is kept as the shortcut."""
+    """Run the module and keep its first input as the shortcut."""
     shortcut: Shortcut = module.__dict__[SHORTCUT]
     shortcut.x = args[0] if args else next(iter(kwargs.values()))
     return _run(module, use, args, kwargs)
@@ -288,7 +288,7 @@ def _onto_shortcut(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _unit(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A unit around a module that holds SE, whose addition and activation may join its pass."""
+    """Run a unit around a module with SE, fusing its addition and activation into the same pass if possible."""
     if len(args) == 1 and not kwargs and runs(module, args[0]) and FORWARDS not in module.__dict__:
         known = known_unit(use.base)
         if known is not None:
@@ -301,11 +301,11 @@ _joined: dict[Use, type[nn.Module]] = {}
 
 
 def joined_class(base: type[nn.Module], position: str, child: str, channel_dim: int) -> type[nn.Module]:
-    """A subclass of `base` whose forward has SE in it; one for each kind of use, so that classes compare equal."""
+    """The subclass of `base` that applies SE; one for each kind of use, so that classes compare equal."""
     use = Use(base, position, child, channel_dim)
     if use not in _joined:
         shown = base.__name__ if position in ("source", "unit") else f"SE{base.__name__}"
-        # torch.fx takes a module for a leaf by the module of its class
+        # torch.fx recognises leaf modules by the `__module__` of their class
         content = {"_senet_use": use, "__module__": base.__module__, "__doc__": base.__doc__}
         metaclass: Any = type(base)
         joined = metaclass(shown, (base,) if use_of(base) else (_Joined, base), content)
@@ -315,7 +315,7 @@ def joined_class(base: type[nn.Module], position: str, child: str, channel_dim: 
 
 
 def become(module: nn.Module, position: str, child: str, channel_dim: int) -> None:
-    """Give a module the class that applies SE, also where a forward was assigned to it before."""
+    """Give a module the class that applies SE, also if a forward was assigned to it before."""
     if any(use.position == position for use in uses_in(module)):
         return
     forward = module.__dict__.pop("forward", None)
@@ -325,7 +325,7 @@ def become(module: nn.Module, position: str, child: str, channel_dim: int) -> No
 
 
 def become_again(module: nn.Module, base: type[nn.Module], *without: str) -> None:
-    """Give a module of a joined class another base, or take positions off its class."""
+    """Change the base of a module's joined class, or drop positions from it."""
     kind = base
     for use in reversed(uses_in(module)):
         if use.position not in without:
@@ -339,7 +339,7 @@ def become_again(module: nn.Module, base: type[nn.Module], *without: str) -> Non
 
 
 def base_of(module: nn.Module) -> type[nn.Module]:
-    """The class that a module had before SE was joined to it, or has."""
+    """The module's class without SE."""
     kind = type(module)
     while (use := use_of(kind)) is not None:
         kind = use.base
@@ -354,7 +354,7 @@ def rebuild(
     child: str,
     channel_dim: int,
 ) -> nn.Module:
-    """A module of a joined class, from its pickle."""
+    """Unpickle a module of a joined class."""
     module: nn.Module = function(*arguments)
     module.__class__ = joined_class(base, position, child, channel_dim)
     return module

@@ -1,7 +1,7 @@
-"""`torch.ao.quantization.fuse_modules`, and what calls it, among modules that hold SE.
+"""Support for `torch.ao.quantization.fuse_modules`, and its callers, on modules that hold SE.
 
-It looks up the exact classes of the modules in a table. Joined classes are entered there, with a
-fuser that leaves SE behind what is fused: the identity that takes the host's place then gets it.
+It looks up the exact classes of modules in a table. We enter joined classes there, with a fuser
+that keeps SE after the fused module: SE moves to the identity that replaces its host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from senet.errors import InsertionError
 
 __all__ = ["enter"]
 
-try:  # private, and of a part of PyTorch that is to leave it: without it fuse_modules refuses by itself
+try:  # private, in a deprecated part of PyTorch; without it fuse_modules itself refuses joined classes
     from torch.ao.quantization.fuser_method_mappings import _DEFAULT_OP_LIST_TO_FUSER_METHOD as _FUSERS
 except ImportError:
     _FUSERS = {}
@@ -24,7 +24,7 @@ _Fuser = Callable[..., nn.Module]
 
 
 def enter(joined: type[nn.Module], base: type[nn.Module], position: str, child: str) -> None:
-    """Enter a joined class beside its base, wherever the table has that."""
+    """Enter a joined class in the table wherever its base is."""
     for kinds, fuser in list(_FUSERS.items()):
         for index, kind in enumerate(kinds):
             if kind is base:
@@ -33,7 +33,7 @@ def enter(joined: type[nn.Module], base: type[nn.Module], position: str, child: 
 
 
 def _around(fuser: _Fuser, kinds: tuple[type, ...], index: int, position: str, child: str) -> _Fuser:
-    """The fuser of modules of which the one at `index` holds SE."""
+    """The fuser of modules where the one at `index` holds SE."""
 
     def fuse(is_qat: bool, *modules: nn.Module) -> nn.Module:
         last = index == len(modules) - 1

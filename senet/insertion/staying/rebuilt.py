@@ -1,8 +1,8 @@
-"""Libraries that build a network anew and fill it with what fits by name: SE that this leaves out is told of.
+"""Warn when a library rebuilds a network, loads weights by name, and so leaves out its SE.
 
-ultralytics' trainers do so with the weights that they are given, the `from_pretrained` of transformers and diffusers
-with a file. They pass the rest over, or list it among other remarks. None is imported here: they are watched where they
-are loaded.
+ultralytics' trainers do so with their given weights, `from_pretrained` of transformers and
+diffusers with a file. They skip unknown keys, or list them among other remarks. We import none of
+them: we watch those that are already loaded.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from senet.insertion.staying.joined import attached
 
 __all__ = ["KEY", "SIGNS", "keeping", "network_in", "note_in_config", "watch"]
 
-KEY = "senet"  # in the config of a network of transformers
+KEY = "senet"  # in the config of a transformers network
 SIGNS = tuple(f".{child}.{key}" for child in ("se", "senet_se") for key in ("fc1.weight", "alpha"))  # ends of our keys
 
 keeping: ContextVar[Callable[..., Any] | None] = ContextVar("keeping", default=None)
-"""What loads in place of transformers' `from_pretrained`, given that, the class and the arguments; None: nothing."""
+"""A replacement for transformers' `from_pretrained`, given that method, the class and the arguments, or None."""
 
 
 def watch() -> None:
-    """Watch those of the libraries that are loaded."""
+    """Watch those libraries that are loaded."""
     for module, name, each in (
         ("ultralytics.nn.tasks", "BaseModel", _watch_ultralytics),
         ("transformers.modeling_utils", "PreTrainedModel", _watch_transformers),
@@ -43,13 +43,13 @@ def watch() -> None:
 
 
 def network_in(weights: Any) -> nn.Module | None:
-    """The network among what ultralytics takes for weights: itself, or in a checkpoint."""
+    """The network in what ultralytics accepts as weights: a network, or a checkpoint that holds one."""
     found = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
     return found if isinstance(found, nn.Module) else None
 
 
 def note_in_config(model: Any) -> None:
-    """Write into a network's config which SE it holds now, or that it holds none."""
+    """Record in a network's config which SE it holds, or that it holds none."""
     sites = [{"site": dataclasses.asdict(found.site), "spec": found.spec.to_json()} for _, _, found in attached(model)]
     if sites:
         setattr(model.config, KEY, {"load_with": "senet.integrations.transformers.from_pretrained", "sites": sites})
@@ -112,7 +112,7 @@ def _watch_diffusers(network: Any) -> None:
     def loaded(cls: Any, *args: Any, **kwargs: Any) -> Any:
         with_account = kwargs.pop("output_loading_info", False)
         result = load(cls, *args, output_loading_info=True, **kwargs)
-        if not isinstance(result, tuple):  # of a format for which diffusers gives no account
+        if not isinstance(result, tuple):  # diffusers reports no unexpected keys for this format
             return result
         model, info = result
         keys = [key for key in info.get("unexpected_keys", ()) if key.endswith(SIGNS)]

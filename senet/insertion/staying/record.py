@@ -1,8 +1,8 @@
-"""What a network knows of the SE that was put into it, so that somebody is told when it is lost.
+"""The record of inserted SE in a network, from which a loss is noticed and reported.
 
-The module that `insert` was given keeps a record: which module holds which block. Before each of
-its forward passes a hook compares the record with the modules that are there. It looks at structure
-alone, so a branch that does not run, an early exit or an auxiliary head is no alarm.
+The module given to `insert` keeps a record of which module holds which block. Before each forward
+pass a hook compares the record with the existing modules. Only structure is compared, so a branch
+that does not run, an early exit or an auxiliary head raises no alarm.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ __all__ = ["Entry", "Lost", "Record", "forget", "lost", "records", "remember", "
 
 _RECORD = "_senet_record"  # in the __dict__ of the module that SE was inserted into
 _MOST_NAMES = 5
-_PASSED_OVER = tuple(str(Path(file).parent) for file in (errors.__file__, torch.__file__))  # a warning is for who calls
+_PASSED_OVER = tuple(str(Path(file).parent) for file in (errors.__file__, torch.__file__))  # no callers of ours
 
 _Step = tuple[nn.Module | None, str, nn.Module | None, type | None]
-"""From a module, or the network itself, by a name, to a child; for a host its class, as that applies the SE."""
+"""A parent (None for the network), a child's name, the child, and for a host its class, which applies the SE."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One block that was put into a network.
+    """One inserted block.
 
     Attributes:
-        attachment: where, as what kind of block.
-        block: the block, which is kept where its host is lost.
-        base: class of the host, by its full name.
-        around: modules around the host that returned the very same value, from the inside out.
+        attachment: its site and the kind of block.
+        block: the block, which is kept if its host is lost.
+        base: the full name of the host's class.
+        around: enclosing modules that returned the same value, innermost first.
     """
 
     attachment: Attachment
@@ -56,7 +56,7 @@ _living: weakref.WeakSet[Record] = weakref.WeakSet()
 
 
 class Lost(NamedTuple):
-    """A block that no module of the network applies: the name of the module that did, and what became of it."""
+    """A block that no module of the network applies any more: the name of its old host, and what happened to it."""
 
     name: str
     entry: Entry
@@ -64,18 +64,18 @@ class Lost(NamedTuple):
 
 
 class Record:
-    """What was put into a network, and what the network looked like when last compared.
+    """The blocks inserted into a network, and the modules that were there at the last comparison.
 
     Attributes:
-        entries: each block with the name that its host has now; once for each name where it has several.
-        family: what this network's record and those of its copies have in common.
-        own: what they do not have in common.
+        entries: each block with its host's current name, once for each name of the host.
+        family: a key that this network's record shares with those of its copies.
+        own: a key of this record alone.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.entries: tuple[tuple[str, Entry], ...] = ()
         self.family = self.own = uuid.uuid4().hex
-        self._new: frozenset[str] = frozenset()  # names of hosts that may have other names
+        self._new: frozenset[str] = frozenset()  # hosts that may also have other names
         self._seen: tuple[_Step, ...] | None = None
         self._root: weakref.ref[nn.Module] | None = weakref.ref(root)
         _living.add(self)
@@ -86,7 +86,7 @@ class Record:
     def __setstate__(self, state: dict[str, Any]) -> None:
         watch()
         self.entries, self._new, self._seen = state["entries"], state["new"], None
-        root = state.get("root")  # pickles of 0.1.0 have no root and no family
+        root = state.get("root")  # pickles of 0.1.0 have neither root nor family
         self.own = uuid.uuid4().hex
         self.family = state.get("family", self.own)
         self._root = None if root is None else weakref.ref(root)
@@ -94,22 +94,22 @@ class Record:
 
     @property
     def root(self) -> nn.Module | None:
-        """The network, as far as it is known and lives."""
+        """The network, if it is known and still exists."""
         return None if self._root is None else self._root()
 
     def enter(self, entry: Entry) -> None:
-        """Enter a block, under the name of its host."""
+        """Enter a block under the name of its host."""
         name = entry.attachment.site.name
         self.entries = (*(each for each in self.entries if each[0] != name), (name, entry))
         self._new |= {name}
         self._seen = None
 
     def drop(self, lost: Lost) -> None:
-        """Strike an entry that is about to be made again."""
+        """Drop an entry that is about to be made again."""
         self.entries = tuple(each for each in self.entries if each != lost[:2])
 
     def unchanged(self, root: nn.Module) -> bool:
-        """Whether every module on the way to a host is the one that was there when last compared."""
+        """Whether every module on the path to a host is the same as at the last comparison."""
         if self._seen is None:
             return False
         for parent, name, child, kind in self._seen:
@@ -118,15 +118,15 @@ class Record:
                 return False
         return True
 
-    # The replicas of DataParallel look at the same time, so the entries are replaced and never changed.
+    # DataParallel's replicas compare at the same time, so entries are replaced and never mutated.
     def compare(self, root: nn.Module) -> list[Lost]:
-        """What is lost. What moved is followed, and what was taken out as asked is forgotten."""
+        """The lost blocks. Hosts that moved are followed, and blocks removed on request are forgotten."""
         entries = [(name, entry) for name, entry in self.entries if OUT not in entry.block.__dict__]
         here = {(name, id(entry.attachment)) for name, entry in entries if _is_at(root, name, entry.attachment)}
         if new := {name for name, _ in here if name in self._new}:
             entries += _other_names(root, [each for each in entries if each[0] in new], here)
         self._new = frozenset()
-        if len(here) < len(entries):  # a host may have moved with the part that it is in
+        if len(here) < len(entries):  # a host may have moved with the part that contains it
             places: dict[int, list[str]] = {}
             for name, host, _ in attached(root):
                 if is_joined(host) and (name, id(attachment(host))) not in here:
@@ -149,7 +149,7 @@ def _is_at(root: nn.Module, name: str, found: Attachment) -> bool:
 def _other_names(
     root: nn.Module, entries: Sequence[tuple[str, Entry]], here: set[tuple[str, int]]
 ) -> list[tuple[str, Entry]]:
-    """Those entries again under every other name that the host has, as one of them can be lost alone."""
+    """The same entries under every other name of their host, since one name can be lost alone."""
     by_attachment = {id(entry.attachment): entry for _, entry in entries}
     named = [(name, id(attachment(module))) for name, module in root.named_modules(remove_duplicate=False)]
     others = [(name, key) for name, key in named if key in by_attachment and (name, key) not in here]
@@ -158,7 +158,7 @@ def _other_names(
 
 
 def _steps(root: nn.Module, entries: Sequence[tuple[str, Entry]]) -> Iterator[_Step]:
-    """Each step from the network to a host. The network itself is None, so that it is freed without a circle."""
+    """Each step from the network to a host. The network is None, which avoids a reference cycle."""
     for name, entry in entries:
         site = moved(entry.attachment.site, name)
         for path in (name, site.source) if site.position == "shortcut" else (name,):
@@ -177,7 +177,7 @@ def _steps(root: nn.Module, entries: Sequence[tuple[str, Entry]]) -> Iterator[_S
 
 
 def _why_lost(root: nn.Module, name: str, found: Attachment) -> str:
-    """What became of a host, in words; "" where it holds what `found` says."""
+    """What happened to a host, in words; "" if it still holds what `found` says."""
     host = _at(root, name)
     if host is None:
         return "gone"
@@ -210,7 +210,7 @@ def _record(module: nn.Module) -> Record | None:
 
 
 def records(model: nn.Module) -> Iterator[tuple[str, nn.Module, Record]]:
-    """The record of `model` and those of parts of it that SE was inserted into: name, part, record."""
+    """The records of `model` and of parts that SE was inserted into: name, part, record."""
     for name, module in model.named_modules():
         found = _record(module)
         if found is not None:
@@ -219,35 +219,35 @@ def records(model: nn.Module) -> Iterator[tuple[str, nn.Module, Record]]:
 
 @unobtrusive
 def _look(root: nn.Module, _: Any) -> None:
-    """Before a forward pass: tell once what was lost since the last one."""
+    """Before a forward pass, warn once of what was lost since the last one."""
     record = _record(root)
     if record is None:
         return
     if torch.compiler.is_compiling():
-        # What was compiled for a network without some of its SE may serve no other: that one would
-        # lose the same and not be told of. Dynamo guards the name that is compared.
+        # A graph compiled for a network that lost SE must not serve another, which would lose the
+        # same SE in silence. Dynamo guards the name that is compared.
         if _tell_family(record.family) and record.own == "":
             return
     elif not record.unchanged(root):
         _tell_new(root, record)
 
 
-# A compiler runs this while it traces, and takes its result for a constant: the compiled network
-# itself does not look. Dynamo guards the modules on the way to a host, so a loss has it trace again.
-# It would guard the identity of a network that was handed on, and compile once for each copy.
+# The compiler runs this while tracing and takes the result for a constant, so the compiled network
+# does not check. Dynamo guards the modules on the path to a host, so a loss triggers a new trace.
+# The network is no argument, because Dynamo would guard its identity and compile once per copy.
 def _tell_family(family: str) -> bool:
-    """Tell once what was lost of the networks of a family, the one that is traced among them; whether any was."""
+    """Warn once of SE lost in the networks of a family, the traced one included; return whether any was lost."""
     found = [record for record in list(_living) if record.family == family]
     gone = [_tell_new(root, record) for record in found if (root := record.root) is not None]
     return any(gone)
 
 
-# What torch.compiler.assume_constant_result does, which imports Dynamo for it: seconds at every `import senet`.
+# The same as torch.compiler.assume_constant_result, which would import Dynamo at every `import senet`.
 _tell_family._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _tell_new(root: nn.Module, record: Record) -> bool:
-    """Tell what is lost and was not told of; whether anything is lost."""
+    """Warn of losses that were not yet reported; return whether anything is lost."""
     gone = record.compare(root)
     new = [each for each in gone if TOLD not in each.entry.block.__dict__]
     for each in new:
@@ -258,7 +258,7 @@ def _tell_new(root: nn.Module, record: Record) -> bool:
 
 
 def remember(model: nn.Module, entry: Entry) -> None:
-    """Enter into the record of `model` what was joined to one of its modules."""
+    """Enter a block into the record of `model`."""
     watch()
     record = _record(model)
     if record is None:
@@ -270,7 +270,7 @@ def remember(model: nn.Module, entry: Entry) -> None:
 
 
 def forget(model: nn.Module, block: nn.Module) -> None:
-    """Strike a block that was taken out as asked from the records of `model`, and wherever else it is entered."""
+    """Drop a block that was removed on request from the records of `model` and from every other record."""
     block.__dict__[OUT] = True
     for _, root, record in list(records(model)):
         record.compare(root)
@@ -282,9 +282,9 @@ def forget(model: nn.Module, block: nn.Module) -> None:
 
 
 def lost(model: nn.Module) -> dict[str, str]:
-    """The inserted SE that is lost: for each module that held it, what became of that module.
+    """The lost SE: what happened to each module that held it.
 
-    Whoever asks knows it then: the next forward pass does not warn.
+    It counts as reported: the next forward pass does not warn.
     """
     missing = {}
     for prefix, root, record in records(model):
@@ -298,7 +298,7 @@ def lost(model: nn.Module) -> dict[str, str]:
 
 
 def tell(model: nn.Module) -> None:
-    """Warn of the inserted SE that is lost, if any is; the next forward pass then does not."""
+    """Warn if inserted SE is lost; the next forward pass then does not."""
     missing = lost(model)
     if missing:
         _warn(missing)

@@ -1,8 +1,8 @@
-"""SE that goes on to the module that takes its host's place.
+"""Move SE to the module that replaces its host.
 
 SyncBatchNorm's conversion, timm's freeze and the folding of a normalisation register another module
-in the host's place. Some tools replace a module around the host, whose output is the very same
-value. torch calls `_transplant` first.
+in the host's place. Some tools replace an enclosing module that returns the same value. torch calls
+`_transplant` before it registers the module.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__: list[str] = []
 
 
 def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
-    """Join the SE of the module that is `name` of `parent` to the one that takes its place, if it holds none."""
+    """Join the SE of `parent`'s child `name` to the module that replaces it, if that holds none."""
     there = parent._modules.get(name)
     old = _host(there)
     uses = [] if old is None else [use for use in uses_in(old) if use.position != "unit"]
@@ -44,7 +44,7 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     now = None if found is None else as_it_is(found, getattr(old, found.child, None)).site
     channels = None if now is None or now.position != "output" else now.channels
     if old is not there and (_width(new) != channels or next(new.children(), None) is not None):
-        return  # another part of a network, which is not what was returned before; the record tells
+        return  # another part of a network, whose output is another value; the record reports the loss
     blocks = {use.child: getattr(old, use.child) for use in uses if use.holds_block}
     taken = any(getattr(new, child, block) is not block for child, block in blocks.items())
     other = channels is not None and _width(new) not in (None, channels)
@@ -60,8 +60,8 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
         return
     for child, block in blocks.items():
         new.add_module(child, block)
-        # A wrapper that keeps the old module in a closure shares it with its copies, whose blocks
-        # are others: the name tells that they are one.
+        # A wrapper that holds the old module in a closure shares it with its copies, which have
+        # other blocks. The shared key says that they are one.
         new.__dict__[TWO_HOSTS] = old.__dict__[TWO_HOSTS] = old.__dict__.get(TWO_HOSTS) or uuid.uuid4().hex
     for key in (ATTACHMENT, SHORTCUT):
         if key in old.__dict__:
@@ -71,13 +71,13 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
 
 
 def _width(module: nn.Module) -> int | None:
-    """The channels that a layer says it returns."""
+    """A layer's declared number of output channels."""
     names = ("out_channels", "out_features", "num_features", "num_channels")
     return next((width for name in names if isinstance(width := getattr(module, name, None), int)), None)
 
 
 def _host(module: nn.Module | None) -> nn.Module | None:
-    """The module itself, or the one inside that holds SE of what it returns."""
+    """The module itself, or the module inside it that holds SE of its output."""
     way = None if module is None else module.__dict__.get(ENDS_IN)
     if module is None or way is None or uses_in(module):
         return module
