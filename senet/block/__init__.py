@@ -1,4 +1,4 @@
-"""The Squeeze-and-Excitation block of the paper, its options, and the equations that it computes."""
+"""The paper's Squeeze-and-Excitation block, its options, and its equations."""
 
 from senet.block.block import (
     PLACEMENTS,

@@ -1,6 +1,6 @@
 """The Squeeze-and-Excitation block of the paper (arXiv 1709.01507, section 3), for 1-, 2- and 3-d signals.
 
-Equations 2 and 3 stand in `senet.block.equations`; here are the module and its options.
+This file holds the module and its options; equations 2 and 3 are in `senet.block.equations`.
 """
 
 from __future__ import annotations
@@ -69,22 +69,22 @@ def hidden_width(channels: int, reduction_ratio: int = 16, width: int | None = N
 
 @dataclasses.dataclass(frozen=True, kw_only=False)
 class SESpec:
-    """Which SE block, and where: one variant of the paper's study (sections 3 and 6).
+    """The kind of SE block and its placement: one variant of the paper's study (sections 3 and 6).
 
     Args:
         reduction_ratio: r of section 3.2; the hidden width is channels // r, never below 1.
-        width: the hidden width itself, in place of the ratio.
+        width: the hidden width, instead of the ratio.
         squeeze: "avg" (equation 2), "max" (table 11) or "none" (NoSqueeze, table 16).
         gate: "sigmoid" (equation 3), "hard_sigmoid", "tanh" or "relu" (table 12).
-        bias: whether the two layers have biases; the authors' released networks do, the paper advises against.
+        bias: whether the two layers have biases. The authors' released networks do, but the paper advises against them.
         placement: "standard", "pre", "post", "identity" or "inner" (figure 5 and table 14).
-        start: "identity" (every gate is exactly 1, the network computes what it did), "paper" (He
-            initialisation), or None: identity when inserting, paper when a network is created.
-        least_width: the hidden width never falls below this where the ratio decides it; 1 as in the paper.
+        start: "identity" (every gate is exactly 1, and the network's output is unchanged), "paper"
+            (He initialisation), or None: identity when inserting, paper when a network is created.
+        least_width: the least hidden width that the ratio may give; 1 as in the paper.
 
     Raises:
-        ValueError: on a name that is none of these, on a ratio or width that is no positive whole number,
-            and on an identity start with a gate that is 0 at 0 (tanh, relu).
+        ValueError: a name is unknown, a ratio or width is not a positive whole number, or an
+            identity start has a gate that is 0 at 0 (tanh, relu).
     """
 
     reduction_ratio: int = 16
@@ -112,17 +112,17 @@ class SESpec:
             check_identity_start(self.gate)
 
     def to_json(self) -> dict[str, Any]:
-        """The options by name; one that came later is left out at its default, so that older files compare equal."""
+        """The options by name. Options added later are left out at their default, so that older files compare equal."""
         fields = dataclasses.asdict(self)
         if self.least_width == 1:
             del fields["least_width"]
         return fields
 
     def resolved_start(self, default: str) -> str:
-        """`start`, or `default` where none was asked for.
+        """`start`, or `default` if it is None.
 
         Raises:
-            ValueError: where that is an identity start and the gate has none.
+            ValueError: it is an identity start, which this gate does not allow.
         """
         start = self.start or default
         if start == "identity":
@@ -132,7 +132,7 @@ class SESpec:
     def block(
         self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SEBlock:
-        """An SEBlock of this kind for `channels` channels, with the paper's initialisation."""
+        """A new SEBlock of this kind for `channels` channels, with the paper's initialisation."""
         return SEBlock(
             channels,
             self.reduction_ratio,
@@ -147,7 +147,7 @@ class SESpec:
 
 
 def check_identity_start(gate: str) -> None:
-    """Raise the ValueError that says why a gate that is 0 at 0 cannot start as the identity."""
+    """Raise a ValueError if the gate is 0 at 0 and so cannot start as the identity."""
     if gate not in _GATES_WITH_IDENTITY:
         raise InputError(
             f"gate={gate!r} is 0 at 0 and cannot start as the identity: ask for start='paper', "
@@ -155,7 +155,7 @@ def check_identity_start(gate: str) -> None:
         )
 
 
-_se_gate = se_gate  # the name in graphs that were traced before
+_se_gate = se_gate  # the name in graphs traced by earlier versions
 for _name in ("_se_gate", "cast_to", "check_input", "compute_dtype", "counted_mask", "like_map", "se_squeeze"):
     torch.fx.wrap(_name)
 
@@ -165,7 +165,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def is_watched(layer: nn.Module) -> bool:
     """Whether a layer has to be called as a module.
 
-    It has where it is no plain `nn.Linear`, where its forward was exchanged, or where a hook waits for its call.
+    It must be if it is not a plain `nn.Linear`, if its forward was replaced, or if it has a hook.
     """
     return (
         type(layer) is not nn.Linear
@@ -175,7 +175,7 @@ def is_watched(layer: nn.Module) -> bool:
 
 
 def _dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
-    # A quantised layer's `weight` is a method, and it takes float32; a wrapper may have none.
+    # A quantised layer's `weight` is a method, and the layer takes float32. A wrapper may have no weight.
     weight = getattr(layer, "weight", None)
     return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else default
 
@@ -198,26 +198,26 @@ class SEBlock(nn.Module):
     Args:
         in_channels: C.
         reduction_ratio: r; the hidden width is C // r, never below 1.
-        squeeze: "avg", "max" or "none" (both layers act as 1×1 convolutions on the full map).
+        squeeze: "avg", "max" or "none" (both layers are 1×1 convolutions on the full map).
         gate: "sigmoid", "hard_sigmoid", "tanh" or "relu".
         bias: whether the two layers have biases.
-        width: the hidden width H itself, in place of the ratio.
-        scale: a constant that multiplies the gate, saved with the weights; 2 in a block that starts as the
-            identity, since σ(0) = ½.
-        least_width: the hidden width never falls below this where the ratio decides it.
-        device: where the parameters are made.
-        dtype: of the parameters.
+        width: the hidden width H, instead of the ratio.
+        scale: a constant factor of the gate, saved with the weights; 2 in a block that starts as
+            the identity, since σ(0) = ½.
+        least_width: the least hidden width that the ratio may give.
+        device: the parameters' device.
+        dtype: the parameters' dtype.
 
     Attributes:
-        fc1: the squeezing layer, weight (H, C).
-        fc2: the exciting layer, weight (C, H).
+        fc1: the first layer, weight (H, C).
+        fc2: the second layer, weight (C, H).
         scale: a buffer of no dimensions.
 
     A state dict in the other common form, 1×1 convolutions `excitation.0` and `excitation.2`, loads as well.
 
     Raises:
-        ValueError: on construction, on arguments outside these; in use, on an input of another shape.
-        TypeError: on an input that is not floating-point.
+        ValueError: an argument is none of these, or later an input has another shape.
+        TypeError: an input is not floating-point.
     """
 
     scale: Tensor
@@ -265,15 +265,16 @@ class SEBlock(nn.Module):
     def start_as_identity(self, squeezed: Tensor | None = None, expected: Tensor | None = None) -> None:
         """Make every gate exactly 1: the second layer zero, `scale` 2.
 
-        Rows of the first layer are then chosen so that each hidden unit is active on what it will see: a unit whose
-        ReLU is off for every input would never learn. Redrawn rows come from the CPU's global random state.
+        The first layer's rows are then chosen so that each hidden unit is active on the given
+        inputs: a unit whose ReLU is always off would never learn. Redrawn rows come from the CPU's
+        global random state.
 
         Args:
-            squeezed: (N, C) or (N, C, *space), what the block squeezes on an example.
-            expected: (C,) or (K, C), means that are expected in training.
+            squeezed: (N, C) or (N, C, *space), the block's squeezed inputs on an example.
+            expected: (C,) or (K, C), the means expected in training.
 
         Raises:
-            ValueError: where the gate is 0 at 0 (tanh, relu).
+            ValueError: the gate is 0 at 0 (tanh, relu).
         """
         check_identity_start(self.gate_function)
         if squeezed is not None:
@@ -290,19 +291,19 @@ class SEBlock(nn.Module):
     ) -> Tensor:
         """The channel weights s of `x` (equation 3), times `scale`.
 
-        Shapes: (N, C, *space) -> (N, C, 1, ...), or (N, C, *space) where nothing is squeezed; (N, C) -> (N, C).
+        Shapes: (N, C, *space) -> (N, C, 1, ...), or (N, C, *space) without a squeeze; (N, C) -> (N, C).
 
         Args:
             x: the input.
-            mask: as `forward` takes it.
-            lengths: as `forward` takes them.
-            axis: as `forward` takes it.
+            mask: as in `forward`.
+            lengths: as in `forward`.
+            axis: as in `forward`.
         """
         traced = isinstance(x, torch.fx.Proxy)
         if padding.lengths is not None and (traced or torch.compiler.is_compiling() or torch._C._is_tracing()):
-            # A graph would keep this batch's lengths for ever.
+            # A graph would keep this batch's lengths as constants.
             raise InputError("a network cannot be traced, exported or optimised inside senet.valid: leave it first")
-        if not (mask is None and lengths is None and padding.lengths is None):  # spares a traced graph a node
+        if not (mask is None and lengths is None and padding.lengths is None):  # saves a node in a traced graph
             mask = counted_mask(x, mask, lengths, axis)
         if not self._calls_layers(x):
             layers = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
@@ -325,23 +326,24 @@ class SEBlock(nn.Module):
 
         Args:
             x: the input.
-            mask: (N, *space) or (N, 1, *space) of bool, true where a position counts. The squeeze is over these
-                alone; padding may hold anything. None: all count.
-            lengths: in place of a mask: (N,), from 0 to 1, the part of each sample that counts, from the start. Of L
-                positions the first ⌈length · L⌉ count, so that the same lengths hold after a stride.
-            axis: the axis of `x` that the lengths count along.
+            mask: (N, *space) or (N, 1, *space) of bool, true where a position counts. The squeeze
+                covers only these, and padding may hold any value. None means all.
+            lengths: instead of a mask: (N,), from 0 to 1, the fraction of each sample, from its
+                start, that counts. Of L positions the first ⌈length · L⌉ count, so the same lengths
+                hold after a stride.
+            axis: the axis of `x` along which the lengths count.
 
         Raises:
-            ValueError: `x`, the mask or the lengths have another shape than these, or both are given.
+            ValueError: `x`, the mask or the lengths have another shape, or both mask and lengths are given.
             TypeError: `x` is not floating-point, or the mask is not bool.
         """
         return x * self.gate(x, mask, lengths, axis=axis)
 
     def _calls_layers(self, x: Tensor | torch.fx.Proxy) -> bool:
-        """Whether fc1 and fc2 are called as modules, and not computed from their weights.
+        """Whether to call fc1 and fc2 as modules, rather than compute from their weights.
 
-        They are where somebody watches or wraps them, and else where their dtype is that of the sums. Half precision is
-        summed in float32, and a map that is not squeezed goes through convolutions, which take no transpose.
+        They are called if they are hooked or wrapped, or if their dtype is that of the sums. Half
+        precision is summed in float32, and NoSqueeze applies the weights as convolutions.
         """
         if is_watched(self.fc1) or is_watched(self.fc2):
             return True
@@ -363,10 +365,10 @@ class SEBlock(nn.Module):
 
 
 def _active_rows(weight: Tensor, means: Tensor, tries: int = 100) -> Tensor:
-    """Rows like those of `weight` (H, C), each with a positive product with every one of `means` (K, C).
+    """Rows like those of `weight` (H, C), each with a positive product with all `means` (K, C).
 
-    A row is turned round or, where the means disagree about it, drawn anew (He initialisation); where that does not
-    help within `tries`, the first mean decides.
+    A row is negated or, if the means disagree on its sign, redrawn (He initialisation). If no draw
+    within `tries` fits, the first mean decides.
     """
     rows = weight.to("cpu", torch.float64)
     means = means[means.abs().amax(1) > 0]
@@ -383,7 +385,7 @@ def _active_rows(weight: Tensor, means: Tensor, tries: int = 100) -> Tensor:
 
 
 def _to_linear_form(state_dict: dict[str, Any], prefix: str, scale: Tensor) -> None:
-    """Rewrite 1×1 convolutions, and the names excitation.0 and .2, as fc1 and fc2; their scale is 1."""
+    """Rewrite 1×1 convolutions, and the names excitation.0 and .2, as fc1 and fc2 with scale 1."""
     for ours, theirs in (("fc1", "excitation.0"), ("fc2", "excitation.2")):
         for kind in ("weight", "bias"):
             key = f"{prefix}{ours}.{kind}"

@@ -1,4 +1,4 @@
-"""Equations 2 and 3 of the paper on tensors (arXiv 1709.01507, section 3), over the positions that count."""
+"""Equations 2 and 3 of the paper (arXiv 1709.01507, section 3) as functions of tensors, with masks."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def size_of_layer(size: str, name: str) -> Any:
-    """A property: a size of a block as its first layer has it now, since tools that cut channels change the layers."""
+    """A property that reads a size from the block's first layer, since channel pruning tools change the layers."""
     return property(lambda block: getattr(block.fc1, size, None) or vars(block)[name])
 
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """At least float32: sums over space and products with 1e4-scale averages leave float16's range."""
+    """At least float32, because sums over space and products with large averages overflow float16."""
     return torch.float64 if torch.float64 in (x.dtype, weight.dtype) else torch.float32
 
 
 def cast_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in `dtype`."""
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # the test spares an exported graph a node
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # saves a node in an exported graph
 
 
 def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
     """Equation 2: (N, C, *space) -> (N, C), accumulated in `dtype`; "none" and (N, C) inputs pass as they are.
 
-    Where a `mask` (N, 1, *space) is given, the squeeze is over the positions where it is true; over none of them it
-    is 0.
+    With a `mask` (N, 1, *space), the squeeze covers the positions where it is true; over no
+    positions it is 0.
     """
     if kind == "none" or x.dim() == 2:
         return cast_to(x, dtype)
@@ -65,10 +65,10 @@ def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype, mask: Tensor | None = N
     if mask is not None:
         counted = mask.expand(x.shape[0], 1, *x.shape[2:]).sum(space)
         if kind == "avg":
-            # Padding may hold anything, NaN too, so it is replaced and not multiplied by 0.
+            # Padding may hold NaN, so it is replaced, not multiplied by 0.
             return torch.where(mask, x, 0).sum(space, dtype=dtype) / counted.clamp(min=1)
         return torch.where(counted > 0, cast_to(torch.where(mask, x, -torch.inf).amax(space), dtype), 0)
-    # Backends for mobile devices take a reduction only with its dimensions kept: at any other, XNNPACK cuts the graph.
+    # Mobile backends accept a reduction only with keepdim: XNNPACK cuts the graph at any other.
     exported = torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and torch._C._is_tracing())
     if kind == "avg":
         z = x.mean(space, keepdim=exported, dtype=None if x.dtype == dtype else dtype)
@@ -101,7 +101,7 @@ def _layer(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def check_input(x: Tensor, channels: int) -> None:
-    """Refuse an input that is no floating-point (N, C, *space) of these channels."""
+    """Raise unless `x` is a floating-point (N, C, *space) with these channels."""
     if x.dim() not in (2, 3, 4, 5) or x.shape[1] != channels:
         raise InputError(
             f"this SE block has {channels} channels and takes (N, {channels}), (N, {channels}, L), "
@@ -112,14 +112,14 @@ def check_input(x: Tensor, channels: int) -> None:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which autocast is off, where it is on for the device of `x`."""
+    """A context that turns autocast off if it is on for the device of `x`."""
     device = x.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if autocast else nullcontext()
 
 
 def like_map(s: Tensor, x: Tensor) -> Tensor:
-    """Channel weights (N, C) in the dtype of `x` and with its dimensions; a map of weights stays as it is."""
+    """Channel weights (N, C) in the dtype of `x`, with singleton dimensions for its space; a map keeps its shape."""
     s = cast_to(s, x.dtype)
     return s if s.dim() == x.dim() else s[(...,) + (None,) * (x.dim() - 2)]
 
@@ -135,7 +135,7 @@ def se_gate(
     gate: str,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The channel weights of `x`, in its dtype: one node in a symbolic trace, whatever the shape of x."""
+    """The channel weights of `x`, in its dtype; a single node in a symbolic trace for any shape of x."""
     check_input(x, fc1_weight.shape[1])
     with without_autocast(x):
         z = se_squeeze(x, squeeze, compute_dtype(x, fc1_weight), mask)
@@ -143,21 +143,21 @@ def se_gate(
 
 
 class _Padding(threading.local):
-    """What `senet.valid` says of the batch that this thread runs: the lengths, and the axis that they count along."""
+    """The lengths that `senet.valid` sets for this thread's batch, and the axis along which they count."""
 
     lengths: Tensor | None = None
     axis: int = -1
 
 
 padding = _Padding()
-_ROUNDING = 0.01  # of a position: what float32 may add to length · L, up to L = 100,000
+_ROUNDING = 0.01  # of a position: the most that float32 may add to length · L, up to L = 100,000
 
 
 def valid_mask(lengths: Tensor, x: Tensor, axis: int = -1) -> Tensor:
-    """The mask (N, 1, *space) of the first ⌈length · L⌉ positions along an axis of x that has L of them.
+    """The mask (N, 1, *space) of the first ⌈length · L⌉ positions along an axis of x with L positions.
 
     Raises:
-        ValueError: the lengths are not one per sample, or the axis is none of space.
+        ValueError: the lengths are not one per sample, or the axis is not a spatial one.
     """
     if lengths.shape != x.shape[:1]:
         raise InputError(
@@ -189,10 +189,10 @@ def check_lengths(lengths: object) -> Tensor:
 
 
 def counted_mask(x: Tensor, mask: Tensor | None, lengths: Any, axis: int) -> Tensor | None:
-    """The mask that holds for `x`: the one given, that of the lengths, or that of `senet.valid`.
+    """The mask for `x`: the given one, that of the lengths, or that of `senet.valid`.
 
     Raises:
-        ValueError: both a mask and lengths are given, or either does not fit `x`.
+        ValueError: both a mask and lengths are given, or one does not fit `x`.
         TypeError: the mask is not bool.
     """
     if mask is not None and lengths is not None:

@@ -1,7 +1,7 @@
 """Any module as the block: x + α · (f(x) − x), with one learnt α that is 0 at first.
 
-f is what a person's `make` returns for a number of channels. We write none of these modules. Here they are made,
-checked, and mixed in, so that a network is at first exactly what it was.
+The user's `make` returns f for a number of channels; senet writes none of these modules. This file
+makes them, checks them, and mixes them in, so that the network's output is unchanged at first.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ __all__ = [
 ]
 
 Make = str | Callable[[int], nn.Module]
-"""What makes a block: a callable from a number of channels to a module, a name of timm's, or "path/net.py:function"."""
+"""A maker of blocks: a callable from a number of channels to a module, a name of timm's, or "path/net.py:function"."""
 
 _TIMM = (
     "se ese eca ecam ceca ge gc gca cbam lcbam coord scoord ela strip sk splat lambda bottleneck halo nl bat".split()
 )
-for _name in ("cast_to", "compute_dtype"):  # a symbolic trace calls them, and does not look inside
+for _name in ("cast_to", "compute_dtype"):  # leaves in a symbolic trace
     torch.fx.wrap(_name)
 _BLOCK = tuple(field.name for field in dataclasses.fields(SESpec) if field.name not in ("placement", "start"))
 
 
 class MadeBlock(nn.Module):
-    """A module f as the block: x + α · (f(x) − x), or f(x) itself where the block starts as its authors have it.
+    """A module f as the block: x + α · (f(x) − x), or f(x) alone with `start="paper"`.
 
     Shapes: (N, C, *space) -> (N, C, *space), in the dtype and on the device of x.
 
     Args:
-        module: f; it returns a map of the shape that it is given, and leaves its input as it is.
-        channels: C, for which it was made.
-        maker: the name of what made it.
-        start: "identity": α is learnt and is 0 at first. "paper": the block is f alone, and α is 1 for good.
-        device: of α.
-        dtype: of α.
+        module: f; it returns a map of its input's shape and does not change its input.
+        channels: C.
+        maker: the maker's name.
+        start: "identity": α is learnt and is 0 at first. "paper": the block is f alone, with α fixed at 1.
+        device: α's device.
+        dtype: α's dtype.
 
     Attributes:
         module: f.
-        alpha: α, (1,): a parameter, or at the start "paper" a buffer.
+        alpha: α, (1,): a parameter, or a buffer with `start="paper"`.
 
     Raises:
         ValueError: f returns another shape, or writes into its input.
@@ -90,7 +90,7 @@ class MadeBlock(nn.Module):
         super().__init__()
         self.channels, self.maker, self.mixes = channels, maker, start == "identity"
         self.module = module
-        # One number and not none dimensions: FullyShardedDataParallel takes no scalar parameters.
+        # Shape (1,), because FullyShardedDataParallel refuses scalar parameters.
         alpha = torch.full((1,), 0.0 if self.mixes else 1.0, device=device, dtype=dtype)
         if self.mixes:
             self.alpha = nn.Parameter(alpha)
@@ -98,7 +98,7 @@ class MadeBlock(nn.Module):
             self.register_buffer("alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with the module mixed in. Shapes: (N, C, *space) -> (N, C, *space)."""
+        """`x` + α · (f(`x`) − `x`). Shapes: (N, C, *space) -> (N, C, *space)."""
         watching = isinstance(x, Tensor) and not (torch.compiler.is_compiling() or torch._C._is_tracing())
         version = x._version if watching and not x.is_inference() else 0
         y: Tensor = self.module(x)
@@ -128,7 +128,7 @@ class MadeBlock(nn.Module):
             )
 
     def named(self) -> str:
-        """The block in a message: the module, and what made it."""
+        """The block's name in a message: its module and its maker."""
         return f"the {type(self.module).__name__} of make={self.maker}"
 
     def extra_repr(self) -> str:
@@ -138,14 +138,14 @@ class MadeBlock(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class MadeSpec:
-    """Which made block, and where: for a module of one's own what `SESpec` is for SE.
+    """The kind of made block and its placement: the counterpart of `SESpec`.
 
     Attributes:
-        name: of the maker, as `made_by` has it.
+        name: the maker's name, from `made_by`.
         placement: one of the paper's placements.
         start: "identity", "paper", or None: identity when inserting, paper when a network is created.
-        module: the class of the module that was made, once it is; its name alone.
-        maker: what makes it; None in a network that holds it, and in what a file says.
+        module: the name of the made module's class, once there is one.
+        maker: the maker; None in a network that holds the block, and when read from a file.
     """
 
     name: str
@@ -163,27 +163,27 @@ class MadeSpec:
 
     @property
     def typed(self) -> bool:
-        """Whether its name can be typed in a command and makes the same there."""
+        """Whether its name, typed in a command, makes the same block."""
         return isinstance(self.maker, functools.partial) and self.maker.func in (_by_timm, _from_file)
 
     def flags(self) -> dict[str, Any]:
-        """The flags of a command that asks for it; in place of a name the maker, where only Python has it."""
+        """The command's flags for it; a maker that exists only in Python stands in place of the name."""
         start = {} if self.start is None else {"start": self.start}
         placement = {} if self.placement == "standard" else {"placement": self.placement}
         return {"make": self.name if self.typed else self.maker, **placement, **start}
 
     def to_json(self) -> dict[str, Any]:
-        """What a file says of it: names alone."""
+        """Its description in a file: only names."""
         fields = {"make": self.name, "placement": self.placement, "start": self.start}
         return {**fields, "module": self.module} if self.module else fields
 
     def of(self, block: nn.Module) -> MadeSpec:
-        """What a network says of a block that it holds: it keeps no maker, which might not pickle."""
+        """The spec of a block in a network, without its maker, which might not pickle."""
         module = type(block.module).__name__ if isinstance(block, MadeBlock) else ""
         return dataclasses.replace(self, module=module, maker=None)
 
     def content(self) -> str:
-        """What decides the blocks: the name, without folders, and a digest of the maker's code where it can be read."""
+        """The identity of the blocks: the name without folders, and a digest of the maker's code if it is readable."""
         digest = ""
         if known_maker(self.name) is None and self.typed:
             digest = digest_of(self.name) or ""
@@ -198,7 +198,7 @@ class MadeSpec:
         """A new block for `channels` channels.
 
         Raises:
-            InsertionError: there is no maker, it fails, or what it returns is no module that can be used.
+            InsertionError: there is no maker, it fails, or it returns no usable module.
             ModelError: there is no such file or function.
             MissingPackageError: timm is missing.
         """
@@ -206,7 +206,7 @@ class MadeSpec:
             raise InsertionError(f"a block of make={self.name} cannot be made without the maker: give make=")
         of = f"make={self.name}"
         try:
-            with torch.device("cpu"):  # the same weights whatever device they then go to
+            with torch.device("cpu"):  # the same weights on every device
                 module: object = self.maker(channels)
         except (InsertionError, MissingPackageError, ModelError):
             raise
@@ -225,11 +225,11 @@ class MadeSpec:
 
 
 def block_spec(spec: SESpec | MadeSpec | None, make: Make | None) -> SESpec | MadeSpec:
-    """What is to be inserted: SE of a spec, or what `make` makes, where and as the spec says.
+    """The spec of the blocks to insert: SE, or with `make` a made block, placed and started as `spec` says.
 
     Raises:
-        TypeError: `make` is neither a string nor callable, or is a module.
-        ValueError: `make` names nothing, or the spec says how SE's own layers are.
+        TypeError: `make` is a module, or neither a string nor callable.
+        ValueError: `make` names nothing, or the spec sets an option of SE's own layers.
     """
     if spec is not None and not isinstance(spec, SESpec | MadeSpec):
         raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
@@ -249,20 +249,20 @@ def block_spec(spec: SESpec | MadeSpec | None, make: Make | None) -> SESpec | Ma
 
 
 def block_settings(spec: SESpec | MadeSpec) -> dict[str, Any]:
-    """The kind of block, as a setting of a study: what made it may change under one name."""
+    """The kind of block as a setting of a study, with its code, since a maker may change under one name."""
     if isinstance(spec, SESpec):
         return spec.to_json()
     return {**spec.to_json(), "make": {"name": spec.name, "content": spec.content()}}
 
 
 def block_in(settings: Mapping[str, Any]) -> str:
-    """The name of the block that the settings of a study tell of: "SE", or that of its maker."""
+    """The name of the block in a study's settings: "SE", or its maker's name."""
     make = settings["se"].get("make")
     return "SE" if make is None else short_name(str(make["name"]))
 
 
 def made_by(make: Make) -> str:
-    """The name of a maker: what was typed, or the name of the function."""
+    """The name of a maker: the string given, or the function's name."""
     if isinstance(make, str):
         return make
     if isinstance(make, functools.partial):
@@ -273,17 +273,17 @@ def made_by(make: Make) -> str:
 
 
 def short_name(name: str) -> str:
-    """The name of a maker for a heading: a file without its folders."""
+    """The name of a maker for a heading, without the file's folders."""
     return name.rpartition("/")[2] if ".py:" in name else name
 
 
 def _value(value: object) -> str:
-    """An argument without the address that functions have in their representation."""
+    """The representation of an argument, without the memory address in that of a function."""
     return getattr(value, "__qualname__", repr(value))
 
 
 def check_maker(spec: SESpec | MadeSpec) -> None:
-    """Refuse a maker that is not there, before anything is trained.
+    """Refuse a missing maker before anything is trained.
 
     Raises:
         ModelError: there is no such file or function.
@@ -299,7 +299,7 @@ def check_maker(spec: SESpec | MadeSpec) -> None:
 
 
 def check_portable(make: Make | None) -> None:
-    """Refuse a maker that processes of a training cannot be given.
+    """Refuse a maker that cannot be passed to the processes of a training.
 
     Raises:
         ValueError: it does not pickle.
@@ -314,7 +314,7 @@ def check_portable(make: Make | None) -> None:
 
 
 def _resolved(make: Make) -> Callable[[int], nn.Module]:
-    """The callable that a maker stands for; a file is not run before it is called."""
+    """The callable behind a maker; a file is not run before the callable is called."""
     if isinstance(make, nn.Module):
         raise InputTypeError(
             f"make is called for each place and returns a new module: give a function such as lambda channels: "
@@ -336,7 +336,7 @@ def _resolved(make: Make) -> Callable[[int], nn.Module]:
 
 
 def known_maker(name: str) -> Callable[[int], nn.Module] | None:
-    """What makes the blocks that a file names: timm's by their name. A file never makes us run code that it names."""
+    """The maker that a file names, if it is one of timm's. A file never makes us run code that it names."""
     return functools.partial(_by_timm, name) if name in _TIMM and name != "se" else None
 
 
@@ -352,6 +352,6 @@ def _from_file(path: Path, function: str, channels: int) -> nn.Module:
 
 
 def in_words(error: Exception) -> str:
-    """What a person's code raised: the type, the message and the line."""
+    """An error of the user's code in words: its type, message and line."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text:.300}{raised_at(error)}"
