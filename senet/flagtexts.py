@@ -41,8 +41,8 @@ _SEEN = (
 )
 _ONE_DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps; the default is auto"
 _ENGINES = (
-    "eager, channels-last, compile, onnxruntime, openvino, openvino-bf16, openvino-int8, executorch, litert, ncnn, "
-    "cuda, cuda-compile"
+    "eager, channels-last, bf16, compile, onnxruntime, openvino, openvino-bf16, openvino-int8, executorch, litert, "
+    "ncnn, cuda, cuda-compile"
 )
 _REPORT = "the folder to write to: report.html and its numbers"
 

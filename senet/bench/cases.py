@@ -44,6 +44,7 @@ class Engine:
 ENGINES: Mapping[str, Engine] = {
     "eager": Engine("PyTorch eager, NCHW", trains=True),
     "channels-last": Engine("PyTorch eager, channels last", trains=True),
+    "bf16": Engine("PyTorch bf16, channels last", trains=True),
     "compile": Engine("torch.compile", trains=True),
     "onnxruntime": Engine("ONNX Runtime", modules=("onnx", "onnxscript", "onnxruntime")),
     "openvino": Engine("OpenVINO f32", modules=("openvino",)),
@@ -55,7 +56,8 @@ ENGINES: Mapping[str, Engine] = {
     "cuda": Engine("CUDA bf16 eager, channels last", device="cuda", trains=True),
     "cuda-compile": Engine("CUDA bf16 torch.compile", device="cuda", trains=True),
 }
-"""By the name that `--engines` takes. In inference torch.compile freezes the weights."""
+"""By the name that `--engines` takes. In inference torch.compile freezes the weights, and bf16 converts them; in
+training bf16 is autocast's."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from senet.bench.engines import inference
 from senet.bench.rows import Ratio, Row
 from senet.bench.steps import kept, largest_batch, training_step
 from senet.bench.timing import FULL, QUICK, Effort, in_turn
+from senet.console.machine import has_bf16
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.files.atomic import atomic_write
@@ -253,6 +254,8 @@ def missing(case: Case) -> str:
     missing = [module for module in engine.modules if importlib.util.find_spec(module) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (pip install 'senet[{engine.extra}]')"
+    if case.engine == "bf16" and not has_bf16():
+        return "not measured: this processor has no instructions for bf16"
     if case.engine == "openvino-bf16" and not computes_in_bf16():
         return "not measured: this processor has no bf16, so OpenVINO would compute in float32"
     return ""

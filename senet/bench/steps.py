@@ -27,6 +27,7 @@ def training_step(engine: str, network: nn.Module, x: Tensor) -> Callable[[], No
         x: (N, C, *space), the pictures, on the CPU.
     """
     device = "cuda" if engine.startswith("cuda") else "cpu"
+    autocast = device == "cuda" or engine == "bf16"
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim(), torch.contiguous_format)
     layout = torch.contiguous_format if engine in ("eager", "compile") else last
     network = copy.deepcopy(network).train().to(device).to(memory_format=layout)
@@ -42,7 +43,7 @@ def training_step(engine: str, network: nn.Module, x: Tensor) -> Callable[[], No
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
             loss = F.cross_entropy(_scores(run(x)), labels)
         torch.autograd.backward(loss)
         optimizer.step()

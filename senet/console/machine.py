@@ -12,7 +12,7 @@ import torch
 
 from senet.console.command import typed
 
-__all__ = ["machine", "usual_workers"]
+__all__ = ["has_bf16", "machine", "usual_workers"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -47,11 +47,20 @@ def usual_workers() -> int:
     return min(8, cores)
 
 
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bfloat16, by Linux's list of its features; False where there is no list."""
+    words = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # "bf16" is Arm's
+
+
 def _processor() -> str:
     """The name of the processor: Linux's own list has it, elsewhere what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    names = (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -12,8 +12,11 @@ from senet.bench import Bench, Case, Ratio, Row, bench, cases
 from senet.bench import measurement as benching
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED, PLAIN, contestants
+from senet.bench.engines import inference
 from senet.bench.show import figure, markdown
+from senet.bench.steps import training_step
 from senet.bench.timing import Effort
+from senet.console.machine import has_bf16
 from senet.export.formats import openvino_model
 from senet.export.runtimes import OpenVino, computes_in_bf16
 from senet.export.tracing import trace
@@ -114,14 +117,42 @@ def test_another_engine_than_installed_and_no_gpu(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("not_folded")
-def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch, tmp_path):
-    pytest.importorskip("openvino")
-    for has_it, note in ((True, ""), (False, "not measured: this processor has no bf16")):
-        monkeypatch.setattr("senet.bench.measurement.computes_in_bf16", lambda has_it=has_it: has_it)
-        out, engines = tmp_path / str(has_it), ["openvino-bf16"]
-        found = bench(Network(), EXAMPLE, out, engines=engines, batch_size=1, quick=True, progress=False)
-        assert [row.note.split(",")[0] for row in found.rows] == [note]
-        assert (found.rows[0].plain is not None) is has_it
+@pytest.mark.parametrize(
+    ("engine", "asked"), [("openvino-bf16", "measurement.computes_in_bf16"), ("bf16", "measurement.has_bf16")]
+)
+def test_bf16_is_measured_only_where_the_processor_has_it(engine, asked, monkeypatch, tmp_path):
+    if engine.startswith("openvino"):
+        pytest.importorskip("openvino")
+    for has_it, note in ((False, "not measured: this processor has no"), (True, "")):
+        monkeypatch.setattr(f"senet.bench.{asked}", lambda has_it=has_it: has_it)
+        found = bench(
+            Network(), EXAMPLE, tmp_path / str(has_it), engines=[engine], batch_size=1, quick=True, progress=False
+        )
+        for row in found.rows:
+            assert row.note.startswith(note)
+            assert (row.plain is not None) is has_it
+
+
+def test_the_processors_list_of_features_says_whether_it_has_bf16(monkeypatch):
+    for line, has_it in {
+        "flags\t\t: fpu avx512f avx512_bf16": True,
+        "flags\t\t: fpu amx_bf16": True,
+        "Features\t: fp asimd bf16": True,
+        "flags\t\t: fpu avx512f avx2": False,
+        "model name\t: bf16": False,
+    }.items():
+        monkeypatch.setattr("senet.console.machine._cpuinfo", lambda line=line: ["processor\t: 0", line])
+        assert has_bf16() is has_it
+
+
+def test_bf16_trains_under_autocast_and_infers_in_bf16():
+    seen = []
+    network = Network()
+    network.conv.register_forward_hook(lambda module, args, output: seen.append((output.dtype, module.weight.dtype)))
+    training_step("bf16", network, EXAMPLE.expand(2, -1, -1, -1))()
+    assert seen[-1] == (torch.bfloat16, torch.float32)
+    assert inference("bf16", network.eval(), EXAMPLE)().dtype == torch.bfloat16
+    assert seen[-1] == (torch.bfloat16, torch.bfloat16)
 
 
 def test_openvino_says_what_it_computes_in():
