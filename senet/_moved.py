@@ -1,7 +1,7 @@
-"""Module names of earlier versions, which pickled networks still hold, lead to where their contents are now.
+"""Redirect the module names of earlier versions, which pickled networks still hold, to the present modules.
 
-A pickle finds a class by the name of its module. Each old name is imported as the new module itself, so that a class
-has one identity, whichever way it was found.
+A pickle finds a class by its module's name. Importing an old name returns the new module itself, so
+each class has one identity under either name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Moved(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(_MOVED[spec.name])
-        spec.loader_state = module.__spec__  # the import system is about to set `spec` in its place
+        spec.loader_state = module.__spec__  # the import system is about to overwrite it with `spec`
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -69,9 +69,9 @@ class _Moved(MetaPathFinder, Loader):
 
 
 def redirect() -> None:
-    """Let the old names be imported. They are looked up last, when nothing else has them."""
-    # Importing `senet.insertion.attach` by a finder would put the module in place of the function of that name. What
-    # is loaded already is entered by hand, and the import system then sets nothing.
+    """Make the old names importable. They are looked up last, if no other finder has them."""
+    # If a finder imported `senet.insertion.attach`, the import system would bind the module over
+    # the function of that name. So modules that are already loaded are entered by hand.
     for old, new in _MOVED.items():
         if new in sys.modules:
             sys.modules.setdefault(old, sys.modules[new])

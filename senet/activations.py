@@ -1,6 +1,6 @@
-"""The activations: every elementwise nonlinearity of PyTorch, once, for all who ask what an operation is.
+"""A table of PyTorch's elementwise nonlinearities, for all code that classifies operations.
 
-A recorded run, a graph that is rewritten for inference and an ONNX graph name the same functions differently.
+Recorded runs, graphs for inference and ONNX graphs name the same functions differently.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class Activation:
     """One activation and its names.
 
     Attributes:
-        op: the operation in ATen, without overload and in-place mark.
-        onnx: the ONNX operator that computes it alone; empty where there is none.
-        native: its number in `fused/passes/c/excitation.c`; 0 where the compiled excitation does not have it.
-        overwrites: whether `optimize` may let it write over its operand.
-        unary: whether it maps each element of one tensor, with no other tensor and no random number.
+        op: the ATen operation, without overload and in-place suffix.
+        onnx: the single ONNX operator that computes it; empty if there is none.
+        native: its number in `fused/passes/c/excitation.c`; 0 if the compiled excitation lacks it.
+        overwrites: whether `optimize` may let it overwrite its operand.
+        unary: whether its output depends on one tensor's elements only, without other tensors or random numbers.
     """
 
     op: str
@@ -60,4 +60,4 @@ ACTIVATIONS = (
 )
 
 SOFTMAXES = ("_softmax", "_log_softmax")
-"""Nonlinear, but over a dimension and not by element."""
+"""Nonlinear along a dimension, not elementwise."""

@@ -52,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: the words after `senet`; those of this process where not given.
+        arguments: the words after `senet`; by default those of this process.
 
     Returns:
-        The exit status: 0, 1 where `senet check` found SE lost, 2 where the command cannot do what was asked, 130
-        after Ctrl-C, 143 after SIGTERM.
+        The exit status: 0; 1 if `senet check` found lost SE; 2 if the request cannot be met; 130
+        after Ctrl-C; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("SENET_DEBUG", "0") not in ("", "0")
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         tell(f"senet: {stop}; the same command goes on where it was")
         return 128 + stop.number
-    except BrokenPipeError:  # whoever read the output has enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
-    except (SenetError, OSError, ImportError) as error:  # any other is a mistake of ours, and its traceback helps
+    except (SenetError, OSError, ImportError) as error:  # any other error is a bug of ours, and its traceback helps
         if debug and not isinstance(error, flags.UsageError):
             raise
         tell(f"senet: error: {_in_one_line(error)}{_command_instead(error, given)}")
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command_instead(error: Exception, given: Sequence[str]) -> str:
-    """The command that would do, where a saved network was given and its own function is needed beside it."""
+    """The command to type instead, if a saved network needs the user's own function beside it."""
     if not isinstance(error, ModelError) or error.instead is None or error.instead[0] not in given:
         return ""
     saved, function = error.instead

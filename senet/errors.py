@@ -1,7 +1,7 @@
-"""What senet raises where something cannot be done as asked.
+"""The errors and warnings of senet.
 
-Every error of senet is a `SenetError`, and beside it the built-in error that it would be elsewhere. Its message is one
-line that says what was given and what would be right.
+Every error of senet is a `SenetError` and also the built-in error that fits, such as ValueError.
+Its message is one line that says what was given and what would be right.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = [
 
 
 class SenetError(Exception):
-    """The base of every error that senet raises for what a person asked.
+    """The base of every error that senet raises for a user's request.
 
-    Its text is printable: a message may name a key or a class of somebody else's file.
+    Its text is made printable, because a message may quote a key or a class name from any file.
     """
 
     def __str__(self) -> str:
@@ -38,11 +38,11 @@ class SenetError(Exception):
 
 
 class SEWarning(UserWarning):
-    """SE that was inserted is lost, or does not run; the message names it."""
+    """Inserted SE is lost or does not run; the message names it."""
 
 
 class ChangedWarning(UserWarning):
-    """A network was changed after it was made, and a file cannot name it; the message says where."""
+    """A network was changed after it was created, so a file cannot name it; the message says where."""
 
 
 class InputError(SenetError, ValueError):
@@ -54,57 +54,57 @@ class InputTypeError(SenetError, TypeError):
 
 
 class MissingPackageError(SenetError, ImportError):
-    """A package of an extra is not installed; the message is the command that installs it."""
+    """A package of an extra is not installed; the message has the command that installs it."""
 
 
 class InsertionError(SenetError, ValueError):
-    """SE cannot go into this network as asked; the message says what was found and what would do."""
+    """SE cannot be inserted as requested; the message says what was found and what would work."""
 
 
 class ExportError(SenetError, ValueError):
-    """A network cannot be exported as asked; the message says why, and what would do."""
+    """A network cannot be exported as requested; the message says why, and what would work."""
 
 
 class FileWriteError(ExportError, OSError):
-    """A file cannot be written, as on a full disk; the message says why, and nothing half written is left."""
+    """A file cannot be written, for instance on a full disk; the message says why. No partial file is left."""
 
 
 class OptimizeError(SenetError, ValueError):
-    """A network cannot be taken as a graph as asked; the message says what was found, and what would do."""
+    """A network cannot be captured as a graph; the message says what was found, and what would work."""
 
 
 class ModelError(SenetError, ValueError):
-    """No network can be made as asked; the message says what was given and what would do.
+    """A network cannot be created as requested; the message says what was given and what would work.
 
     Attributes:
-        instead: where a saved network is a function's of somebody's file, what was given as the model, and that
-            function: the command then says the command that would do.
+        instead: if a saved network needs a function from a user's file, the given model and that
+            function. The command then suggests the command to type instead.
     """
 
     instead: tuple[str, str] | None = None
 
 
 class WeightsError(SenetError, ValueError):
-    """A file of weights cannot be read, or does not fit; the message says why, and what would."""
+    """A file of weights cannot be read or does not fit; the message says why, and what would work."""
 
 
 class StudyError(SenetError, ValueError):
-    """A study that cannot be run or gone on with as asked; the message says what would be right."""
+    """A study cannot be run or resumed as requested; the message says what would be right."""
 
 
 class DataError(SenetError, ValueError):
-    """Data that cannot be found, read or used; the message says what would be right."""
+    """Data cannot be found, read or used; the message says what would be right."""
 
 
 class BadImageError(DataError):
-    """One image that cannot be read.
+    """One image cannot be read.
 
     Attributes:
-        reason: why, without the image's name.
-        lasting: whether that is so for as long as the file is the same; not where the system failed to read it.
+        reason: the reason, without the image's name.
+        lasting: whether the reason holds while the file is unchanged; False if the system failed to read it.
     """
 
     def __init__(self, message: str, reason: str = "", *, lasting: bool = True) -> None:
-        super().__init__(message)  # one argument is enough: a loader's workers send errors as their text
+        super().__init__(message)  # one argument is enough, because a loader's workers send errors as text
         self.reason = reason or message
         self.lasting = lasting

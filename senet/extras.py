@@ -1,4 +1,4 @@
-"""Packages that come with an extra, imported when they are needed."""
+"""Import packages of an extra when they are needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["extra", "how_to_install"]
 
 
 def extra(module: str, name: str = "") -> Any:
-    """Import a module that the extra `name` installs, or that a person brings where there is no such extra.
+    """Import a module that the extra `name` installs, or that users install themselves if there is no such extra.
 
     Raises:
         MissingPackageError: it is not installed; the message has the command that installs it.
@@ -32,7 +32,7 @@ def extra(module: str, name: str = "") -> Any:
 
 
 def how_to_install(name: str) -> str:
-    """The command that adds an extra to this installation of senet: its checkout, repository, wheel or the index."""
+    """The command that adds an extra to this installation of senet, from its checkout, repository, wheel or index."""
     editable, source = _installed_from()
     if editable:
         return f"pip install -e '{source}[{name}]'"
@@ -41,7 +41,7 @@ def how_to_install(name: str) -> str:
 
 @functools.cache
 def _installed_from() -> tuple[bool, str]:
-    """Whether it is an editable checkout, and from where pip installed it (PEP 610); "" for the index, or not known."""
+    """Whether senet is an editable checkout, and its origin (PEP 610); "" for the index or if unknown."""
     try:
         found = json.loads(importlib.metadata.distribution("senet").read_text("direct_url.json") or "{}")
         url = found.get("url", "")

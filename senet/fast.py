@@ -1,6 +1,6 @@
-"""The same function for less: SE in the normalisation's pass when training, before the convolution in inference.
+"""SE at less cost: fused with the normalisation in training, and before the convolution in inference.
 
-Nothing here is loaded before it is asked for: the training half lies under `senet.insertion`, the rest above it.
+Names are imported on first use, because the training half lies below `senet.insertion` and the rest above it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from senet.fused.switch import straightforward as straightforward
     from senet.insertion.joining.synchronise import synchronise as synchronise
 
-__path__: list[str] = []  # its modules of earlier versions are found by their old names (`senet._moved`)
+__path__: list[str] = []  # its old submodules can still be imported (`senet._moved`)
 
 _WHERE = {"straightforward": "senet.fused.switch", "synchronise": "senet.insertion.joining.synchronise"}
 

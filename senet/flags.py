@@ -1,4 +1,4 @@
-"""From typed functions to a command: the parameters of each verb are its flags, in the words of flagtexts.py."""
+"""Make a command from typed functions: each verb's parameters are its flags, with the texts of flagtexts.py."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ __all__ = ["FLAGS", "UsageError", "parse"]
 
 
 class UsageError(SenetError, ValueError):
-    """The command was typed in a way that it does not understand; the message says what would do."""
+    """The command line cannot be understood; the message says what would work."""
 
 
 def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The verb that was typed, and the arguments for its function.
+    """Parse the typed words into a verb and the arguments of its function.
 
     Args:
-        verbs: typed functions by name. The parameters of each are its flags, their types are checked, and its
-            docstring is its help. A parameter that is a dataclass stands for one flag per field; one that is a
-            dataclass or None is None unless one of its flags was typed; `**options: Unpack[a TypedDict]` stands for
-            a flag per key, and holds those that were typed.
-        description: of the whole command.
-        version: what `--version` prints.
-        given: the words that were typed.
+        verbs: typed functions by name. A function's parameters are the flags, with checked types,
+            and its docstring is the help. A dataclass parameter stands for one flag per field. If
+            it may be None, it is None unless one of its flags was typed. `**options: Unpack[a
+            TypedDict]` stands for a flag per key and holds those that were typed.
+        description: the description of the whole command.
+        version: the output of `--version`.
+        given: the typed words.
 
     Raises:
-        UsageError: where they cannot be understood, with the nearest right spelling.
-        InputError: what a dataclass has against its values.
-        SystemExit: after help or version was printed.
+        UsageError: they cannot be understood; the message has the nearest right spelling.
+        InputError: a dataclass refuses its values.
+        SystemExit: help or version was printed.
     """
     if given and not given[0].startswith("-") and given[0] not in verbs:
         hint = did_you_mean(given[0], verbs, ".", most=1)
@@ -71,7 +71,7 @@ def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) ->
 
 
 class _Parameter(NamedTuple):
-    """A flag of a verb: its type, its value where it is not typed, and what that comes to."""
+    """A flag of a verb: its name, type, default, the default that help shows, and whether it must be given."""
 
     name: str
     kind: Any
@@ -92,7 +92,7 @@ def _parameters(function: Callable[..., int | None]) -> Iterator[_Parameter]:
             for field in dataclasses.fields(kind):
                 required = field.default is dataclasses.MISSING
                 usual = None if required else field.default
-                needed = required and kind == hints[name]  # a network that may be left out needs no name
+                needed = required and kind == hints[name]  # a network that may be left out also needs no name
                 default = usual if kind == hints[name] else None
                 yield _Parameter(field.name, _without_none(hints_inside[field.name]), default, usual, needed)
         else:
@@ -102,7 +102,7 @@ def _parameters(function: Callable[..., int | None]) -> Iterator[_Parameter]:
 
 
 def _arguments(function: Callable[..., int | None], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a function from the values of its flags."""
+    """Build a function's arguments from the values of its flags."""
     hints = typing.get_type_hints(function)
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -136,7 +136,7 @@ def _made(make: Any, fields: Mapping[str, Any], function: Callable[..., int | No
 def _without_none(hint: Any) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
     if str in kinds and typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return str  # of the several kinds that Python may give, what is typed
+        return str  # of the types that Python accepts, the one that can be typed
     return kinds[0] if len(kinds) == 1 and types.NoneType in typing.get_args(hint) else hint
 
 
@@ -152,13 +152,13 @@ def _parser(name: str, description: str) -> ArgumentParser:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Docstrings as they are written, and defaults where there are any."""
+    """Keep docstrings as they are written, and add defaults to the texts."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size((100, 24)).columns))
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)  # names are to stay whole
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)  # keep names whole
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -223,7 +223,7 @@ def _number(text: str, *, kind: type[int] | type[float], least: float | None) ->
 
 
 def _in_plain_words(message: str, verb: str, verbs: Verbs) -> str:
-    """What argparse says, in the words of someone who types flags."""
+    """Rewrite argparse's messages in the terms of the flags."""
     if found := re.match(r"the following arguments are required: (.*)", message):
         names = [_typed(name.rpartition(".")[2]) for name in found[1].split(", ")]
         return f"senet {verb} needs {' and '.join(names)}; see senet {verb} --help"

@@ -1,4 +1,4 @@
-"""The texts of the command's flags: one name and one meaning each, in the words of the verb that takes it."""
+"""The texts of the command's flags. A flag has one name and one meaning; its text may depend on the verb."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FLAGS", "GROUPS", "POSITIONAL", "Flag"]
 
 
 class Flag(NamedTuple):
-    """What a flag is called in help, what it means, the least number that it takes, and its meaning in some verbs."""
+    """A flag's metavar, text, least number, and its texts in particular verbs."""
 
     metavar: str
     help: str
@@ -20,7 +20,7 @@ class Flag(NamedTuple):
     verbs: Mapping[str, str] = MappingProxyType({})
 
     def text(self, verb: str) -> str:
-        """The help of the flag in a verb."""
+        """The flag's help in a verb."""
         return self.verbs.get(verb, self.help)
 
 
@@ -303,4 +303,4 @@ GROUPS: Mapping[str, Mapping[str, Flag]] = {
 }
 
 FLAGS: Mapping[str, Flag] = {name: flag for group in (*GROUPS.values(), POSITIONAL) for name, flag in group.items()}
-"""By the parameter's name: `batch_size` is typed `--batch-size`."""
+"""The flags by parameter name; `batch_size` is typed `--batch-size`."""

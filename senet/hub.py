@@ -1,6 +1,6 @@
-"""A run on the Hugging Face Hub: its network, what was measured of it, and a card that says so.
+"""Push a run to the Hugging Face Hub: its network, its measurements, and a model card.
 
-What goes up is written anew: no path of this machine and no picture's name is in it.
+Uploaded files are written anew, without paths of this machine and names of pictures.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _NO_RUN = "senet push takes the folder of a run, as senet train wrote it; of a c
 
 @dataclasses.dataclass(frozen=True)
 class Pushed:
-    """What went up.
+    """A pushed run.
 
     Attributes:
-        name: by which `senet.load` finds it.
-        url: of the repository.
-        commit: of this state; `senet.load("hf:owner/name@COMMIT")` is this very one.
-        private: whether others see it not. None for a repository that was there, which stays as it is.
+        name: the name that `senet.load` takes.
+        url: the repository's URL.
+        commit: the commit pushed; `senet.load("hf:owner/name@COMMIT")` loads exactly this state.
+        private: whether the repository is private. None for an existing repository, whose visibility is unchanged.
     """
 
     name: str
@@ -57,17 +57,17 @@ class Pushed:
 
 
 def push(run: str | Path, repository: str, *, public: bool = False, revision: str | None = None) -> Pushed:
-    """Put a run's network on the Hub with its model card.
+    """Push a run's network to the Hub with its model card.
 
     Args:
-        run: the folder of a run.
-        repository: owner/name; it is made where it is not there.
-        public: whether a repository that is made is for everybody to see.
-        revision: the branch, which is made where it is not there; the default is the main one.
+        run: the run's folder.
+        repository: owner/name; it is created if missing.
+        public: whether a new repository is public.
+        revision: the branch, created if missing; by default the main one.
 
     Raises:
-        InputError: the repository's name is none.
-        StudyError: the folder holds no finished run, or the Hub does not take it.
+        InputError: the repository's name is not owner/name.
+        StudyError: the folder holds no finished run, or the Hub refuses the push.
         MissingPackageError: huggingface_hub is not installed.
     """
     name = _named(repository, revision)
@@ -82,19 +82,19 @@ def push(run: str | Path, repository: str, *, public: bool = False, revision: st
                 api.create_branch(repository, branch=revision, exist_ok=True)
             added = [hub.CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())]
             done = api.create_commit(repository, added, commit_message="Push a run of senet", revision=revision)
-        except Exception as error:  # no network, no permission, not logged in
+        except Exception as error:  # no connection, no permission, not logged in
             words = " ".join(str(error).split())
             raise StudyError(f"{repository} cannot be pushed: {type(error).__name__}: {words}") from error
     return Pushed(name, str(url), done.oid, None if there else not public)
 
 
 def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") -> Path:
-    """Write what `push` puts on the Hub into a folder: the network, what was measured, and the card.
+    """Write the files that `push` uploads into a folder: the network, its measurements, and the card.
 
     Args:
-        run: the folder of a run.
-        out: the folder; it is made where it is not there.
-        name: by which the card says that it is loaded.
+        run: the run's folder.
+        out: the folder, created if missing.
+        name: the name under which the card says to load it.
 
     Raises:
         StudyError: the folder holds no finished run.
@@ -107,7 +107,7 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
     target.mkdir(parents=True, exist_ok=True)
     _write_network(folder / MODEL, target / MODEL)
     kept = ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters", "sites", "settings", "machine")
-    result.get("machine", {}).pop("command", None)  # whose words may be paths
+    result.get("machine", {}).pop("command", None)  # its words may be paths
     write_json(target / RESULT, {key: bare(result[key]) for key in kept if key in result})
     about = read_metadata(target / MODEL)
     (target / CARD).write_text(card(name, about, bare(result), _comparison(folder)), encoding="utf-8")
@@ -115,7 +115,7 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
 
 
 def bare(value: Any) -> Any:
-    """A value of JSON in which every path is its last part; names of networks stay."""
+    """A JSON value with every path cut to its last part; names of networks stay."""
     if isinstance(value, dict):
         return {key: bare(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -128,7 +128,7 @@ def bare(value: Any) -> Any:
 
 
 def card(name: str, about: Mapping[str, Any], result: Mapping[str, Any], comparison: Comparison | None) -> str:
-    """The model card: metadata that the Hub reads, and what a person wants to know."""
+    """The model card: metadata for the Hub, and text for readers."""
     settings, metadata = result["settings"], about["metadata"]
     model, data = settings["model"]["name"], settings["data"]["name"]
     with_se = bool(about["sites"] or about["pruned"])
@@ -158,7 +158,7 @@ def _named(repository: str, revision: str | None) -> str:
 
 
 def _write_network(source: Path, target: Path) -> None:
-    """The network's file again, its header without what belongs to this machine."""
+    """Rewrite the network's file without this machine's details in its header."""
     tensors, header = fileformat.read(source)
     if header is None:
         raise StudyError(f"{source} is not of senet: it does not say which network it holds")
@@ -170,7 +170,7 @@ def _write_network(source: Path, target: Path) -> None:
 
 
 def _comparison(folder: Path) -> Comparison | None:
-    """The comparison that a run is part of."""
+    """The comparison that a run belongs to."""
     try:
         return read_comparison(folder.parent)
     except StudyError:

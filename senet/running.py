@@ -1,4 +1,4 @@
-"""Run a network and leave no trace: modes, buffers and random state are afterwards what they were."""
+"""Run a network and restore its modes, buffers and random state."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ += ["set_training", "sets_mode", "untouched"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batched:
-    """A tensor of an example, with the dimension that counts the samples.
+    """A tensor of an example with its batch dimension.
 
-    Where an example has one of these, the tensors beside them have no batch. `optimize` and `export` take such
-    examples; without one, the batch is dimension 0 of every tensor that is as long there as the first map.
+    If an example has a Batched tensor, all plain tensors beside it have no batch. `optimize` and
+    `export` take such examples. Otherwise the batch is dimension 0 of every tensor that has the
+    first map's length there.
 
     Args:
-        tensor: as the network takes it.
-        dim: the dimension of the batch.
+        tensor: the tensor that the network takes.
+        dim: the batch dimension.
     """
 
     tensor: Tensor
@@ -54,13 +55,13 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def batch_dims(example: Any) -> list[int | None]:
-    """For each tensor of an example, in order, the dimension that counts its samples; None where it has none.
+    """The batch dimension of each tensor of an example, in order; None for a tensor without one.
 
-    Where the example does not say, the batch is as long as the first dimension of the first floating-point tensor of
-    two dimensions or more, or of the first tensor that has a dimension.
+    Without Batched tensors, the batch size is that of the first floating-point tensor of two
+    dimensions or more, else of the first tensor that has a dimension.
 
     Raises:
-        InputError: where a tensor has no such dimension.
+        InputError: a tensor has no such dimension.
     """
     leaves = [leaf for leaf in _leaves(example) if isinstance(leaf, Tensor | Batched)]
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -100,18 +101,18 @@ def describe(example: Any) -> str:
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:
-    """Where the parameters and buffers of `model` lie."""
+    """The devices of the parameters and buffers of `model`."""
     return {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers `module` can learn or has frozen: shared parameters once, buffers not."""
+    """The number of parameters of `module`, trainable or frozen; shared ones count once, buffers do not."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-# ultralytics' YOLO is an nn.Module whose `train` trains, and `eval` calls `train`.
+# ultralytics' YOLO is an nn.Module whose `train` starts a training, and its `eval` calls `train`.
 def set_training(model: nn.Module, training: bool) -> nn.Module:
-    """Put `model` into training or eval mode, by its own `train` only where that sets a mode.
+    """Put `model` into training or eval mode, with its own `train` only if that sets a mode.
 
     Returns:
         `model`.
@@ -126,7 +127,7 @@ def set_training(model: nn.Module, training: bool) -> nn.Module:
 
 
 def sets_mode(model: nn.Module) -> bool:
-    """Whether the `train` of a module's class takes a mode, as `nn.Module.train` does, and starts no training."""
+    """Whether the `train` of a module's class sets a mode, as `nn.Module.train` does, and starts no training."""
     try:
         _, *parameters = inspect.signature(type(model).train).parameters.values()
     except (TypeError, ValueError):
@@ -142,18 +143,18 @@ def sets_mode(model: nn.Module) -> bool:
 
 
 def meant(model: object) -> str:
-    """The network that somebody means who gives an object that holds it as `.model`: a hint, or ""."""
+    """A hint if `model` is an object that holds the network as `.model`, else ""."""
     inner = getattr(model, "model", None)
     return "; its attribute `model` is the network: give that" if isinstance(inner, nn.Module) else ""
 
 
 @contextmanager
 def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
-    """Within it `model` is in eval mode (or training mode, on request); on leaving all is as before.
+    """A context in which `model` is in eval mode (or training mode, on request) and whose exit restores its state.
 
-    Kept are each module's own `training` flag, every buffer's identity and value, and the states of
-    the random generators of the CPU and of the model's devices. Gradients are the caller's
-    business: run without them, or without calling `backward`.
+    It restores each module's `training` flag, every buffer's identity and value, and the random
+    generators of the CPU and the model's devices. Gradients are not restored: run without them, or
+    do not call `backward`.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -173,7 +174,7 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     module._buffers[name] = buffer
-                    if not torch.equal(buffer, value):  # a write would disturb a graph of the caller's
+                    if not torch.equal(buffer, value):  # a write would invalidate the caller's graph
                         buffer.copy_(value)
 
 
@@ -181,13 +182,13 @@ def run(model: nn.Module, example: Any) -> Any:
     """`model` on `example`, without gradients.
 
     Raises:
-        InsertionError: where the network refuses the example, with what was given and what it said.
+        InsertionError: the network refuses the example; the message has the example and the network's error.
     """
     args, kwargs = as_call(example)
     try:
         with torch.no_grad():
             return model(*args, **kwargs)
-    except InsertionError:  # of a block that is tried
+    except InsertionError:  # from a block that is tried
         raise
     except Exception as error:
         raise InsertionError(

@@ -1,4 +1,4 @@
-"""Words in messages: lists, counts, and the nearest right spelling."""
+"""Words for messages: lists, counts, and the nearest right spelling."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 __all__ = ["counted", "did_you_mean", "nearest", "printable"]
 
-# A terminal obeys these, and a file's name, key or class may hold them. Lone surrogates cannot be written at all.
+# A terminal obeys control characters, and a file's name, key or class may hold them. Lone surrogates cannot be encoded.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """A text that no terminal obeys: control characters, and marks that turn the direction, as Python writes them."""
+    """The text with control characters and direction marks escaped as in Python, so that no terminal obeys them."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -23,14 +23,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def nearest(given: object, known: Iterable[str], most: int = 1) -> list[str]:
-    """The names of `known` that are spelt most like what was given, the nearest first; none where none is near."""
+    """The names of `known` spelt most like `given`, nearest first; empty if none is near."""
     return difflib.get_close_matches(str(given), sorted(known), n=most)
 
 
 def did_you_mean(given: object, known: Iterable[str], otherwise: str | None = None, most: int = 3) -> str:
-    """The end of a message: the names of `known` nearest to `given`.
+    """The end of a message that suggests the names of `known` nearest to `given`.
 
-    Where none is near, it is `otherwise`, or some of `known` where that is None.
+    If none is near, it is `otherwise`, or lists some of `known` if that is None.
     """
     known = list(known)
     if near := nearest(given, known, most):

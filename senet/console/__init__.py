@@ -1,1 +1,1 @@
-"""What a person sees in a terminal: numbers with units, tables, progress, the machine."""
+"""Output in a terminal: numbers with units, tables, progress, the machine."""

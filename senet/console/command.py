@@ -1,4 +1,4 @@
-"""The command that a person typed, for the reports that it writes."""
+"""The typed command, for the reports that it writes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TYPED: contextvars.ContextVar[str] = contextvars.ContextVar("typed", default=""
 
 
 def typed() -> str:
-    """The command, as a shell takes it; "" when nothing was typed."""
+    """The command, quoted for a shell; "" if nothing was typed."""
     return _TYPED.get()
 
 
 @contextlib.contextmanager
 def typing_in(words: Sequence[str]) -> Iterator[None]:
-    """Within it `typed()` is `senet` with these words."""
+    """A context in which `typed()` is `senet` with these words."""
     token = _TYPED.set(shlex.join(["senet", *words]))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What senet shows to people: numbers with units, in a terminal and in a log."""
+"""Show numbers with units, tables and text in a terminal or a log."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
     "silence",
 ]
 
-WIDTH = 100  # of a table as text
-LOG_WIDTH = 140  # of the command's output where it is no terminal
+WIDTH = 100  # of a table in plain text
+LOG_WIDTH = 140  # of the command's output if it is not a terminal
 
 
 def count(number: int) -> str:
-    """A number as people say it: 272, 12.30 k, 25.56 M, 4.09 G."""
+    """A number with a decimal unit: 272, 12.30 k, 25.56 M, 4.09 G."""
     for power, unit in ((9, "G"), (6, "M"), (3, "k")):
         if abs(number) >= 0.99995 * 10**power:
             return f"{_digits(number / 10**power)} {unit}"
@@ -41,7 +41,7 @@ def count(number: int) -> str:
 
 
 def bytes_of(number: int) -> str:
-    """Bytes in the unit that suits them: 512 B, 96.00 KiB, 103.4 MiB, 1.61 GiB."""
+    """Bytes with a binary unit: 512 B, 96.00 KiB, 103.4 MiB, 1.61 GiB."""
     for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
         if abs(number) >= 0.99995 * 1024**power:
             return f"{_digits(number / 1024**power)} {unit}"
@@ -49,7 +49,7 @@ def bytes_of(number: int) -> str:
 
 
 def share(fraction: float) -> str:
-    """A fraction in per cent, to two digits that say something: 21 %, 9.0 %, 0.061 %."""
+    """A fraction in per cent, to two significant digits: 21 %, 9.0 %, 0.061 %."""
     percent = 100 * fraction
     if percent == 0 or abs(percent) >= 9.95:
         return f"{percent:.0f} %"
@@ -61,20 +61,20 @@ def _digits(number: float) -> str:
 
 
 class Unbroken:
-    """A stream whose writing never raises: once it cannot be written, what goes there goes nowhere.
+    """A stream that never raises on writing: once a write fails, later output is dropped.
 
-    A training must not end because whoever read its progress has enough (`2>&1 | head -1`), or because the disk that
-    its log lies on is full.
+    A training must not end because the reader of its progress closed the pipe (`2>&1 | head -1`) or
+    the log's disk is full.
 
     Args:
-        file: the stream, None where the process has none.
+        file: the stream; None if the process has none.
     """
 
     def __init__(self, file: TextIO | None) -> None:
         self._file = file
 
     def write(self, text: str) -> int:
-        """Write, or forget."""
+        """Write, or drop the text."""
         if self._file is not None:
             try:
                 self._file.write(text)
@@ -85,26 +85,26 @@ class Unbroken:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Flush the stream if it can still be written."""
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return self._file is not None and not self._file.closed and self._file.isatty()
 
     def fileno(self) -> int:
-        """Of the stream."""
+        """The stream's file descriptor."""
         if self._file is None:
             raise io.UnsupportedOperation("fileno")
         return self._file.fileno()
 
     @property
     def encoding(self) -> str:
-        """Of the stream."""
+        """The stream's encoding."""
         return getattr(self._file, "encoding", None) or "utf-8"
 
 
 def silence(file: TextIO) -> None:
-    """Let what a stream still holds go nowhere: Python writes it when the process ends, and fails again."""
+    """Drop what a stream still buffers, which Python would fail to write again at exit."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())
@@ -112,14 +112,14 @@ def silence(file: TextIO) -> None:
 
 
 def console(file: TextIO | None = None) -> Console:
-    """The console that the command prints to: a terminal as it is, without colours and wide where it is none."""
+    """The console for the command's output; if it is not a terminal, wide and without colours."""
     file = file or sys.stdout
     wide = None if file.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
     return Console(file=file, width=wide, highlight=False, emoji=False, markup=False)
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print to standard output, in colours in a terminal, and as text without trailing spaces elsewhere."""
+    """Print to standard output, with colours in a terminal and as text without trailing spaces elsewhere."""
     renderables = _printable(renderables)
     to = console()
     if to.is_terminal:
@@ -129,7 +129,7 @@ def show(*renderables: RenderableType) -> None:
 
 
 def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = True) -> str:
-    """What a terminal of that width would show, without colours; long lines outside of tables wrap on request."""
+    """The output of a terminal of that width, without colours; long lines outside tables wrap on request."""
     file = io.StringIO()
     to = Console(file=file, width=width, color_system=None, force_terminal=False, highlight=False, markup=False)
     for renderable in _printable(renderables):

@@ -1,4 +1,4 @@
-"""The logs of other libraries, turned down while we say what matters ourselves."""
+"""Turn down the logs of other libraries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["turned_down"]
 
 @contextlib.contextmanager
 def turned_down(*names: str, to: int = logging.CRITICAL) -> Iterator[None]:
-    """Within it the loggers of these names log only what is at least at the level `to`.
+    """A context in which the named loggers log only records of level `to` or higher.
 
-    The level of the root logger is put back too: OpenVINO's converter leaves it at ERROR, and
-    whatever else the program logs would be lost.
+    The root logger's level is restored too: OpenVINO's converter leaves it at ERROR, which would
+    drop the program's other logs.
     """
     levels = [(logger, logger.level) for logger in map(logging.getLogger, ("", *names))]
     for logger, _ in levels[1:]:

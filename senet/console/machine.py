@@ -1,4 +1,4 @@
-"""What a study ran on, for the record."""
+"""Describe the machine that a study ran on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["has_bf16", "machine", "usual_workers"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, accelerator, threads, versions, and the command if one was typed, as plain values."""
+    """Processor, accelerator, threads, versions, and the typed command if any, as plain values."""
     from senet._version import __version__
 
     return {
@@ -34,7 +34,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _version_of(package: str) -> dict[str, str]:
-    """The version of a package that may not be installed, without importing it."""
+    """The version of a package by its name, found without importing it; empty if it is not installed."""
     try:
         return {package: importlib.metadata.version(package)}
     except importlib.metadata.PackageNotFoundError:
@@ -42,19 +42,19 @@ def _version_of(package: str) -> dict[str, str]:
 
 
 def usual_workers() -> int:
-    """Processes, or threads, that decode images: one a core that we may use, at most 8."""
+    """The default number of processes or threads that decode images: one per usable core, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
 
 
 def has_bf16() -> bool:
-    """Whether the processor multiplies in bfloat16, by Linux's list of its features; False where there is no list."""
+    """Whether the processor multiplies in bfloat16, according to /proc/cpuinfo; False without that file."""
     words = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
     return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # "bf16" is Arm's
 
 
 def _processor() -> str:
-    """The name of the processor: Linux's own list has it, elsewhere what Python knows."""
+    """The processor's name, from /proc/cpuinfo on Linux and from `platform` elsewhere."""
     names = (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
 

@@ -1,4 +1,4 @@
-"""How far a study is: a bar with the time left in a terminal, a line now and then in a log, nothing on request."""
+"""Progress of a study: a bar with the time left in a terminal, occasional lines in a log, or nothing."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "alive"]
 
 LINES = 4
-"""Lines that one run may write into a log: the least whole number of epochs between two of them follows."""
+"""The most lines that one run writes into a log; they are a whole number of epochs apart."""
 
 
 class Progress:
-    """Counts the training steps of a study, all its runs together.
+    """Counts the training steps of all runs of a study.
 
     Args:
-        show: whether to show anything.
-        file: where; standard error by default.
+        show: whether to show progress.
+        file: the stream; standard error by default.
     """
 
     def __init__(self, show: bool = True, file: TextIO | None = None) -> None:
@@ -38,14 +38,14 @@ class Progress:
         self._bar: Bar | None = None
         self._total = 0
         self._done = 0
-        self._worked = 0  # of those done, the ones that took time here
+        self._worked = 0  # the steps that ran in this session
         self._begun = time.monotonic()
         self._run = ""
         self._epochs = 0
 
     @contextlib.contextmanager
     def steps(self, total: int) -> Iterator[None]:
-        """Within it `total` steps are taken."""
+        """A context in which `total` steps are taken."""
         self._total, self._done, self._worked = total, 0, 0
         self._begun = time.monotonic()
         if not (self._show and self._console.is_terminal):
@@ -71,26 +71,26 @@ class Progress:
                 self._bar = None
 
     def run(self, name: str, epochs: int = 0) -> None:
-        """Something of that name, and of so many epochs if any, begins."""
+        """Begin a run of that name, with so many epochs if any."""
         self._run, self._epochs = name, epochs
         self._describe(1)
 
     def step(self, count: int = 1, *, worked: bool = True) -> None:
-        """So many steps are done; not `worked` are those of an earlier session."""
+        """Count steps as done; not `worked` for those of an earlier session."""
         self._done += count
         self._worked += count * worked
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], count)
 
     def epoch(self, number: int, text: str = "") -> None:
-        """Epoch `number` of the run is done, with `text` to say of it."""
+        """Count epoch `number` of the run as done, with `text` about it."""
         self._describe(min(number + 1, self._epochs))
         every = math.ceil(self._epochs / LINES)
         if self._bar is None and (number % every == 0 or number == self._epochs):
             self.note(f"{self._run}, epoch {number} of {self._epochs}{': ' * bool(text)}{text}{self._left()}")
 
     def note(self, text: str) -> None:
-        """Print one line, however long."""
+        """Print one line of any length."""
         if self._show:
             self._console.print(printable(text), soft_wrap=True)
 
@@ -108,14 +108,14 @@ class Progress:
 
 @contextlib.contextmanager
 def alive(every: float = 60.0, file: TextIO | None = None) -> Iterator[Callable[[str], None]]:
-    """Within it a step of unknown length is shown with its time: running in a terminal, now and then in a log.
+    """A context that shows the time of a step of unknown length: a clock in a terminal, occasional lines in a log.
 
     Args:
         every: seconds between two lines in a log.
-        file: where; standard error by default.
+        file: the stream; standard error by default.
 
     Yields:
-        What to call with each step, in words, as it begins.
+        A function to call with each step's description as it begins.
     """
     where = console(cast("TextIO", Unbroken(file or sys.stderr)))
     if where.is_terminal:
@@ -123,7 +123,7 @@ def alive(every: float = 60.0, file: TextIO | None = None) -> Iterator[Callable[
         from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        # What other threads print is theirs: a converter's output is kept back elsewhere.
+        # Output of other threads is left alone; a converter's is suppressed elsewhere.
         with RichProgress(*columns, console=where, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
             task = bar.add_task("", total=None)
             yield lambda step: bar.update(task, description=printable(step))

@@ -1,4 +1,4 @@
-"""What a command says that was asked to stop. It needs no extra, so that the command can know it."""
+"""The exception of a training that was asked to stop. It needs no extra, so the command can import it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["Stopped"]
 
 
 class Stopped(Exception):  # noqa: N818 it is no error
-    """A training that was asked to stop and has written a checkpoint.
+    """A training was asked to stop and has written a checkpoint.
 
     Attributes:
-        number: the signal's.
+        number: the signal's number.
     """
 
     def __init__(self, number: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The command's own streams: there, whatever the process was started with, and able to show every character somehow."""
+"""Make the command's streams usable: open if they were closed, and able to show every character."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from senet.console.display import silence
 __all__ = ["open_streams", "tell"]
 
 _PLAIN: Mapping[str, str] = {"−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "±": "+-", "→": "->"}
-"""What stands for a character that the terminal's encoding lacks: a minus sign must not become a question mark."""
+"""Replacements for characters that the terminal's encoding lacks: a minus sign must not become a question mark."""
 
 
 def open_streams() -> None:
-    """Open what is closed of descriptors 0 to 2, and have output replace what its encoding does not have.
+    """Open those of descriptors 0 to 2 that are closed, and make output replace characters outside its encoding.
 
-    With a descriptor closed (`2>&-`), the next file that is opened would get its number, and a library that writes to
-    standard error would write into a checkpoint.
+    If a descriptor is closed (`2>&-`), the next opened file gets its number. A library that writes
+    to standard error would then write into a checkpoint.
     """
     for descriptor in range(3):
         try:
@@ -40,7 +40,7 @@ def open_streams() -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line to standard error; where that cannot be written, nobody reads it."""
+    """Print a line to standard error if it can be written."""
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: what a killed process, or a full disk, leaves is the old file."""
+"""Atomic writes: after a killed process or a full disk the old file is still there, never a partial one."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _cleaned: set[Path] = set()
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; what was written there then takes the place of `path`.
+    """Yield a temporary path in the same folder; the file written there then replaces `path`.
 
-    The data is on the disk (fsync) before the name changes. Where the block raises, the temporary file is
-    removed and `path` stays as it was. The permissions of a file that is replaced are kept. The temporary file has the
-    suffix of `path`, for writers that choose their format by it.
+    The data is flushed to disk (fsync) before the rename. If the block raises, the temporary file
+    is removed and `path` is unchanged. The old file's permissions are kept. The temporary file has
+    the suffix of `path`, for writers that choose their format by it.
 
     Args:
         path: the file.
-        follow: whether a link at `path` is followed, and what it leads to replaced. False replaces the link itself:
-            a folder that somebody else made may hold links to anywhere.
+        follow: whether to follow a link at `path` and replace its target. False replaces the link
+            itself, since a folder from another user may hold links to anywhere.
 
     Raises:
-        OSError: where the folder is missing or cannot be written, or `path` is a folder.
+        OSError: the folder is missing or cannot be written, or `path` is a folder.
     """
     target, temporary = _places(path, follow=follow)
     mode = _created(temporary, target, path)
     _clean(target.parent)
     try:
         yield temporary
-        temporary.chmod(mode)  # the writer may have put a file of its own there
+        temporary.chmod(mode)  # the writer may have replaced the temporary file
         _flush(temporary)
         temporary.replace(target)
     except BaseException:
@@ -55,7 +55,7 @@ def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise what writing `path` would end in, before work is done that would be for nothing.
+    """Raise the error that writing `path` would raise, before any work is wasted.
 
     Raises:
         OSError: as `atomic_write`.
@@ -67,26 +67,27 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def atomic_write_all(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
-    """Yield temporary paths, as `atomic_write` does, for files that are one thing: after it all are new, or none.
+    """Yield temporary paths, as `atomic_write` does, for files that belong together: all are replaced, or none.
 
-    The first is the one that readers open, such as OpenVINO's .xml with its .bin: the old one goes before the others
-    change, and the new one comes last, so that a process that is killed in between leaves no pair of two kinds.
+    The first is the one that readers open, such as OpenVINO's .xml with its .bin. The old one is
+    removed before the others change, and the new one comes last. So a process that is killed in
+    between leaves no mismatched pair.
 
     Raises:
-        OSError: where a folder is missing or cannot be written, or a path is a folder.
+        OSError: a folder is missing or cannot be written, or a path is a folder.
     """
     with contextlib.ExitStack() as stack:
         yield tuple([stack.enter_context(atomic_write(path)) for path in paths])
         if len(paths) > 1:
             Path(os.path.realpath(paths[0])).unlink(missing_ok=True)
-        # the stack is left from its top: the first path's file takes its place last
+        # an ExitStack unwinds from its top, so the first path's file is replaced last
 
 
 def _clean(folder: Path) -> None:
-    """Remove what killed writers left in a folder, once for each folder and process.
+    """Remove temporary files of killed writers from a folder, once per folder and process.
 
-    A temporary file's name says which process of which machine writes it. One of another machine, or of a version
-    that did not say, is removed when nobody has written to it for a day.
+    A temporary file's name has its writer's machine and process. A file from another machine, or
+    from a version that left them out, is removed when it is a day old.
     """
     if folder in _cleaned:
         return
@@ -105,14 +106,14 @@ def _is_left(path: Path, host: str | None, process: str | None) -> bool:
             os.kill(int(process), 0)
         except ProcessLookupError:
             return True
-        except OSError:  # it runs, as another user's
+        except OSError:  # it runs under another user
             return False
         return False
     return time.time() - path.lstat().st_mtime > 86_400
 
 
 def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path, Path]:
-    """Where the file is to be, and a free name beside it."""
+    """The file's final path, and a free name beside it."""
     given = Path(path)
     target = Path(os.path.realpath(given if follow else given.parent), *(() if follow else (given.name,)))
     if target.is_dir() and (follow or not target.is_symlink()):
@@ -121,7 +122,7 @@ def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path,
 
 
 def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> int:
-    """Make the temporary file, and return the permissions that the written file is to have."""
+    """Create the temporary file and return the permissions for the written file."""
     try:
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileNotFoundError:
@@ -140,7 +141,7 @@ def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> in
 
 
 def _flush(path: Path) -> None:
-    """Have the system write the file, or the folder's list of names, to the disk."""
+    """Flush the file, or the folder's directory entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)

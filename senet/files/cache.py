@@ -1,4 +1,4 @@
-"""What was found out about data once and is true until the data changes, kept in the user's cache folder."""
+"""A cache, in the user's cache folder, of facts about data that hold until the data changes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["cache_folder", "remembered"]
 
 
 def cache_folder() -> Path:
-    """Where senet keeps what anyone may remove: $SENET_CACHE, else senet in $XDG_CACHE_HOME or ~/.cache.
+    """The cache folder, which may be deleted at any time: $SENET_CACHE, else senet in $XDG_CACHE_HOME or ~/.cache.
 
-    A leading ~ is the user's home. A user without one, as in many containers, gets a folder among the
-    temporary files. It is made if it can be, for this user alone.
+    A leading ~ is the user's home. A user without a home, as in many containers, gets a folder
+    among the temporary files. The folder is created, if possible, with access for this user only.
     """
     try:
         own, cache = os.environ.get("SENET_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = Path(own).expanduser() if own else Path(cache).expanduser() / "senet"
-    except RuntimeError:  # there is no home: neither $HOME nor an entry in the list of users
+    except RuntimeError:  # there is no home: neither $HOME nor an entry in the user database
         folder = _without_home()
     # Compiled code is run from here, so even a umask of 002 must not let the group write.
     with contextlib.suppress(OSError):
@@ -46,18 +46,18 @@ def _without_home() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.lstat().st_uid == user and not folder.is_symlink():
             return folder
-    return Path(tempfile.mkdtemp(prefix="senet-"))  # someone else has taken that name
+    return Path(tempfile.mkdtemp(prefix="senet-"))  # another user has taken that name
 
 
 def remembered(kind: str, key: bytes, make: Callable[[], tuple[Any, bool]]) -> Any:
-    """What `make` returns, or returned when it was called with this key before: plain values.
+    """The plain values that `make` returns, or the cached ones from an earlier call with this key.
 
-    Of several processes that ask at once, such as the ranks of a training, one finds out and the others wait.
+    If several processes ask at once, such as the ranks of a training, one computes and the others wait.
 
     Args:
-        kind: the name of the folder for such values.
-        key: changes with all that decides the value.
-        make: returns the value, and whether it may be kept.
+        kind: the name of the subfolder.
+        key: a value that changes whenever the result may.
+        make: returns the result, and whether it may be cached.
     """
     file = cache_folder() / kind / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
     if (held := _read(file)) is not None:
@@ -83,7 +83,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Within it no other process is, as far as the file system can say."""
+    """A context that holds a lock between processes, if the file system has locks."""
     try:
         import fcntl
 

@@ -1,4 +1,4 @@
-"""A digest of a function's code, by which two trainings are told apart."""
+"""Digest a function's code, to tell two trainings apart."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LIBRARIES = ("site-packages", "dist-packages")
 
 
 def digest_of_code(function: Callable[..., Any]) -> str:
-    """A digest of a function's code, with what it names of the person's own files; comments and layout do not count.
+    """A digest of a function's code and of everything it uses from the user's files, without comments and layout.
 
-    That is functions, classes, plain values and defaults.
+    It covers functions, classes, plain values and defaults.
 
     Raises:
-        StudyError: where the code cannot be read.
+        StudyError: the code cannot be read.
     """
     told: list[str] = []
     seen: set[int] = set()
-    alive: list[Any] = []  # so that no other value gets the id of one that was seen
+    alive: list[Any] = []  # keeps visited values alive, so that no `id` is reused
     root = _unwrapped(function)
     home = _file_of(root)
 
@@ -102,12 +102,12 @@ def _source(value: Any) -> str:
         ) from error
     try:
         return ast.unparse(ast.parse(text))
-    except SyntaxError:  # a lambda in the middle of a line
+    except SyntaxError:  # a lambda inside a line
         return text
 
 
 def _named_in(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a function, or the methods of a class, name: globals, what they close over, defaults."""
+    """The values that a function, or a class's methods, refer to: globals, closures, defaults."""
     if isinstance(value, type):
         for base in value.__bases__:
             yield base.__name__, base
@@ -138,7 +138,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _is_own(value: Any, root: Any, home: Path | None) -> bool:
-    """Whether a value belongs to the person's own files: plain, of the function's module, or in a file beside it."""
+    """Whether a value belongs to the user's code: a plain value, or defined in the function's module or beside it."""
     if isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset)):
         return True
     if isinstance(value, types.ModuleType):
@@ -162,17 +162,17 @@ def _is_library(path: Path) -> bool:
 
 
 def code_name(function: Callable[..., Any]) -> str:
-    """What a function is called in settings: its file and its name."""
+    """The name of a function in settings: its file and its name."""
     root = _unwrapped(function)
     file = _file_of(root)
     return f"{file.name if file else '?'}:{getattr(root, '__qualname__', type(root).__name__)}"
 
 
 def command_name(function: Callable[..., Any]) -> str:
-    """By what name a command finds a function: path/to/file.py:function.
+    """The name by which a command finds a function: path/to/file.py:function.
 
     Raises:
-        InputTypeError: where it stands at the top of no file.
+        InputTypeError: it is not at the top level of a file.
     """
     file = _file_of(_unwrapped(function))
     name = getattr(function, "__name__", "")

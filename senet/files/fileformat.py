@@ -1,10 +1,10 @@
-"""The file that `save` writes: safetensors whose metadata says which network it holds. Nothing in it is run.
+"""The file that `save` writes: safetensors with metadata that describes its network. Nothing in it is executed.
 
-The key "senet" of the metadata is a JSON mapping with `format`, `senet` and `torch` (versions), `model` and
-`options` (which network; null for one of the caller's own), `sites` (each with its SESpec), `aliases` (tied
-tensors are stored once: other name -> stored name) and `metadata` (the caller's own). Two more keys are there where
-they say something: `pruned` (what stands in the place of each pruned SE block, by name), and `changed` (what a network
-was before it was changed by hand, and where). All of it is checked here as what it is, a stranger's text.
+The metadata's key "senet" is a JSON mapping. `format`, `senet` and `torch` are versions; `model`
+and `options` name the network (null for one of the caller's own); `sites` lists sites with their
+specs. `aliases` maps each tied tensor to the stored one, and `metadata` is the caller's own. Two
+keys are optional: `pruned` (the module in place of each pruned SE block, by name) and `changed`
+(the network before it was changed by hand, and where). Everything is validated as untrusted text.
 """
 
 from __future__ import annotations
@@ -46,26 +46,27 @@ _KINDS: Mapping[str, Any] = {
     "pruned": dict,
     "changed": dict,
 }
-_OPTIONAL = ("pruned", "changed")  # written only where they say something, since earlier versions do not know them
+_OPTIONAL = ("pruned", "changed")  # written only if not empty, because earlier versions do not know them
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a saved file says of itself.
+    """The description of a saved file's network.
 
     Attributes:
-        model: the network's name (`resnet20`, `torchvision:mobilenet_v2`, `net.py:build`), None for the
-            caller's own.
-        options: what it was built with; JSON scalars and lists of them.
-        sites: for each inserted SE block the fields of its Site and of its SESpec.
-        metadata: the caller's own.
-        aliases: tied tensors, other name -> name of the stored one.
-        senet: the version of this library that wrote the file.
-        torch: the version of PyTorch.
-        pruned: what stands in place of pruned SE blocks, "folded" or "held", by name.
-        changed: of a network that was changed after `create` made it: `network` and `options`, as they were, and
-            `modules`, for each that changed what it was and what it is, "" for none. `model` is then None.
-        format: of this header.
+        model: the network's name (`resnet20`, `torchvision:mobilenet_v2`, `net.py:build`); None for
+            one of the caller's own.
+        options: the builder's arguments; JSON scalars and lists of them.
+        sites: the fields of the Site and the SESpec of each inserted block.
+        metadata: the caller's own values.
+        aliases: tied tensors: other name -> stored name.
+        senet: the version of senet that wrote the file.
+        torch: the version of PyTorch that wrote it.
+        pruned: the pruned SE blocks, "folded" or "held", by name.
+        changed: for a network that was changed after `create`: its original `network` and
+            `options`, and in `modules` each changed module before and after, "" for none. `model`
+            is then None.
+        format: the format's version.
     """
 
     model: str | None
@@ -80,7 +81,7 @@ class Header:
     format: int = FORMAT
 
     def as_json(self) -> str:
-        """The text of the metadata's key "senet"."""
+        """The JSON text of the metadata's key "senet"."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in _OPTIONAL:
             if not fields[name]:
@@ -90,10 +91,10 @@ class Header:
 
 
 def plain_json(value: object, where: str, *, nested: bool = True) -> Any:
-    """`value` as JSON has it (a tuple becomes a list), not `nested`: a scalar or a list of scalars.
+    """`value` as JSON represents it (a tuple becomes a list); without `nested` only a scalar or a list of scalars.
 
     Raises:
-        ValueError: where JSON has no such value, with `where` and the keys down to it.
+        ValueError: JSON has no such value; the message has `where` and the keys down to it.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -113,11 +114,11 @@ def plain_json(value: object, where: str, *, nested: bool = True) -> Any:
 
 
 def write(path: Path, state: Mapping[str, Any], header: Header) -> None:
-    """Write the tensors of a state dict, tied ones once, with `header`, whose `aliases` are filled in here.
+    """Write the tensors of a state dict, tied ones once, with `header`, whose `aliases` this fills in.
 
     Raises:
-        ValueError: where an entry is no tensor, has no values yet, or is of a kind that the format has not.
-        OSError: where the disk is full.
+        ValueError: an entry is not a tensor, has no values yet, or has a kind that the format lacks.
+        OSError: the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -131,15 +132,15 @@ def write(path: Path, state: Mapping[str, Any], header: Header) -> None:
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of a safetensors file, None where `save` did not write it; the tensors are not read."""
+    """The header of a safetensors file, or None if `save` did not write it. The tensors are not read."""
     return _read(path, tensors=False)[1]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Header | None]:
-    """Every tensor of a safetensors file, tied ones under each of their names, and its header if it has ours.
+    """The tensors of a safetensors file, tied ones under each of their names, and its header if it has ours.
 
     Raises:
-        WeightsError: where the file is truncated or damaged.
+        WeightsError: the file is truncated or damaged.
     """
     return _read(path, tensors=True)
 
@@ -163,10 +164,10 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], Header | Non
 
 
 def _stored_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors as safetensors takes them (dense, on the CPU, no memory in common), and the aliases."""
+    """The tensors as safetensors takes them (dense, on the CPU, without shared memory), and the aliases."""
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    first: dict[tuple[Any, ...], tuple[str, Tensor]] = {}  # the tensor keeps its address from being used again
+    first: dict[tuple[Any, ...], tuple[str, Tensor]] = {}  # the kept tensor's address cannot be reused
     taken: set[int] = set()
     for name, value in state.items():
         _check_writable(name, value)
@@ -180,7 +181,7 @@ def _stored_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str,
         dense = tensor.to("cpu").contiguous()
         part = dense.untyped_storage().nbytes() != dense.numel() * dense.element_size()
         if part or dense.untyped_storage().data_ptr() in taken:
-            dense = dense.clone()  # two views of one storage: to each memory of its own
+            dense = dense.clone()  # two views of one storage get memory of their own
         taken.add(dense.untyped_storage().data_ptr())
         stored[name] = dense
     return stored, aliases
@@ -193,7 +194,7 @@ def _check_writable(name: str, value: object) -> None:
         raise InputError(f"{name} has no values yet (a lazy module): run the network once, then save it")
     if value.is_meta:
         raise InputError(f"{name} is on the meta device and has no values to save")
-    if hasattr(value, "full_tensor"):  # a DTensor, whose module need not be imported
+    if hasattr(value, "full_tensor"):  # a DTensor, recognised without importing its module
         raise InputError(
             f"{name} is one part of a sharded weight (fully_shard): gather the whole by "
             f"torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True, load it into a "
@@ -204,7 +205,7 @@ def _check_writable(name: str, value: object) -> None:
 
 
 def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:
-    """The header, each part of it checked to be of its kind."""
+    """Parse and validate the header."""
 
     def damaged(what: str) -> WeightsError:
         return WeightsError(f"{path}: its senet header is damaged ({what}); write the file again")

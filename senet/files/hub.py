@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face Hub by their names: `hf:owner/name`, or `hf:owner/name@revision`."""
+"""Fetch networks from the Hugging Face Hub by name: `hf:owner/name`, or `hf:owner/name@revision`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 __all__ = ["WEIGHTS", "HubName", "fetched", "is_on_hub"]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What a repository may hold its weights in; the first that is there is taken."""
+"""The names of weights files in a repository; the first that exists is used."""
 
 _PREFIX = "hf:"
 _NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 class HubName(NamedTuple):
-    """A repository on the Hub, and a branch, tag or commit of it; None is its main branch."""
+    """A repository on the Hub and its branch, tag or commit; None is the main branch."""
 
     repository: str
     revision: str | None
 
     @classmethod
     def parse(cls, name: str) -> HubName:
-        """Read `hf:owner/name` or `hf:owner/name@revision`.
+        """Parse `hf:owner/name` or `hf:owner/name@revision`.
 
         Raises:
             WeightsError: it is neither.
@@ -40,15 +40,15 @@ class HubName(NamedTuple):
 
 
 def is_on_hub(name: object) -> bool:
-    """Whether a name says that it is on the Hub."""
+    """Whether a name refers to the Hub."""
     return isinstance(name, str) and name.startswith(_PREFIX)
 
 
 def fetched(name: str, files: Sequence[str]) -> str:
-    """The path of the first of `files` that the repository has, in the Hub's own cache.
+    """Fetch the first of `files` that the repository has; return its path in the Hub's cache.
 
     Raises:
-        WeightsError: the name is not as on the Hub, it has none of the files, or it cannot be reached.
+        WeightsError: the name is malformed, the repository has none of the files, or it cannot be reached.
         MissingPackageError: huggingface_hub is not installed.
     """
     repository, revision = HubName.parse(name)
@@ -57,7 +57,7 @@ def fetched(name: str, files: Sequence[str]) -> str:
         try:
             path: str = hub.hf_hub_download(repository, file, revision=revision)
         except Exception as error:  # no such file or repository, no network, no permission
-            # Off line the error is a kind of "no such file", and the next name would be off line too.
+            # Offline, the error is a subclass of "no such file", and the next name would fail too.
             missing = isinstance(error, hub.errors.EntryNotFoundError)
             if missing and not isinstance(error, hub.errors.LocalEntryNotFoundError):
                 continue

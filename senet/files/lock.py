@@ -1,4 +1,4 @@
-"""A lock on a folder: two processes never work in one at a time, on one machine or on a shared disk."""
+"""A lock on a folder, so that two processes never work in it at once, on one machine or on a shared disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["LOCK", "locked"]
 
 LOCK = ".lock"
 _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What a file system that has no locks answers: there we work without one."""
+"""The errors of a file system without locks, on which we work unlocked."""
 
 
 class _Held:
-    """The descriptor of a lock."""
+    """A lock's file descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -34,9 +34,9 @@ _held: weakref.WeakSet[_Held] = weakref.WeakSet()
 
 
 def _close_in_fork() -> None:
-    """Close the locks in a process that was forked.
+    """Close the locks in a forked process.
 
-    A worker that loads images outlives a process that was killed, and would hold its lock for some seconds.
+    A worker that loads images outlives its killed parent by seconds and would keep the lock.
     """
     for each in list(_held):
         with contextlib.suppress(OSError):
@@ -50,10 +50,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it no other process works in the folder. The system drops the lock of a process that is killed.
+    """A context that locks the folder against other processes. The system releases a killed process's lock.
 
     Raises:
-        StudyError: where another process holds it, which is named, or the lock cannot be written.
+        StudyError: another process, which is named, holds the lock, or it cannot be written.
     """
     path = folder / LOCK
     try:
@@ -71,17 +71,17 @@ def locked(folder: Path) -> Iterator[None]:
         if os.getpid() == owner:
             _held.discard(held)
             with contextlib.suppress(OSError):
-                path.unlink()  # while it is held: whoever opened it before looks again at what lies there
+                path.unlink()  # Removed while held: a process that opened it before checks the path again.
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
 
 def _acquired(path: Path) -> int:
-    """The descriptor of the lock's file, locked.
+    """Open and lock the lock's file; return its descriptor.
 
     Raises:
-        BlockingIOError: where another process has it.
-        OSError: where the file cannot be opened.
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be opened.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -95,7 +95,7 @@ def _acquired(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # it was removed, or is another by now
+        os.close(descriptor)  # it was removed or replaced meanwhile
 
 
 def _lock(descriptor: int) -> None:
@@ -111,7 +111,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds the lock, as its file says."""
+    """The holder of the lock, from its file."""
     with contextlib.suppress(StudyError):
         said = read_text(path, 200).strip()
         if said.startswith("process ") and said.isprintable() and len(said) < 100:

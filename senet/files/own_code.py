@@ -1,4 +1,4 @@
-"""Python files of a person's own: import one, and say where in it an error came up."""
+"""Import a user's Python file, and locate errors in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["function_in", "importing_from", "own_line", "raised_at"]
 
 
 def function_in(path: Path, name: str) -> Any:
-    """The function `name` of a Python file; the file is run, and again only when it has changed.
+    """The function `name` of a Python file. The file is executed, and again only after it has changed.
 
     Raises:
         ModelError: there is no such file or function, or the file cannot be imported.
@@ -36,14 +36,14 @@ def function_in(path: Path, name: str) -> Any:
 
 
 def own_line(error: Exception) -> str:
-    """Where in a person's own file an error came up, " (net.py, line 3)"; "" where no such file had a part in it."""
+    """The line of a user's file at which an error arose, " (net.py, line 3)"; "" if no such file was involved."""
     walked = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     own = [(frame.f_code.co_filename, line) for frame, line in walked if "_senet_version" in frame.f_globals]
     return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
 def raised_at(error: BaseException) -> str:
-    """The innermost line outside torch and senet that an error came through, " (net.py, line 3)"; "" without one."""
+    """The innermost line outside torch and senet in an error's traceback, " (net.py, line 3)"; "" if there is none."""
     packages = ("torch.", "senet.", "importlib.")
     own = [
         (frame.f_code.co_filename, line)
@@ -53,17 +53,17 @@ def raised_at(error: BaseException) -> str:
     return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
 
 
-# Two people's files may each lie beside a helper.py. Python knows one module of a name, so without this the second
-# file would run with the first one's helper, and nobody would be told.
+# Two users' files may each have a helper.py beside them. Python keeps one module per name, so the
+# second file would silently run with the first one's helper.
 _beside: dict[str, dict[str, ModuleType]] = {}
-"""By folder, the modules that were imported from it."""
+"""The modules imported from each folder."""
 
 
 @contextlib.contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Within it the files of a folder can be imported, as where Python runs one of them.
+    """A context in which the files of a folder can be imported, as when Python runs one of them.
 
-    A module of the same name that came from another person's folder does not stand in for one of this folder.
+    A module of the same name from another folder does not shadow one of this folder.
     """
     own = os.path.abspath(folder)  # noqa: PTH100 as in the files of what is imported: links stay links
     names = {entry.name.removesuffix(".py") for entry in (Path(own).iterdir() if folder.is_dir() else ())}
@@ -84,14 +84,14 @@ def importing_from(folder: Path) -> Iterator[None]:
 
 
 def _home(name: str) -> str:
-    """The folder that a module, or the package that it is of, was imported from; "" where it is unknown."""
+    """The folder that a module, or its package, was imported from; "" if unknown."""
     top = sys.modules.get(name.partition(".")[0])
     file = getattr(top, "__file__", None) or ""
     return os.path.dirname(os.path.dirname(file) if hasattr(top, "__path__") else file)  # noqa: PTH120
 
 
 def _imported(path: Path) -> ModuleType:
-    """The module of a file, under a name of its own; run again only where the file has changed."""
+    """The module of a file, under a name of its own; executed again only if the file has changed."""
     name = f"_senet_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     status = path.stat()
     version = (status.st_mtime_ns, status.st_size)
@@ -103,7 +103,7 @@ def _imported(path: Path) -> ModuleType:
         raise ModelError(f"{path} is not a Python file: its name ends in .py")
     module = importlib.util.module_from_spec(spec)
     module.__dict__["_senet_version"] = version
-    sys.modules[name] = module  # dataclasses and pickle look their module up
+    sys.modules[name] = module  # dataclasses and pickle look up their module
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Small files of a study, JSON and CSV: written whole, and read as what they are, files that anyone may have edited."""
+"""JSON and CSV files of a study: written atomically, and read as untrusted, since anyone may have edited them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["Record", "inert", "read_csv", "read_json", "read_text", "write_csv", "write_json"]
 
 MOST = 2**28
-"""Bytes of a file that is read whole. The predictions of a million images have a third of that."""
+"""The most bytes of a file that is read. The predictions of a million images take a third of that."""
 
-# A spreadsheet runs a cell that begins so. An apostrophe before it makes it text, and is taken off on reading.
+# A spreadsheet executes a cell that begins so. An apostrophe before it makes it text; reading removes it.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path`, whole or not at all; a link in its place gives way to a file.
+    """Write `content` to `path` atomically; a link there is replaced by a file.
 
     Raises:
-        ValueError: where a number is not finite: JSON has no such numbers.
+        ValueError: a number is not finite, for which JSON has no notation.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path, follow=False) as temporary:
@@ -39,10 +39,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file that `write_json` wrote.
+    """Read a file that `write_json` wrote.
 
     Raises:
-        StudyError: where it is missing, no file, too large, no UTF-8 or no JSON.
+        StudyError: it is missing, not a regular file, too large, not UTF-8 or not JSON.
     """
     text = read_text(path)
     try:
@@ -53,14 +53,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, follow: bool = False) -> None:
-    """Write rows that share their keys, whole or not at all; numbers as Python writes them, nothing rounded.
+    """Write rows that share their keys atomically, with unrounded numbers.
 
-    A text that a spreadsheet would run, such as a class called "=1+1", is written behind an apostrophe.
+    A text that a spreadsheet would execute, such as a class called "=1+1", gets an apostrophe before it.
 
     Args:
         path: the file.
-        rows: what stands in it.
-        follow: whether a link in its place is followed; False puts a file there.
+        rows: the rows.
+        follow: whether to follow a link at `path`; False replaces it by a file.
     """
     with atomic_write(path, follow=follow) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [inert(name) for name in rows[0]] if rows else [], lineterminator="\n")
@@ -69,10 +69,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, follow: bool = F
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that `write_csv` wrote, as text.
+    """Read the rows of a file that `write_csv` wrote, as text.
 
     Raises:
-        StudyError: where it is missing, no CSV, or a row has more or fewer fields than the head.
+        StudyError: it is missing, not CSV, or a row has more or fewer fields than the head.
     """
     lines = read_text(path).splitlines(keepends=True)
     try:
@@ -91,10 +91,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def read_text(path: Path, most: int = MOST) -> str:
-    """The text of a regular file; a pipe is not waited for, and no more than `most` bytes are read.
+    """Read the text of a regular file of at most `most` bytes; a pipe is refused, not waited for.
 
     Raises:
-        StudyError: where it is missing, no regular file, larger, or not in UTF-8.
+        StudyError: it is missing, not a regular file, larger, or not UTF-8.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -115,7 +115,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def inert(value: Any) -> Any:
-    """A cell of a CSV file as no spreadsheet runs it; `read_csv` takes the apostrophe off again."""
+    """A CSV cell that no spreadsheet executes; `read_csv` removes the apostrophe."""
     if not (isinstance(value, str) and _FORMULA.match(value)):
         return value
     try:
@@ -130,14 +130,14 @@ def _as_written(cell: str) -> str:
 
 
 class Record:
-    """The fields of a file, or of one row of it, each read as the kind of value that it must be.
+    """The fields of a file, or of one of its rows, each validated as it is read.
 
     Args:
-        where: the file, as messages name it.
-        fields: its content.
+        where: the file's name in messages.
+        fields: the content.
 
     Raises:
-        StudyError: by every method, where the field is missing or something else; it names file and field.
+        StudyError: in every method, if the field is missing or invalid; the message names file and field.
     """
 
     def __init__(self, where: object, fields: object) -> None:
@@ -147,12 +147,12 @@ class Record:
         self.fields: Mapping[str, Any] = fields
 
     def wrong(self, name: str, should: str) -> StudyError:
-        """The error that says what the field is and what it should be."""
+        """The error that states a field's value and what it should be."""
         held = _short(self.fields[name]) if name in self.fields else "missing"
         return StudyError(f"{self.where}: {name} is {held}, not {should}: it was edited, or is of another program")
 
     def number(self, name: str, low: float = -math.inf, high: float = math.inf, *, finite: bool = True) -> float:
-        """A number within [low, high], where text is read as a number; not `finite` allows inf and nan as well."""
+        """A number within [low, high], also from text; without `finite`, inf and nan are allowed too."""
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise self.wrong(name, "a number")
@@ -175,7 +175,7 @@ class Record:
         return value
 
     def text(self, name: str, among: Collection[str] = ()) -> str:
-        """A text; one of `among`, where they are given."""
+        """A text; one of `among` if given."""
         value = self.fields.get(name)
         if not isinstance(value, str) or (among and value not in among):
             raise self.wrong(name, f"one of {', '.join(among)}" if among else "a text")
@@ -197,11 +197,11 @@ class Record:
         return tuple(each.number(key, low, high) for key in each.fields)
 
     def record(self, name: str) -> Record:
-        """Fields within a field."""
+        """A nested record."""
         return Record(f"{self.where}, {name}", self.fields.get(name))
 
     def records(self, name: str, *, optional: bool = False) -> list[Record]:
-        """A list of records; none where the field is missing and `optional`."""
+        """A list of records; empty if the field is missing and `optional`."""
         value = self.fields.get(name, [] if optional else None)
         if not isinstance(value, list):
             raise self.wrong(name, "a list")
@@ -213,6 +213,6 @@ def _short(value: object, most: int = 60) -> str:
         return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # a number of more digits than Python writes
+    except (RecursionError, ValueError):  # an integer with more digits than Python converts
         return f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""The folder of a run or a comparison: its files, and whether the study in it can be resumed."""
+"""The folder of a run or a comparison: its files, and whether its study can be resumed."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ CHECKPOINTS = "checkpoints"
 
 
 def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) -> Path:
-    """Make the folder, or find that it holds a study with these very settings.
+    """Make the folder, or check that its study has exactly these settings.
 
     Args:
         path: the folder.
-        settings: all that decides the result; they are written to settings.json.
-        resume: whether a study in the folder is resumed; False makes it an error that there is one.
+        settings: everything that determines the result; written to settings.json.
+        resume: whether to resume a study in the folder; False makes an existing one an error.
 
     Raises:
-        StudyError: where the folder cannot be made or written, lies inside the data, holds files of ours that no
-            study wrote, a study of other settings (all that differ are named), or one and `resume` is False.
+        StudyError: the folder cannot be made or written, lies inside the data, or holds files of
+            these names without settings. Or it holds a study with other settings (all differences
+            are named), or any study if `resume` is False.
     """
     folder = Path(path).expanduser()
     writable_folder(folder, settings.get("data", {}).get("name"))
@@ -77,10 +78,10 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
 
 
 def _check_folders(folder: Path) -> None:
-    """See that what should be folders are: a link to one, on a disk with more room, is as good.
+    """Check that paths are folders; a link to a folder, say on a larger disk, is allowed.
 
     Raises:
-        StudyError: where one of them is a file, or a link to nothing.
+        StudyError: one is a file, or a broken link.
     """
     for name in (CHECKPOINTS, TENSORBOARD):
         path = folder / name
@@ -90,7 +91,7 @@ def _check_folders(folder: Path) -> None:
 
 
 def _kind(settings: Any) -> str:
-    """What a folder of such settings holds, in words."""
+    """The kind of study that has such settings, in words."""
     study = settings.get("study", "comparison") if isinstance(settings, dict) else "comparison"
     names = {"comparison": "a comparison", "ablation": "an ablation", "judge": "a judgement"}
     if isinstance(settings, dict) and "seed" in settings:
@@ -102,7 +103,7 @@ def writable_folder(folder: Path, data: str | None = None) -> None:
     """Make the folder.
 
     Raises:
-        StudyError: where it cannot be made or written, or lies inside the data.
+        StudyError: it cannot be made or written, or lies inside the data.
     """
     if data is not None and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
         raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
@@ -117,19 +118,19 @@ def writable_folder(folder: Path, data: str | None = None) -> None:
 
 
 def named(name: str | Path | None, content: Any) -> dict[str, Any]:
-    """A setting that is a name for something: the same name may come to mean another thing, and the reverse."""
+    """A setting that names something, with a digest of it, since the same name may come to mean another thing."""
     return {"name": None if name is None else str(name), "content": content}
 
 
 def _differing(held: Any, wanted: Any, name: str = "") -> list[str]:
-    """In words, where two settings differ."""
+    """The differences between two settings, in words."""
     if not (isinstance(held, dict) and isinstance(wanted, dict)):
         return [] if held == wanted else [f"{name} was {held!r} and is now {wanted!r}"]
     if "content" in wanted:
         if held.get("content") == wanted["content"] and _function(held.get("name")) == _function(wanted["name"]):
             return []
         if is_on_hub(wanted["name"]) and held.get("content") == wanted["name"]:
-            return []  # an earlier version kept its name alone
+            return []  # an earlier version kept only the name
         if held.get("name") == wanted["name"]:
             return [f"{name} {wanted['name']} has changed since"]
         return [f"{name} was {held.get('name')!r} and is now {wanted['name']!r}"]
@@ -141,15 +142,15 @@ def _differing(held: Any, wanted: Any, name: str = "") -> list[str]:
 
 
 def _function(name: object) -> str:
-    """The function that a name like "net.py:build" ends in: the content is that of the file, and holds others too."""
+    """The function in a name like "net.py:build"; the digest covers the whole file."""
     return str(name).rpartition(":")[2] if ".py:" in str(name) else ""
 
 
 def digest_of(name: str | Path | None) -> str | None:
-    """A short digest of the file (or of the run folder's network) that a name stands for; else the name itself."""
+    """A short digest of the file, or of the run folder's network, that a name stands for; else the name itself."""
     if name is None:
         return None
-    if is_on_hub(name):  # a branch goes on; what is digested is the file as it is now
+    if is_on_hub(name):  # a branch may move, so the digest is of the present file
         name = fetched(str(name), WEIGHTS)
     path = Path(str(name)).expanduser()
     if not path.exists() and ".py:" in str(name):

@@ -1,4 +1,4 @@
-"""Tables in files: CSV for people and any program, Parquet for large ones."""
+"""Tables in files: CSV for any program, Parquet for large tables."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KINDS = ("csv", "parquet")
 
 
 def check_table(path: str | Path) -> Path:
-    """The path of a table that can be written there.
+    """Check that a table can be written there, and return its path.
 
     Raises:
-        StudyError: where its name ends in neither .csv nor .parquet, its folder is not there, or Parquet cannot be
-            written here.
+        StudyError: its name ends in neither .csv nor .parquet, its folder is missing, or pyarrow is
+            not installed.
     """
     file = Path(path).expanduser()
     if file.suffix.lower().removeprefix(".") not in KINDS:
@@ -41,10 +41,10 @@ def check_table(path: str | Path) -> Path:
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that share their keys, whole or not at all, as the name of the file says; None is an empty field.
+    """Write rows that share their keys atomically, in the format of the file's name; None is an empty field.
 
     Raises:
-        StudyError: on a name or folder that will not do.
+        StudyError: the name or the folder is not allowed.
     """
     file = check_table(path)
     if file.suffix.lower() == ".csv":

@@ -1,1 +1,1 @@
-"""Trainers of other libraries that build their network themselves, so that SE stays in it."""
+"""Keep SE in the networks that trainers and loaders of other libraries build."""

@@ -1,7 +1,8 @@
-"""SE in the networks that transformers builds from its files: `from_pretrained` keeps it.
+"""Keep SE in networks that transformers loads with `from_pretrained`.
 
-A network into which `senet.insert` put SE says in its config where, once transformers' `save_pretrained` or `Trainer`
-saves it. `from_pretrained(ResNetForImageClassification, folder)` makes the same network again.
+When transformers' `save_pretrained` or `Trainer` saves a network with inserted SE, its config
+records the sites. `from_pretrained(ResNetForImageClassification, folder)` then loads the same
+network.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ __all__ = ["from_pretrained", "keeping_se"]
 def from_pretrained(
     kind: Any, name: str | os.PathLike[str], *args: Any, make: Make | Mapping[str, Make] | None = None, **kwargs: Any
 ) -> Any:
-    """`kind.from_pretrained(name, ...)` with the SE that the config records, trained weights and all.
+    """`kind.from_pretrained(name, ...)` with the SE that the config records, and its trained weights.
 
     Args:
         kind: a class of transformers, such as ResNetForImageClassification or AutoModelForImageClassification.
         name: a folder that `save_pretrained` wrote, or a name on the hub.
-        args: as `kind.from_pretrained` takes them.
-        make: what makes the blocks that were inserted with `make`, as `senet.load` takes it.
-        kwargs: as `kind.from_pretrained` takes them.
+        args: arguments of `kind.from_pretrained`.
+        make: the maker of blocks that were inserted with `make`, as in `senet.load`.
+        kwargs: keyword arguments of `kind.from_pretrained`.
 
     Raises:
-        WeightsError: the SE of the config and that of the weights are not the same.
+        WeightsError: the config and the weights do not hold the same SE.
     """
     with keeping_se(make):
         return kind.from_pretrained(name, *args, **kwargs)
@@ -48,10 +49,10 @@ def from_pretrained(
 
 @contextlib.contextmanager
 def keeping_se(make: Make | Mapping[str, Make] | None = None) -> Iterator[None]:
-    """Within it every `from_pretrained` of transformers keeps recorded SE, `pipeline(...)` included.
+    """A context in which every `from_pretrained` of transformers, also in `pipeline(...)`, keeps recorded SE.
 
     Args:
-        make: what makes the blocks that were inserted with `make`, as `senet.load` takes it.
+        make: the maker of blocks that were inserted with `make`, as in `senet.load`.
     """
     extra("transformers.modeling_utils")
     watch()
@@ -63,7 +64,7 @@ def keeping_se(make: Make | Mapping[str, Make] | None = None) -> Iterator[None]:
 
 
 def _load(make: Any, original: Any, kind: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-    """`original`, transformers' own `from_pretrained`, with a class that is built with the SE of its config."""
+    """Call transformers' own `from_pretrained`, `original`, with a class that builds the SE of its config."""
     built: dict[str, Any] = {
         "__init__": functools.partialmethod(_initialise, kind, make),
         "__module__": kind.__module__,
@@ -90,7 +91,7 @@ def _initialise(self: Any, kind: type[Any], make: Any, config: Any, *args: Any, 
 
 
 def _site_and_spec(fields: Any) -> tuple[Site, Spec]:
-    """A Site and the kind of its block, as strictly as a stranger's config asks for."""
+    """The site and spec in an untrusted config, validated."""
     try:
         site, spec = Site(**fields["site"]), spec_of(fields["spec"])
     except (KeyError, TypeError, ValueError) as error:
@@ -103,7 +104,7 @@ def _site_and_spec(fields: Any) -> tuple[Site, Spec]:
 
 
 def _as_in(model: Any, name: str) -> str:
-    """`name` in `model`, which may be the body of the network that was saved, or the body with a head on it."""
+    """`name` in `model`, which may be the saved network without its head, or with one added."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     if hasattr(model, prefix[:-1]):
         return name if name.startswith(prefix) else prefix + name
@@ -111,7 +112,7 @@ def _as_in(model: Any, name: str) -> str:
 
 
 def _check(model: nn.Module, info: Any) -> None:
-    """Raise a WeightsError where weights hold SE that the config does not, or the other way round."""
+    """Raise a WeightsError if the weights hold SE that the config does not record, or the reverse."""
     ours = {f"{name}.{found.child}" for name, _, found in attached(model)}
     missing = sorted(key for key in info["missing_keys"] if any(key.startswith(f"{block}.") for block in ours))
     if missing:

@@ -1,8 +1,8 @@
-"""SE in the networks that ultralytics' trainers build: detection, segmentation, pose, classification.
+"""Insert SE into the networks that ultralytics' trainers build: detection, segmentation, pose, classification.
 
 `YOLO("yolov8n.pt").train(trainer=trainer(SESpec(), where="model.4*"), data="coco8.yaml")`.
 
-The checkpoints are ultralytics' own. `YOLO("best.pt")` needs senet installed, and nothing else.
+The checkpoints are ultralytics' own. `YOLO("best.pt")` only needs senet to be installed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ __all__ = ["SETrainer", "trainer"]
 
 
 class SETrainer:
-    """A mixin before any ultralytics trainer, whose network it gives SE.
+    """A mixin, placed before any ultralytics trainer, that inserts SE into the trainer's network.
 
     Attributes:
-        spec: which block, and where; None for the default. `start=None` is the identity start on pretrained weights,
-            and the paper's from scratch.
-        where: the sites to use, as `senet.insert` takes them.
-        make: another block in place of SE, as `senet.insert` takes it.
-        cell: of `senet.study.judge`, which decides whether SE goes in, and which; the others are then not looked at.
+        spec: the kind of block and its placement; None for the default. `start=None` means the
+            identity start on pretrained weights, and the paper's start from scratch.
+        where: the sites to use, as in `senet.insert`.
+        make: another block instead of SE, as in `senet.insert`.
+        cell: a cell of `senet.study.judge`, which decides whether and which SE is inserted; the
+            other attributes are then ignored.
     """
 
     spec: SESpec | None = None
@@ -44,12 +45,12 @@ class SETrainer:
     cell: Any = None
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-        """The network of the YAML file `cfg` with `weights`, and then SE.
+        """Build the network of the YAML file `cfg` with `weights`, and insert SE.
 
-        Weights that hold inserted SE keep it, at its sites and as its kind of block: training resumes with it.
+        Inserted SE in the weights is kept, with its sites and its kind of block, so training can resume.
 
         Raises:
-            InsertionError: where SE has no place in the network, or none of `where`.
+            InsertionError: SE has no place in the network, or none that matches `where`.
         """
         source = network_in(weights)
         kept = {} if source is None else inserted(source)
@@ -75,7 +76,7 @@ class SETrainer:
         return model
 
     def se_example(self, model: nn.Module) -> Tensor:
-        """What the network is run on to find the sites: noise (1, channels, size, size) from 0 to 1."""
+        """The example on which sites are found: noise (1, channels, size, size) from 0 to 1."""
         channels = int(getattr(self, "data", {}).get("channels", 3))
         stride = getattr(model, "stride", None)
         size = max(64, 2 * int(torch.as_tensor(32 if stride is None else stride).max()))
@@ -90,18 +91,18 @@ def trainer(
     base: type | None = None,
     cell: Any = None,
 ) -> type[Any]:
-    """A trainer class for `YOLO.train(trainer=...)` that trains the network with SE.
+    """Make a trainer class for `YOLO.train(trainer=...)` that trains the network with SE.
 
     Args:
-        spec: which block, and where; None for the default.
-        where: the sites to use, as `senet.insert` takes them.
-        make: another block in place of SE, as `senet.insert` takes it.
-        base: the ultralytics trainer to build on. None: `DetectionTrainer`.
-        cell: what `senet.study.judge` gives to a training; it says whether SE goes in, and which.
+        spec: the kind of block and its placement; None for the default.
+        where: the sites to use, as in `senet.insert`.
+        make: another block instead of SE, as in `senet.insert`.
+        base: the ultralytics trainer to build on; None means `DetectionTrainer`.
+        cell: the cell that `senet.study.judge` passes to a training; it decides whether and which SE is inserted.
 
     Raises:
         MissingPackageError: ultralytics is not installed.
-        TypeError: `base` is no trainer, or `spec` no SESpec.
+        TypeError: `base` is not a trainer, or `spec` not a SESpec.
     """
     if spec is not None and not isinstance(spec, SESpec):
         raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
@@ -119,13 +120,13 @@ def trainer(
 
 
 def _as_written(trainer: SETrainer, name: str) -> Any:
-    """An attribute that may be a function, which a class would hand out as a method."""
+    """Wrap an attribute that may be a function, which a class would turn into a method."""
     value = inspect.getattr_static(trainer, name)
     return value.__func__ if isinstance(value, staticmethod) else value
 
 
 def _with_maker(spec: SESpec | MadeSpec, weights: Any, name: str) -> SESpec | MadeSpec:
-    """`spec` as `attach` takes it: what was made by a maker is copied from the network that holds it."""
+    """The spec for `attach`; a block from a maker is copied from the network that holds it."""
     if isinstance(spec, SESpec):
         return spec
     block = next(found.child for at, _, found in attached(weights) if at == name)

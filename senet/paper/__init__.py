@@ -1,1 +1,1 @@
-"""The paper's figures, and its tables made again."""
+"""The paper's printed numbers, and its cost tables recomputed."""

@@ -1,4 +1,4 @@
-"""The paper's tables of costs for people: as text, and as a figure."""
+"""Show the paper's cost tables as text and as a figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_figure", "figure_format", "paper_tables", "write_figure"]
 
 FIGURES = (".png", ".svg")
-USUAL_SIDE = 224  # pixels; of the images that the paper measures on, but for Inception-ResNet-v2
+USUAL_SIDE = 224  # pixels; the paper's image size, except for Inception-ResNet-v2
 
 
 def paper_tables(tables: PaperTables) -> list[str | Table]:
-    """The paper's tables of costs as computed, the paper's figures beside them, and why they differ.
+    """The paper's cost tables as computed, with the printed figures beside them and the reasons for differences.
 
     No table is wider than a terminal of 80 columns.
     """
@@ -133,7 +133,7 @@ def _with_side(row: ImageNetRow, counted: Counted) -> str:
 
 
 def _beside(number: int, figure: float | None) -> tuple[str, str, str]:
-    """Ours, the paper's, and by how much ours is off."""
+    """Our figure, the paper's, and the difference."""
     if figure is None:
         return count(number), "–", ""
     off = number / figure - 1
@@ -148,7 +148,7 @@ def _errors(errors: tuple[float, float] | None, row: ImageNetRow) -> str:
 
 
 def _printed(figure: float) -> str:
-    """A figure of the paper's with the digits that it prints: 3.86 G, 569 M, 28.1 M."""
+    """A figure with the digits that the paper prints: 3.86 G, 569 M, 28.1 M."""
     if figure >= 1e9:
         return f"{figure / 1e9:.2f} G"
     return f"{figure / 1e6:.0f} M" if figure >= 1e8 else f"{figure / 1e6:.1f} M"
@@ -173,7 +173,7 @@ def _notes(tables: PaperTables) -> list[str | Table]:
 
 
 def _last_stage_table(tables: PaperTables) -> Table:
-    """How much of what SE adds lies in the last stage, of the networks with stages 2 to 5 of bottlenecks."""
+    """The last stage's part of SE's parameters, for networks with bottleneck stages 2 to 5."""
     rows = []
     for row, counted in tables.imagenet:
         if "Res" not in row.title or "Inception" in row.title:
@@ -195,10 +195,10 @@ def _last_stage_table(tables: PaperTables) -> Table:
 
 
 def figure_format(path: Path) -> str:
-    """The format that a figure's name asks for: png or svg.
+    """The format in a figure's name: png or svg.
 
     Raises:
-        ValueError: where it ends in neither.
+        ValueError: the name ends in neither.
     """
     kind = path.suffix.lower()
     if kind not in FIGURES:
@@ -210,15 +210,15 @@ def write_figure(tables: PaperTables, path: Path) -> None:
     """Write `accuracy_figure` as .png or .svg.
 
     Raises:
-        ValueError: where the file's name ends in neither.
-        OSError: where it cannot be written.
+        ValueError: the file's name ends in neither.
+        OSError: it cannot be written.
     """
     figure_format(path)
     save_figure(accuracy_figure(tables), path)
 
 
 def accuracy_figure(tables: PaperTables) -> Figure:
-    """The accuracy that the paper reports against the multiply-adds that we count, plain and with SE."""
+    """The paper's accuracies against our multiply-adds, plain and with SE."""
     plain_colour, se_colour = COLOURS[:2]
     figure: Figure = extra("matplotlib.figure", "study").Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
@@ -229,7 +229,7 @@ def accuracy_figure(tables: PaperTables) -> Figure:
             axes.plot((plain_x, x), (plain, accuracy), color=se_colour, linewidth=1)
             axes.plot(plain_x, plain, color=plain_colour, marker="o")
         axes.plot(x, accuracy, color=se_colour, marker="D")
-        title = row.title.partition(" (")[0]  # longer ones would run into each other
+        title = row.title.partition(" (")[0]  # longer names would overlap
         axes.annotate(title, (x, accuracy), (0, 7), textcoords="offset points", ha="center", fontsize=9)
     for label, colour, marker in (("plain", plain_colour, "o"), ("with SE", se_colour, "D")):
         axes.plot([], [], color=colour, marker=marker, linestyle="none", label=label)

@@ -1,7 +1,7 @@
-"""The figures that the paper prints (arXiv 1709.01507, journal version), as printed: nothing here is ours.
+"""The numbers of the paper's tables, as printed (arXiv 1709.01507, journal version).
 
-Errors are in %, top-1 and top-5 on ImageNet's validation images, one centre crop of 224²; on CIFAR top-1 on the test
-images. Costs are multiply-adds of one image. What the paper does not print is None.
+Errors are in %: top-1 and top-5 on ImageNet's validation images with one 224² centre crop, and
+top-1 on CIFAR's test images. Costs are multiply-adds of one image. None means not printed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ class ImageNetRow:
     """A network of tables 2, 3 and 8, plain and with SE.
 
     Attributes:
-        title: what the paper calls it.
-        name: of the network with SE, in the zoo.
-        error: top-1 and top-5 of the plain network, as re-implemented.
-        se_error: of the network with SE.
-        multiply_adds: of the plain network.
-        se_multiply_adds: of the network with SE.
-        parameters: of the plain network.
-        se_parameters: of the network with SE.
+        title: the paper's name for it.
+        name: the zoo's name of the network with SE.
+        error: top-1 and top-5 of the plain network, as the authors re-implemented it.
+        se_error: top-1 and top-5 of the network with SE.
+        multiply_adds: multiply-adds of the plain network.
+        se_multiply_adds: multiply-adds of the network with SE.
+        parameters: parameters of the plain network.
+        se_parameters: parameters of the network with SE.
     """
 
     title: str
@@ -51,11 +51,11 @@ class VariantRow:
     """A variant of SE-ResNet-50, trained in the paper's ablations.
 
     Attributes:
-        what: in words.
-        value: what sets it apart: r, or the stage that alone holds SE.
+        what: the variant in words.
+        value: the varied value: r, or the only stage with SE.
         error: top-1 and top-5.
-        parameters: a number.
-        multiply_adds: of one image of 224².
+        parameters: the number of parameters.
+        multiply_adds: multiply-adds for one image of 224².
     """
 
     what: str

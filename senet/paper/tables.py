@@ -1,7 +1,8 @@
-"""The paper's tables of costs, computed again, with the figures that the paper prints beside them.
+"""Recompute the paper's cost tables, with the printed figures beside them.
 
-Networks are made on the meta device, so that counting takes seconds and no memory. Multiply-adds are PyTorch's flop
-counter over 2, convolutions and linear layers; the rescaling of maps by gates stands beside them.
+Networks are created on the meta device, so counting takes seconds and no memory. Multiply-adds are
+half of PyTorch's flop count: convolutions and linear layers. The rescaling of maps by gates is
+counted separately.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ __all__ = ["Counted", "PaperTables", "count", "paper_tables"]
 
 CIFAR_CLASSES = 10
 _SIDE_OF_OTHERS = 224  # pixels; Inception-ResNet-v2 was made for 299²
-_RELEASED = SESpec(bias=True, start="paper")  # SE as the authors released it
+_RELEASED = SESpec(bias=True, start="paper")  # the authors' released SE
 
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """What a network with SE costs for one image, and the SE blocks' part of it.
+    """The cost of a network with SE for one image, and the SE blocks' part of it.
 
     Attributes:
-        parameters: a number, SE's included.
-        se_parameters: of the SE blocks.
-        by_stage: `se_parameters` by the stage of their site: log2 of the input's size over the map's.
-        channels: of the maps that SE rescales, block by block.
-        multiply_adds: SE's included.
-        se_multiply_adds: of the SE blocks' layers.
-        rescaling: multiplications of maps by gates, which are not in `multiply_adds`.
+        parameters: parameters, including SE's.
+        se_parameters: parameters of the SE blocks.
+        by_stage: `se_parameters` by stage: log2 of the input's size over the map's.
+        channels: channels of the maps that SE rescales, block by block.
+        multiply_adds: multiply-adds, including SE's.
+        se_multiply_adds: multiply-adds of the SE blocks' layers.
+        rescaling: multiplications of maps by gates, not counted in `multiply_adds`.
         side: height and width of the image, in pixels.
     """
 
@@ -56,26 +57,26 @@ class Counted:
 
     @property
     def plain_parameters(self) -> int:
-        """Of the network without SE."""
+        """Parameters of the network without SE."""
         return self.parameters - self.se_parameters
 
     @property
     def plain_multiply_adds(self) -> int:
-        """Of the network without SE."""
+        """Multiply-adds of the network without SE."""
         return self.multiply_adds - self.se_multiply_adds
 
 
 @dataclasses.dataclass(frozen=True)
 class PaperTables:
-    """The tables, each row the paper's and ours.
+    """The tables; each row pairs the paper's figures with ours.
 
     Attributes:
         imagenet: tables 2 and 8.
-        inception_at_224: Inception-ResNet-v2 once more, on images of the size of the others.
+        inception_at_224: Inception-ResNet-v2 at the other networks' image size.
         mobile: table 3.
         cifar: tables 4 and 5.
         reductions: table 10; ours is the number of parameters.
-        stages: table 13, SE in one stage of ResNet-50 alone; ours is the number of parameters.
+        stages: table 13, SE in a single stage of ResNet-50; ours is the number of parameters.
         variants: parts of tables 14 to 16.
     """
 
@@ -90,7 +91,7 @@ class PaperTables:
 
 @functools.cache
 def paper_tables() -> PaperTables:
-    """Count every network of the paper's tables (sections 4 to 6); ten seconds, the first time."""
+    """Count every network of the paper's tables (sections 4 to 6); this takes ten seconds the first time."""
     imagenet = tuple((row, count(row.name)) for row in paper.IMAGENET)
     released = imagenet[0][1]
     inner, unsqueezed = paper.VARIANTS
@@ -110,16 +111,16 @@ def paper_tables() -> PaperTables:
 
 
 def count(name: str, spec: SESpec | None = None, *, num_classes: int = 1000, side: int | None = None) -> Counted:
-    """What a network of the zoo costs on one image.
+    """The cost of a zoo network for one image.
 
     Args:
-        name: of the zoo.
-        spec: the SE to put in, where the name has none.
-        num_classes: how many.
-        side: height and width of the image, in pixels; None: what the network was made for.
+        name: the network's name in the zoo.
+        spec: the SE to insert if the network has none.
+        num_classes: the number of classes.
+        side: height and width of the image in pixels; None means the network's own size.
 
     Raises:
-        ModelError: where the zoo has no such network.
+        ModelError: the zoo has no such network.
     """
     with torch.device("meta"):
         model = create(name, num_classes=num_classes, spec=spec)

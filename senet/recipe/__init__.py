@@ -1,4 +1,4 @@
-"""How a network is trained: recipes, their values and flags."""
+"""Recipes of a training: their values and flags."""
 
 from senet.recipe.recipe import Changes, Recipe
 

@@ -1,4 +1,4 @@
-"""The recipe of a training: as asked, or what suits the images and the start."""
+"""Choose the recipe of a training: the requested one, or a default for the images and the start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def recipe_for(
     recipe: str | Path | Recipe | None = None,
     changes: Changes | None = None,
 ) -> Recipe:
-    """The recipe that was asked for, or else what suits the images and the start, with the changes that were given.
+    """The requested recipe, or the default for the images and the start, with the given changes.
 
     | | batch | epochs | learning rate | weight decay |
     |---|---|---|---|---|
@@ -31,16 +31,16 @@ def recipe_for(
     | photos, from scratch | 64 | 60 | 0.05 | 1e-4 |
     | from published weights | 32 | 5 | 0.01 | 1e-4 |
 
-    The learning rate is for that batch, and in proportion for another.
+    The learning rate is for that batch size and scales with it.
 
     Args:
-        kind: of the images, as `DataSource.kind` has it: "context", "digits", "small" or "photos".
-        pretrained: whether the network starts from weights.
+        kind: the kind of images, from `DataSource.kind`: "context", "digits", "small" or "photos".
+        pretrained: whether the network starts from published weights.
         recipe: a recipe, a name of `senet.study.recipes()`, or a file.
-        changes: values in place of the recipe's.
+        changes: values that replace the recipe's.
 
     Raises:
-        ValueError: where there is no such recipe, or a value makes no sense.
+        ValueError: there is no such recipe, or a value is not allowed.
     """
     from senet.recipe.file import read_recipe
 

@@ -1,4 +1,4 @@
-"""Recipes as files: those that come with senet, and a person's own."""
+"""Recipes in files: senet's own and the user's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST, _DEPTH = 2**16, 4
 
 
 def _shipped() -> dict[str, Traversable]:
-    """The files that come with senet, by name without suffix. They lie in the package, so that a wheel has them."""
+    """The files that come with senet, by name without suffix. They are part of the package and so of its wheel."""
     folder = importlib.resources.files("senet.recipe") / "shipped"
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
 
@@ -32,11 +32,11 @@ def recipes() -> list[str]:
 
 
 def read_recipe(name: str | Path) -> Recipe:
-    """A recipe by its name, or from a YAML file whose keys are the fields of `Recipe`.
+    """Read a recipe by name, or from a YAML file whose keys are the fields of `Recipe`.
 
     Raises:
-        StudyError: where there is none of that name, the file cannot be read, or holds what no recipe has; the
-            message says what would be right.
+        StudyError: there is no recipe of that name, the file cannot be read, or it has an unknown
+            key or a wrong value. The message says what would be right.
     """
     shipped, path = _shipped(), Path(name).expanduser()
     file: Traversable | Path
@@ -51,7 +51,7 @@ def read_recipe(name: str | Path) -> Recipe:
         )
     try:
         if isinstance(file, Path) and file.exists() and not file.is_file():
-            raise OSError("it is no file")  # a pipe would be waited for
+            raise OSError("it is no file")  # reading a pipe would block
         with file.open("rb") as stream:
             text = stream.read(_MOST + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -76,7 +76,7 @@ def _parsed(text: str, name: str) -> Recipe:
 
 
 def _too_much(text: str) -> str:
-    """What a file of a few bytes could take minutes with: aliases, which repeat others many times over, and depth."""
+    """Why a small file could take minutes to parse: repeated aliases or deep nesting; "" if it could not."""
     import yaml
 
     if len(text) > _MOST:
@@ -93,12 +93,12 @@ def _too_much(text: str) -> str:
             if depth > _DEPTH:
                 return f"it is nested more than {_DEPTH} deep"
     except yaml.YAMLError:
-        return ""  # which parsing says
+        return ""  # parsing reports the error
     return ""
 
 
 def _in_plain_words(message: str) -> str:
-    """What jsonargparse says, in the words of someone who writes recipes."""
+    """Rewrite jsonargparse's messages in the terms of recipes."""
     if found := re.search(r"[Rr]equired: (.*)", message):
         return f"{found[1]} must be there"
     known = list(Recipe.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""What a knob of a recipe is, said once: its default, its help, and which values it takes."""
+"""Define a recipe's knobs as data: default, allowed values, and the flag's help."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-    """Which values a knob takes.
+    """The values that a knob takes.
 
     Attributes:
-        takes: whether it takes a value.
-        words: which values it takes, for the message that refuses another.
-        choices: the values by name, where there are few.
+        takes: whether a value is allowed.
+        words: the allowed values in words, for the error message.
+        choices: the allowed names, if it takes names.
     """
 
     takes: Callable[[Any], bool]
@@ -47,18 +47,18 @@ def knob(
     """A field of a recipe.
 
     Args:
-        allowed: what its value must be, all of them.
-        default: its value in a recipe that does not say; a recipe must say it where there is none.
-        flag: None where the flag depends on more than the recipe, and has a text of its own.
+        allowed: conditions that its value must all meet.
+        default: its value if a recipe leaves it out; without a default a recipe must state it.
+        flag: metavar, text and least number of the flag; None if the text depends on more than the recipe.
     """
     return dataclasses.field(default=default, metadata={"allowed": allowed, "flag": flag})
 
 
 def check(recipe: Any) -> None:
-    """Hold every knob of a recipe against what it takes.
+    """Check every knob of a recipe.
 
     Raises:
-        InputError: a value is none of these; the message names the knob, the values and, of words, the nearest.
+        InputError: a value is not allowed; the message names the knob, the allowed values and the nearest name.
     """
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
@@ -84,12 +84,12 @@ def at_least_0(below: float = math.inf) -> Allowed:
 
 
 def choice(*words: str) -> Allowed:
-    """One of some words."""
+    """One of several names."""
     return Allowed(lambda v: v in words, f"one of {', '.join(words)}", words)
 
 
 def optional(allowed: Allowed) -> Allowed:
-    """None, or what is allowed."""
+    """None, or an allowed value."""
     return dataclasses.replace(allowed, takes=lambda v: v is None or allowed.takes(v))
 
 

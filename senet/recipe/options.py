@@ -1,4 +1,4 @@
-"""What can be asked of a training, by name: a recipe, values in place of its own, and where it runs."""
+"""The options of a training: a recipe, values that replace its own, and where it runs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ Kind = TypeVar("Kind")
 
 
 class Options(Changes, total=False):
-    """Every option of `train` and `compare` that both share; None, or not given, is what is usual.
+    """The options that `train` and `compare` share; None, or leaving one out, means the default.
 
-    The values of `Recipe` under their names, and:
+    They are the fields of `Recipe`, and:
 
     Attributes:
-        recipe: a `Recipe`, a name of `recipes()`, or a YAML file; not given, what suits the images and the start.
-        size: pixels a side; not given, 224 for photos, their own size for images of at most 64 pixels.
-        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps", or how many.
-        nodes: machines; each runs the command under torchrun or SLURM.
-        strategy: "ddp" or "fsdp"; not given, ddp where there is more than one device.
-        workers: processes that load images; not given, none where the images fit into memory.
-        range: of grey of more than 8 bits, what is black and what is white; not given, by the pictures trained on.
-        data_root: where torchvision's data sets lie.
-        max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"), 0.2 where not given; they
-            are found before the training begins, skipped, and listed in the result.
-        logger: where metrics also go: "tensorboard" where not given, "csv", "wandb" or "mlflow".
-        checkpoint_minutes: how often a checkpoint is written within an epoch; 10 where not given, 0 for each step.
+        recipe: a `Recipe`, a name of `recipes()`, or a YAML file; by default one that suits the images and the start.
+        size: side of the input in pixels; by default 224 for photos, and their own size for images
+            of at most 64 pixels.
+        devices: "auto" (a GPU if there is one), "cpu", "cuda:0", "mps", or their number.
+        nodes: the number of machines; each runs the command under torchrun or SLURM.
+        strategy: "ddp" or "fsdp"; by default ddp if there are several devices.
+        workers: processes that load images; by default none if the images fit into memory.
+        range: for grey images of more than 8 bits, the values of black and white; by default from the training images.
+        data_root: the folder of torchvision's data sets.
+        max_bad: how many images may be unreadable: a number (40) or a share (0.05, "5%"), by
+            default 0.2. They are found before the training begins, skipped, and listed in the
+            result.
+        logger: an additional destination of metrics: "tensorboard" (the default), "csv", "wandb" or "mlflow".
+        checkpoint_minutes: minutes between checkpoints within an epoch; by default 10; 0 means every step.
     """
 
     recipe: str | Path | Recipe | None
@@ -50,10 +52,10 @@ class Options(Changes, total=False):
 
 
 def known_options(options: Mapping[str, Any], kind: type[Kind], function: str) -> Kind:
-    """The options of a function, of the typed dictionary that declares them; those that are None are left out.
+    """Check a function's options against the typed dictionary that declares them; None values are left out.
 
     Raises:
-        InputTypeError: for a name that `kind` does not declare; it gives the nearest one that it does.
+        InputTypeError: `kind` does not declare a name; the message has the nearest one.
     """
     names = kind.__optional_keys__ | kind.__required_keys__  # type: ignore[attr-defined]
     for name in options:
@@ -64,7 +66,7 @@ def known_options(options: Mapping[str, Any], kind: type[Kind], function: str) -
 
 
 def changes_in(options: Options) -> Changes:
-    """Those that stand in place of a recipe's values."""
+    """The options that replace values of a recipe."""
     return cast("Changes", {name: value for name, value in options.items() if name in Changes.__annotations__})
 
 
@@ -78,7 +80,7 @@ RECIPE: Mapping[str, tuple[str, str, float | None]] = {
     ),
     **{field.name: field.metadata["flag"] for field in dataclasses.fields(Recipe) if field.metadata["flag"]},
 }
-"""The flags of a recipe, each in place of its value: name -> metavar, text, the least number."""
+"""The flags for a recipe's values: name -> metavar, text, least number."""
 
 WHERE: Mapping[str, tuple[str, str, float | None]] = {
     "nodes": ("N", "machines; on each the command runs under torchrun or SLURM; without it 1, or as they say", 1),

@@ -1,4 +1,4 @@
-"""How a network is trained: a recipe's numbers, and what can be asked for in their place. Needs no extra."""
+"""A recipe: the hyperparameters of a training. This file needs no extra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Changes", "Recipe"]
 
 
 class Changes(TypedDict, total=False):
-    """Values in place of a recipe's; None, or not given, leaves the recipe's. `Recipe` says what each is."""
+    """Values that replace a recipe's; None, or leaving one out, keeps the recipe's. `Recipe` explains each."""
 
     optimiser: str | None
     batch_size: int | None
@@ -52,44 +52,46 @@ class Changes(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The numbers of a training. Shares are of all steps, so that a recipe can be run shorter.
+    """The hyperparameters of a training. Shares are of all steps, so a recipe can run for fewer epochs.
 
     Attributes:
-        batch_size: images in a step of the optimiser, over all devices and parts.
+        batch_size: images per optimiser step, over all devices and accumulated parts.
         epochs: passes over the training images.
         lr: the highest learning rate, for that batch size.
-        se_lr: that of the SE blocks; None for the same.
-        lr_scaling: how `lr` and `se_lr` follow where another batch size is asked for and no other `lr`: "linear",
-            "sqrt" or "none".
+        se_lr: the SE blocks' learning rate; None means the same.
+        lr_scaling: how `lr` and `se_lr` scale with another batch size if no `lr` is given:
+            "linear", "sqrt" or "none".
         optimiser: "sgd" or "adamw".
-        momentum: of SGD; AdamW's first beta (the second is 0.999).
-        nesterov: Nesterov's momentum, of SGD.
-        weight_decay: of every parameter.
-        decay_norms_and_biases: False leaves parameters of one dimension without weight decay.
-        schedule: after the warm-up "cosine" falls to 0 as half a cosine, "step" drops at the milestones.
+        momentum: SGD's momentum, or AdamW's first beta (the second is 0.999).
+        nesterov: whether SGD uses Nesterov's momentum.
+        weight_decay: weight decay of every parameter.
+        decay_norms_and_biases: False exempts one-dimensional parameters from weight decay.
+        schedule: after the warm-up, "cosine" falls to 0 along half a cosine, and "step" drops at the milestones.
         milestones: for "step": the shares of the run at which the learning rate is multiplied by `lr_factor`.
-        lr_factor: for "step".
-        warm_up: the share in which the learning rate rises linearly.
-        label_smoothing: of the cross entropy.
-        mixup: alpha of mixup (Zhang et al. 2018); 0 for none. With cutmix too, each batch draws one of the two.
+        lr_factor: the factor for "step".
+        warm_up: the share of the run in which the learning rate rises linearly.
+        label_smoothing: label smoothing of the cross entropy.
+        mixup: alpha of mixup (Zhang et al. 2018); 0 for none. With both mixup and cutmix, each
+            batch uses one at random.
         cutmix: alpha of CutMix (Yun et al. 2019); 0 for none.
-        crop_scale: for photos: the least share of the area that is cut out; None for 0.35. ImageNet's is 0.08.
-        trivial_augment: TrivialAugment, wide (Müller and Hutter 2021).
+        crop_scale: for photos: the least share of the area in a random crop; None means 0.35. The
+            usual ImageNet value is 0.08.
+        trivial_augment: whether to use TrivialAugment Wide (Müller and Hutter 2021).
         random_erasing: the probability that a rectangle is erased (Zhong et al. 2017).
-        cutout: pixels a side of a square that is erased (DeVries and Taylor 2017); 0 for none.
-        ema: decay of a moving average of the weights, which is then what is measured and saved; 0 for none.
-        freeze_statistics: the share after which batch normalisation's statistics stay as they are; 1 for never.
-            SENet-154 was trained so late in training.
-        accumulate: parts in which a batch is worked off on each device, their gradients added up.
-        clip: the largest norm of all gradients together; None for any.
-        precision: "32", "bf16" or "16" (mixed).
-        channels_last: the memory format of images and weights.
-        compile: use `torch.compile`.
-        freeze: "plain" trains SE and the classifier alone: the plain network's other weights, and the statistics of its
-            batch normalisation, stay as they are. None trains everything.
+        cutout: side in pixels of an erased square (DeVries and Taylor 2017); 0 for none.
+        ema: decay of a moving average of the weights, which is then measured and saved; 0 for none.
+        freeze_statistics: the share of the run after which batch normalisation's statistics are
+            frozen; 1 for never. SENet-154 was trained with this.
+        accumulate: the number of parts into which each device splits its batch, accumulating gradients.
+        clip: the largest norm of all gradients together; None for no clipping.
+        precision: "32", or mixed precision "bf16" or "16".
+        channels_last: whether images and weights use the channels-last memory format.
+        compile: whether to use `torch.compile`.
+        freeze: "plain" trains only SE and the classifier; the plain network's other weights and its
+            batch normalisation's statistics stay fixed. None trains everything.
 
     Raises:
-        ValueError: on numbers that are none of these.
+        ValueError: a value is not allowed.
     """
 
     batch_size: int = knob(whole(1))
@@ -200,17 +202,17 @@ class Recipe:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The values by name; one that came later is left out at its default, so that older files compare equal."""
+        """The values by name. Options added later are left out at their default, so that older files compare equal."""
         values = dataclasses.asdict(self)
         if self.freeze is None:
             del values["freeze"]
         return values
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
-        """The same with the changes that are not None; for another batch size the learning rates follow.
+        """The recipe with the changes that are not None; learning rates scale with another batch size.
 
         Raises:
-            ValueError: on a name that no recipe has, with the nearest, or a value that makes no sense.
+            ValueError: a recipe has no such name, of which the message has the nearest, or a value is not allowed.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         known = [field.name for field in dataclasses.fields(self)]

@@ -1,4 +1,4 @@
-"""Reports: one HTML file that needs nothing else, beside its pictures (PNG) and its data (CSV)."""
+"""Reports: one self-contained HTML file, with its figures (PNG, SVG) and numbers (CSV) beside it."""
 
 from senet.report.figures import COLOURS, INK, Series, drawing, forest
 from senet.report.page import Chart, Facts, Page, Section, Text, machine_facts, render, settings_facts, write_page

@@ -1,4 +1,4 @@
-"""How figures are drawn: one style, in which SVG follows the page's light or dark and PNG stands on white."""
+"""The style of figures: SVG adapts to the page's light or dark theme, and PNG has a white background."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "GREY", "INK", "Series", "drawing", "forest", "inline_svg", "save_figure", "short"]
 
 INK = "#000000"
-"""Of axes, text and lines of reference: in a page it becomes the colour of the text around it."""
+"""The colour of axes, text and reference lines; a page replaces it by its text colour."""
 
 GREY = "#7f7f7f"
-"""What stands back, readable on light and dark."""
+"""The colour of secondary marks, readable on light and dark."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's, which colour-blind people tell apart, without the yellow and the black that a page may not show."""
+"""Okabe and Ito's colour-blind palette, without the yellow and black that vanish on light or dark pages."""
 
 _STYLE: Any = {
-    "text.parse_math": False,  # a class may be named "$x$"
-    "svg.fonttype": "none",  # text stays text: found, read aloud, small
-    "svg.hashsalt": "senet",  # the same figure, the same file
+    "text.parse_math": False,  # a class may be called "$x$"
+    "svg.fonttype": "none",  # text stays text: searchable, readable aloud, small
+    "svg.hashsalt": "senet",  # reproducible files
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,7 +46,7 @@ _FALLBACKS = (
     *("Arial Unicode MS", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai"),
     *("Noto Emoji", "Symbola", "Segoe UI Emoji", "Segoe UI Symbol"),
 )
-"""Fonts with what matplotlib's own lacks, for class names in any script; those of this machine are taken."""
+"""Fonts for scripts that matplotlib's own lacks; those that are installed are used."""
 
 _REFERENCES = re.compile(r'(\bid="|xlink:href="#|\bhref="#|url\(#)')
 _FINE = re.compile(r"(\d\.\d\d)\d+")
@@ -55,18 +55,18 @@ _NO_METADATA: Any = {"Date": None, "Creator": None, "Format": None, "Type": None
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Within it figures are drawn in the reports' style; matplotlib's settings are afterwards as they were."""
+    """A context that draws figures in the reports' style and restores matplotlib's settings."""
     import matplotlib as mpl
 
     with mpl.rc_context({**_STYLE, "font.family": _families()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"constrained_layout not applied", UserWarning)  # a long name
-        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a class named in another script
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a class name in another script
         yield
 
 
 @functools.cache
 def _families() -> list[str]:
-    """Matplotlib's own font, then those that draw what it lacks: for each letter the first that has it is taken."""
+    """Matplotlib's own font and fallbacks; each letter uses the first font that has it."""
     from matplotlib import font_manager
 
     there = set(font_manager.get_font_names())
@@ -75,14 +75,14 @@ def _families() -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What a forest plot shows in one colour.
+    """The points of a forest plot that share a colour.
 
     Attributes:
-        label: in the legend; "" for none.
-        points: for each row a value with the ends of its interval, None where there is none; None for no point.
-        colour: of points and intervals.
-        marker: matplotlib's.
-        single: for each row, values that stand behind the point in grey.
+        label: the legend's text; "" for none.
+        points: for each row a value with the ends of its interval (None without one), or None for no point.
+        colour: the colour of points and intervals.
+        marker: matplotlib's marker.
+        single: for each row, values drawn in grey behind the point.
     """
 
     label: str
@@ -93,9 +93,9 @@ class Series:
 
 
 def forest(names: Sequence[str], series: Sequence[Series], *, xlabel: str, at: float = 0, scale: float = 1) -> Figure:
-    """A forest plot: a row for each name, in it each series' value with its interval, against a line at `at`.
+    """A forest plot: one row per name with each series' value and interval, and a reference line at `at`.
 
-    Values are multiplied by `scale`: 100 shows fractions in points.
+    Values are multiplied by `scale`: 100 shows fractions in percentage points.
     """
     with drawing():
         from matplotlib.figure import Figure
@@ -129,7 +129,7 @@ def forest(names: Sequence[str], series: Sequence[Series], *, xlabel: str, at: f
 
 @functools.cache
 def _drawable() -> frozenset[int]:
-    """The characters that a font of this machine draws."""
+    """The characters that an installed font draws."""
     from matplotlib import font_manager
 
     fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _families()]
@@ -138,10 +138,10 @@ def _drawable() -> frozenset[int]:
 
 @contextlib.contextmanager
 def _spelt_out(figure: Figure) -> Iterator[None]:
-    """Within it characters that no font here has are spelt out, which else were all the same empty box.
+    """A context that spells out characters that no installed font has, which would be drawn as empty boxes.
 
-    An emoji is its name, [dog face], and anything else its number, [U+732B]. SVG keeps the text:
-    where it is looked at there may be a font.
+    An emoji becomes its name, [dog face], and any other its code point, [U+732B]. SVG keeps the
+    text, since the viewer may have a font.
     """
     from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter
@@ -151,7 +151,7 @@ def _spelt_out(figure: Figure) -> Iterator[None]:
         return FuncFormatter(lambda value, position: _spelt(words(value, position)))
 
     texts = {each: each.get_text() for each in figure.findobj(Text)}
-    # what stands at a tick is asked of its axis each time that it is drawn
+    # a tick's label is recomputed from its axis at each drawing
     axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
     ticks = {axis: axis.get_major_formatter() for axis in axes if _undrawable(axis.get_ticklabels())}
     for text, words in texts.items():
@@ -181,7 +181,7 @@ def _called(character: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as .png or .svg, whole or not at all; the same figure gives the same file."""
+    """Write a figure as .png or .svg atomically; the same figure gives the same file."""
     kind = path.suffix.lower().removeprefix(".")
     legible = _spelt_out(figure) if kind == "png" else contextlib.nullcontext()
     with drawing(), legible, atomic_write(path, follow=False) as temporary:
@@ -189,7 +189,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(figure: Figure, name: str, title: str) -> str:
-    """A figure as an SVG element for a page: its ink is the text's colour, its ids are its own, `title` is its name."""
+    """A figure as an inline SVG element in the page's text colour, with unique ids and `title` as its label."""
     from markupsafe import escape
 
     with drawing(), io.StringIO() as file:
@@ -204,5 +204,5 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
 
 
 def short(name: str, most: int = 32) -> str:
-    """A name that a figure has room for; the tables have the whole."""
+    """A name shortened to fit a figure; tables have the full name."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

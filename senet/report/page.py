@@ -1,4 +1,4 @@
-"""A report as values, and as one HTML file: no request leaves it, tables sort, figures are SVG with their data."""
+"""A report as values and as one HTML file without requests, with sortable tables and inline SVG figures."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ __all__ = [
     "write_page",
 ]
 
-_SAFE = "/,:;()@!*"  # in the data of a link; the rest is written as %XX
+_SAFE = "/,:;()@!*"  # unescaped in a data: link; all others are written as %XX
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure with the numbers that it shows.
+    """A figure with its numbers.
 
     Attributes:
-        name: of its files, without the suffix.
-        title: above it, and what a screen reader says.
-        figure: the drawing.
+        name: the name of its files, without the suffix.
+        title: the heading, and the text for screen readers.
+        figure: matplotlib's figure.
         data: the numbers, as rows that share their keys.
-        note: below it.
+        note: the text below it.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Chart:
     note: str = ""
 
     def csv(self) -> str:
-        """The numbers, unrounded."""
+        """The numbers as CSV, unrounded."""
         keys = list(self.data[0]) if self.data else []
         return csv_text(keys, [list(row.values()) for row in self.data])
 
@@ -69,14 +69,14 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Names with their values: settings, the machine."""
+    """Names with values, such as settings or the machine."""
 
     rows: Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of a report, with its own heading."""
+    """A part of a report with its own heading."""
 
     title: str
     parts: Sequence[Text | Facts | Table | Chart]
@@ -87,10 +87,10 @@ class Page:
     """A report.
 
     Attributes:
-        title: what it is about.
-        lead: its outcome, in a sentence or a few.
-        sections: in the order in which they are read.
-        command: that makes it again; "" where there is none.
+        title: the title.
+        lead: the outcome, in a few sentences.
+        sections: the sections in reading order.
+        command: the command that makes the report; "" if there is none.
     """
 
     title: str
@@ -110,12 +110,12 @@ class Page:
 
 
 def machine_facts(machine: Mapping[str, object]) -> Facts:
-    """What a study or a measurement ran on, as `senet.console.machine.machine` has it, for a page."""
+    """The machine that a study or a measurement ran on, from `senet.console.machine.machine`, for a page."""
     return Facts([(name, str(value)) for name, value in machine.items() if name != "command"])
 
 
 def settings_facts(settings: Mapping[str, Any]) -> Facts:
-    """Settings as people write them: words for keys, yes and no, nothing for what is not set."""
+    """Settings for readers: keys as words, yes and no for booleans, and unset ones left out."""
     return Facts([(name.replace("_", " "), words) for name, value in settings.items() if (words := _words(value))])
 
 
@@ -136,7 +136,7 @@ def _words(value: Any) -> str:
 
 
 def render(page: Page) -> str:
-    """The page as HTML. Every text in it, names from user data among them, is escaped."""
+    """The page as HTML. Every text, including names from user data, is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -161,13 +161,13 @@ def render(page: Page) -> str:
 
 
 def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
-    """Write the page with its pictures (.png, .svg) and numbers (.csv) beside it; returns the HTML file's path.
+    """Write the page with its figures (.png, .svg) and numbers (.csv) beside it; return the HTML file's path.
 
-    Files are written whole or not at all, and those of an earlier call are replaced.
+    Files are written atomically and replace those of an earlier call.
 
     Raises:
-        ValueError: where two parts of the page share a name, or a name is no file's.
-        OSError: where the folder is missing or cannot be written.
+        ValueError: two parts of the page share a name, or a name is not valid for a file.
+        OSError: the folder is missing or cannot be written.
     """
     folder = Path(folder)
     parts: list[Chart | Table] = [*page.charts, *page.tables]

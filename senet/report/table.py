@@ -1,4 +1,4 @@
-"""One table, four ways to draw it: in a terminal (rich), on a page (HTML), in a document (Markdown), as data (CSV)."""
+"""One table with four renderings: in a terminal (rich), on a page (HTML), as Markdown, and as CSV."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOTHING = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a table shows, and the value that it sorts by and writes into the CSV.
+    """A cell's text, and the value for sorting and for the CSV.
 
     Attributes:
-        text: on the page.
-        value: unrounded; a fraction where the text is in per cent or points.
-        short: in a terminal and in Markdown, where that is not `text`.
+        text: the text on a page.
+        value: the unrounded value; a fraction if the text is in per cent or points.
+        short: the text in a terminal and in Markdown, if it differs.
     """
 
     text: str
@@ -41,12 +41,12 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: its heading, with the unit of the text.
-        number: whether it is set to the right.
-        help: what it is, in a sentence, shown below the table on a page.
-        csv: its heading in the CSV, with the unit of the value; the title where not given.
-        short: its heading in a terminal and in Markdown; the title where not given, and "" leaves the column out.
-        shown: whether people see it; if not, it is in the CSV alone.
+        title: the heading, with the text's unit.
+        number: whether it is right-aligned.
+        help: an explanation in a sentence, shown below the table on a page.
+        csv: the heading in the CSV, with the value's unit; by default the title.
+        short: the heading in a terminal and in Markdown; by default the title. "" leaves the column out.
+        shown: False if it appears only in the CSV.
     """
 
     title: str
@@ -64,15 +64,15 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table that renders nothing by itself: rich draws it (`__rich__`), a page does, `markdown()` and `csv()` do.
+    """A table as values, rendered by rich (`__rich__`), by a page, or by `markdown()` and `csv()`.
 
     Attributes:
-        name: of its CSV file, without the suffix.
-        title: above it.
-        columns: from left to right.
-        rows: of cells, or of plain values.
-        note: below it, on a page.
-        foot: rows below the others, such as a mean: they are not in the CSV, and stay below when a page sorts.
+        name: the name of its CSV file, without the suffix.
+        title: the heading.
+        columns: the columns from left to right.
+        rows: rows of cells or of plain values.
+        note: the text below it on a page.
+        foot: final rows, such as a mean, which are not in the CSV and stay last when a page sorts.
     """
 
     name: str
@@ -84,11 +84,11 @@ class Table:
 
     @classmethod
     def of(cls, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: range) -> Table:
-        """A table of texts; the columns in `numbers` are set to the right."""
+        """A table of texts; the columns in `numbers` are right-aligned."""
         return cls("table", title, [Column(each, index in numbers) for index, each in enumerate(columns)], rows)
 
     def _part(self, keep: Callable[[Column], bool], *, foot: bool = True) -> tuple[list[Column], list[list[Cell]]]:
-        """Some of the columns, and the rows with these alone."""
+        """Some of the columns, and the rows reduced to them."""
         kept = [index for index, column in enumerate(self.columns) if keep(column)]
         found = [*self.rows, *self.foot] if foot else self.rows
         rows = [[each if isinstance(each, Cell) else cell(each) for each in row] for row in found]
@@ -117,24 +117,24 @@ class Table:
                 drawn.add_column(column.brief, overflow="fold", style="cyan" if index == 0 else None)
         for row in rows:
             drawn.add_row(*map(printable, row))
-        return Group(Text(self.title, style="bold"), drawn, "")  # rich would fold a title at the table's width
+        return Group(Text(self.title, style="bold"), drawn, "")  # rich would wrap a title at the table's width
 
     def markdown(self) -> str:
-        """The table for a document."""
+        """The table as Markdown."""
         columns, rows = self._brief()
         rule = ["---:" if column.number else "---" for column in columns]
         lines = [[column.brief for column in columns], rule, *rows]
         return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in lines)
 
     def csv(self) -> str:
-        """The values, unrounded; a cell without a value is its text, and a dash is nothing."""
+        """The unrounded values; a cell without one gives its text, and a dash gives nothing."""
         columns, rows = self._part(lambda _: True, foot=False)
         values = [[_value(each) for each in row] for row in rows]
         return csv_text([column.title if column.csv is None else column.csv for column in columns], values)
 
 
 def cell(value: Plain, text: str | None = None) -> Cell:
-    """A cell that shows `text`, or the value as people write it; a value that is not there is a dash."""
+    """A cell that shows `text`, or the formatted value; a missing value shows a dash."""
     if text is None:
         if value is None:
             text = NOTHING
@@ -148,7 +148,7 @@ def cell(value: Plain, text: str | None = None) -> Cell:
 
 
 def csv_text(keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """CSV with its header."""
+    """CSV text with a header."""
     with io.StringIO() as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(inert, keys))

@@ -1,4 +1,4 @@
-"""A network in a file that knows what it is."""
+"""Save a network to a file that describes it, and load it again."""
 
 from senet.saving.create import create
 from senet.saving.saving import load, read_metadata, save

@@ -1,4 +1,4 @@
-"""A network that a stranger's file asks for is built in no more memory than the file accounts for."""
+"""Bound the memory in which the network of an untrusted file is built by the size of the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["TooLargeError", "bounded", "check_sizes", "numbers_in"]
 
 
 def check_sizes(sizes: Iterable[int], tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse a header that asks for more than the file has numbers: it would only fill the memory."""
+    """Refuse a header that asks for sizes beyond the file's count of numbers, which would only fill the memory."""
     most = _numbers_of(tensors)
     for size in sizes:
         if size > most:
@@ -33,7 +33,7 @@ def _numbers_of(tensors: Mapping[str, Tensor]) -> int:
 
 
 def numbers_in(options: Iterable[Any]) -> Iterator[int]:
-    """The whole numbers among options, in lists too."""
+    """The whole numbers among options, also within lists."""
     for value in options:
         if isinstance(value, list):
             yield from numbers_in(value)
@@ -42,15 +42,15 @@ def numbers_in(options: Iterable[Any]) -> Iterator[int]:
 
 
 class TooLargeError(WeightsError):
-    """A network that is being built has more numbers, or modules, than the file has any for."""
+    """A network under construction has more numbers or modules than its file can fill."""
 
 
 @contextlib.contextmanager
 def bounded(tensors: Mapping[str, Tensor], file: Path) -> Iterator[None]:
-    """Within it a network that is built is at most a few times as large as what the file holds.
+    """A context in which a network under construction is at most a few times as large as the file's content.
 
     Raises:
-        WeightsError: from within the building, as soon as it is larger.
+        WeightsError: during construction, as soon as it is larger.
     """
     numbers, modules = 4 * _numbers_of(tensors) + 10**6, 64 * len(tensors) + 1000
     built = [0, 0]

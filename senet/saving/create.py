@@ -1,4 +1,4 @@
-"""`create`: a network by its name, or from a file that `save` wrote."""
+"""`create`: make a network by name, or from a file that `save` wrote."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def create(
     make: Make | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Make a network by its name, in training mode, as PyTorch's constructors do.
+    """Make a network by name, in training mode, as PyTorch's constructors do.
 
-    Under `with torch.device("meta"):` it has shapes but no values, SE included, in no time: enough to count with.
+    Under `with torch.device("meta"):` it has shapes but no values, SE included, which is enough for counting.
 
     Args:
         name: one of these:
@@ -39,9 +39,9 @@ def create(
             - `path/to/file.py:function`; the file is run;
             - a file that `save` wrote, a run folder, or one of these on the Hugging Face Hub, `hf:owner/name` or
               `hf:owner/name@revision`. It is complete, so it takes no weights, spec or options.
-        num_classes: size of the classifier. The default is the weights' own, and without weights the network's:
-            1000, or the default of torchvision, timm or the function. A function without this parameter is called
-            without it. A saved network keeps its own.
+        num_classes: the size of the classifier. The default is the weights' own, or without weights
+            the network's: 1000, or the default of torchvision, timm or the function. A function
+            without this parameter is called without it. A saved network keeps its own.
         weights: one of these; nothing else is ever downloaded:
 
             - a path: `.safetensors`, `.pth`, or the authors' `.caffemodel`, in every dialect that
@@ -50,15 +50,15 @@ def create(
             - `hf:owner/name` on the Hugging Face hub.
 
             If `num_classes` differs from the weights', the classifier starts fresh. The log "senet" says so.
-        spec: put SE of this kind into the network. `start=None` means the paper's initialisation, or the identity
-            with weights of the plain network. By default the blocks of a `se_` network take their width and biases
-            from the weights.
-        make: put the blocks that it makes into the network in SE's place, as `senet.insert` does; of `spec` the
-            placement and the start then count. For a saved network it makes the blocks that are in it.
-        options: arguments of the network's builder.
+        spec: insert SE of this kind. `start=None` means the paper's initialisation, or the identity
+            start with weights of the plain network. By default the blocks of a `se_` network take
+            width and biases from the weights.
+        make: insert the blocks that it makes instead of SE, as `senet.insert` does; of `spec` only
+            placement and start then apply. For a saved network it makes the blocks of that network.
+        options: arguments for the network's builder.
 
     Raises:
-        ModelError: there is no such network (the message names the nearest), or it does not take the options.
+        ModelError: there is no such network (the message names the nearest), or it refuses the options.
         WeightsError: the weights cannot be read, or are of another network.
         MissingPackageError: torchvision or timm is missing; the message is the command that installs it.
     """

@@ -1,4 +1,4 @@
-"""Made blocks in a file: it names what made them, and the caller brings that."""
+"""Made blocks in a file: the file names their maker, and the caller supplies it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Spec = SESpec | MadeSpec
 def with_makers(
     sites: Sequence[tuple[Site, Spec]], make: Make | Mapping[str, Make] | None, file: str | Path
 ) -> list[tuple[Site, Spec]]:
-    """The same sites, each made block with what makes it: timm's by their name, and all others by `make`.
+    """The same sites, each made block with its maker: timm's by name, and all others from `make`.
 
     Raises:
-        WeightsError: a maker is missing, or there is no block for the one that is given.
+        WeightsError: a maker is missing, or the given one matches no block.
     """
     at: dict[str, list[str]] = {}
     for site, spec in sites:
@@ -57,15 +57,15 @@ def with_makers(
 
 
 def make_for(names: Iterable[str], make: Make | Mapping[str, Make] | None) -> Make | Mapping[str, Make] | None:
-    """`make` where one of the makers that a file names is unknown here; None where `make` is for something else."""
+    """`make` if the file names a maker that is unknown here, else None."""
     return make if any(known_maker(name) is None for name in names) else None
 
 
 def spec_of(fields: Mapping[str, Any]) -> Spec:
-    """The block that a header tells of.
+    """The spec of a block from a header.
 
     Raises:
-        TypeError, ValueError: it tells of none.
+        TypeError, ValueError: the header describes no block.
     """
     if "make" not in fields:
         return SESpec(**fields)

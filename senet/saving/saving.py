@@ -1,6 +1,7 @@
-"""`save` and `load`: a network with its SE in one safetensors file that says what it holds.
+"""`save` and `load`: a network with its SE in one safetensors file that describes it.
 
-Loading never runs what a file says: it names a network of the zoo, torchvision or timm, or the caller brings it.
+Loading executes nothing from a file. The file names a network of the zoo, torchvision or timm, or
+the caller supplies it.
 """
 
 from __future__ import annotations
@@ -47,29 +48,29 @@ _MOST_CHANGES = 100  # that a file lists
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write `model`, with its SE, to one safetensors file from which `load` makes it again.
+    """Write `model`, with its SE, to one safetensors file that `load` can read.
 
-    The file names the network and its options where `create` made it. It names the sites of the
-    inserted SE, each with the block's SESpec, in the sizes that the block has now. Of a made block
-    it has the names of its maker and its class, and no code.
+    If `create` made the network, the file has its name and options. It lists the sites of the
+    inserted SE, each with a SESpec of the block's present sizes. For a made block it has the names
+    of the maker and the class, but no code.
 
-    It holds every tensor of the state dict in its dtype, tied tensors once. The memory format, the
-    device and `requires_grad` are not kept. A network in DistributedDataParallel or torch.compile
-    is saved unwrapped. With FSDP2 every process calls this, and the first one writes.
+    It holds every tensor of the state dict in its dtype, tied tensors once. Memory format, device
+    and `requires_grad` are not saved. A network in DistributedDataParallel or torch.compile is
+    saved unwrapped. With FSDP2 every process calls this, and the first one writes.
 
-    The write is atomic: when it fails or is killed, a file that was there is whole.
+    The write is atomic: if it fails or is killed, an existing file stays intact.
 
     Args:
         model: any network.
         path: the file; its folder exists.
-        metadata: anything JSON has, kept for the caller: class names, preprocessing.
-            `read_metadata` reads it. Unless given, `preprocessing` is what the weights' file told
-            of the network's input (a `.caffemodel`'s is BGR).
+        metadata: JSON values kept for the caller, such as class names; `read_metadata` returns
+            them. `preprocessing` is by default that of the weights' file, if known (a
+            `.caffemodel`'s is BGR).
 
     Raises:
-        ValueError: where JSON cannot hold the metadata or an option of the network, or a tensor has
-            no values; nothing is written.
-        OSError: where the file cannot be written.
+        ValueError: JSON cannot hold the metadata or an option of the network, or a tensor has no
+            values. Nothing is written.
+        OSError: the file cannot be written.
     """
     write_network(model, path, metadata)
 
@@ -77,7 +78,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
 def write_network(
     model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None, *, follow: bool = True
 ) -> None:
-    """`save`; not to `follow` puts a file in the place of a link at `path`, as in a run's folder."""
+    """`save`, with the choice not to `follow` a link at `path`, as in a run's folder."""
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
     model = _unwrapped(model)
@@ -98,21 +99,21 @@ def load(
     *,
     make: Make | Mapping[str, Make] | None = None,
 ) -> nn.Module:
-    """The network of a file that `save` wrote, in eval mode, on the CPU (or where `model` is).
+    """Load the network of a file that `save` wrote, in eval mode, on the CPU or on the device of `model`.
 
     Args:
-        path: the file, a run folder, or `hf:owner/name` on the Hugging Face Hub, with `@revision`
-            where that matters.
-        model: the plain network that the file's SE and tensors go into. It is needed where the file
-            names none, or a `file.py:function`: a file never makes us run code. It stays as it is;
-            what is returned is a copy. SE that `insert` put into it gives way to the file's.
-        make: what makes the blocks that were inserted with `make`, as `insert` takes it. Several
-            makers are given by the names that they have in the file. Timm's are made without it.
+        path: the file, a run folder, or `hf:owner/name` on the Hugging Face Hub, optionally with
+            `@revision`.
+        model: the plain network that takes the file's SE and tensors. It is needed if the file
+            names no network, or a `file.py:function`, since a file never makes us run code. It is
+            not changed: a copy is returned. Inserted SE in it is replaced by the file's.
+        make: the maker of blocks that were inserted with `make`, as in `insert`; several as a
+            mapping from their names in the file. Timm's need none.
 
     Raises:
-        WeightsError: (a ValueError) where the file is missing, damaged, not of `save`, or asks for
-            `model` or `make`; where its tensors, sites or blocks are not the network's.
-        ImportError: where the file names a network of torchvision or timm, which is not installed.
+        WeightsError: (a ValueError) the file is missing, damaged, not written by `save`, or needs
+            `model` or `make`; or its tensors, sites or blocks do not fit the network.
+        ImportError: the file names a network of torchvision or timm, which is not installed.
     """
     file = _existing(path)
     tensors, header = fileformat.read(file)
@@ -140,16 +141,16 @@ def load(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file that `save` wrote says of itself; its tensors are not read.
+    """Read the description in a file that `save` wrote, without its tensors.
 
     Returns:
-        `model` and `options`: the network, None and {} where `create` did not make it; `sites`: a
-        list of mappings with `site` and `spec`; `pruned`: what stands in place of SE blocks, by
-        name; `changed`: what was changed by hand after `create`, else {}; `metadata`: the caller's
-        own; `senet` and `torch`: versions; and `format`.
+        `model` and `options`: the network, None and {} if `create` did not make it; `sites`: a list
+        of mappings with `site` and `spec`; `pruned`: the pruned SE blocks by name; `changed`:
+        changes by hand after `create`, else {}; `metadata`: the caller's own; `senet` and `torch`:
+        versions; and `format`.
 
     Raises:
-        WeightsError: where the file is missing, damaged, or not of `save`.
+        WeightsError: the file is missing, damaged, or not written by `save`.
     """
     file = _existing(path)
     header = fileformat.read_header(file)
@@ -169,7 +170,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _gathered(state: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Tensors that FSDP2 has cut over processes, whole again, and whether this process is the one that writes."""
+    """The full tensors of an FSDP2-sharded state, and whether this process writes."""
     if not any(hasattr(value, "full_tensor") for value in state.values()):
         return state, True
     whole = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
@@ -211,7 +212,7 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
 
 
 def _changed(model: nn.Module, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the header says of a network that was changed after `create` made it; a warning says it too."""
+    """The header's entry for a network that was changed after `create`; also warns of it."""
     modules = changed_since(model)
     if not modules:
         return {}
@@ -234,7 +235,7 @@ def _first_change(changed: Mapping[str, Any]) -> str:
 
 
 def _check_changes(network: nn.Module, header: Header, file: Path) -> None:
-    """See that the network that was given has the changes of the file's: no tensor shows a stride or an activation."""
+    """Check that the given network has the file's changes, since tensors do not show a stride or an activation."""
     modules = header.changed.get("modules", {})
     now = structure_of(network) if modules else {}
     for name, (_, wanted) in modules.items():
@@ -262,7 +263,7 @@ def _not_ours(file: Path) -> str:
 
 
 def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Module:
-    """The plain network that the header names, by the zoo, torchvision or timm; nothing else is obeyed."""
+    """The plain network that the header names, from the zoo, torchvision or timm and nowhere else."""
     name, options = header.model, dict(header.options)
     if header.changed.get("modules"):
         raise WeightsError(
@@ -287,14 +288,14 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Mo
     classes = options.pop("num_classes", None)
     check_sizes(numbers_in([classes, *options.values()]), tensors, file)
     try:
-        # First without values: what a fraction of a width, or a product of two sizes, asks for shows in the shapes.
+        # First without values: the shapes show the size that a width factor or a product of two sizes asks for.
         with contextlib.suppress(NotImplementedError, RuntimeError), bounded(tensors, file), torch.device("meta"):
             source.build(classes, options)
         with bounded(tensors, file):
             built = source.build(classes, options)
     except (ImportError, TooLargeError):
         raise
-    except Exception as error:  # options that no builder took, and whatever that leads to inside it
+    except Exception as error:  # options that no builder accepts, and any error inside it
         words = str(error).partition("\n")[0]
         raise WeightsError(f"{file} says that it is {name!r} with {header.options}, but {words:.300}") from error
     mark(built.model, source.name, built.options)
@@ -311,11 +312,11 @@ def _plain_copy(model: nn.Module) -> nn.Module:
 
 
 def _join(network: nn.Module, site: Site, spec: Spec, file: Path) -> None:
-    """Join the block of a file at its site; a made one has to be of the class that it was saved as.
+    """Join the block of a file at its site; a made block must have the class that it was saved with.
 
     Raises:
         InsertionError: the network has no such place.
-        WeightsError: the block cannot be made, or is another.
+        WeightsError: the block cannot be made, or has another class.
     """
     if not isinstance(spec, MadeSpec):
         attach(network, site, spec)
@@ -330,7 +331,7 @@ def _join(network: nn.Module, site: Site, spec: Spec, file: Path) -> None:
 
 
 def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, Spec]]:
-    """The sites and blocks of a header, as strictly as the file of a stranger asks for."""
+    """The sites and specs of a header, validated as untrusted."""
     found: list[tuple[Site, Spec]] = []
     sizes = 0
     kinds = typing.get_type_hints(Site)
@@ -355,7 +356,7 @@ def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tu
 
 @torch.no_grad()
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the tensors, all compared before, in the dtypes that the file has them in."""
+    """Copy the tensors, all of which were compared before, in the file's dtypes."""
     for name, tensor in network.state_dict(keep_vars=True).items():
         if tensor.dtype == tensors[name].dtype:
             tensor.copy_(tensors[name])
