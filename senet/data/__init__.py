@@ -1,1 +1,1 @@
-"""Images: where they lie, how they are decoded, cut, mixed and batched."""
+"""Images: find, decode, crop, augment and batch them."""

@@ -1,4 +1,4 @@
-"""What a recipe adds to the usual crop and mirror image: on each image, and on a batch of them."""
+"""A recipe's augmentation beyond the usual crop and flip, per image and per batch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["StrongAugmentation", "augmentation_of", "mixing_of"]
 
 @dataclasses.dataclass(frozen=True)
 class StrongAugmentation(Augmentation):
-    """After crop and mirror image: TrivialAugment, random erasing and Cutout, drawn from torch's global generator.
+    """TrivialAugment, random erasing and Cutout after crop and flip, drawn from torch's global generator.
 
     Args:
-        trivial_augment: whether to apply one of its operations, chosen at random.
-        random_erasing: the probability that a rectangle is erased.
-        cutout: pixels a side of a square that is erased, its middle anywhere in the image; 0 for none.
-        mean: what erased pixels are, in [0, 1]: 0 for the network once they are normalised.
+        trivial_augment: whether to apply one of its operations at random.
+        random_erasing: the probability of erasing a rectangle.
+        cutout: side in pixels of an erased square, centred anywhere in the image; 0 for none.
+        mean: the value of erased pixels, in [0, 1], which normalisation turns into 0.
     """
 
     trivial_augment: bool = False
@@ -39,7 +39,7 @@ class StrongAugmentation(Augmentation):
     mean: tuple[float, ...] = IMAGENET_MEAN
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """A random view of what `base` kept: (C, H, W) uint8 -> (C, size, size) uint8."""
+        """A random view of an image from `base`: (C, H, W) uint8 -> (C, size, size) uint8."""
         pixels = super().__call__(pixels)
         if self.trivial_augment:
             pixels = self._trivial(pixels)
@@ -66,7 +66,7 @@ class StrongAugmentation(Augmentation):
         return v2.RandomErasing(self.random_erasing, value=self._fill)  # type: ignore[no-any-return]
 
     def _cut_out(self, pixels: Tensor) -> Tensor:
-        """Cutout (DeVries and Taylor 2017), which torchvision does not have: the square may reach over the edge."""
+        """Cutout (DeVries and Taylor 2017), which torchvision lacks; the square may extend beyond the edge."""
         middle = torch.randint(self.size, (2,)).tolist()
         top, left = (max(0, at - self.cutout // 2) for at in middle)
         bottom, right = (at - self.cutout // 2 + self.cutout for at in middle)
@@ -76,7 +76,7 @@ class StrongAugmentation(Augmentation):
 
 
 def augmentation_of(source: DataSource, preprocessing: Preprocessing, recipe: Recipe) -> Augmentation:
-    """The usual augmentation of these images, with what the recipe changes and adds."""
+    """The usual augmentation of these images with the recipe's changes and additions."""
     usual = augmentation_for(source, preprocessing)
     if recipe.crop_scale is not None:
         usual = dataclasses.replace(usual, scale=(recipe.crop_scale, usual.scale[1]))
@@ -94,9 +94,9 @@ def augmentation_of(source: DataSource, preprocessing: Preprocessing, recipe: Re
 
 
 def mixing_of(recipe: Recipe, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Mixup, CutMix, or for each batch one of the two: (N, C, H, W) and (N,) -> (N, C, H, W) and (N, classes).
+    """Mixup, CutMix, or one of them per batch: (N, C, H, W) and (N,) -> (N, C, H, W) and (N, classes).
 
-    Drawn from torch's global generator on the CPU. None where the recipe asks for neither.
+    Drawn from torch's global generator on the CPU. None if the recipe uses neither.
     """
     from torchvision.transforms import v2
 

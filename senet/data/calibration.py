@@ -1,4 +1,4 @@
-"""Pictures by which a network's layers are calibrated for INT8: how large their values become."""
+"""Images to calibrate a network for INT8: the ranges of its activations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["PICTURES", "calibration_batches"]
 
 PICTURES = 300
-"""As NNCF takes by default: the ranges hardly change with more."""
+"""NNCF's default: the ranges hardly change with more."""
 
 
 def calibration_batches(source: DataSource, preprocessing: Preprocessing, count: int = PICTURES) -> list[Tensor]:
-    """The network's inputs, (1, 3, H, W) each, of `count` pictures of all classes, or of all where there are fewer.
+    """Network inputs (1, 3, H, W) from `count` images over all classes, or from all images if there are fewer.
 
-    They are those to train on, where the data has such, so that the accuracy is measured on others.
+    They are training images if the data has any, so that accuracy is measured on others.
     """
     images = source.reported[1] if source.train is None else source.train
     chosen = range(0, len(images), max(1, len(images) // count))[:count]

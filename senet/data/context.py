@@ -1,11 +1,11 @@
-"""A made task that only context can solve: a positive control for studies of SE.
+"""A synthetic task that only context can solve: a positive control for studies of SE.
 
-Each picture shows a plus or a cross on its left and a green or a blue square on its right. The label
+Each image shows a plus or a cross on its left and a green or a blue square on its right. The label
 is their exclusive or: "same" for a plus with green and for a cross with blue, else "other". Neither
-mark alone says anything about the label. The two lie further apart than the 11 pixels that the
-network `short_sighted` sees. So the plain network fails and SE solves the task. SE without its
-squeeze fails again: its gates see no further than the network. With labels drawn at random there is
-nothing to solve, and a study that calls SE better there is wrong.
+mark alone carries information about the label. The marks are further apart than the 11-pixel
+receptive field of the network `short_sighted`. So the plain network fails and SE solves the task.
+SE without its squeeze fails too, because its gates see no further than the network. With random
+labels there is nothing to learn, and a study that finds SE better there is wrong.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ __all__ = ["CLASSES", "SIDE", "draw_context"]
 
 CLASSES = ("same", "other")
 SIDE = 32
-"""Pixels a side."""
+"""The images' side in pixels."""
 
-_MARK, _SQUARE = 7, 10  # pixels a side
-_MARK_LEFT, _SQUARE_LEFT = range(1, 3), range(21, 22)  # so at least 12 pixels lie between the two
+_MARK, _SQUARE = 7, 10  # side in pixels
+_MARK_LEFT, _SQUARE_LEFT = range(1, 3), range(21, 22)  # so at least 12 pixels lie between the marks
 _GREEN, _BLUE = (60, 170, 90), (60, 90, 170)
 _WHITE = 240
-_GREY, _NOISE = 128, 6  # mean and standard deviation of the ground
+_GREY, _NOISE = 128, 6  # mean and standard deviation of the background
 
 
 def draw_context(count: int, seed: int, *, random_labels: bool = False) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Draw pictures of the task, half of each label.
+    """Draw images of the task, half of them with each label.
 
     Args:
-        count: how many.
-        seed: the same seed draws the same pictures.
-        random_labels: draw the labels anew, so that the pictures say nothing about them.
+        count: the number of images.
+        seed: the same seed draws the same images.
+        random_labels: redraw the labels independently of the images.
 
     Returns:
-        The pictures, (count, 32, 32, 3), and for each the index of its class.
+        The images, (count, 32, 32, 3), and their class indices.
     """
     random = np.random.default_rng(seed)
     pictures = random.normal(_GREY, _NOISE, (count, SIDE, SIDE, 3))
@@ -55,7 +55,7 @@ def draw_context(count: int, seed: int, *, random_labels: bool = False) -> tuple
 
 
 def _plus_and_cross() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Strokes of three pixels."""
+    """The two shapes, with strokes of three pixels."""
     at = np.arange(_MARK)
     straight = abs(at - _MARK // 2) <= 1
     diagonal = abs(at[:, None] - at) <= 1

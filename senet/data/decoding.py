@@ -1,4 +1,4 @@
-"""From the bytes of a file to an image: whatever real folders hold ends as RGB, or as one error that says why not."""
+"""Decode files into images: any file of a real folder becomes RGB, or one error with the reason."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ EXTENSIONS = frozenset(
 )
 
 MOST_PIXELS = 89_478_485
-"""Beyond this (PIL's own limit, a quarter of a GiB as RGB) an image is taken for a decompression bomb. A JPEG may have
-twice as many: it is decoded at a fraction of its size, as its format allows."""
+"""Larger images count as decompression bombs (PIL's limit, a quarter of a GiB as RGB). A JPEG may
+have twice as many, because its format can be decoded at reduced size."""
 
 MOST_SCANNED = 2**31
-"""Pixels of a JPEG times its scans, each of which is decoded over the whole picture. A progressive photo has about ten
-scans; a file of a megabyte can have thousands, and take minutes."""
+"""The most pixels times scans of a JPEG, since each scan is decoded over the whole image. A
+progressive photo has about ten scans. A one-megabyte file can have thousands and take minutes."""
 
 LARGE_JPEG = 2**25
-"""Pixels beyond which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, until it has no more."""
+"""The number of pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides."""
 
-# Not PIL's whole list: opening an EPS file would start Ghostscript, whatever the file is called.
+# Not PIL's whole list: opening an EPS file, under any name, would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _PASSING = frozenset({errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
-_WAITS = (0.1, 1.0)  # seconds before a network's file system is asked again
+_WAITS = (0.1, 1.0)  # seconds before a network file system is tried again
 _ORIENTATION = 0x0112
 
 
 def decode(path: Path) -> Image.Image:
-    """The image in a file: its first frame, as `upright` has it, in memory that is bounded.
+    """Decode a file's first frame, as `upright` returns it, in bounded memory.
 
-    Truncated data is an error, never half an image; broken EXIF data is none, the image is taken as it lies.
+    Truncated data is an error, never half an image. With broken EXIF data the image is used as stored.
 
     Raises:
-        BadImageError: where it is no image of a kind that is read, is damaged, or has too many pixels.
+        BadImageError: it is not an image of a supported format, is damaged, or has too many pixels.
     """
     for wait in (*_WAITS, None):
         try:
             info = path.stat()
-            if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for a writer for ever
+            if not stat.S_ISREG(info.st_mode):  # opening a pipe would block for ever
                 raise BadImageError(f"{path} is no file", "no file, but a folder, pipe or device")
             with path.open("rb") as file:
                 return _decoded(file, info.st_size, path.suffix)
@@ -77,7 +77,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def decode_bytes(content: bytes, name: str) -> Image.Image:
-    """The image in `content`, as `decode` has it; `name` is what an error calls it, and its suffix counts."""
+    """Decode `content` like `decode`. `name` stands in errors, and its suffix may select the format."""
     try:
         return _decoded(io.BytesIO(content), len(content), name[name.rfind(".") :])
     except BadImageError as error:
@@ -85,7 +85,7 @@ def decode_bytes(content: bytes, name: str) -> Image.Image:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why an image could not be read, in one line."""
+    """The reason in one line why an image could not be read."""
     if isinstance(error, BadImageError):
         return error.reason
     if isinstance(error, UnidentifiedImageError):
@@ -98,17 +98,17 @@ def reason_of(error: BaseException) -> str:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """`image` rotated as its EXIF data says, 8 bits a channel, RGB, or RGBA where it is transparent.
+    """`image` rotated by its EXIF orientation, with 8 bits a channel: RGB, or RGBA if it is transparent.
 
-    Grey of more bits keeps its values: mode "I" is whole numbers, "F" is floats.
+    Grey of more bits keeps its values, in mode "I" (integers) or "F" (floats).
     """
     image.load()
     try:
-        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # otherwise it would be copied
             image = ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception:  # broken EXIF data spoils no picture
+    except Exception:  # broken EXIF data is ignored
         pass
     if image.mode == "RGB":
         return image
@@ -117,7 +117,7 @@ def upright(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return image
     if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        # PIL has no way from a palette with alpha, or from premultiplied grey, to RGBA but by these.
+        # PIL converts a palette with alpha, and premultiplied grey, to RGBA only through these modes.
         between = {"La": "LA"}.get(image.mode)
         image = (image.convert(between) if between else image).convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
@@ -128,7 +128,7 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(
     image: Image.Image, transparency: str | None = "white", values: tuple[float, float] | None = None
 ) -> Image.Image:
-    """`image` upright, RGB, 8 bits a channel: `to_mode`."""
+    """`image` upright, RGB, 8 bits a channel; see `to_mode`."""
     return to_mode(image, "RGB", transparency, values)
 
 
@@ -138,18 +138,18 @@ def to_mode(
     transparency: str | None = "white",
     values: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """`image` upright, 8 bits a channel, in colours or grey, or with its transparency.
+    """`image` upright with 8 bits a channel, in colour, in grey, or with transparency.
 
     Args:
-        image: of any mode.
-        mode: "RGB", "L" for grey, in which grey keeps its values, or "RGBA", which is opaque where nothing else is
-            known.
-        transparency: "white" lays it on white; None shows what lay hidden, as earlier versions did.
-        values: of grey of more than 8 bits, what becomes black and what white; None takes whole numbers for 16 bits,
-            and floats for shares of 1 or of 255, whichever this picture's values allow.
+        image: an image of any mode.
+        mode: "RGB"; "L" for grey, in which grey keeps its values; or "RGBA", opaque unless the
+            image is transparent.
+        transparency: "white" composites it on white; None drops the alpha channel, as earlier versions did.
+        values: for grey of more than 8 bits, the values of black and white. None treats integers as
+            16 bits, and floats as shares of 1 or of 255, whichever this image's values allow.
 
     Raises:
-        DataError: where grey of more than 8 bits has values outside that range.
+        DataError: grey of more than 8 bits has values outside that range.
     """
     if image.mode == mode:
         return image
@@ -165,7 +165,7 @@ def _scaled(grey: np.ndarray[Any, np.dtype[np.float64]], mode: str, values: tupl
     if values is not None:
         low, high = values
         least, greatest = float(grey.min()), float(grey.max())
-        if not (low <= least and greatest <= high):  # also where a value is not a number
+        if not (low <= least and greatest <= high):  # also true for NaN
             raise DataError(
                 f"a grey picture has values from {least:g} to {greatest:g}, outside the range {low:g} to {high:g} that "
                 "becomes black to white: give another with range (--range LOW HIGH)"
@@ -180,11 +180,11 @@ def _scaled(grey: np.ndarray[Any, np.dtype[np.float64]], mode: str, values: tupl
 
 
 def depth_of(content: IO[bytes], name: str) -> str:
-    """The mode of a picture as its header says it, "I" and "F" for grey of more than 8 bits; "" where it is none."""
+    """An image's mode from its header, "I" or "F" for grey of more than 8 bits; "" if it is not an image."""
     try:
         with without_warnings(), Image.open(content, formats=readable_formats(name.lower().endswith(".tga"))) as image:
             return image.mode[:1] if image.mode[:1] in "IF" else image.mode
-    except Exception:  # what cannot be opened is found to be bad elsewhere
+    except Exception:  # unreadable files are found elsewhere
         return ""
 
 
@@ -197,9 +197,9 @@ def _decoded(file: IO[bytes], length: int, suffix: str) -> Image.Image:
     if length == 0:
         raise BadImageError("empty", "the file is empty")
     try:
-        # PIL remarks on broken EXIF data and large images
+        # PIL warns of broken EXIF data and of large images
         with without_warnings(), Image.open(file, formats=readable_formats(suffix.lower() == ".tga")) as image:
-            size = image.size  # before it is decoded at a fraction of it, which a scan takes no note of
+            size = image.size  # before reduced-size decoding, which does not reduce the cost of a scan
             _bound(image)
             if image.format in ("JPEG", "MPO"):
                 _bound_scans(file, size)
@@ -211,14 +211,14 @@ def _decoded(file: IO[bytes], length: int, suffix: str) -> Image.Image:
         raise BadImageError("bomb", f"more than {2 * MOST_PIXELS // 10**6} million pixels: scale it down") from error
     except OSError as error:
         if error.errno is not None:
-            raise  # the system's; a decoder's own errors have no number
+            raise  # a system error; a decoder's own errors have no errno
         raise BadImageError("damaged", reason_of(error)) from error
-    except Exception as error:  # a damaged file fails in any part of a decoder, with any error
+    except Exception as error:  # a damaged file can raise any error in a decoder
         raise BadImageError("damaged", reason_of(error), lasting=not isinstance(error, MemoryError)) from error
 
 
 def _bound(image: Image.Image) -> None:
-    """Have a huge JPEG decoded at a fraction of its size, and refuse what would take too much memory."""
+    """Set a huge JPEG to reduced-size decoding, and refuse images that would take too much memory."""
     width, height = image.size
     scale = 1
     while (width // scale) * (height // scale) > LARGE_JPEG and scale < 8:
@@ -233,12 +233,12 @@ def _bound(image: Image.Image) -> None:
 
 
 def _bound_scans(file: IO[bytes], size: tuple[int, int]) -> None:
-    """Refuse a JPEG of so many scans that decoding it would take minutes; the file is left where it was."""
+    """Refuse a JPEG with so many scans that decoding takes minutes; the file's position is restored."""
     begun = file.tell()
     file.seek(0)
     scans, last = 0, b""
     while chunk := file.read(2**20):
-        scans += (last + chunk).count(b"\xff\xda")  # in the data of a picture 0xff is followed by 0 or a restart
+        scans += (last + chunk).count(b"\xff\xda")  # in image data 0xff is followed by 0 or a restart marker
         last = chunk[-1:]
     file.seek(begun)
     if scans * max(size[0] * size[1], 2**14) > MOST_SCANNED:
@@ -247,6 +247,6 @@ def _bound_scans(file: IO[bytes], size: tuple[int, int]) -> None:
 
 @functools.cache
 def readable_formats(with_tga: bool = False) -> tuple[str, ...]:
-    """The formats that are read and that this PIL has; Targa has no mark of its own, so its name has to say it."""
+    """The supported formats that this PIL has. Targa has no signature, so only a file's name can tell."""
     Image.init()
     return tuple(name for name in (*_FORMATS, *("TGA",) * with_tga) if name in Image.OPEN)

@@ -1,4 +1,4 @@
-"""Folders of class folders: which images there are, and of which class and split each one is."""
+"""Read folders of class folders: the images, their classes and their splits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""What a split's folder is called: in any case, and with "set", "data", "images" or "split" behind (`Train_Set`)."""
+"""Names of split folders, in any case and with "set", "data", "images" or "split" appended (`Train_Set`)."""
 
 _BEHIND = re.compile(r"[-_. ]*(set|data|images|split)$")
 _TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".mat", ".txt")
@@ -44,13 +44,13 @@ def stratified_split(
     seed: int = 0,
     twins: Sequence[Sequence[int]] = (),
 ) -> tuple[list[int], list[int]]:
-    """Indices of the images to train on and of those held out: `fraction` of each class, at least one.
+    """Indices of training images and of held-out images: `fraction` of each class, at least one.
 
-    The same labels and seed give the same split, on every machine. The images of one group of `twins` are held out
-    together or not at all, and not where their classes differ.
+    The same labels and seed give the same split on every machine. Images of one group of `twins`
+    are held out together or not at all, and never if their classes differ.
 
     Raises:
-        DataError: where a class has one image only; `names` are the classes' names for it.
+        DataError: a class has only one image; `names` are the classes' names in the message.
     """
     of_class: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
@@ -72,16 +72,16 @@ def stratified_split(
             one_class = all(labels[each] == label for each in group)
             if len(whole) < count and index not in whole and one_class and len(whole) + len(group) < len(members):
                 whole += group
-        held += whole or order[:count]  # where there is nothing but copies, they are on both sides, and counted
+        held += whole or order[:count]  # a class of copies only has them on both sides, and they are counted
     chosen = set(held)
     return [i for i in range(len(labels)) if i not in chosen], sorted(chosen)
 
 
 def class_table(path: str | Path) -> dict[str, int]:
-    """The network's class index of each name in a JSON file: a list of names in order, or an object name -> index.
+    """Read class indices from a JSON file: a list of names in order, or an object name -> index.
 
     Raises:
-        DataError: where the file is neither.
+        DataError: the file is neither.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -97,15 +97,15 @@ def class_table(path: str | Path) -> dict[str, int]:
 
 
 def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> dict[str, int]:
-    """The network's class index of each folder name, by a JSON file.
+    """The network's class index of each folder name, from a JSON file.
 
     Args:
-        path: what `class_table` reads.
-        folders: the names to look up.
-        offset: added to each index, for networks whose classes do not start at 0.
+        path: the file that `class_table` reads.
+        folders: the folder names to look up.
+        offset: a number added to each index, for networks whose classes do not start at 0.
 
     Raises:
-        DataError: where the file is no such file, or lacks a name.
+        DataError: the file is not such a file, or lacks a name.
     """
     table = class_table(path)
     missing = [name for name in folders if name not in table]
@@ -116,7 +116,7 @@ def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> 
 
 
 class Found(NamedTuple):
-    """What a folder holds: the class names, sorted, the images of each split, and what is no image by its name."""
+    """The content of a folder: sorted class names, the images of each split, and files that are not images by name."""
 
     classes: tuple[str, ...]
     splits: dict[str, FileImages]
@@ -124,13 +124,13 @@ class Found(NamedTuple):
 
 
 def read_folder(root: Path) -> Found:
-    """The images of a folder of class folders, by their names alone.
+    """Find the images of a folder of class folders by file name.
 
-    A folder without train/, val/ or test/ comes back as the one split "all", in order of class and file name.
+    A folder without train/, val/ or test/ is the single split "all", ordered by class and file name.
 
     Raises:
-        DataError: on a folder that is missing or empty, has one class, a class without images, or splits
-            whose classes differ.
+        DataError: the folder is missing or empty, has one class, a class without images, or splits
+            with different classes.
     """
     if not root.is_dir():
         raise DataError(_missing(root))
@@ -173,18 +173,18 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _is_other_programs(name: str) -> bool:
-    """Whether a folder is hidden or a program's own: thumbnails, recycle bins, resource forks."""
+    """Whether a folder is hidden or belongs to a program: thumbnails, recycle bins, resource forks."""
     return name.startswith((".", "__")) or name.lower() in _OTHER_PROGRAMS
 
 
 def _left_out(folder: Path) -> list[Path]:
-    """The folders right below that are left out and hold pictures."""
+    """The direct subfolders that are left out although they hold images."""
     inside = [p for p in folder.iterdir() if _is_other_programs(p.name) and p.is_dir() and not p.is_symlink()]
     return sorted((p for p in inside if _holds_pictures(p)), key=lambda p: p.name)
 
 
 def _beside_classes(folder: Path, root: Path) -> list[BadFile]:
-    """What lies beside class folders and is left out: other programs' pictures, loose ones, links that lead nowhere."""
+    """Entries beside class folders that are left out: other programs' folders, loose images, broken links."""
     found = [named_otherwise(path, root) for path in _left_out(folder)]
     if _folders(folder) and any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir() if path.is_file()):
         found.append(_in_no_class(folder, root))
@@ -196,7 +196,7 @@ def _beside_classes(folder: Path, root: Path) -> list[BadFile]:
 
 
 def _in_no_class(folder: Path, root: Path) -> BadFile:
-    """The pictures of a folder that stand beside class folders, or where these should be."""
+    """The loose images beside class folders, or in their place."""
     inside = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
     name = text_of(folder.relative_to(root))
     return BadFile(name, f"left out: {counted(len(inside), 'picture')} of it in no class folder")
@@ -207,10 +207,10 @@ def _holds_pictures(folder: Path) -> bool:
 
 
 def files_below(root: Path) -> tuple[list[Path], list[Path]]:
-    """Files anywhere below `root` that are images by their names, and the others, both in the order of their paths.
+    """Files below `root` that are images by name, and all others, both sorted by path.
 
-    Hidden files and those of a file browser are left out; links are followed, but not round and round. A folder of
-    another program that holds pictures, and each resource fork (`._photo.jpg`), is one of the others.
+    Hidden files and those of a file browser are left out. Links are followed, except in cycles.
+    Other programs' folders with images, and resource forks (`._photo.jpg`), count among the others.
     """
     files: list[Path] = []
     left_out: list[Path] = []
@@ -219,7 +219,7 @@ def files_below(root: Path) -> tuple[list[Path], list[Path]]:
         left_out += _left_out(Path(folder))
         left_out += [Path(folder, name) for name in names if name.startswith("._")]
         inside[:] = sorted(name for name in inside if not _is_other_programs(name))
-        for name in list(inside):  # a link to a folder above would lead round and round
+        for name in list(inside):  # a link to an enclosing folder would never end
             place = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118 os.walk gives text
             if place in seen:
                 inside.remove(name)
@@ -233,13 +233,13 @@ def files_below(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a folder of this name is."""
+    """The split that a folder's name stands for."""
     plain = _BEHIND.sub("", name.lower())
     return next((split for split, names in SPLITS.items() if plain in names), None)
 
 
 def _split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split; one that holds no folders is a class of that name instead."""
+    """The folder of a split; a folder without subfolders is a class of that name instead."""
     here = [folder for folder in _folders(root) if _split_of(folder.name) == split and _folders(folder)]
     if len(here) > 1:
         raise DataError(f"{root} has {_listed([p.name for p in here])}, which mean the same: keep one of them")
@@ -247,7 +247,7 @@ def _split_folder(root: Path, split: str) -> Path | None:
 
 
 def _check_apart(root: Path, splits: Iterable[Path]) -> None:
-    """Two splits that are one folder, by a link, would measure on what was trained on."""
+    """Refuse two splits that are the same folder through a link: the test images would be training images."""
     seen: dict[str, str] = {}
     for folder in splits:
         place = os.path.realpath(folder)
@@ -257,7 +257,7 @@ def _check_apart(root: Path, splits: Iterable[Path]) -> None:
 
 
 def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
-    """Refuse folders that are all called as splits are, and hold pictures of no class: of a contest, with a table."""
+    """Refuse folders that are all named like splits but hold no class folders, as in contests with a label table."""
     if all(map(_split_of, classes)):
         raise DataError(
             f"{_listed(classes)} of {root} hold no class folders{_hint(root)}: a split holds one folder of images for "
@@ -266,9 +266,9 @@ def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
 
 
 def _check_not_inside_out(root: Path, classes: Sequence[str]) -> None:
-    """Class folders that all hold the same folders are splits or classes the wrong way round.
+    """Refuse class folders that all hold the same subfolders: splits and classes are then nested the wrong way.
 
-    One folder that is no split may be the same in all: tiny-imagenet has NAME/images/.
+    A single subfolder that is not a split may recur in all: tiny-imagenet has NAME/images/.
     """
     inside = [{folder.name for folder in _folders(root / name)} for name in classes]
     same = inside[0]
@@ -308,7 +308,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _hint(folder: Path) -> str:
-    """What is not read in a folder, and may be what a person counted on: tables of labels, archives."""
+    """A hint at unread files that the user may have meant: label tables, archives."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     tables = [name for name in names if name.lower().endswith(_TABLES)]
     archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
@@ -345,7 +345,7 @@ def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImage
 
 
 def named_otherwise(path: Path, root: Path) -> BadFile:
-    """A file, or a folder of another program, that is not looked into."""
+    """Why a file, or another program's folder, is left out."""
     name = text_of(path.relative_to(root))
     if path.name.startswith("._") or _is_other_programs(path.name):
         return BadFile(name, "left out: hidden, or made by another program")

@@ -1,4 +1,4 @@
-"""Labelled images, read one at a time: files, arrays in memory, and torchvision's data sets."""
+"""Lists of labelled images, read one at a time: files, arrays, and torchvision's data sets."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class BadFile:
     """A file that was skipped.
 
     Attributes:
-        name: of the file, below the data's folder.
-        reason: why.
+        name: the file's path below the data's folder.
+        reason: why it was skipped.
     """
 
     name: str
@@ -61,7 +61,7 @@ class BadFile:
 
 
 class Images(Protocol):
-    """A list of labelled images. `labels` is (n,) int64, `names` says which image is which."""
+    """A list of labelled images. `labels` is (n,) int64, and `names` identifies each image."""
 
     labels: Tensor
     names: Sequence[str]
@@ -75,12 +75,12 @@ class Images(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """A short text that changes where the images, their order or their labels change."""
+        """A short text that changes with the images, their order or their labels."""
         ...
 
 
 def digest(labels: Tensor, parts: Sequence[bytes]) -> str:
-    """A short text of labels, and of whatever else decides what images are."""
+    """A short digest of labels and of anything else that identifies the images."""
     state = hashlib.sha256(labels.numpy().tobytes())
     for part in parts:
         state.update(part)
@@ -89,7 +89,7 @@ def digest(labels: Tensor, parts: Sequence[bytes]) -> str:
 
 
 def text_of(path: Path | str) -> str:
-    """A path as text that can be written anywhere, also where its bytes are no UTF-8 or a terminal would obey them."""
+    """A path as printable text, even if its bytes are not UTF-8 or contain control characters."""
     given = os.fsencode(path if isinstance(path, str) else path.as_posix())
     return printable(given.decode("utf-8", "backslashreplace"))
 
@@ -97,7 +97,7 @@ def text_of(path: Path | str) -> str:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # a link to nowhere
+    except OSError:  # a broken link
         return -1
 
 
@@ -106,9 +106,9 @@ class FileImages:
 
     Args:
         paths: the files.
-        labels: the class of each.
-        root: what `names` leaves out of the paths.
-        names: other names than these.
+        labels: their class indices.
+        root: the prefix of the paths that `names` leaves out.
+        names: names to use instead.
     """
 
     concurrent = True  # threads may load several at once
@@ -125,16 +125,16 @@ class FileImages:
         return len(self.paths)
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`; a file that cannot be decoded is a BadImageError that names it."""
+        """Image `index`; raises a BadImageError that names the file if it cannot be decoded."""
         return decode(self.paths[index])
 
     def content(self, index: int, most: int = -1) -> bytes:
-        """The first `most` bytes of file `index`, or all."""
+        """The first `most` bytes of file `index`, or all of them."""
         with self.paths[index].open("rb") as file:
             return file.read(most)
 
     def size(self, index: int) -> int:
-        """The bytes of file `index`; -1 where there is none."""
+        """The size of file `index` in bytes; -1 if it does not exist."""
         return _size(self.paths[index])
 
     def fingerprint(self) -> str:
@@ -143,7 +143,7 @@ class FileImages:
         return digest(self.labels, parts)
 
     def state(self) -> bytes:
-        """What changes where any of the files is written anew."""
+        """A value that changes when any of the files is rewritten."""
         parts = [os.path.realpath(self.paths[0].parent).encode(errors="backslashreplace")]
         for name, path in zip(self.names, self.paths, strict=True):
             try:
@@ -155,9 +155,9 @@ class FileImages:
 
 
 def twins_in(splits: Sequence[Images]) -> list[list[tuple[int, int]]]:
-    """Groups of byte-identical files, each as (which of the lists, index in it); of files alone, not of arrays.
+    """Groups of byte-identical files, each as (number of the list, index in it); arrays are left out.
 
-    Of several lists only groups that lie in more than one of them are looked for.
+    With several lists, only groups that span more than one are searched for.
     """
     members: dict[object, list[tuple[int, int, Any, int]]] = {}
     for place, images in enumerate(splits):
@@ -165,9 +165,9 @@ def twins_in(splits: Sequence[Images]) -> list[list[tuple[int, int]]]:
         chosen = images.indices if isinstance(images, ChosenImages) else range(len(images))
         if hasattr(base, "content"):
             for index, within in enumerate(chosen):
-                if (size := base.size(within)) > 0:  # a pipe has no size, and opening one would wait for ever
+                if (size := base.size(within)) > 0:  # a pipe has no size, and opening one would block
                     members.setdefault(size, []).append((place, index, base, within))
-    # Equal sizes are common, and files large: most of those are told apart by their first bytes.
+    # Equal sizes are common and files large; the first bytes already distinguish most.
     for most in (4096, -1):
         groups = [group for group in members.values() if _across(group, len(splits))]
         members = {}
@@ -176,7 +176,7 @@ def twins_in(splits: Sequence[Images]) -> list[list[tuple[int, int]]]:
                 try:
                     content = hashlib.sha256(entry[2].content(entry[3], most)).digest()
                 except OSError:
-                    continue  # it cannot be read, and is found to be bad later
+                    continue  # an unreadable file is reported later
                 members.setdefault((number, content), []).append(entry)
     found = [group for group in members.values() if _across(group, len(splits))]
     return [[(place, index) for place, index, _, _ in group] for group in found]
@@ -208,7 +208,7 @@ class ArrayImages:
 
 
 class TorchvisionImages:
-    """A data set of torchvision, whose items are (PIL image, label); `labels` are the labels of all."""
+    """A torchvision data set with items (PIL image, label); `labels` are the labels of all items."""
 
     def __init__(self, dataset: Any, labels: Sequence[int]) -> None:
         self.dataset = dataset
@@ -217,7 +217,7 @@ class TorchvisionImages:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the data set holds its images as an array, so that none has to be decoded."""
+        """Whether the data set holds its images as an array, so that none needs decoding."""
         return isinstance(getattr(self.dataset, "data", None), np.ndarray | Tensor)
 
     def __len__(self) -> int:
@@ -234,12 +234,12 @@ class TorchvisionImages:
             raise BadImageError(message, why, lasting=not isinstance(error, OSError | MemoryError)) from error
 
     def fingerprint(self) -> str:
-        """The data set's name and labels."""
+        """A digest of the data set's name and labels."""
         return digest(self.labels, [type(self.dataset).__name__.encode()])
 
 
 class ChosenImages:
-    """Some of a list of images: those at `indices`, in that order."""
+    """The images of a list at `indices`, in that order."""
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
         self.labels = images.labels[list(indices)]
@@ -259,12 +259,12 @@ class ChosenImages:
         return self.images.load(self.indices[index])
 
     def fingerprint(self) -> str:
-        """The whole list's fingerprint, and which were chosen."""
+        """A digest of the whole list's fingerprint and the indices."""
         return digest(self.labels, [self.images.fingerprint().encode(), repr(self.indices).encode()])
 
 
 class JoinedImages:
-    """Several lists of images, one after another."""
+    """Several lists of images, concatenated."""
 
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = tuple(parts)
@@ -276,7 +276,7 @@ class JoinedImages:
         return len(self.names)
 
     def load(self, index: int) -> Image.Image:
-        """Image `index` of all."""
+        """Image `index` of the concatenation."""
         for part in self.parts:
             if index < len(part):
                 return part.load(index)

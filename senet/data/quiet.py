@@ -1,4 +1,4 @@
-"""Warnings kept quiet while several threads decode images at once."""
+"""Silence warnings while several threads decode images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _filters = warnings.catch_warnings()
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Warnings are ignored within, also while other threads are within or leave.
+    """A context that ignores warnings, safely nested across threads.
 
-    Python's filters are the process's. Two threads that each put them back as they found them would leave the
-    "ignore" of one behind, or take it from under the other, where a filter "error" then makes a bad file of a whole
-    one. So the first that comes sets it, and the last that goes puts back what was there.
+    Python's warning filters belong to the process. If two threads each saved and restored them, one
+    could leave its "ignore" behind, or remove the other's too early. So the first thread to enter
+    sets the filter, and the last to leave restores the old ones.
     """
     global _inside, _filters
     with _lock:
@@ -43,7 +43,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def _alone() -> None:
-    """A process that was forked has one thread: none of the others is within, or holds the lock."""
+    """Reset in a forked process, whose single thread neither holds the lock nor is inside the context."""
     global _inside, _lock
     _lock = threading.Lock()
     if _inside:

@@ -1,4 +1,4 @@
-"""Images read once, one after another; those that cannot be read are left out and listed."""
+"""Read images once, in order, skipping and listing those that cannot be read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Items(Dataset[_Item]):
 
 
 class _Loaded(NamedTuple):
-    """Of a batch, the readable images' indices, pixels and labels, and the index of each other with the reason."""
+    """A batch: indices, pixels and labels of the readable images, and each unreadable index with its reason."""
 
     indices: list[int]
     pixels: Tensor | None
@@ -67,24 +67,24 @@ def _together(items: list[_Item]) -> _Loaded:
 
 
 class Readable:
-    """Batches (N, 3, size, size) uint8 with labels (N,): every image once, in order, without those that are bad.
+    """Batches (N, 3, size, size) uint8 with labels (N,): every readable image once, in order.
 
     Args:
-        images: what to read.
-        prepare: image -> pixels.
-        batch_size: images read at a time; N is less by those that are bad.
-        workers: processes that read; None for one a core, at most 8.
-        max_bad: how many may be bad, a number or a share of all; None for any.
-        name: what an error calls the images.
-        before: what is known to be bad already.
+        images: the images.
+        prepare: a function from an image to pixels.
+        batch_size: images read at a time; N is smaller by the unreadable ones.
+        workers: processes that read; None means one per core, at most 8.
+        max_bad: how many images may be unreadable, a number or a share; None means any.
+        name: the name of the images in errors.
+        before: images already known to be unreadable.
 
     Attributes:
-        indices: of the images that were read, in order.
-        bad: the others.
+        indices: indices of the images read, in order.
+        bad: the unreadable images.
 
     Raises:
-        DataError: on reading, where more are bad than may be, or all.
-        ValueError: on a number of workers that is none.
+        DataError: while reading, if more images are unreadable than allowed, or all.
+        ValueError: the number of workers is not a whole number of at least 0.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Readable:
         self._check()
 
     def __len__(self) -> int:
-        """How many batches there are at most."""
+        """The largest possible number of batches."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches; `indices` and `bad` are then those of this pass."""
+        """Iterate over the batches; `indices` and `bad` are those of this pass."""
         self.indices, self.bad = [], []
         with forking():
             loaded = iter(self._loader)
@@ -139,7 +139,7 @@ class Readable:
     def _next(self, loaded: Iterator[_Loaded]) -> _Loaded | None:
         try:
             return next(loaded, None)
-        except DataError as error:  # of a worker, with its traceback before it
+        except DataError as error:  # from a worker, preceded by its traceback
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("senet.errors.DataError: ")) from None
 
     def _check(self) -> None:

@@ -1,6 +1,6 @@
-"""The batches, the same for any number of workers, for a resumed run, and for the plain and the SE network.
+"""Reproducible batches: the same for any number of workers, for a resumed run, and for plain and SE networks.
 
-Each sample's randomness depends on (seed, epoch, index) alone, the order of the images on (seed, epoch).
+A sample's randomness depends only on (seed, epoch, index), and the order of images only on (seed, epoch).
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ __all__ = [
 ]
 
 BUDGET = 512 * 2**20
-"""Bytes of decoded images kept in memory, for each split; beyond that, files are decoded in every epoch."""
+"""The most bytes of decoded images kept in memory per split; larger splits are decoded in every epoch."""
 
 Batch = tuple[Tensor, Tensor]
 Key = tuple[int, int]
 
 
 def random_key(*numbers: int) -> int:
-    """A 63-bit seed made of whole numbers; any change of one gives an unrelated seed."""
+    """A 63-bit seed from integers; changing any of them gives an unrelated seed."""
     packed = struct.pack(f"<{len(numbers)}q", *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 @contextlib.contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Run with torch's CPU generator, from which torchvision's transforms draw, seeded by `key`; then as before."""
-    generator = torch.default_generator  # torch.manual_seed would queue a call for each device, every time
+    """Run with torch's CPU generator, which torchvision's transforms use, seeded by `key`; then restore it."""
+    generator = torch.default_generator  # torch.manual_seed would queue a call for each device every time
     state = generator.get_state()
     generator.manual_seed(key)
     try:
@@ -63,19 +63,19 @@ def seeded(key: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    """Within it loaders may start their workers without Python's remark that PyTorch has threads, as it always has."""
+    """A context that silences Python's warning about forking with threads, which PyTorch always has."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
         yield
 
 
 class CachedImages(Dataset[Tensor]):
-    """Decoded images (3, H, W) uint8, in memory as one tensor where they fit, else decoded when asked for.
+    """Decoded images (3, H, W) uint8: in memory as one tensor if they fit, else decoded on access.
 
     Args:
-        images: what to decode.
-        prepare: image -> pixels, without randomness.
-        budget: bytes of memory that they may take; 0 keeps none.
+        images: the images to decode.
+        prepare: a deterministic function from an image to pixels.
+        budget: the most bytes of memory; 0 keeps none.
     """
 
     def __init__(self, images: Images, prepare: Callable[..., Tensor], budget: int = BUDGET) -> None:
@@ -89,7 +89,7 @@ class CachedImages(Dataset[Tensor]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether all images are decoded and kept."""
+        """Whether all decoded images are in memory."""
         return self._pixels is not None
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class CachedImages(Dataset[Tensor]):
         return self._pixels[start : start + shape[0] * shape[1] * shape[2]].view(shape)
 
     def _estimate(self) -> int:
-        """Bytes of all images, by at most 16 of them from all over the list."""
+        """The estimated bytes of all images, from at most 16 spread over the list."""
         chosen = range(0, len(self), max(1, len(self) // 16))
         return sum(self[index].numel() for index in chosen) * len(self) // max(1, len(chosen))
 
@@ -119,31 +119,32 @@ class CachedImages(Dataset[Tensor]):
                 self._shapes.append((pixels.shape[0], pixels.shape[1], pixels.shape[2]))
                 self._starts.append(total)
                 total += pixels.numel()
-                if total > 2 * budget:  # the estimate was far off
+                if total > 2 * budget:  # the estimate was too low
                     pool.shutdown(cancel_futures=True)
                     return
         self._pixels = torch.cat(parts)
 
 
 def hold(images: Images, how: Augmentation | Preprocessing, *, budget: int = BUDGET) -> CachedImages:
-    """`images` as an augmentation starts from them, or as a preprocessing makes them."""
+    """`images` prepared by an augmentation's deterministic part, or by a preprocessing."""
     return CachedImages(images, how.base if isinstance(how, Augmentation) else how, budget)
 
 
 class KeyedSampler(Sampler[Key]):
-    """(epoch, index) for every image: in an order drawn from (seed, epoch), or as they lie.
+    """Yields (epoch, index) for every image, in an order drawn from (seed, epoch) or in list order.
 
-    An epoch's order is cut into batches, and each batch into equal slices, one a process, so that the processes
-    together see what one alone would. Images that are left over after the last whole batch are left out.
+    An epoch is cut into batches, and each batch into equal slices, one per process. So all
+    processes together see the same batches as a single one. Images after the last whole batch are
+    left out.
 
     Args:
-        length: number of images.
-        seed: of the order, or None for the order in which they lie.
-        epoch: the one to begin with; `set_epoch`, which Lightning calls, sets the others.
-        batch_size: images in a batch of all processes together.
-        begin: the batch to begin with, in the first epoch.
-        rank: of this process.
-        processes: how many there are; they divide `batch_size`.
+        length: the number of images.
+        seed: the order's seed; None means list order.
+        epoch: the first epoch; `set_epoch`, which Lightning calls, sets later ones.
+        batch_size: images per batch over all processes.
+        begin: the first batch of the first epoch.
+        rank: this process's rank.
+        processes: the number of processes, which divides `batch_size`.
     """
 
     def __init__(
@@ -166,13 +167,13 @@ class KeyedSampler(Sampler[Key]):
         self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order the next iteration has."""
+        """Set the epoch of the next iteration."""
         if epoch != self.epoch:
             self.begin = 0
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """The number of images that this process sees in an epoch."""
+        """The number of images per epoch in this process."""
         return self.length // self.batch_size * self.batch_size // self.processes
 
     def __iter__(self) -> Iterator[Key]:
@@ -184,7 +185,7 @@ class KeyedSampler(Sampler[Key]):
         return ((epoch, index) for part in slices for index in part)
 
     def batch(self, epoch: int, number: int) -> list[int]:
-        """The images of one batch of an epoch (both from 0), of all processes."""
+        """The image indices of one batch of an epoch (both from 0), over all processes."""
         return list(self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size])
 
     def _order(self, epoch: int) -> Sequence[int]:
@@ -196,13 +197,13 @@ class KeyedSampler(Sampler[Key]):
 
 
 class ShareSampler(Sampler[int]):
-    """Every image once, in order, dealt out over the processes: this one's share.
+    """This process's share of all images, dealt out in order.
 
     Args:
-        length: number of images.
-        rank: of this process.
-        processes: how many there are.
-        even: give each the same number, with -1 in place of the images that some lack.
+        length: the number of images.
+        rank: this process's rank.
+        processes: the number of processes.
+        even: give each process the same number, filled up with -1.
     """
 
     def __init__(self, length: int, rank: int = 0, processes: int = 1, *, even: bool = False) -> None:
@@ -211,16 +212,16 @@ class ShareSampler(Sampler[int]):
         self.indices = own + [-1] * (missing if even else 0)
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of images in the share."""
         return len(self.indices)
 
     def __iter__(self) -> Iterator[int]:
-        """The share."""
+        """The share's image indices."""
         return iter(self.indices)
 
 
 class _Views(Dataset[Batch]):
-    """Random views of cached images by (epoch, index), each with its label."""
+    """Random views of cached images, by (epoch, index), with labels."""
 
     def __init__(self, cached: CachedImages, augmentation: Augmentation, seed: int) -> None:
         self.cached = cached
@@ -237,7 +238,7 @@ class _Views(Dataset[Batch]):
 
 
 class _Fixed(Dataset[Batch]):
-    """Cached images with their labels, as they are."""
+    """Cached images with labels, unchanged."""
 
     def __init__(self, cached: CachedImages) -> None:
         self.cached = cached
@@ -246,7 +247,7 @@ class _Fixed(Dataset[Batch]):
         return len(self.cached)
 
     def __getitem__(self, index: int) -> Batch:
-        if index < 0:  # fills a batch up, and does not count
+        if index < 0:  # fills up a batch and is not counted
             return self.cached[0], torch.tensor(-1)
         return self.cached[index], self.cached.images.labels[index]
 
@@ -272,25 +273,25 @@ def train_loader(
     processes: int = 1,
     workers: int | None = None,
 ) -> DataLoader[Batch]:
-    """Batches (N, 3, size, size) uint8 with labels (N,), N being `batch_size` over processes and parts.
+    """Batches (N, 3, size, size) uint8 with labels (N,), where N is `batch_size` divided by processes and parts.
 
-    Images that are left over in one epoch come in another, whose order differs: a last batch of one image would
-    break batch normalisation.
+    Images left over in one epoch appear in others, which have other orders. A last batch of one
+    image would break batch normalisation.
 
     Args:
         cached: the images.
-        augmentation: makes the views.
-        batch_size: of all processes and parts together, or the number of images where that is less.
-        seed: of the order and the views.
-        epoch: the one to begin with.
-        begin: the batch of it to begin with.
-        parts: in which a batch is worked off.
-        rank: of this process.
-        processes: how many there are.
-        workers: processes that make them; without it, none where the images are in memory.
+        augmentation: the augmentation that makes the views.
+        batch_size: images per batch over all processes and parts, capped at the number of images.
+        seed: the seed of order and views.
+        epoch: the first epoch.
+        begin: the first batch of that epoch.
+        parts: the number of parts in which a batch is processed.
+        rank: this process's rank.
+        processes: the number of processes.
+        workers: processes that prepare batches; by default none if the images are in memory.
 
     Raises:
-        StudyError: where a batch does not come in so many equal parts.
+        StudyError: a batch does not divide into so many equal parts.
     """
     count = _workers(cached, workers)
     whole = min(batch_size, len(cached))
@@ -316,9 +317,9 @@ def eval_loader(
     even: bool = False,
     workers: int | None = None,
 ) -> DataLoader[Batch]:
-    """Batches (N, 3, size, size) uint8 with labels (N,), every image once, in order, dealt out over the processes.
+    """Batches (N, 3, size, size) uint8 with labels (N,): every image once, dealt out in order over the processes.
 
-    With `even`, processes that lack an image have one with the label -1 in its place, which is not to be counted.
+    With `even`, a process that lacks an image gets one with the label -1, which must not be counted.
     """
     count = _workers(cached, workers)
     return DataLoader(
@@ -333,10 +334,10 @@ def eval_loader(
 
 
 def share_of(batch_size: int, processes: int, parts: int) -> int:
-    """Images that a process works off at a time.
+    """The number of images that a process handles at a time.
 
     Raises:
-        StudyError: where a batch does not come in so many equal parts, with the nearest that does.
+        StudyError: a batch does not divide into so many equal parts; the message has the nearest size that does.
     """
     pieces = processes * parts
     if batch_size % pieces:

@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: it ends its step, writes a checkpoint, and stops."""
+"""Handle signals that ask a training to stop: it finishes its step, writes a checkpoint, and stops."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["StopRequest", "WorkerSignalShield"]
 
 AT_ONCE = 1.0
-"""Seconds within which a second Ctrl-C is the first, once from the terminal and once from who started us."""
+"""Seconds within which a second Ctrl-C counts as the first, sent by both the terminal and our parent process."""
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""A closed terminal sends SIGHUP; the last two are what SLURM's --signal is mostly told to send."""
+"""A closed terminal sends SIGHUP; SLURM's --signal usually sends one of the last two."""
 
 
 class StopRequest:
-    """Whether a signal has come that asks to stop.
+    """Whether a signal asked to stop.
 
     Attributes:
-        number: the signal's, or 0. A second Ctrl-C does not wait for the end of the step.
+        number: the signal's number, or 0. A second Ctrl-C does not wait for the end of the step.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it signals are listened to; then whoever handled them before does again."""
+        """A context that handles the signals and afterwards restores the previous handlers."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
+            yield  # Python delivers signals only to the main thread
             return
         before = {number: signal.getsignal(number) for number in _numbers()}
         self.listen()
@@ -48,7 +48,7 @@ class StopRequest:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def listen(self) -> None:
-        """Take the signals' handlers, which others may have taken since."""
+        """Install the handlers again, in case another library replaced them."""
         if threading.current_thread() is threading.main_thread():
             for number in _numbers():
                 signal.signal(number, self._hear)
@@ -61,23 +61,23 @@ class StopRequest:
 
 
 def _numbers() -> list[signal.Signals]:
-    """The signals that are listened to: not SIGHUP where `nohup` has it ignored."""
+    """The signals to handle: without SIGHUP if `nohup` ignores it."""
     known = [number for name in _NAMES if (number := getattr(signal, name, None)) is not None]
     return [number for number in known if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class WorkerSignalShield:
-    """Lets processes that load images outlive a signal that is sent to all processes of a job, while it is raised.
+    """Lets image loading processes survive a signal that is sent to all processes of a job, while raised.
 
-    The training needs its images to end the step. While it is not raised, a worker ends when it is told to, as the
-    loader does that is done with it.
+    The training needs its images to finish the step. While the shield is not raised, a worker ends
+    when told to, as a finished loader does.
     """
 
     def __init__(self) -> None:
         self._up = multiprocessing.RawValue("b", 0)
 
     def __call__(self, _: int) -> None:
-        """Take the signals' handlers, in a worker."""
+        """Install the handlers in a worker."""
         for number in _numbers():
             signal.signal(number, self._hear)
 
@@ -87,7 +87,7 @@ class WorkerSignalShield:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """Within it, in the process that trains, the workers are shielded."""
+        """A context in the training process that shields the workers."""
         self._up.value = 1
         try:
             yield

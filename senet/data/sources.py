@@ -1,4 +1,4 @@
-"""Data by name: the embedded digits, folders of class folders, WebDataset's shards, and torchvision's data sets."""
+"""Open data by name: the embedded digits, folders of class folders, WebDataset shards, torchvision's data sets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def open_data(
     data_root: str | Path | None = None,
     split_seed: int = 0,
 ) -> DataSource:
-    """Find labelled images by name; nothing is decoded but one image of each class, to see that it can be.
+    """Open labelled images by name. Only one image of each class is decoded, as a check.
 
     Args:
         name: `digits` (scikit-learn's 1,797 handwritten digits of 8×8 pixels, embedded in it), `context` (a made
@@ -53,15 +53,16 @@ def open_data(
             inside, or else split by us, 80/20 within each class), `torchvision:NAME`, or `wds:` with WebDataset's
             shards, such as `wds:path/{0000..0099}.tar`. Or two
             of PyTorch's data sets, to train on and to measure on: `senet.data.pytorch.datasets` says of what.
-        classes: for evaluation: a JSON file that names the network's classes in order (or name -> index),
-            by which folder names become class indices; without it, classes are numbered by sorted name.
-        class_offset: added to each class index.
-        data_root: where torchvision's data sets lie and are downloaded to if they are not there;
+        classes: for evaluation: a JSON file with the network's classes in order (or name -> index),
+            which maps folder names to class indices. By default classes are numbered by sorted
+            name.
+        class_offset: a number added to each class index.
+        data_root: the folder of torchvision's data sets, to which missing ones are downloaded;
             ~/.cache/senet/data by default.
-        split_seed: of the split that we make.
+        split_seed: the seed of a split that we make.
 
     Raises:
-        DataError: on data that is missing, empty or of one class, whose splits differ in classes, or that
+        DataError: the data is missing, empty, has one class or splits with different classes, or
             cannot be read or downloaded.
     """
     if not isinstance(name, str | Path):
@@ -105,7 +106,7 @@ def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, 
 
 
 def _with_held_out(splits: dict[str, Images], classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
-    """The splits; where there is but one to train on, or no split at all, divided by us."""
+    """The splits; if there is only train or no split at all, we divide the images."""
     if set(splits) in ({"all"}, {"train"}):
         return _divided(next(iter(splits.values())), classes, split_seed)
     return splits
@@ -118,7 +119,7 @@ def _divided(images: Images, classes: tuple[str, ...], split_seed: int) -> dict[
 
 
 def _first_image(images: Images, label: int, name: str) -> tuple[int, int]:
-    """The size of the first image of a class that can be read."""
+    """The size of a class's first readable image."""
     failure: DataError | None = None
     for index in torch.nonzero(images.labels == label).flatten().tolist():
         try:
@@ -216,7 +217,7 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
 
 
 def _made(kind: Any, root: Path, option: dict[str, Any], can_download: bool) -> Any | None:
-    """One split of a data set, downloaded if it is not there; None where it has no such split."""
+    """One split of a data set, downloaded if missing; None if it has no such split."""
     takes_root = "root" in inspect.signature(kind).parameters
     arguments: dict[str, Any] = {"root": root, **option} if takes_root else option
     try:

@@ -1,4 +1,4 @@
-"""From an image to what a network is given: preprocessing for evaluation, augmentation for training."""
+"""Turn images into network inputs: preprocessing for evaluation, augmentation for training."""
 
 from __future__ import annotations
 
@@ -35,28 +35,32 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _WHOLE = (1.0, 1.0)  # of the area
 _MODES = {"RGB": "RGB", "BGR": "RGB", "grey": "L", "RGBA": "RGBA"}
-"""What a network may be given, and PIL's name for such pictures, of as many letters as channels."""
+"""The orders of channels, and PIL's modes for them, with one letter per channel."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a network's input for evaluation; it is saved with trained weights.
+    """The preprocessing of an image for evaluation, which is saved with trained weights.
 
-    The shorter side is resized to `resize` pixels, the middle `size` × `size` cut out, and each channel of values in
-    [0, 1] normalised: (value - mean) / std. The default is ImageNet's mean and std, also for networks trained from
-    scratch: any fixed numbers serve those, and published weights expect these.
+    The shorter side is resized to `resize` pixels, the central `size` × `size` is cropped, and each
+    channel of values in [0, 1] is normalised: (value - mean) / std. The defaults are ImageNet's
+    mean and std, which published weights expect. Networks trained from scratch use them too, since
+    any fixed numbers will do.
 
-    `channels` is their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks); mean and std are
-    always in the order red, green, blue. A network of one channel is given "grey", one of four "RGBA".
+    `channels` is their order in the network's input, "RGB" or "BGR" (the authors' Caffe networks);
+    mean and std are always in the order red, green, blue. A network with one input channel takes
+    "grey", one with four "RGBA".
 
-    A transparent image is laid on white; `transparency` None shows what lay hidden, as for networks that an earlier
-    version trained. Of grey of more than 8 bits, `range` is what becomes black and white.
+    A transparent image is composited on white; with `transparency` None the alpha channel is
+    dropped, as for networks that an earlier version trained. For grey of more than 8 bits, `range`
+    has the values of black and white.
 
     Raises:
-        ValueError: on sizes that are no positive whole numbers, a resize smaller than the crop, a mean or std
-            that is not one number a channel (std positive), or an unknown interpolation or order of channels.
+        ValueError: a size is not a positive whole number, resize is smaller than the crop, mean or
+            std is not one number per channel (std positive), or interpolation or channels are
+            unknown.
     """
 
     size: int = 224
@@ -97,7 +101,7 @@ class Preprocessing:
             raise InputError(f"transparency is 'white' or None, not {self.transparency!r}")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image as (C, size, size) uint8. Resizing is PIL's, whose pixels published figures rest on."""
+        """An image as (C, size, size) uint8. PIL resizes it, as for published figures."""
         from torchvision.transforms.v2 import functional
 
         mode = functional.InterpolationMode(self.interpolation)
@@ -107,9 +111,9 @@ class Preprocessing:
         return functional.pil_to_tensor(cropped)  # type: ignore[no-any-return]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """The network's input of (N, C, H, W) uint8 pixels: float32, normalised a channel at a time.
+        """The network's input from (N, C, H, W) uint8 pixels: float32, normalised per channel.
 
-        On the CPU its memory format is channels last, in which convolutions are faster.
+        On the CPU its memory format is channels last, which makes convolutions faster.
         """
         mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
@@ -119,21 +123,21 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """PIL's name for the kind of picture that it makes."""
+        """PIL's mode of the prepared image."""
         return _MODES[self.channels]
 
     def grey(self, count: int = 1) -> Tensor:
-        """(count, C, size, size) uint8 of middle grey: pictures on which a network is tried."""
+        """Mid-grey images (count, C, size, size) uint8 on which to try a network."""
         return torch.full((count, len(self.mean), self.size, self.size), 128, dtype=torch.uint8)
 
     def for_channels(self, count: int) -> Preprocessing:
-        """The same for a network whose first layer takes so many channels.
+        """This preprocessing for a network with another number of input channels.
 
-        One channel is given grey, normalised by the mean of the three colours' numbers; four are given the picture's
-        transparency as well, as numbers in [-1, 1].
+        One channel is grey, normalised by the mean over the colours' numbers. Four channels include
+        the alpha channel, in [-1, 1].
 
         Raises:
-            InputError: where pictures do not come in so many channels.
+            InputError: images never have so many channels.
         """
         if count == len(self.mean):
             return self
@@ -154,21 +158,21 @@ class Preprocessing:
         )
 
     def at(self, size: int | None) -> Preprocessing:
-        """The same at another size, the part of the image that is seen being as large; None: at its own."""
+        """This preprocessing at another size with the same part of the image; None keeps the size."""
         if size is None:
             return self
         return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, which `from_json` reads; what earlier versions did not say is left out."""
+        """Plain values for `from_json`, without fields that earlier versions lacked."""
         return plain_values(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The preprocessing of which `to_json` made `values`.
+        """The preprocessing from the `values` of `to_json`.
 
         Raises:
-            ValueError: on names or values that it does not know.
+            ValueError: a name or a value is unknown.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, Mapping):
@@ -177,7 +181,7 @@ class Preprocessing:
         if unknown:
             raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
         try:
-            return cls(**{"transparency": None, **values})  # files of earlier versions do not say
+            return cls(**{"transparency": None, **values})  # files of earlier versions leave it out
         except (TypeError, ValueError) as error:
             raise error if isinstance(error, InputError) else InputError(f"preprocessing is damaged: {error}") from None
 
@@ -185,12 +189,12 @@ class Preprocessing:
 def preprocessing_for(
     source: DataSource, *, size: int | None = None, known: Preprocessing | None = None
 ) -> Preprocessing:
-    """What a network is trained with: small images whole, at their own size; photos at 224, or as `size` says.
+    """The preprocessing to train a network with: small images whole at their own size, photos at `size` or 224.
 
     Args:
         source: the images.
-        size: pixels a side that the network is given.
-        known: what its weights were trained with, of which mean, std and interpolation are kept.
+        size: the input's side in pixels.
+        known: the preprocessing of its weights, whose mean, std and interpolation are kept.
     """
     base = known or Preprocessing()
     if source.native_size is not None and source.small:
@@ -200,7 +204,7 @@ def preprocessing_for(
 
 
 def plain_values(described: Preprocessing | Augmentation) -> dict[str, Any]:
-    """The fields by name, without those of later versions that are None: earlier files are still the same."""
+    """The fields by name, without later fields that are None, so that files stay the same as earlier ones."""
     values = dataclasses.asdict(described)
     if values.get("mode") == "RGB":
         del values["mode"]
@@ -209,18 +213,18 @@ def plain_values(described: Preprocessing | Augmentation) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A random crop, and a mirror image half of the time, drawn from torch's global generator.
+    """A random crop, and a horizontal flip half of the time, drawn from torch's global generator.
 
     Args:
-        size: pixels a side of what comes out.
-        padding: for small images: pixels of black on each side, of which `size` × `size` is cut at random;
-            0 for photos, of which a part is cut and resized.
-        scale: for photos: the least and greatest share of the area that is cut out; (1, 1) is the whole image.
-        flip: whether to mirror.
-        interpolation: of the resizing.
-        transparency: as `Preprocessing` has it.
-        range: as `Preprocessing` has it.
-        mode: PIL's name for the kind of picture: "RGB", "L" or "RGBA".
+        size: the output's side in pixels.
+        padding: for small images: black pixels added on each side before a random `size` × `size`
+            crop; 0 for photos, of which a random part is cropped and resized.
+        scale: for photos: the least and greatest share of the area that is cropped; (1, 1) is the whole image.
+        flip: whether to flip.
+        interpolation: the interpolation of the resizing.
+        transparency: as in `Preprocessing`.
+        range: as in `Preprocessing`.
+        mode: PIL's mode: "RGB", "L" or "RGBA".
     """
 
     size: int
@@ -233,7 +237,7 @@ class Augmentation:
     mode: str = "RGB"
 
     def base(self, image: Image.Image) -> Tensor:
-        """What of an image is kept in memory, (C, H, W) uint8: the part that is not random.
+        """The deterministic part of the augmentation, (C, H, W) uint8, which is kept in memory.
 
         Small images are resized to `size` and padded; of photos the shorter side is at most twice `size`.
         """
@@ -251,7 +255,7 @@ class Augmentation:
         return functional.pil_to_tensor(image)  # type: ignore[no-any-return]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """A random view of what `base` kept: (C, H, W) uint8 -> (C, size, size) uint8."""
+        """A random view of an image from `base`: (C, H, W) uint8 -> (C, size, size) uint8."""
         if self.padding:
             top, left = torch.randint(2 * self.padding + 1, (2,)).tolist()
             pixels = pixels[:, top : top + self.size, left : left + self.size]
@@ -272,9 +276,9 @@ class Augmentation:
 
 
 def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmentation:
-    """The usual one: for small images CIFAR's crop of the padded image, for photos Inception's crop.
+    """The usual augmentation: CIFAR's crop of the padded image for small images, Inception's crop for photos.
 
-    Mirrored where a mirrored image still shows its class. Small images that are not to be shifted stay whole.
+    Images are flipped if a mirrored image keeps its class. Small images that must not be shifted are not cropped.
     """
     size = preprocessing.size
     return Augmentation(
@@ -290,7 +294,7 @@ def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmen
 
 
 def timm_preprocessing(configuration: Mapping[str, Any]) -> Preprocessing:
-    """What a network of timm with published weights expects, by its `pretrained_cfg`."""
+    """The preprocessing of a timm network's published weights, from its `pretrained_cfg`."""
     size = int(configuration.get("input_size", (3, 224, 224))[-1])
     share = float(configuration.get("crop_pct") or 0.875)
     interpolation = str(configuration.get("interpolation") or "bilinear")

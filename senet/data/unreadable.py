@@ -1,4 +1,4 @@
-"""Files that are no readable images: found before a training begins, skipped, counted and listed."""
+"""Unreadable image files: found before a training begins, skipped, counted and listed."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ __all__ = [
 ]
 
 MAX_BAD = 0.2
-"""The share of images that may be unreadable where nobody says: beyond one in five it is the wrong folder, or a kind
-of file that has to be converted first."""
+"""The default share of images that may be unreadable. Beyond one in five it is the wrong folder, or
+a format that has to be converted first."""
 
 FEW = 1000
-"""Of fewer images it takes seconds to find out which can be read, and what was found is not kept."""
+"""Checking fewer images takes seconds, so its result is not cached."""
 
 SHOWN = 50
-"""Files that are named on the screen; result.json has all."""
+"""The number of files named on the screen; result.json has all."""
 
-_VERSION = 1  # of what is read and what is not: another one has everything looked at again
+_VERSION = 1  # of the rules for what is readable: a new version checks everything again
 _CHUNK = 64
-_DEEP = (".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".webp", ".avif")  # what may have more than 8 bits
+_DEEP = (".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".webp", ".avif")  # formats that may have more than 8 bits
 
 
 def allowed(max_bad: float | str, count: int) -> int:
-    """How many of `count` images may be unreadable: a whole number is that many, 0.05 and "5%" are a share.
+    """How many of `count` images may be unreadable, from a whole number or a share (0.05 or "5%").
 
     Raises:
-        DataError: on anything else.
+        DataError: it is neither.
     """
     text = str(max_bad).strip()
     try:
@@ -71,7 +71,7 @@ def allowed(max_bad: float | str, count: int) -> int:
 
 
 def too_many(bad: Sequence[BadFile], count: int, max_bad: float | str, name: str) -> DataError | None:
-    """The error that says so, where more of `count` images are unreadable than may be."""
+    """The error for more unreadable images among `count` than allowed."""
     if len(bad) <= allowed(max_bad, count):
         return None
     some = "; ".join(map(str, bad[:3]))
@@ -82,19 +82,19 @@ def too_many(bad: Sequence[BadFile], count: int, max_bad: float | str, name: str
 
 
 def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Progress | None = None) -> DataSource:
-    """The source without the images that cannot be read; those stand in its `bad`.
+    """The source without its unreadable images, which move to its `bad`.
 
-    Every image is decoded once, before the training begins: so what an epoch consists of depends on the files alone,
-    whatever the number of workers and wherever a run is interrupted. What was found is kept in the user's
-    cache folder for as long as no file changes.
+    Every image is decoded once before the training begins. So an epoch's content depends only on
+    the files, not on the number of workers or on interruptions. The result is cached in the user's
+    cache folder until a file changes.
 
     Args:
         source: the images.
-        max_bad: how many may be unreadable, a number or a share of all.
-        progress: is told how far it is.
+        max_bad: how many images may be unreadable, a number or a share.
+        progress: shows how far the check is.
 
     Raises:
-        DataError: where more are unreadable, or no image of a class is left to train on.
+        DataError: more images are unreadable, or a class has no training image left.
     """
     allowed(max_bad, 0)
     if source.checked:
@@ -114,22 +114,22 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
             found = _unreadable(images, bad, total, max_bad, source.name, shown)
             bad += [BadFile(images.names[index], reason) for index, reason in found]
             splits[name] = _without(images, [index for index, _ in found], name, source)
-    bad.sort(key=lambda file: file.name)  # not by split: which image is in which is ours to draw
+    bad.sort(key=lambda file: file.name)  # independent of the splits, which we may draw
     notes = (*source.notes, *_copies(splits))
     return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True, notes=notes)
 
 
 def value_range(source: DataSource) -> tuple[float, float] | None:
-    """What of grey of more than 8 bits becomes black and white, by the pictures to train on; None where all have 8.
+    """The values of black and white for grey of more than 8 bits, from the training images; None if all have 8 bits.
 
-    Whole numbers from 0 on have the least bit depth that holds them; shares stay shares; anything else lies between the
-    least and the greatest value.
+    Integers from 0 on take the least bit depth that holds them, and shares of 1 stay shares.
+    Anything else spans from the least to the greatest value.
 
     Raises:
-        DataError: where some of the pictures to train on have 8 bits and some more.
+        DataError: some training images have 8 bits and some more.
     """
     if source.train is None:
-        return None  # whoever trains on it says so
+        return None  # whoever trains on it is told
     deep = [index for index in range(len(source.train)) if _depth(source.train, index) in ("I", "F")]
     if not deep:
         return None
@@ -156,10 +156,10 @@ def value_range(source: DataSource) -> tuple[float, float] | None:
 
 
 def check_range(source: DataSource, values: tuple[float, float]) -> None:
-    """See that no picture of the source has values outside of `values`.
+    """Check that no image of the source has values outside `values`.
 
     Raises:
-        DataError: where one has, with its name.
+        DataError: an image has such values; it is named.
     """
     for images in (source.train, source.val, source.test):
         for index in range(len(images or ())):
@@ -179,7 +179,7 @@ def _depth(images: Images, index: int) -> str:
 
 
 def _copies(splits: Mapping[str, Images]) -> list[str]:
-    """One line for each split that is measured on, where files of it are also trained on."""
+    """One line for each held-out split with files that are also training images."""
     notes = []
     for name, images in splits.items():
         if name != "train" and "train" in splits:
@@ -208,7 +208,7 @@ def _without(images: Images, bad: Sequence[int], split: str, source: DataSource)
 
 
 def _can_fail(images: Images) -> bool:
-    """Whether images are decoded, not in memory already."""
+    """Whether the images need decoding, rather than lie in memory."""
     if isinstance(images, JoinedImages):
         return any(map(_can_fail, images.parts))
     base = images.images if isinstance(images, ChosenImages) else images
@@ -218,7 +218,7 @@ def _can_fail(images: Images) -> bool:
 def _unreadable(
     images: Images, before: Sequence[BadFile], total: int, max_bad: float | str, name: str, shown: Progress
 ) -> list[tuple[int, str]]:
-    """Index of each image that cannot be read, in order, with the reason."""
+    """The index of each unreadable image, in order, with the reason."""
     if not _can_fail(images):
         return []
     worked = False
@@ -267,7 +267,7 @@ def _threads(images: Images) -> int:
 
 
 def _state(images: Images) -> bytes | None:
-    """What changes where the verdict on any image may change; None where that cannot be known."""
+    """A value that changes whenever the check's result may; None if that cannot be known."""
     base = images.images if isinstance(images, ChosenImages) else images
     state: Callable[[], bytes] | None = getattr(base, "state", None)
     if state is None:
@@ -277,7 +277,7 @@ def _state(images: Images) -> bytes | None:
 
 
 def listed(bad: Sequence[BadFile]) -> list[str]:
-    """The skipped files in words, one a line, under their number; nothing where there are none."""
+    """Lines with the number of skipped files and their names; empty if there are none."""
     if not bad:
         return []
     more = [f"  and {len(bad) - SHOWN} more, in result.json"] if len(bad) > SHOWN else []
@@ -290,5 +290,5 @@ def to_json(bad: Sequence[BadFile]) -> list[dict[str, Any]]:
 
 
 def from_json(values: Sequence[dict[str, str]]) -> tuple[BadFile, ...]:
-    """The files of which `to_json` made `values`."""
+    """The files from the `values` of `to_json`."""
     return tuple(BadFile(value["name"], value["reason"]) for value in values)

@@ -1,1 +1,1 @@
-"""Images that PyTorch's own classes hold."""
+"""Images in PyTorch's own data sets."""

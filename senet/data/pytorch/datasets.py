@@ -1,4 +1,4 @@
-"""PyTorch's data sets as images: any whose items are (image, label)."""
+"""Use PyTorch data sets with items (image, label) as images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["DatasetImages", "from_datasets"]
 
 
 class DatasetImages:
-    """A data set whose items are (image, label): a PIL image, or a tensor (C, H, W) or (H, W) of 1 or 3 channels.
+    """A data set with items (image, label); an image is a PIL image or a tensor (C, H, W) or (H, W) of 1 or 3 channels.
 
-    Tensors are uint8, or floats from 0 to 1. Every item is read once, for its label and a digest of its pixels.
+    Tensors are uint8, or floats from 0 to 1. Every item is read once for its label and a digest of its pixels.
 
     Args:
-        dataset: with a length, and items by their number.
-        name: what messages call it.
+        dataset: a data set with a length and indexed items.
+        name: its name in messages.
 
     Raises:
-        DataError: where an item is none of these, the data set is empty, or an item changes between two readings.
+        DataError: an item is none of these, the data set is empty, or an item changes between two readings.
     """
 
     def __init__(self, dataset: Any, name: str) -> None:
@@ -67,10 +67,10 @@ class DatasetImages:
         return len(self.names)
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`; one that cannot be read is a BadImageError that says which."""
+        """Image `index`; raises a BadImageError that names it if it cannot be read."""
         try:
             return self._item(index)[0]
-        except Exception as error:  # whatever a person's own data set makes of it
+        except Exception as error:  # any error of the user's data set
             raise BadImageError(f"item {index} of {self.name} cannot be read ({error})", str(error)) from error
 
     def fingerprint(self) -> str:
@@ -117,19 +117,19 @@ def _label(value: Any, what: str) -> int:
 
 
 def from_datasets(datasets: Any) -> DataSource:
-    """Images of two data sets, to train on and to measure on.
+    """A source from two data sets, one for training and one for measuring.
 
-    The classes are named by the first one's `classes`, and numbered where it has none.
+    Classes take their names from the first one's `classes`, else they are numbered.
 
     Raises:
-        DataError: where these are not two data sets of such items, or a label has no class.
+        DataError: these are not two data sets of such items, or a label has no class.
     """
     if not isinstance(datasets, tuple | list) or len(datasets) != 2:
         what = f"{len(datasets)}" if isinstance(datasets, tuple | list) else f"a {type(datasets).__name__}"
         raise DataError(f"data is a name, or two data sets (to train on, to measure on), not {what}")
     train, val = (DatasetImages(each, name) for each, name in zip(datasets, ("train", "val"), strict=True))
     inner = datasets[0]
-    while not hasattr(inner, "classes") and hasattr(inner, "dataset"):  # of a Subset
+    while not hasattr(inner, "classes") and hasattr(inner, "dataset"):  # of a Subset's data set
         inner = inner.dataset
     count = int(max(train.labels.max(), val.labels.max())) + 1
     classes = tuple(str(name) for name in getattr(inner, "classes", None) or range(count))

@@ -1,1 +1,1 @@
-"""Images in tar files."""
+"""Images in WebDataset shards."""

@@ -1,4 +1,4 @@
-"""The index of a shard: where each sample's picture lies in the tar file, and its label."""
+"""The index of a shard: the position of each sample's image in the tar file, and its label."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["Sample", "index_of", "state_of"]
 
 KEPT = 2**24
-"""Bytes from which a shard's index is kept in the user's cache folder; that of a smaller one is made in no time."""
+"""The size in bytes above which a shard's index is cached; a smaller shard is indexed quickly."""
 
 MOST_CLASSES = 100_000
-"""A label beyond is a damaged one: a classifier that large is none that is trained here."""
+"""Larger labels count as damaged."""
 
-_LABELS = ("label", "cls", "class", "class_id", "target")  # in a sample's JSON object
-_VERSION = 1  # of what an index holds
-_DAMAGED = (tarfile.TarError, ArithmeticError, RecursionError, ValueError)  # what tarfile makes of headers
+_LABELS = ("label", "cls", "class", "class_id", "target")  # keys of the label in a sample's JSON object
+_VERSION = 1  # of the index's content
+_DAMAGED = (
+    tarfile.TarError,
+    ArithmeticError,
+    RecursionError,
+    ValueError,
+)  # errors that tarfile raises on damaged headers
 
 
 class Sample(NamedTuple):
-    """Where a sample's picture lies in its shard, and its label; else what is wrong with it."""
+    """The position of a sample's image in its shard, and its label; or what is wrong with it."""
 
     name: str
     offset: int
@@ -40,7 +45,7 @@ class Sample(NamedTuple):
 
 
 def state_of(shard: Path) -> bytes:
-    """What changes where the file is written anew."""
+    """A value that changes when the file is rewritten."""
     try:
         info = shard.stat()
     except OSError:
@@ -49,7 +54,7 @@ def state_of(shard: Path) -> bytes:
 
 
 def index_of(shard: Path) -> list[Sample]:
-    """What a shard holds, in order; from the cache where it was looked at before."""
+    """The samples of a shard in order, from the cache if it was indexed before."""
     if shard.stat().st_size < KEPT:
         return list(_samples(shard))
     key = f"{_VERSION}:".encode() + state_of(shard)
@@ -57,7 +62,7 @@ def index_of(shard: Path) -> list[Sample]:
 
 
 def _samples(shard: Path) -> Iterator[Sample]:
-    """One entry for each key, and one without a name for a shard that is damaged."""
+    """One entry per key, and one without a name if the shard is damaged."""
     total = shard.stat().st_size
     key, members = "", dict[str, tuple[int, int]]()
     problem, before = "", -1
@@ -65,7 +70,7 @@ def _samples(shard: Path) -> Iterator[Sample]:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             try:
                 for member in tar:
-                    # A size below 0, which a pax header may hold, leads back: the same members without end.
+                    # A negative size, which a pax header may hold, leads back to the same members endlessly.
                     if member.offset <= before or member.size < 0:
                         raise tarfile.ReadError("a header leads back")
                     before = member.offset
@@ -91,15 +96,15 @@ def _samples(shard: Path) -> Iterator[Sample]:
 
 
 def _split(name: str) -> tuple[str, str] | None:
-    """A member's name as webdataset splits it: the sample's key up to the first dot of the last part, and the suffix.
+    """Split a member's name as webdataset does: the key up to the first dot of the last part, and the suffix.
 
-    A regular expression takes minutes over a name of 200,000 slashes.
+    A regular expression would take minutes on a name with 200,000 slashes.
     """
     folder, slash, last = name.rpartition("/")
     stem, dot, suffix = last.partition(".")
     if not dot:
         return None
-    if not stem:  # a hidden name is a suffix, and the key the folder, where that is not hidden and has no dot itself
+    if not stem:  # a hidden name is a suffix; its key is the folder, unless that is hidden or has a dot
         inner = folder.rpartition("/")[2] if folder.strip("/") else ""
         if not slash or "." in inner:
             return None
@@ -137,7 +142,7 @@ def _sample(key: str, members: Mapping[str, tuple[int, int]], total: int, shard:
 
 
 def _of_kind(members: Mapping[str, Any], kinds: set[str] | frozenset[str]) -> list[str]:
-    """The members of that kind: those that are called so, else those that are called so at their end."""
+    """The members with exactly such a suffix, else those whose suffix ends so."""
     exact = [suffix for suffix in members if f".{suffix}" in kinds]
     return exact or [suffix for suffix in members if f".{suffix.rpartition('.')[2]}" in kinds]
 

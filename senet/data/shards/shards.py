@@ -1,4 +1,4 @@
-"""WebDataset's shards: tar files of pictures with their labels, read in any order by an index that is made once."""
+"""WebDataset shards: tar files of images and labels, read in any order through an index."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = ["ShardImages", "Shards", "read_shards"]
 MOST_SHARDS = 100_000
 
 CLASSES = "classes.json"
-"""Beside the shards, a list of the classes' names in the order of their numbers."""
+"""A file beside the shards with the class names in order."""
 
 _SPLIT = re.compile(r"(train|val|valid|validation|test)(?![a-zA-Z])")
 
 
 class Shards(NamedTuple):
-    """What shards hold: the class names, the images of each split, and what cannot be used."""
+    """The content of shards: class names, the images of each split, and unusable samples."""
 
     classes: tuple[str, ...]
     splits: dict[str, ShardImages]
@@ -46,14 +46,14 @@ class Shards(NamedTuple):
 
 
 class ShardImages:
-    """Pictures in tar files.
+    """Images in tar files.
 
     Args:
         shards: the tar files.
-        root: what `names` leaves out of their paths.
-        places: (n, 3) int64, of each picture: which shard, the first byte, and how many there are.
-        labels: the class of each.
-        names: of each, within its shard.
+        root: the prefix of their paths that `names` leaves out.
+        places: (n, 3) int64, for each image: the shard's number, the first byte, and the size in bytes.
+        labels: the class indices.
+        names: the images' names within their shards.
     """
 
     concurrent = True  # threads may load several at once
@@ -73,11 +73,11 @@ class ShardImages:
         self.names: Sequence[str] = [f"{within[int(at)]}/{name}" for at, name in zip(places[:, 0], names, strict=True)]
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.names)
 
     def load(self, index: int) -> Image.Image:
-        """Image `index`; one that cannot be read or decoded is a BadImageError that names it."""
+        """Image `index`; raises a BadImageError that names it if it cannot be read or decoded."""
         try:
             content = self.content(index)
         except OSError as error:
@@ -86,14 +86,14 @@ class ShardImages:
         return decode_bytes(content, self.names[index])
 
     def content(self, index: int, most: int = -1) -> bytes:
-        """The first `most` bytes of picture `index`, or all."""
+        """The first `most` bytes of image `index`, or all of them."""
         shard, offset, size = self.places[index].tolist()
         with self.shards[shard].open("rb", buffering=0) as file:
             file.seek(offset)
             return _all_of(file, size if most < 0 else min(size, most))
 
     def size(self, index: int) -> int:
-        """The bytes of picture `index`."""
+        """The size of image `index` in bytes."""
         return int(self.places[index, 2])
 
     def fingerprint(self) -> str:
@@ -102,12 +102,12 @@ class ShardImages:
         return digest(self.labels, [f"{name}:{size}".encode() for name, size in zip(self.names, sizes, strict=True)])
 
     def state(self) -> bytes:
-        """What changes where any of the shards is written anew."""
+        """A value that changes when any of the shards is rewritten."""
         return b"\0".join((*map(state_of, self.shards), self.places.tobytes(), self.labels.numpy().tobytes()))
 
 
 def _all_of(file: Any, size: int) -> bytes:
-    """The next `size` bytes; fewer where the file ends."""
+    """The next `size` bytes, or fewer at the end of the file."""
     parts: list[bytes] = []
     while size > 0 and (part := file.read(size)):
         parts.append(part)
@@ -116,18 +116,19 @@ def _all_of(file: Any, size: int) -> bytes:
 
 
 def read_shards(pattern: str) -> Shards:
-    """The pictures of shards, in the order in which they lie there.
+    """Read the images of shards in stored order.
 
-    A sample is what stands one after another under one key, as webdataset has it: a picture (`.jpg`, `.png`,
-    `.webp`, ...) and its class, a number or name in `.cls`, or in `.json` as it is or as "label", "cls", "class",
-    "class_id" or "target" of an object. The names of numbered classes may stand in classes.json beside the shards.
-    A shard whose name begins with train, val or test, or that lies in a folder of that name, is of that split.
+    As in webdataset, a sample is a run of members with one key: an image (`.jpg`, `.png`, `.webp`,
+    ...) and its class. The class is a number or name in `.cls` or `.json`; in a JSON object it is
+    "label", "cls", "class", "class_id" or "target". classes.json beside the shards may name
+    numbered classes. A shard whose name begins with train, val or test, or whose folder is so
+    named, belongs to that split.
 
     Args:
-        pattern: tar files on this machine, as a folder or with {0000..0099} and *.
+        pattern: local tar files, as a folder or with {0000..0099} and *.
 
     Raises:
-        DataError: where there are none, or they hold no labelled pictures of two classes.
+        DataError: there are none, or they do not hold labelled images of at least two classes.
     """
     shards = _found(pattern)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -157,7 +158,7 @@ def read_shards(pattern: str) -> Shards:
 
 
 class _Classes(dict[int | str, int]):
-    """The number of each class by its label, and the names in the order of the numbers."""
+    """The number of each label, and the class names in order."""
 
     names: Sequence[str]
 
@@ -226,12 +227,12 @@ def _found(pattern: str) -> list[Path]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """The names that a shell makes of braces: {0000..0099} keeps its zeros, {a,b} is a choice."""
-    pieces = re.split(r"[{]([^{}]*)[}]", pattern)  # every second one stood in braces
+    """Expand braces as a shell does: {0000..0099} keeps its zeros, {a,b} is a choice."""
+    pieces = re.split(r"[{]([^{}]*)[}]", pattern)  # every second part was in braces
     if any(sign in piece for piece in pieces for sign in "{}"):
         raise DataError(f"wds:{pattern} has a brace too many; shards are named as in path/{{0000..0099}}.tar")
     choices = [_choices(piece) if at % 2 else [piece] for at, piece in enumerate(pieces)]
-    # Counted before any name is made: {0..99999999} would fill the memory.
+    # Count before expanding: {0..99999999} would fill the memory.
     if not 0 < math.prod(map(len, choices)) <= MOST_SHARDS:
         raise DataError(f"wds:{pattern} names no shards or more than {MOST_SHARDS:,}")
     return ["".join(name) for name in itertools.product(*choices)]
@@ -247,7 +248,7 @@ def _choices(inside: str) -> Sequence[str]:
 
 
 def _splits(shards: Sequence[Path], pattern: str) -> Mapping[str, list[int]]:
-    """Which shards, by their places in the list, each split has; "all" where they name none."""
+    """The indices of each split's shards; "all" if their names have no split."""
     splits: dict[str, list[int]] = {}
     for at, shard in enumerate(shards):
         found = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
