@@ -127,7 +127,8 @@ def main():
     given = parser.parse_args()
     source = open_data(given.folder)
     options = {"size": given.size, "batch_size": given.batch_size, "epochs": 2, "lr": 0.01, "workers": given.workers}
-    setup = setup_of(NetworkSpec(given.model), source, options, device_layout("cpu"), Processes(), Progress(False))
+    one, own = device_layout("cpu"), NetworkSpec(given.model)
+    setup, _ = setup_of(own, source, options, one, Processes(), Progress(False), given.folder, seed=0)
     prepared = PreparedImages(setup)
     found = {loop.__name__: [] for loop in (ours, bare, timms)}
     for _ in range(given.rounds):

@@ -30,12 +30,12 @@ from senet.block.equations import (
     size_of_layer,
     without_autocast,
 )
+from senet.block.kinds import SQUEEZES, note_kind
 from senet.errors import InputError
 from senet.words import did_you_mean
 
 __all__ = ["GATES", "PLACEMENTS", "SQUEEZES", "STARTS", "SEBlock", "SESpec", "hidden_width"]
 
-SQUEEZES = ("avg", "max", "none")
 PLACEMENTS = ("standard", "pre", "post", "identity", "inner")
 STARTS = ("identity", "paper")
 
@@ -43,10 +43,9 @@ _GATES_WITH_IDENTITY = ("sigmoid", "hard_sigmoid")
 
 
 def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
-    if given in options:
-        return
-    hint = did_you_mean(given, options, "", most=1)
-    raise InputError(f"{name} is one of {', '.join(map(repr, options))}, not {given!r}{hint}")
+    if given not in options:
+        known = ", ".join(map(repr, options))
+        raise InputError(f"{name} is one of {known}, not {given!r}{did_you_mean(given, options, '', most=1)}")
 
 
 def _positive_int(name: str, given: object) -> int:
@@ -358,6 +357,10 @@ class SEBlock(nn.Module):
             f"{self.in_channels}, width={self.width}, squeeze={self.squeeze!r}, gate={self.gate_function!r}, "
             f"bias={_has_bias(self.fc1)}"
         )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        note_kind(destination, prefix, self.squeeze, self.gate_function)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _to_linear_form(state_dict, prefix, self.scale)

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltNetwork",
     "NetworkSpec",
-    "channels_of",
     "has",
     "heard",
     "holds",
@@ -230,6 +229,8 @@ def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | No
     """The network with the SE and the weights of a state dict of its own; None where the file has no SE to join."""
     assert spec.weights is not None
     file = read_file(spec.weights)
+    if not SENET.detect(file.tensors):  # a network of one's own is made once: its function may take long
+        return None
     network = create(spec.model, **options)
     part = file.fitted(network)
     if part.dialect is not SENET:
@@ -318,19 +319,6 @@ def input_channels(network: nn.Module, name: str) -> int:
     except InputError as error:
         raise StudyError(f"{name} does not take pictures: {error}") from None
     return count
-
-
-def channels_of(arm: NetworkSpec, num_classes: int | None = None) -> int:
-    """How many channels the pictures of an arm's network have: only a saved network or one's own has not 3.
-
-    Raises:
-        SenetError: where it cannot be made, or pictures do not come in so many.
-    """
-    if not arm.own and not is_saved(arm.model):
-        return 3
-    with torch.random.fork_rng(devices=[]), heard():
-        network = network_of(dataclasses.replace(arm, weights=None), num_classes=num_classes)
-    return input_channels(network, arm.model)
 
 
 def has(outputs: int) -> str:

@@ -21,7 +21,7 @@ from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError
 from senet.evaluation.given import given_model
 from senet.evaluation.logits import predict_all
-from senet.evaluation.networks import BuiltNetwork, NetworkSpec, channels_of, known_preprocessing
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec, input_channels, known_preprocessing
 from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
 from senet.files.lock import locked
@@ -128,8 +128,7 @@ def train(
         return launch(layout, train, {"model": model, "data": data, "make": make, **same, **how, **options})
     with joined(layout) as processes, contextlib.ExitStack() as stack:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        setup = setup_of(arm, data, asked, layout, processes, shown, out)
-        made = make_network(arm, num_classes=setup.num_classes, size=setup.preprocessing.size, seed=seed)
+        setup, made = setup_of(arm, data, asked, layout, processes, shown, out, seed=seed)
         settings = settings_of(arm, setup, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))
         processes.first(lambda: stack.enter_context(locked(folder)))
@@ -152,10 +151,13 @@ def setup_of(
     processes: Processes,
     progress: Progress,
     out: str | Path,
-) -> TrainingSetup:
-    """Open the data and decide what was not given; errors are those of `train`.
+    *,
+    seed: int,
+) -> tuple[TrainingSetup, BuiltNetwork]:
+    """Open the data, decide what was not given, and make the arm's network for a seed; errors are those of `train`.
 
-    A study in `out` that an earlier version began is planned as that version did.
+    How many channels pictures have only the network says; it is made here, once, and given back for the training. A
+    study in `out` that an earlier version began is planned as that version did.
     """
     earlier = _began_earlier(Path(out).expanduser())
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
@@ -169,18 +171,10 @@ def setup_of(
     for line in (source.summary, *source.notes):
         progress.note(line)
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
-    preprocessing = preprocessing.for_channels(channels_of(arm, len(source.classes)))
-    preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
-    if not earlier:
-        given = options.get("range")
-        found = preprocessing.range or value_range(source) if given is None else (given[0], given[-1])
-        preprocessing = dataclasses.replace(preprocessing, range=found)
-        if preprocessing.range is not None:
-            check_range(source, preprocessing.range)
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
         raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
-    return TrainingSetup(
+    setup = TrainingSetup(
         source,
         preprocessing,
         recipe,
@@ -190,6 +184,16 @@ def setup_of(
         workers=options.get("workers"),
         logger=check_logger(options.get("logger") or "tensorboard"),
     )
+    made = make_network(arm, num_classes=setup.num_classes, size=preprocessing.size, seed=seed)
+    preprocessing = preprocessing.for_channels(input_channels(made.network, arm.model))
+    preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
+    if not earlier:
+        given = options.get("range")
+        found = preprocessing.range or value_range(source) if given is None else (given[0], given[-1])
+        preprocessing = dataclasses.replace(preprocessing, range=found)
+        if preprocessing.range is not None:
+            check_range(source, preprocessing.range)
+    return dataclasses.replace(setup, preprocessing=preprocessing), made
 
 
 def _began_earlier(folder: Path) -> bool:

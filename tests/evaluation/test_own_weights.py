@@ -35,11 +35,15 @@ def test_a_state_dict_is_taken_by_every_verb(own, pictures, tmp_path, kind, caps
     if kind == "w.safetensors":
         save_file(state, file)
     else:
-        torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}} if "ckpt" in kind else state, file)
+        torch.save(
+            {"state_dict": {f"model.{k}": v for k, v in state.items()}} if "ckpt" in kind else state, file
+        )  # a copy
     with heard() as notes:
         network = network_of(NetworkSpec(name, str(file)), num_classes=2)
     assert torch.equal(network.eval()(EXAMPLE), model(EXAMPLE))
-    assert f"1 SE block of {file} joined (standard placement), with avg squeeze and sigmoid gate: a state" in notes[0]
+    assert f"1 SE block of {file} joined (standard placement), with avg squeeze and sigmoid gate" in notes[0]
+    assert (", as the file says" in notes[0]) == (kind == "w.pth")
+    assert ("write a file that says so (senet insert --model" in notes[0]) == (kind != "w.pth")
     found = evaluate(name, pictures, weights=file, size=16, **HOW)
     assert torch.equal(found.answers.probabilities, evaluate(model, pictures, size=16, **HOW).answers.probabilities)
     if kind == "w.pth":
@@ -55,6 +59,36 @@ def test_a_state_dict_is_taken_by_every_verb(own, pictures, tmp_path, kind, caps
         assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_function_of_ones_own_is_called_once_for_each_network(own, pictures, tmp_path):
+    name, model = own
+    path, calls = tmp_path / "net.py", tmp_path / "calls"
+    counted = f"p = pathlib.Path({str(calls)!r})\n    p.write_text(p.read_text() + '.')\n    return Tiny"
+    path.write_text("import pathlib\n" + path.read_text().replace("return Tiny", counted))
+    torch.save({k: v for k, v in model.state_dict().items() if ".se." not in k}, tmp_path / "plain.pth")
+    torch.save(model.state_dict(), tmp_path / "se.pth")
+    senet.save(model, tmp_path / "se.safetensors")
+    data = ["--data", pictures, "--size", 16]
+    short = [*data, "--epochs", 1, "--batch-size", 8, "--devices", "cpu"]
+
+    def count(verb, *words):
+        calls.write_text("")
+        assert main([verb, "--model", name, *map(str, words)]) == 0
+        return len(calls.read_text())
+
+    for kind in ("plain.pth", "se.pth", "se.safetensors"):
+        weights = ["--weights", tmp_path / kind, "--num-classes", 2]
+        assert count("evaluate", *weights, *data) == count("check", *weights, "--size", 16) == 1
+    made = ["--num-classes", 2, "--size", 16, "--out", tmp_path / "new.safetensors"]
+    assert count("insert", "--weights", tmp_path / "plain.pth", *made) == 1
+    assert count("train", *short, "--weights", tmp_path / "se.safetensors", "--out", tmp_path / "train") == 1
+    assert count("compare", *short, "--seeds", 1, "--out", tmp_path / "compare") == 2
+    assert (
+        count("compare", *short, "--only", "se", "--seed", 2, "--out", tmp_path / "compare") == 2
+    )  # plain is looked at
+    only = ["--grid", "squeeze=avg", "--only", "se", "--seed", 0, "--out", tmp_path / "ablate"]
+    assert count("ablate", *short, *only) == 2
+
+
 @pytest.mark.parametrize("placement", ["pre", "identity"])
 def test_another_placement_is_found(tiny, tmp_path, placement):
     spec = senet.SESpec(2, placement=placement)
@@ -64,10 +98,32 @@ def test_another_placement_is_found(tiny, tmp_path, placement):
     assert torch.equal(network(EXAMPLE), model(EXAMPLE))
 
 
+@pytest.mark.parametrize("wrap", [None, "state_dict", "module."])
+def test_torch_save_keeps_the_squeeze_and_the_gate(tiny, pictures, tmp_path, wrap, capsys):
+    model = senet.create(tiny, num_classes=2)
+    for where, gate in (("blocks.0*", "relu"), ("blocks.1*", "tanh")):
+        model = senet.insert(model, EXAMPLE, senet.SESpec(2, gate=gate, squeeze="max", start="paper"), where=where)
+    state = torch.nn.DataParallel(model).state_dict() if wrap == "module." else model.state_dict()
+    file = tmp_path / "w.pth"
+    torch.save({"state_dict": state} if wrap == "state_dict" else state, file)
+    asked = senet.SESpec(2, start="identity")  # as training from weights asks for it
+    for spec in (NetworkSpec(tiny, str(file)), NetworkSpec(tiny, str(file), asked)):
+        with heard() as notes:
+            network = network_of(spec, num_classes=2)
+        assert torch.equal(network.eval()(EXAMPLE), model.eval()(EXAMPLE))
+        assert "(standard placement), with max squeeze and relu and tanh gate, as the file says" in notes[-1]
+    report = senet.zoo.load_weights(senet.insert(senet.create(tiny, num_classes=2), EXAMPLE, asked), file)
+    assert "blocks.0.bn2.se has avg squeeze and sigmoid gate, and the file's has max and relu, which" in str(report)
+    words = ["--model", tiny, "--weights", str(file), "--size", "16"]
+    assert main(["evaluate", *words, "--data", str(pictures)]) == 0
+    assert main(["insert", *words, "--gate", "hard_sigmoid", "--out", str(tmp_path / "x.safetensors")]) == 2
+    assert "has SE with gate='relu', and gate='hard_sigmoid' was asked for" in capsys.readouterr().err
+
+
 def test_squeeze_and_gate_that_a_state_dict_does_not_say_are_those_asked_for(tiny, tmp_path, capsys):
     spec = senet.SESpec(2, gate="tanh", squeeze="max", start="paper")
     model = senet.insert(senet.create(tiny, num_classes=2), EXAMPLE, spec).eval()
-    torch.save(model.state_dict(), tmp_path / "w.pth")
+    torch.save(dict(model.state_dict()), tmp_path / "w.pth")
     for asked in (spec, dataclasses.replace(spec, reduction_ratio=16)):  # the default may not have been asked for
         built = make(NetworkSpec(tiny, str(tmp_path / "w.pth"), asked), num_classes=2, size=16, seed=0)
         assert torch.equal(built.network.eval()(EXAMPLE), model(EXAMPLE))

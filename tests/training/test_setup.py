@@ -27,7 +27,7 @@ class Told(Progress):
 
 def _setup(data, out, told=None, **options):
     layout = device_layout("cpu", None, None)
-    return setup_of(NetworkSpec("resnet20"), data, options, layout, Processes(), told or Told(), out)
+    return setup_of(NetworkSpec("resnet20"), data, options, layout, Processes(), told or Told(), out, seed=0)[0]
 
 
 def test_the_learning_rate_follows_the_batch_that_is_used(pictures, tmp_path):

@@ -167,8 +167,8 @@ def ablate_cells(
         return study_command("ablate", model, data, base, where, flags, callbacks)
 
     with joined(layout) as processes:
-        setup = setup_of(plain, data, asked, layout, processes, shown, out)
-        first = {PLAIN: checked_plain(plain, made_of(plain, setup, seed=0))}
+        setup, built = setup_of(plain, data, asked, layout, processes, shown, out, seed=0)
+        first = {PLAIN: checked_plain(plain, built)}
         variants, tables = _variants(first[PLAIN], setup, base, where, table, grid)
         chosen = cells.chosen(variants, seeds)
         needed = {cell.variant for cell in chosen}
@@ -187,10 +187,12 @@ def ablate_cells(
         with setup.threads():
             costs = {} if cells.some else {key: cost_of(first[key], setup, latency=key != PLAIN) for key in arms}
             sites_in, notes = {key: len(made.sites) for key, made in first.items()}, first[PLAIN].notes
+            # A network of one's own may take long to make; of ours, thirty would only lie in memory.
+            made = {(key, 0): each for key, each in first.items()} if plain.own else {}
             first.clear()
             if cells.report_only:
                 chosen = seeds_in(folder, list(arms), seeds)
-            work = work_of(arms, setup, settings, folder, shown, callbacks, words=words, devices=devices)
+            work = work_of(arms, setup, settings, folder, shown, callbacks, words=words, devices=devices, made=made)
             carried = carry_out(work, chosen, cells, shown, steps=setup.steps)
         if cells.some or carried.submitted:
             return said_of(carried, chosen)

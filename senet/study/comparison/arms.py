@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from senet.cost.cost import cost
@@ -69,9 +70,14 @@ def work_of(
     *,
     words: Any,
     devices: Sequence[str] = (),
+    made: Mapping[tuple[str, int], BuiltNetwork] = MappingProxyType({}),
 ) -> Work[RunResult]:
-    """How the cells of these arms are trained: each in a folder of its own, which it locks."""
+    """How the cells of these arms are trained: each in a folder of its own, which it locks.
+
+    Networks that are `made` already, by variant and seed, are trained themselves.
+    """
     prepared: list[PreparedImages] = []
+    fresh = dict(made)
     first = setup.processes.first
 
     def opened(cell: Cell) -> Path:
@@ -99,9 +105,9 @@ def work_of(
             if not prepared:
                 shown.note(f"reading {setup.source.name}")
                 prepared.append(PreparedImages(setup))
-            made = made_of(arms[cell.variant], setup, cell.seed)
+            network = fresh.pop((cell.variant, cell.seed), None) or made_of(arms[cell.variant], setup, cell.seed)
             own = {**settings[cell.variant], "seed": cell.seed}
-            return run(made, prepared[0], at, own, seed=cell.seed, progress=shown, callbacks=callbacks)
+            return run(network, prepared[0], at, own, seed=cell.seed, progress=shown, callbacks=callbacks)
 
     return Work(folder, train, finished, words, devices)
 

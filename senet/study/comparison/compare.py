@@ -155,8 +155,9 @@ def compare_cells(
     words = partial(study_command, "compare", model, data, with_se.spec, where, flags, callbacks)
     with joined(layout) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        setup = setup_of(plain, data, asked, layout, processes, shown, out)
-        first = {"plain": checked_plain(plain, made_of(plain, setup, seed=0)), "se": made_of(with_se, setup, seed=0)}
+        seed = chosen[0].seed
+        setup, made = setup_of(plain, data, asked, layout, processes, shown, out, seed=seed)
+        first = {"plain": checked_plain(plain, made), "se": made_of(with_se, setup, seed)}
         settings = {name: settings_of(arms[name], setup, first[name]) for name in ARMS}
         if cells.list_cells:
             return listed(chosen, words())
@@ -171,7 +172,16 @@ def compare_cells(
                 )
             if cells.report_only:
                 chosen = seeds_in(folder, ARMS, seeds)
-            work = work_of(arms, setup, settings, folder, shown, callbacks, words=words)
+            work = work_of(
+                arms,
+                setup,
+                settings,
+                folder,
+                shown,
+                callbacks,
+                words=words,
+                made={(key, seed): each for key, each in first.items()},
+            )
             carried = carry_out(work, chosen, cells, shown, steps=setup.steps)
             if costs is None or carried.submitted:
                 return said_of(carried, chosen)

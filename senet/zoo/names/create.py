@@ -97,8 +97,9 @@ def create(
     options = _as_published(source, file, options)
     built = source.build(classes, options)
     if (part := file.fitted(built.model)) is not file:
-        file, options = part, _as_published(source, part, options)
-        built = source.build(classes, options)
+        file, published = part, _as_published(source, part, options)
+        if published != options:
+            options, built = published, source.build(classes, published)
     if classes is None and (head := head_of(built.model, for_model(built.model, file)[0])):
         built = source.build(head.classes, options)
     # a classifier may only start fresh where a number of classes was asked for

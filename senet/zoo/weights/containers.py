@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = ["AVERAGED", "RAW", "Part", "parts_of", "without_wrappers", "wrapped"]
+
+T = TypeVar("T")
 
 RAW = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
@@ -42,8 +42,11 @@ def wrapped(loaded: Mapping[Any, Any]) -> tuple[Any, str]:
     return loaded, "; ".join(notes)
 
 
-def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the prefixes that DataParallel, torch.compile and AveragedModel put before every key."""
+def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors without the prefixes that DataParallel, torch.compile and AveragedModel put before every key.
+
+    In place of tensors there may be anything.
+    """
     found = dict(tensors)
     while True:
         rest = {key: value for key, value in found.items() if key != _COUNTER}

@@ -218,10 +218,17 @@ def _check_stride(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Ten
 def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
     """What no key and no shape shows, in words."""
     notes = []
+    for name, kind in file.kinds_for(model).items():
+        block = dict(model.named_modules()).get(name)
+        if isinstance(block, SEBlock) and kind != (here := (block.squeeze, block.gate_function)):
+            notes.append(
+                f"{name} has {here[0]} squeeze and {here[1]} gate, and the file's has {kind[0]} and {kind[1]}, which "
+                "changes its outputs"
+            )
     pool = next((module for module in model.modules() if isinstance(module, nn.MaxPool2d)), None)
     if pool is not None and file.caffe_pool is not None:
-        here = pool.ceil_mode and pool.padding in (0, (0, 0))
-        if here != file.caffe_pool:
+        ours = pool.ceil_mode and pool.padding in (0, (0, 0))
+        if ours != file.caffe_pool:
             with_or_not = "without padding and rounds up" if file.caffe_pool else "with padding"
             notes.append(
                 f"the file's network pools {with_or_not}, this one does not, which changes its outputs "

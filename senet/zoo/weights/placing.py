@@ -19,13 +19,14 @@ __all__ = ["place_se"]
 
 _PLACEMENTS = ("standard", "post", "pre", "identity", "inner")
 _END = ".se"
+_KNOBS = ("squeeze", "gate")
 
 
 def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec | None = None) -> str:
     """Join SE blocks to `model` wherever `file` has some that it has not.
 
     A state dict says where a block is, how wide it is, and whether its layers have biases. What it squeezes by, and
-    which gate it has, it does not say: they are those of `asked`.
+    which gate it has, only `torch.save(se.state_dict())` says: elsewhere they are those of `asked`.
 
     Args:
         model: the plain network; it is changed.
@@ -52,20 +53,35 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
         return ""
     found, placement = _sites_for(model, held, example, file.source)
     spec = dataclasses.replace(asked or SESpec(), placement=placement)
-    joined = {name: spec_like(spec, layers) for name, layers in held.items()}
+    kinds = {name.removesuffix(_END): kind for name, kind in file.kinds_for(model).items()}
+    joined = {name: _of_kind(spec_like(spec, layers), kinds.get(name)) for name, layers in held.items()}
     if asked is not None:
         _check_asked(asked, placement, held, joined, file.source)
     for name, own in joined.items():
         attach(model, found[name], own)
+    squeezes, gates = (" and ".join({getattr(own, knob): 0 for own in joined.values()}) for knob in _KNOBS)
     said = (
-        f"{counted(len(held), 'SE block')} of {file.source} joined ({placement} placement), with {spec.squeeze} squeeze"
+        f"{counted(len(held), 'SE block')} of {file.source} joined ({placement} placement), with {squeezes} squeeze "
+        f"and {gates} gate"
     )
+    if held.keys() <= kinds.keys():
+        return f"{said}, as the file says"
     if asked is not None:
-        return f"{said} and {spec.gate} gate, as asked for"
+        return f"{said}, as asked for"
+    typed = "senet insert --model NETWORK --weights FILE --squeeze KIND --gate KIND --out se.safetensors"
     return (
-        f"{said} and {spec.gate} gate: a state dict does not say which. Where it was trained with others, load it into "
-        "senet.insert(model, example, SESpec(...)), and give the file of senet.save"
+        f"{said}: the file does not say which. Where it was trained with others, write a file that says so ({typed}; "
+        "in Python load it into senet.insert(model, example, SESpec(...)), and senet.save that)"
     )
+
+
+def _of_kind(spec: SESpec, kind: tuple[str, str] | None) -> SESpec:
+    """`spec` with the squeeze and gate that a file says; not every gate has an identity start."""
+    if kind is None:
+        return spec
+    squeeze, gate = kind
+    start = spec.start if gate == spec.gate else None
+    return dataclasses.replace(spec, squeeze=squeeze, gate=gate, start=start)
 
 
 # What is at its default may not have been asked for, and the file says it.
@@ -79,7 +95,7 @@ def _check_asked(
         wrong["placement"] = placement
     if asked.bias and not all(layers.bias for layers in held.values()):
         wrong["bias"] = False
-    for knob in ("reduction_ratio", "width", "least_width"):
+    for knob in ("reduction_ratio", "width", "least_width", "squeeze", "gate"):
         own = next((spec for spec in joined.values() if getattr(spec, knob) != getattr(asked, knob)), None)
         if own is not None and getattr(asked, knob) != getattr(usual, knob):
             wrong[knob] = getattr(own, knob)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
+from senet.block.kinds import kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
 from senet.words import counted
@@ -28,6 +29,7 @@ __all__ = ["WeightsFile", "check_dense", "not_dense", "read_file", "read_preproc
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
+FIRST = ".fc1.weight"  # of an SE block's tensors
 _MOST_STAND_INS = 24
 _KINDS = ".safetensors, .pth, .pt or .caffemodel"
 
@@ -46,6 +48,7 @@ class WeightsFile:
         keys: what the file calls tensors that it calls otherwise.
         notes: what is worth saying of how the tensors were found in the file.
         left: keys of the file that are of no part of the network.
+        kinds: squeeze and gate of SE blocks of ours, by the key of fc1's weight, where the file says them.
     """
 
     source: str
@@ -57,6 +60,7 @@ class WeightsFile:
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    kinds: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], source: str, notes: tuple[str, ...] = ()) -> WeightsFile:
@@ -102,7 +106,13 @@ class WeightsFile:
         if left:
             some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
             notes.append(f"{counted(len(left), 'other tensor')} of the file left out: {some}")
-        return dataclasses.replace(file, keys=part.keys, notes=tuple(notes), left=left)
+        kinds = {name: self.kinds[key] for name, key in part.keys.items() if key in self.kinds}
+        return dataclasses.replace(file, keys=part.keys, notes=tuple(notes), left=left, kinds=kinds)
+
+    def kinds_for(self, model: nn.Module) -> dict[str, tuple[str, str]]:
+        """Squeeze and gate of the SE blocks whose file says them, by the names that `model` has or would have."""
+        names = renamed(self.tensors, self.dialect, model)
+        return {name.removesuffix(FIRST): self.kinds[key] for name, key in names.items() if key in self.kinds}
 
     def named_for(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors under the names that `model` has, and for each name the key in the file."""
@@ -169,8 +179,10 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
             f"write it again"
         )
     loaded, unknown = _unpickled(file, mapped=start.startswith(_ZIP))
-    tensors, note = _tensors(loaded, file, unknown)
-    return WeightsFile.of(without_wrappers(tensors), str(path), (note,) if note else ())
+    tensors, kinds, note = _tensors(loaded, file, unknown)
+    names = without_wrappers({key: key for key in tensors})
+    whole = WeightsFile.of({name: tensors[key] for name, key in names.items()}, str(path), (note,) if note else ())
+    return dataclasses.replace(whole, kinds={name: kinds[key] for name, key in names.items() if key in kinds})
 
 
 def read_preprocessing(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -256,8 +268,10 @@ def _refused(file: Path, asked: list[str]) -> WeightsError:
     )
 
 
-def _tensors(loaded: object, file: Path, unknown: list[str]) -> tuple[dict[str, Tensor], str]:
-    """The state dict within what was read, and a note where it was chosen among several."""
+def _tensors(
+    loaded: object, file: Path, unknown: list[str]
+) -> tuple[dict[str, Tensor], dict[str, tuple[str, str]], str]:
+    """The state dict within what was read, the kinds of SE that it notes, and a note where it was one of several."""
     note = ""
     if isinstance(loaded, Mapping):
         loaded, note = wrapped(loaded)
@@ -277,4 +291,5 @@ def _tensors(loaded: object, file: Path, unknown: list[str]) -> tuple[dict[str, 
                 f"{file}: {key!r} is a {type(value).__name__}, not a tensor; the state dict is looked for at the top, "
                 f"and under {', '.join(map(repr, (*RAW, *AVERAGED)))}"
             )
-    return {key: value.detach() for key, value in loaded.items()}, note
+    kinds = {f"{name}{FIRST}": kind for name, kind in kinds_in(loaded).items()}
+    return {key: value.detach() for key, value in loaded.items()}, kinds, note
