@@ -40,6 +40,7 @@ PLACEMENTS = ("standard", "pre", "post", "identity", "inner")
 STARTS = ("identity", "paper")
 
 _GATES_WITH_IDENTITY = ("sigmoid", "hard_sigmoid")
+_TRIES = 100  # draws of a row for the identity start
 
 
 def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
@@ -367,17 +368,17 @@ class SEBlock(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _active_rows(weight: Tensor, means: Tensor, tries: int = 100) -> Tensor:
+def _active_rows(weight: Tensor, means: Tensor) -> Tensor:
     """Rows like those of `weight` (H, C), each with a positive product with all `means` (K, C).
 
     A row is negated or, if the means disagree on its sign, redrawn (He initialisation). If no draw
-    within `tries` fits, the first mean decides.
+    fits, the first mean decides.
     """
     rows = weight.to("cpu", torch.float64)
     means = means[means.abs().amax(1) > 0]
     if not len(means):
         return rows
-    for _ in range(tries):
+    for _ in range(_TRIES):
         signs = (rows @ means.T).sign()
         torn = signs.amax(1) != signs.amin(1)
         if not torn.any():

@@ -16,11 +16,11 @@ PICTURES = 300
 """NNCF's default: the ranges hardly change with more."""
 
 
-def calibration_batches(source: DataSource, preprocessing: Preprocessing, count: int = PICTURES) -> list[Tensor]:
-    """Network inputs (1, 3, H, W) from `count` images over all classes, or from all images if there are fewer.
+def calibration_batches(source: DataSource, preprocessing: Preprocessing) -> list[Tensor]:
+    """Network inputs (1, 3, H, W) from `PICTURES` images over all classes, or from all images if there are fewer.
 
     They are training images if the data has any, so that accuracy is measured on others.
     """
     images = source.reported[1] if source.train is None else source.train
-    chosen = range(0, len(images), max(1, len(images) // count))[:count]
+    chosen = range(0, len(images), max(1, len(images) // PICTURES))[:PICTURES]
     return [preprocessing.normalise(preprocessing(images.load(index))[None]) for index in chosen]

@@ -29,6 +29,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 """Names of split folders, in any case and with "set", "data", "images" or "split" appended (`Train_Set`)."""
 
+_HELD_OUT = 0.2  # of the images, in a split that we draw
 _BEHIND = re.compile(r"[-_. ]*(set|data|images|split)$")
 _TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".mat", ".txt")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".h5", ".hdf5")
@@ -40,11 +41,10 @@ def stratified_split(
     labels: Sequence[int],
     names: Sequence[str],
     *,
-    fraction: float = 0.2,
     seed: int = 0,
     twins: Sequence[Sequence[int]] = (),
 ) -> tuple[list[int], list[int]]:
-    """Indices of training images and of held-out images: `fraction` of each class, at least one.
+    """Indices of training images and of held-out images: a fifth of each class, at least one.
 
     The same labels and seed give the same split on every machine. Images of one group of `twins`
     are held out together or not at all, and never if their classes differ.
@@ -65,7 +65,7 @@ def stratified_split(
     copies = {index: group for group in twins for index in group}
     for label, members in of_class.items():
         order = [members[i] for i in np.random.default_rng([seed, label]).permutation(len(members))]
-        count = max(1, round(fraction * len(members)))
+        count = max(1, round(_HELD_OUT * len(members)))
         whole: list[int] = []
         for index in order:
             group = copies.get(index, (index,))

@@ -1,1 +1,1 @@
-"""A trained network measured on images."""
+"""Measure a trained network on images."""

@@ -1,4 +1,4 @@
-"""What the classes of a network are called: by a file, by the run that trained it, or by the library that has it."""
+"""Find a network's class names: in a file, in the run that trained it, or in its library."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["names_in", "published_classes", "spoken", "trained_classes"]
 
 _IMAGENET = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"
-"""SHA-256 of ImageNet's 1000 identifiers in order, with spaces between them."""
+"""SHA-256 of ImageNet's 1000 identifiers in order, separated by spaces."""
 
 
 def trained_classes(spec: NetworkSpec) -> list[str] | None:
     """The class names that a run saved with the network.
 
     Raises:
-        WeightsError: where what the file calls classes is no list of names.
+        WeightsError: the file's classes are not a list of names.
     """
     for name in (spec.weights, spec.model):
         if name and is_saved(name) and (found := metadata_of(name).get("classes")):
@@ -39,20 +39,20 @@ def trained_classes(spec: NetworkSpec) -> list[str] | None:
 
 
 def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
-    """The name of each class index by a classes file, `offset` added to each index.
+    """The name of each class index from a classes file, with `offset` added to each index.
 
     Raises:
-        DataError: where it is no such file.
+        DataError: it is not such a file.
     """
     table = class_table(path)
     content = json.loads(Path(path).read_text(encoding="utf-8"))
-    # Two classes of a list may share a name, as ImageNet's two cranes do, and a table by name has one of them.
+    # Two classes of a list may share a name, as ImageNet's two cranes do, so a table by name would lose one.
     pairs = table.items() if isinstance(content, dict) else zip(content, range(len(content)), strict=True)
     return {index + offset: name for name, index in pairs}
 
 
 def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:
-    """The names of the `count` classes of weights that torchvision or timm publishes, where they say them."""
+    """The names of the `count` classes of published torchvision or timm weights, if these give them."""
     library, _, name = spec.model.partition(":")
     if library == "torchvision":
         from torchvision import models
@@ -68,15 +68,15 @@ def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:
     if library == "timm" and spec.weights == "pretrained":
         from timm.data import imagenet_info
 
-        if subset := imagenet_info.infer_imagenet_subset({"num_classes": count}):  # as timm's own programs do
+        if subset := imagenet_info.infer_imagenet_subset({"num_classes": count}):  # as timm's own scripts do
             return list(imagenet_info.ImageNetInfo(subset).label_descriptions())
     return None
 
 
 def spoken(names: Mapping[int, str]) -> dict[int, str]:
-    """The same names, but ImageNet's classes by their words: "tench" for "n01440764".
+    """The same names, with ImageNet's identifiers replaced by words: "tench" for "n01440764".
 
-    Only the whole list of 1000 identifiers, in order, is ImageNet; the words are torchvision's.
+    Only the complete ordered list of 1000 identifiers counts as ImageNet. The words are torchvision's.
     """
     identifiers = [names[index] for index in sorted(names)]
     if hashlib.sha256(" ".join(identifiers).encode()).hexdigest() != _IMAGENET:

@@ -1,4 +1,4 @@
-"""How a network does on each class, and which classes it takes for which."""
+"""Results per class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["ClassResult", "Confusion", "class_results", "confusion_figure", "confusion_of"]
 
 NAMED, NUMBERED = 40, 15
-"""Of more classes a picture of the confusion matrix shows no names, or no numbers."""
+"""The most classes for which the figure of the confusion matrix shows names, and numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
-    """How a network did on the images of one class.
+    """A network's results on the images of one class.
 
     Attributes:
-        index: the network's number of the class.
-        name: of the class.
-        images: how many are of it.
-        top1: the share of them for which it had the highest score (recall); None without images.
-        top5: the share of them for which it was among the five highest scores; None without images.
-        precision: of the images that were taken for it, the share that is of it; None where there are none.
-        mistaken_for: the class that most of the others were taken for; "" where none was.
+        index: the class's index in the network.
+        name: the class's name.
+        images: the number of its images.
+        top1: the share of its images for which it had the highest score (recall); None without images.
+        top5: the share of its images for which it was among the five highest scores; None without images.
+        precision: the share of images predicted as this class that are of it; None if there are none.
+        mistaken_for: the most frequent wrong prediction for its images; "" if there is none.
     """
 
     index: int
@@ -48,12 +48,12 @@ class ClassResult:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """Which classes were taken for which, for those that occur.
+    """The confusion matrix of the classes that occur.
 
     Attributes:
-        indices: the network's numbers of the classes that some image is of or was taken for, ascending.
-        names: theirs.
-        counts: (k, k) int64: of the images of class i (row), how many were taken for class j (column).
+        indices: the ascending indices of classes that are some image's label or prediction.
+        names: their names.
+        counts: (k, k) int64: the number of images of class i (row) predicted as class j (column).
     """
 
     indices: tuple[int, ...]
@@ -73,7 +73,7 @@ class Confusion:
 
 
 def confusion_of(predictions: Predictions, name_of: Callable[[int], str]) -> Confusion:
-    """The confusion matrix, by torchmetrics."""
+    """The confusion matrix, computed by torchmetrics."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     first = predictions.top[:, 0].contiguous()
@@ -85,7 +85,7 @@ def confusion_of(predictions: Predictions, name_of: Callable[[int], str]) -> Con
 
 
 def class_results(predictions: Predictions, confusion: Confusion) -> tuple[ClassResult, ...]:
-    """The figures of each class that some image is of."""
+    """The results of each class that has images."""
     results = []
     among_five = (predictions.top == predictions.labels[:, None]).any(1)
     taken = confusion.counts.sum(0)
@@ -112,7 +112,7 @@ def class_results(predictions: Predictions, confusion: Confusion) -> tuple[Class
 
 
 def confusion_figure(confusion: Confusion, title: str) -> Figure:
-    """The confusion matrix as shares of each row, with names and numbers where there is room for them."""
+    """The confusion matrix as shares of each row, with names and numbers if there is room."""
     from matplotlib.figure import Figure
 
     count = len(confusion.names)

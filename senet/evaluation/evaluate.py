@@ -37,27 +37,27 @@ def evaluate(
     progress: bool = True,
     **options: Unpack[MeasureOptions],
 ) -> Evaluation:
-    """Measure a network on labelled images, each once: accuracy, which classes it mistakes, and its calibration.
+    """Measure a network on labelled images, each once: accuracy, confused classes, and calibration.
 
-    Folders are the network's classes by name where the names of its classes are known. Without names, they are its
-    classes in the order of their names, and must then be as many.
+    If the network's class names are known, folders are matched to classes by name. Otherwise the
+    folders, sorted by name, are its classes in order, and must be as many.
 
     Args:
         model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or what `open_data` returned.
-        max_bad: how many images may be unreadable, a number (40) or a share (0.05, "5%"); they are left out and
-            listed.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or a result of `open_data`.
+        max_bad: how many images may be unreadable: a number (40) or a share (0.05, "5%"). They are
+            left out and listed.
         out: a folder for predictions, confusion.csv, per_class.csv, calibration.csv, the figures confusion and
             reliability (.png, .svg), and result.json.
-        predictions: how the first of these is written, as "csv" or "parquet".
-        progress: whether to show how far it is, on standard error.
-        options: `weights`, `classes`, `split`, `size`, ...: `senet.evaluation.options.MeasureOptions` has them all.
+        predictions: the format of the predictions, "csv" or "parquet".
+        progress: whether to show progress on standard error.
+        options: `weights`, `classes`, `split`, `size`, ...: see `senet.evaluation.options.MeasureOptions`.
 
     Raises:
-        StudyError: where the classes of images and network do not go together, the network does not take pictures
+        StudyError: the classes of images and network do not match, the network does not take images
             of that size, or `out` cannot be written or holds a run.
-        DataError: where data cannot be read, or more images are unreadable than may be.
-        SenetError: where network, weights or numbers are not as asked.
+        DataError: the data cannot be read, or more images are unreadable than allowed.
+        SenetError: the network, its weights or a number is not usable.
     """
     given = known_options(options, MeasureOptions, "evaluate")
     batch_size = whole_number("batch_size", given.get("batch_size", 64))
@@ -80,7 +80,7 @@ def measure(
     max_bad: float | str = MAX_BAD,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """As `evaluate`, of a network that is open; nothing is written."""
+    """`evaluate` for an open network, without writing files."""
     source, images, opened, how = labelled.source, labelled.images, labelled.opened, labelled.preprocessing
     batches = Readable(images, how, batch_size, workers=workers, max_bad=max_bad, name=source.name, before=source.bad)
     shown = progress or Progress(show=False)
@@ -113,7 +113,7 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     """A whole number of at least `least`.
 
     Raises:
-        InputError: on anything else.
+        InputError: it is anything else.
     """
     if type(value) is not int or value < least:
         raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")

@@ -1,4 +1,4 @@
-"""Networks that are given as objects of Python: a function that makes one, or one itself."""
+"""Networks given as Python objects: a network, or a function that returns one."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ Model = str | nn.Module | Callable[..., nn.Module]
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What makes a network that has no name of ours.
+    """The maker of a network that has no name.
 
     Attributes:
-        content: changes where the network does.
-        make: a function that returns it, or the network itself, of which each call gets a copy.
+        content: a value that changes with the network.
+        make: a function that returns it, or the network, which each call copies.
     """
 
     content: str
     make: Callable[..., nn.Module] | nn.Module
 
     def made(self, name: str, num_classes: int | None) -> nn.Module:
-        """The network; `num_classes` is given to a function that takes it, and to no other.
+        """Make the network; `num_classes` is passed only to a function that takes it.
 
         Raises:
-            ModelError: where the function raises an error, or returns no network.
+            ModelError: the function raises an error, or returns no network.
         """
         if isinstance(self.make, nn.Module):
             return copy.deepcopy(self.make)
         takes = "num_classes" in inspect.signature(self.make).parameters
         try:
             network: Any = self.make(**({"num_classes": num_classes} if takes and num_classes is not None else {}))
-        except Exception as error:  # whatever a person's own code raises
+        except Exception as error:  # any error of the user's code
             words = " ".join(str(error).split()) or "no message"
             raise ModelError(f"{name} raised {type(error).__name__}: {words:.300}{raised_at(error)}") from error
         if not isinstance(network, nn.Module):
@@ -53,10 +53,10 @@ class Given:
 
 
 def given_model(model: Model) -> tuple[str, Given | None]:
-    """What a network is called, and what makes it where that is no name.
+    """A network's name, and its maker if it was not given by name.
 
     Raises:
-        InputTypeError: where it is neither a name, a network nor a function.
+        InputTypeError: it is neither a name, a network nor a function.
     """
     if isinstance(model, str):
         return model, None

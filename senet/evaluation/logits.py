@@ -1,4 +1,4 @@
-"""A trained network asked about every image of a split, once."""
+"""Run a trained network on every image of a split once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Predictions", "answers", "device_of", "logits_of", "predict_all"]
 
 
 def device_of(devices: str | int) -> torch.device:
-    """The device that `--devices` asks for.
+    """The device that `--devices` names.
 
     Args:
-        devices: "auto" or 1 for a GPU where there is one, else the CPU; "cpu", "cuda", "cuda:1", "mps".
+        devices: "auto" or 1 for a GPU if there is one, else the CPU; or "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        StudyError: on a device that is not there, and on more than one.
+        StudyError: the device does not exist, or there are several.
     """
     asked = str(devices).strip().lower()
     if asked in ("auto", "1"):
@@ -49,10 +49,10 @@ def device_of(devices: str | int) -> torch.device:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The (N, classes) scores in what a network returns; Inception and GoogLeNet add auxiliary ones in training.
+    """The (N, classes) scores in a network's output; Inception and GoogLeNet add auxiliary ones in training.
 
     Raises:
-        StudyError: where there are none.
+        StudyError: the output has none.
     """
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -63,14 +63,14 @@ def logits_of(output: Any) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a network predicts for n images.
+    """A network's predictions for n images.
 
     Attributes:
-        labels: (n,) the right classes.
+        labels: (n,) the true classes.
         top: (n, k) the classes of the k highest scores, best first; k is 5, or the number of classes.
-        probabilities: (n, k) theirs.
+        probabilities: (n, k) their probabilities.
         loss: the mean cross entropy.
-        classes: how many classes the network has.
+        classes: the network's number of classes.
     """
 
     labels: Tensor
@@ -81,27 +81,27 @@ class Predictions:
 
     @property
     def probability(self) -> Tensor:
-        """(n,) of the first."""
+        """(n,) the highest probability of each image."""
         return self.probabilities[:, 0]
 
     @property
     def correct(self) -> Tensor:
-        """(n,) whether the first is right."""
+        """(n,) whether the first class is right."""
         return self.top[:, 0] == self.labels
 
     @property
     def accuracy(self) -> float:
-        """The share of images whose first is right."""
+        """The share of images whose first class is right."""
         return int(self.correct.sum()) / len(self.labels)
 
     @property
     def accuracy_of_five(self) -> float:
-        """The share of images where one of the top five is right."""
+        """The share of images with one of the top five classes right."""
         return int((self.top == self.labels[:, None]).any(1).sum()) / len(self.labels)
 
 
 class Answer(NamedTuple):
-    """What a network predicts for one batch: (N, classes) scores, and the N right classes."""
+    """A network's (N, classes) scores for one batch, and the N true classes."""
 
     logits: Tensor
     labels: Tensor
@@ -116,12 +116,12 @@ def answers(
     device: torch.device,
     step: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer]:
-    """Ask `network`, in eval mode and on `device`, about every batch; its scores are float32, on the CPU.
+    """Run `network` in eval mode on `device` over all batches; yield float32 scores on the CPU.
 
     Raises:
-        StudyError: where it does not return scores.
+        StudyError: it does not return scores.
     """
-    from senet.data.sampling import forking  # numpy, which a network without images does not need
+    from senet.data.sampling import forking  # deferred, since it loads NumPy
 
     network.to(device).eval()
     with forking():
@@ -140,18 +140,18 @@ def predict_all(
     step: Callable[[], None] = lambda: None,
     each: Callable[[Tensor, Tensor], None] = lambda probabilities, labels: None,  # noqa: ARG005
 ) -> Predictions:
-    """Ask `network`, in eval mode and on `device`, about every image of `batches`.
+    """Predict every image of `batches` with `network` in eval mode on `device`.
 
     Args:
         network: (N, 3, H, W) -> (N, classes).
         batches: (N, 3, H, W) uint8 pixels with (N,) labels.
-        preprocessing: whose mean and std are taken.
-        device: where the network is asked.
-        step: is called after every batch.
-        each: is given the (N, classes) probabilities and the (N,) labels of every batch.
+        preprocessing: the preprocessing with mean and std.
+        device: the device.
+        step: a function called after every batch.
+        each: a function called with the (N, classes) probabilities and the (N,) labels of every batch.
 
     Raises:
-        StudyError: where it does not return scores, or a label is beyond its classes.
+        StudyError: it does not return scores, or a label exceeds its classes.
     """
     labels, tops, probabilities = [], [], []
     loss = torch.zeros((), dtype=torch.float64)
@@ -170,7 +170,7 @@ def predict_all(
         tops.append(top)
         probabilities.append(probability)
         each(shares, right)
-    if not labels:  # of fewer images than processes, one has none
+    if not labels:  # with fewer images than processes, some have none
         none = torch.empty(0, dtype=torch.int64)
         return Predictions(none, none[:, None], torch.empty(0, 1), 0.0, 0)
     joined = torch.cat(labels)

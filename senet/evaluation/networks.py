@@ -1,4 +1,4 @@
-"""A network by its name and weights, with or without SE: for a training, and for everything that looks at it."""
+"""Make a network from its name and weights, with or without SE, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ _log = logging.getLogger("senet")
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-    """Which network, and with which SE.
+    """A network and its SE.
 
     Attributes:
-        model: its name.
-        weights: that it starts from; None for its own initialisation. A run folder stands for its network.
+        model: the network's name.
+        weights: its initial weights; None means its own initialisation. A run folder stands for its network.
         spec: the SE to insert; None for the network as it is.
-        where: at which of its sites.
-        make: what makes the blocks that a saved network holds, where its file does not say it.
-        given: what makes it, where that was given and no name.
+        where: the sites to use.
+        make: the maker of a saved network's blocks, if its file does not name one.
+        given: its maker, if it was given as an object.
     """
 
     model: str
@@ -87,21 +87,21 @@ class NetworkSpec:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the network starts from weights, or is a saved one."""
+        """Whether the network starts from weights or is a saved one."""
         if self.given is not None:
             return self.weights is not None or isinstance(self.given.make, nn.Module)
         return self.weights is not None or is_saved(self.model)
 
     @property
     def own(self) -> bool:
-        """Whether a function of a person's own file makes the network, which may load weights of its own."""
+        """Whether a function in a user's file makes the network; it may load weights of its own."""
         return self.given is not None or _is_own(self.model)
 
     def with_start(self, start: str | None) -> NetworkSpec:
-        """The same, its SE's start decided: as asked, else identity from weights and the paper's from scratch.
+        """The same spec with SE's start resolved: `start`, else identity from weights and paper from scratch.
 
         Raises:
-            ValueError: on another start, and on an identity start with a gate that has none.
+            ValueError: there is no such start, or the gate has no identity start.
         """
         if self.spec is None:
             return self
@@ -111,12 +111,12 @@ class NetworkSpec:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltNetwork:
-    """A network that was made.
+    """A network made from a spec.
 
     Attributes:
         network: in training mode, on the CPU.
-        sites: where SE was inserted.
-        notes: what is worth saying of it, such as a classifier that starts fresh.
+        sites: the sites of inserted SE.
+        notes: remarks on it, such as a classifier that starts fresh.
     """
 
     network: nn.Module
@@ -125,18 +125,18 @@ class BuiltNetwork:
 
 
 def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNetwork:
-    """Make the network of an arm, the same plain weights for a seed whether SE is then inserted or not.
+    """Make an arm's network; for one seed the plain weights are the same with and without SE.
 
-    Its random numbers are those of `seed`, and the caller's are left alone.
+    Random numbers come from `seed`, and the caller's random state is restored.
 
     Raises:
-        ModelError, WeightsError, InsertionError: where it cannot be made as asked.
-        StudyError: where it does not take pictures of `size`, or has fewer outputs than classes.
+        ModelError, WeightsError, InsertionError: it cannot be made.
+        StudyError: it does not take images of `size`, or has fewer outputs than classes.
     """
     with torch.random.fork_rng(devices=[]), heard() as notes:
         torch.default_generator.manual_seed(seed)
         network = network_of(arm, num_classes=num_classes)
-        from senet.data.transforms import Preprocessing  # and with it Pillow, which `senet insert` does not need
+        from senet.data.transforms import Preprocessing  # deferred: it loads Pillow, which `senet insert` does not need
 
         how = Preprocessing(size, size).for_channels(input_channels(network, arm.model))
         outputs = probe(network, how, arm.model)
@@ -156,7 +156,7 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
 
 
 def holds(network: nn.Module, arm: NetworkSpec) -> bool:
-    """Whether a network that was opened has the blocks of its arm, of a saved file or of a state dict."""
+    """Whether the opened network already holds blocks from its spec, a saved file or a state dict."""
     if isinstance(arm.spec, MadeSpec):
         held = [each.name for _, each in inserted(network).values() if isinstance(each, MadeSpec)]
         return any(name == arm.spec.name or known_maker(name) is None for name in held)
@@ -166,7 +166,7 @@ def holds(network: nn.Module, arm: NetworkSpec) -> bool:
 
 
 def _header_of(saved: str) -> dict[str, Any]:
-    """What a saved network says of itself; nothing where it is no file of `save`, which making it will say."""
+    """The header of a saved network; empty if `save` did not write it, which is reported when it is made."""
     try:
         return read_metadata(saved)
     except WeightsError:
@@ -174,15 +174,15 @@ def _header_of(saved: str) -> dict[str, Any]:
 
 
 def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
-    """The plain network that a spec names, its weights loaded with whatever SE a file of `save` has.
+    """The plain network of a spec with its weights, and with any SE of a saved file.
 
     Args:
-        spec: its name and weights.
-        num_classes: where they are not the weights' own, the classifier starts fresh.
-        in_channels: of its input images, where they are not its own.
+        spec: the name and weights.
+        num_classes: the number of classes; if it differs from the weights', the classifier starts fresh.
+        in_channels: the number of input channels, if not its own.
 
     Raises:
-        ModelError, WeightsError: where it cannot be made as asked.
+        ModelError, WeightsError: it cannot be made.
     """
     if spec.given is not None:
         given = spec.given.made(spec.model, num_classes)
@@ -221,12 +221,12 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
 
 
 def _makers_in(saved: str) -> set[str]:
-    """The names of what made the blocks of a saved network."""
+    """The names of the makers of a saved network's blocks."""
     return {str(each["spec"]["make"]) for each in _header_of(saved).get("sites", ()) if "make" in each["spec"]}
 
 
 def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | None:
-    """The network with the SE and the weights of a state dict of its own; None where the file has no SE to join."""
+    """The network with the SE and weights of a state dict; None if the file has no SE to join."""
     assert spec.weights is not None
     file = read_file(spec.weights)
     if not SENET.detect(file.tensors):  # a network of one's own is made once: its function may take long
@@ -250,14 +250,14 @@ def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | No
 
 
 def native_size(network: nn.Module) -> int | None:
-    """Pixels a side of the pictures that a network's library made it for; None where nobody says."""
+    """The side in pixels of the input that the network's library states; None if it states none."""
     name, options = origin(network)
     shape = resolve(name)[0].input_shape(Built(network, options)) if name else None
     return None if shape is None else shape[-1]
 
 
 def _refuse_to_run(saved: str, weights: str | None) -> None:
-    """Say how a saved network of a person's own function is made: what a file names is never run."""
+    """Refuse to run the user's function that a saved file names, and say how to load the network."""
     name = _header_of(saved).get("model") or ""
     if _is_own(name):
         own = weights or saved
@@ -270,7 +270,7 @@ def _refuse_to_run(saved: str, weights: str | None) -> None:
 
 
 def how_to_load(network: nn.Module, path: str | Path) -> str:
-    """How a network that was saved is made again; one of a person's own function, or own blocks needs it."""
+    """One sentence on how to load a saved network, with the user's function or maker if it needs one."""
     name = origin(network)[0] or ""
     makers = {spec.name for _, spec in inserted(network).values() if isinstance(spec, MadeSpec)}
     typed, given = "", ""
@@ -287,16 +287,16 @@ def _is_own(name: str) -> bool:
 
 
 def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
-    """How many classes a network has scores for, seen on one grey picture; the network stays as it is.
+    """The network's number of scores, from a run on one grey image; the network is not changed.
 
     Raises:
-        StudyError: where it does not take a picture of that size, or does not return (N, classes) scores.
+        StudyError: it does not take an image of that size, or does not return (N, classes) scores.
     """
     grey = preprocessing.grey().to(next(network.parameters(), torch.empty(0)).device)
     try:
         with untouched(network), torch.no_grad():
             output = network(preprocessing.normalise(grey))
-    except Exception as error:  # whatever a person's own network makes of it
+    except Exception as error:  # any error of the user's network
         shape = " × ".join(map(str, grey.shape[1:]))
         words = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
         raise StudyError(f"{name} does not take a picture of {shape}: {words:.300}{own_line(error)}") from error
@@ -304,10 +304,10 @@ def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
 
 
 def input_channels(network: nn.Module, name: str) -> int:
-    """How many channels a network's pictures have, by its first convolution; 3 where it has none.
+    """The number of input channels, from the first convolution; 3 if there is none.
 
     Raises:
-        StudyError: where pictures do not come in so many.
+        StudyError: images never have so many channels.
     """
     from senet.data.transforms import Preprocessing
 
@@ -322,22 +322,22 @@ def input_channels(network: nn.Module, name: str) -> int:
 
 
 def has(outputs: int) -> str:
-    """How many classes a network has, in a message: a lone output is a regression's."""
+    """The number of classes in words; a single output means regression."""
     return "has one output, as for regression," if outputs == 1 else f"has {outputs} classes"
 
 
 def example_of(how: Preprocessing | int) -> torch.Tensor:
-    """One image of noise, (1, C, size, size): an example for `insert` and `cost`, always the same.
+    """A fixed noise image (1, C, size, size) as an example for `insert` and `cost`.
 
     Args:
-        how: pictures become the network's input; of a size alone they have 3 channels.
+        how: the preprocessing, or a size, which means 3 channels.
     """
     channels, size = (3, how) if isinstance(how, int) else (len(how.mean), how.size)
     return torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
-    """What the weights that a network starts from were trained with, where their file or timm says."""
+    """The preprocessing of a network's weights, if their file or timm states it."""
     from senet.data.transforms import Preprocessing, timm_preprocessing
 
     for name in (arm.weights, arm.model if arm.given is None else None):
@@ -354,7 +354,7 @@ def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
 
 
 def metadata_of(name: str) -> dict[str, Any]:
-    """What a run wrote beside the tensors of a saved network; nothing for a file of tensors alone."""
+    """A run's metadata in a saved network; empty for a file with only tensors."""
     metadata: dict[str, Any] = _header_of(name).get("metadata", {})
     return metadata
 
@@ -370,11 +370,11 @@ class _Listener(logging.Handler):
 
 @contextlib.contextmanager
 def heard() -> Iterator[list[str]]:
-    """Within it what goes to the log "senet" is collected, and goes nowhere else: the study says it once."""
+    """A context that collects messages of the log "senet" instead of emitting them, so a study reports them once."""
     logger, listener = logging.getLogger("senet"), _Listener()
     before = logger.handlers, logger.level, logger.propagate
     logger.handlers, logger.propagate = [listener], False
-    logger.setLevel(logging.INFO)  # the attribute alone leaves what the logger remembers of its level as it was
+    logger.setLevel(logging.INFO)  # setting only the attribute leaves the logger's cached levels as they were
     try:
         yield listener.lines
     finally:

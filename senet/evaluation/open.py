@@ -1,4 +1,4 @@
-"""Open a network, its images, its classes and its preprocessing: once, for everything that looks at a network."""
+"""Open a network with its images, classes and preprocessing, for every function that runs one."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 __all__ = ["LabelledNetwork", "OpenedNetwork", "in_eval_mode", "native_preprocessing", "open_labelled", "open_network"]
 
 SMALL = 64
-"""Networks for images of at most so many pixels a side, such as CIFAR's, are given them whole."""
+"""Networks for images up to this side in pixels, such as CIFAR's, take them uncropped."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedNetwork:
-    """A network, and what is known of it beside its weights.
+    """An open network with its known metadata.
 
     Attributes:
-        name: what it is called in results and messages.
+        name: its name in results and messages.
         network: the network, in the mode in which it was made or given.
-        spec: its name and weights; None where the caller gave a network.
-        notes: what is worth saying of it, random weights included.
+        spec: its name and weights; None if the caller gave a network.
+        notes: remarks on it, such as random weights.
     """
 
     name: str
@@ -60,7 +60,7 @@ class OpenedNetwork:
 
     @property
     def weights(self) -> str | None:
-        """The weights that were named."""
+        """The named weights."""
         return None if self.spec is None else self.spec.weights
 
     @property
@@ -69,15 +69,15 @@ class OpenedNetwork:
         return None if self.spec is None else trained_classes(self.spec)
 
     def known_classes(self, count: int) -> list[str] | None:
-        """The names of its `count` classes that a run saved, or that its library publishes."""
+        """The names of its `count` classes from its run or its library."""
         trained = self.trained_classes
         return published_classes(self.spec, count) if trained is None and self.spec is not None else trained
 
     def class_names(self, count: int, options: Mapping[str, Any]) -> dict[int, str]:
-        """The names of its `count` classes by index: by the file that was given, else as they are known.
+        """The names of its `count` classes by index, from the given file, else the known ones.
 
         Raises:
-            DataError: where the file names a class that the network does not have.
+            DataError: the file names a class that the network does not have.
         """
         file, offset = options.get("classes"), options.get("class_offset", 0)
         if file is None:
@@ -92,9 +92,9 @@ class OpenedNetwork:
         return spoken(named)
 
     def preprocessing(self, options: Mapping[str, Any], source: DataSource | None = None) -> Preprocessing:
-        """How pictures become its input: what is known of it, with what `PictureOptions` and `size` ask for.
+        """The network's preprocessing: the known one with changes from `PictureOptions` and `size`.
 
-        Small images of `source` keep their own size where nobody says what the network was trained with.
+        If the network's own size is unknown, small images of `source` keep theirs.
         """
         known = None if self.spec is None else known_preprocessing(self.spec)
         if known is None and (noted := noted_preprocessing(self.network)):
@@ -107,14 +107,14 @@ class OpenedNetwork:
 
 
 def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNetwork:
-    """Make the network that is named, or take the one that is given.
+    """Make the named network, or take the given one.
 
     Args:
         model: a name as `senet.create` takes it, a run folder, a saved file, or a network.
-        options: of which `weights`, `num_classes` and `make` are looked at.
+        options: the options, of which `weights`, `num_classes` and `make` are used.
 
     Raises:
-        SenetError: where it cannot be made, or weights are named for a network that has them.
+        SenetError: it cannot be made, or weights are named for a network object.
     """
     weights = options.get("weights")
     name, given = given_model(model)
@@ -164,18 +164,18 @@ def open_labelled(
     *,
     check: Callable[[OpenedNetwork], None] = lambda _: None,
 ) -> LabelledNetwork:
-    """Open a network and labelled images, and see on one grey picture that they go together.
+    """Open a network and labelled images, and check on one grey image that they match.
 
     Args:
-        model: as `open_network` takes it.
-        data: a name that `open_data` takes, or what it returned.
-        options: how they are opened.
-        check: is given the network, and raises what there is against it.
+        model: the network, as in `open_network`.
+        data: a name for `open_data`, or its result.
+        options: the options of both.
+        check: a function that raises an error if the network is unsuitable.
 
     Raises:
-        StudyError: where the network does not take such pictures, does not return a score for each class, or its
-            classes are not those of the images.
-        SenetError: where data, network or options are not as asked.
+        StudyError: the network does not take such images, does not return a score for each class,
+            or has other classes than the images.
+        SenetError: data, network or options are not usable.
     """
     device = device_of(options.get("devices", "auto"))
     file, offset = options.get("classes"), options.get("class_offset", 0)
@@ -206,7 +206,7 @@ def open_labelled(
 def _matched(
     images: Images, source: DataSource, opened: OpenedNetwork, classes: int
 ) -> tuple[Images, Mapping[int, str]]:
-    """The images with the network's own class indices, by name where its classes have names, else in order."""
+    """The images with the network's class indices, matched by name if its classes have names, else in order."""
     trained, own = opened.trained_classes, source.classes
     names = trained or opened.known_classes(classes) or []
     unknown = [name for name in own if names.count(name) != 1]  # two of ImageNet's classes are called crane
@@ -219,7 +219,7 @@ def _matched(
             f"them{hint}: name its folders as those, or say which is which with `classes` (--classes)"
         )
     if classes > len(own):
-        # The network's first classes would be taken for the folders, and the accuracy be near zero in silence.
+        # The folders would silently be matched to the network's first classes, with an accuracy near zero.
         raise StudyError(
             f"{opened.name} has {classes} classes, and {source.name} has {len(own)}: say with `classes` (--classes "
             "FILE, a JSON list of the network's class names in order) which folder is which class"
@@ -228,7 +228,7 @@ def _matched(
 
 
 def native_preprocessing(network: nn.Module) -> Preprocessing | None:
-    """The input of a network whose library says for what size it was made; small pictures are seen whole."""
+    """The preprocessing for the input size that a network's library states; small images are not cropped."""
     size = native_size(network)
     if size is None:
         return None
@@ -237,7 +237,7 @@ def native_preprocessing(network: nn.Module) -> Preprocessing | None:
 
 @contextlib.contextmanager
 def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """Within it the network is in eval mode and on the device; on leaving, each module is in its own mode again."""
+    """A context with the network in eval mode on the device; its exit restores each module's mode."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.random.fork_rng(devices=[]):
@@ -248,7 +248,7 @@ def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Module
 
 
 def _asked(known: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
-    """What is known of a network's input, with what was asked for in its place."""
+    """The known preprocessing with the requested changes."""
     if options.get("channels") is not None and known.channels in ("grey", "RGBA"):
         raise InputError(f"channels is the order of three colours, and this network's pictures are {known.channels}")
     size, resize, crop = (options.get(name) for name in ("size", "resize", "crop"))

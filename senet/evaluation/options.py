@@ -1,4 +1,4 @@
-"""What can be asked of a network that is measured or asked about pictures: stated once, for functions and verbs."""
+"""The options of evaluation and prediction, shared by functions and verbs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ __all__ = [
 
 
 class PictureOptions(TypedDict, total=False):
-    """How a picture becomes the network's input. An option that is None or not given keeps what is known.
+    """The preprocessing of images. An option that is None or left out keeps the known value.
 
-    Known is what a run saved with the network, or what its Caffe file or timm says. A network whose library names
-    an input size gets that size; any other gets ImageNet's preprocessing, 224 of 256 pixels.
+    The known value comes from the run that trained the network, from its Caffe file, or from timm.
+    If a library states the input size, that size is used. Otherwise it is ImageNet's preprocessing,
+    224 of 256 pixels.
 
     Attributes:
-        resize: pixels of the shorter side before the middle `size` × `size` is cut out.
-        crop: in place of `resize`, the share of the shorter side that is cut out: 0.875 is 224 of 256.
-        mean: of each channel, values being in [0, 1].
-        std: of each channel.
+        resize: pixels of the shorter side before the central `size` × `size` crop.
+        crop: instead of `resize`, the share of the shorter side that is cropped: 0.875 is 224 of 256.
+        mean: the mean of each channel, for values in [0, 1].
+        std: the standard deviation of each channel.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
         channels: their order in the network's input, "RGB" or "BGR".
-        range: of grey of more than 8 bits, what is black and what is white.
+        range: for grey of more than 8 bits, the values of black and white.
     """
 
     resize: int | None
@@ -44,28 +45,28 @@ class PictureOptions(TypedDict, total=False):
 
 
 class SizedPictureOptions(PictureOptions, total=False):
-    """The same, with its size.
+    """`PictureOptions` with the input's size.
 
     Attributes:
-        size: pixels a side that the network is given.
+        size: the input's side in pixels.
     """
 
     size: int | None
 
 
 class NetworkOptions(PictureOptions, total=False):
-    """Which network it is, what its classes are called, and where it runs.
+    """The network, its class names, and where it runs.
 
     Attributes:
-        weights: of the network; its number of classes is theirs.
-        num_classes: of the network, to override that.
-        make: what makes the blocks of a saved network, as `senet.insert` takes it, where its file does not say it.
-        classes: a JSON file with the network's class names in order, or name -> index. The default is the names
-            that a run saved with the network, or that its library publishes.
-        class_offset: added to each class index: 1 for networks that count a background class first.
+        weights: the network's weights, which set its number of classes.
+        num_classes: another number of classes.
+        make: the maker of a saved network's blocks, as in `senet.insert`, if its file does not name one.
+        classes: a JSON file with the network's class names in order, or name -> index. By default
+            the names come from its run or its library.
+        class_offset: a number added to each class index: 1 for networks whose first class is the background.
         batch_size: images at a time; the default is 64.
-        devices: "auto" (a GPU where there is one), "cpu", "cuda:0", "mps".
-        workers: processes that load images; the default is one a core, at most 8.
+        devices: "auto" (a GPU if there is one), "cpu", "cuda:0", "mps".
+        workers: processes that load images; the default is one per core, at most 8.
     """
 
     weights: str | Path | None
@@ -83,11 +84,11 @@ class PredictOptions(NetworkOptions, SizedPictureOptions, total=False):
 
 
 class SplitOptions(NetworkOptions, total=False):
-    """The options of a measurement at any number of sizes.
+    """The options of an evaluation without a size.
 
     Attributes:
-        split: "train", "val", "test" or "all"; the default is test where there is one, else val.
-        data_root: where torchvision's data sets lie.
+        split: "train", "val", "test" or "all"; the default is test if there is one, else val.
+        data_root: the folder of torchvision's data sets.
     """
 
     split: str | None

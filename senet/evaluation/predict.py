@@ -1,4 +1,4 @@
-"""Ask a network what is in pictures that nobody has labelled."""
+"""Predict the classes of unlabelled images."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 __all__ = ["Predicted", "predict"]
 
 SHOWN, PLACES = 50, 5
-"""Pictures, and classes of each, that are shown on the screen; a file has all."""
+"""The number of images, and of classes per image, on the screen; a file has all."""
 
 FEW = 64
-"""Fewer pictures are read without processes for it, which take longer to start than the reading."""
+"""Fewer images are read without worker processes, which would take longer to start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What a network sees in pictures.
+    """A network's predictions for images.
 
     Attributes:
-        images: the pictures' names.
+        images: the images' names.
         classes: for each, the names of the k classes with the highest scores, best first.
-        indices: theirs, in the network's numbering.
-        probabilities: theirs.
-        preprocessing: how pictures became the network's input.
-        skipped: files that are no readable images.
-        notes: what is worth saying of the network.
+        indices: their class indices.
+        probabilities: their probabilities.
+        preprocessing: the preprocessing used.
+        skipped: unreadable files.
+        notes: remarks on the network.
     """
 
     images: tuple[str, ...]
@@ -66,7 +66,7 @@ class Predicted:
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each file: the classes with their probabilities, and what is wrong with one that was skipped."""
+        """One row per file: classes with probabilities, or the reason why it was skipped."""
         rows = [
             {"image": image, **prediction_columns(list(classes), list(probabilities)), "error": None}
             for image, classes, probabilities in zip(self.images, self.classes, self.probabilities, strict=True)
@@ -78,7 +78,7 @@ class Predicted:
         return display.plain_text(*self.parts(), wrap=False)
 
     def parts(self) -> list[str | Table]:
-        """What `str()` shows, for a terminal."""
+        """The parts of `str()`, for a terminal."""
         rows = [
             (image, *[f"{name} {share:.1%}" for name, share in zip(classes[:PLACES], shares, strict=False)])
             for image, classes, shares in zip(self.images, self.classes, self.probabilities, strict=True)
@@ -104,28 +104,28 @@ def predict(
     progress: bool = True,
     **options: Unpack[PredictOptions],
 ) -> Predicted:
-    """The classes that a network sees in pictures, with their probabilities.
+    """Predict the classes of images, with probabilities.
 
     Args:
         model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
-        data: a picture, a folder of pictures, nested as they may be, or several of these.
-        top: how many classes of each picture, the likeliest first; fewer where the network has fewer.
-        out: a .csv or .parquet file to write to, with one row for each file, also for those that were skipped.
-        progress: whether to show how far it is, on standard error.
-        options: `weights`, `classes`, `size`, ...: `senet.evaluation.options.PredictOptions` has them all.
+        data: an image, a folder of images at any depth, or several of these.
+        top: the number of classes per image, the likeliest first, capped at the network's classes.
+        out: a .csv or .parquet file with one row per file, skipped ones included.
+        progress: whether to show progress on standard error.
+        options: `weights`, `classes`, `size`, ...: see `senet.evaluation.options.PredictOptions`.
 
     Raises:
-        StudyError: where the network does not take pictures of that size or returns no scores, or `out` cannot be
-            written.
-        DataError: where there are no pictures, or none can be read.
-        SenetError: where network, weights or numbers are not as asked.
+        StudyError: the network does not take images of that size or returns no scores, or `out`
+            cannot be written.
+        DataError: there are no images, or none can be read.
+        SenetError: the network, its weights or a number is not usable.
     """
     given = known_options(options, PredictOptions, "predict")
     batch_size, top = whole_number("batch_size", given.get("batch_size", 64)), whole_number("top", top)
     device = device_of(given.get("devices", "auto"))
     file = None if out is None else check_table(out)
     if (classes := given.get("classes")) is not None:
-        names_in(classes)  # before anything that takes time
+        names_in(classes)  # before any long work
     images, others = _pictures([data] if isinstance(data, str | Path) else list(data))
     opened = open_network(model, given)
     preprocessing = opened.preprocessing(given)
@@ -156,7 +156,7 @@ def predict(
 
 
 def _pictures(given: Sequence[str | Path]) -> tuple[FileImages, list[BadFile]]:
-    """The pictures, and what else lies in the folders; a file that is named is tried whatever it is called."""
+    """The images, and the other files of the folders; a file named directly is always tried."""
     paths: list[Path] = []
     names: list[str] = []
     others: list[BadFile] = []

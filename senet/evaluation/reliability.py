@@ -1,4 +1,4 @@
-"""Whether a network is as often right as it says: bins of confidence, and the expected calibration error."""
+"""Calibration: bins of confidence, and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Bin:
     """The images whose highest probability lies in [low, high).
 
     Attributes:
-        low: where the bin begins.
-        high: where it ends; 1 belongs to the last.
-        count: how many images.
+        low: the bin's lower end.
+        high: the bin's upper end; 1 belongs to the last bin.
+        count: the number of images.
         confidence: the mean of their highest probability; None without images.
-        accuracy: the share of them that is right; None without images.
+        accuracy: the share of correct images; None without images.
     """
 
     low: float
@@ -45,13 +45,13 @@ class Bin:
 
 
 class CalibrationError:
-    """The expected calibration error (L1) of what is counted, by torchmetrics; its classes are seen with the first."""
+    """The expected calibration error (L1), from torchmetrics; the first batch sets the number of classes."""
 
     def __init__(self) -> None:
         self._metric: torch.nn.Module | None = None
 
     def count(self, probabilities: Tensor, labels: Tensor) -> None:
-        """(N, classes) probabilities, and the N right classes."""
+        """Count (N, classes) probabilities with the N true classes."""
         from torchmetrics.classification import MulticlassCalibrationError
 
         if self._metric is None:
@@ -59,13 +59,13 @@ class CalibrationError:
         self._metric.update(probabilities, labels)  # type: ignore[operator]
 
     def take(self) -> float:
-        """The mean of |confidence - accuracy| of the bins, each counting as its images do."""
+        """The mean of |confidence - accuracy| over the bins, weighted by their images."""
         assert self._metric is not None
         return float(self._metric.compute())  # type: ignore[operator]
 
 
 def bins_of(predictions: Predictions) -> tuple[Bin, ...]:
-    """The bins of equal width over which the calibration error is a mean."""
+    """The bins of equal width over which the calibration error averages."""
     highest = predictions.probability.contiguous()
     edges = torch.linspace(0, 1, BINS + 1, dtype=highest.dtype)
     place = (torch.bucketize(highest, edges, right=True) - 1).clamp(0, BINS - 1)
@@ -79,7 +79,7 @@ def bins_of(predictions: Predictions) -> tuple[Bin, ...]:
 
 
 def reliability_figure(bins: Sequence[Bin], error: float, title: str) -> Figure:
-    """Accuracy by confidence against the line of a calibrated network, and below how many images are in each bin."""
+    """Accuracy by confidence against the diagonal of a calibrated network, above the number of images per bin."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 6.2), layout="constrained")

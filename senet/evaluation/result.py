@@ -1,4 +1,4 @@
-"""What was measured of a network: as values, in words, and as the files of a folder."""
+"""The result of an evaluation: as values, as text, and as files."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "evaluation_folder", "prediction_columns", "write_evaluation"]
 
 CLASSES = 20
-"""Of more classes the screen shows the worst of so many; per_class.csv has all."""
+"""With more classes, the screen shows only this many of the worst; per_class.csv has all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How a network did on images.
+    """The result of an evaluation.
 
     Attributes:
         top1: the share of images whose class had the highest score.
-        top5: the share of images whose class was among the five highest scores (all, with fewer classes).
+        top5: the share of images whose class was among the five highest scores; 1 with five classes or fewer.
         loss: the mean cross entropy.
         count: number of images.
-        split: which images of the data: "test", "val", "train" or "all".
-        classes: how many classes the network has.
-        preprocessing: how images became its input.
-        correct: for each image, whether it was right.
+        split: the split: "test", "val", "train" or "all".
+        classes: the network's number of classes.
+        preprocessing: the preprocessing used.
+        correct: whether each image was classified correctly.
         calibration_error: expected calibration error (L1) over 15 bins of confidence of equal width.
         model: the network's name.
-        weights: of the network, where they were named.
-        data: the images' name.
-        images: the name of each image.
-        names: of the classes, by the network's index; one that is not in it is called by its index.
-        answers: labels and highest scores of each image.
-        skipped: files that are no readable images; they are not counted.
-        notes: what is worth saying of the network.
+        weights: the weights, if named.
+        data: the name of the data.
+        images: the images' names.
+        names: class names by index; a class without one is called by its index.
+        answers: the predictions for each image.
+        skipped: unreadable files, which are not counted.
+        notes: remarks on the network.
     """
 
     top1: float
@@ -83,29 +83,29 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def name_of(self, index: int) -> str:
-        """What a class is called."""
+        """The name of a class."""
         return self.names.get(index, str(index))
 
     @functools.cached_property
     def confusion(self) -> Confusion:
-        """Which classes were taken for which."""
+        """The confusion matrix."""
         return confusion_of(self.answers, self.name_of)
 
     @functools.cached_property
     def per_class(self) -> tuple[ClassResult, ...]:
-        """The figures of each class that some image is of."""
+        """The results of each class that has images."""
         return class_results(self.answers, self.confusion)
 
     @functools.cached_property
     def bins(self) -> tuple[Bin, ...]:
-        """The bins of confidence that the calibration error is a mean of."""
+        """The bins of confidence over which the calibration error averages."""
         return bins_of(self.answers)
 
     def __str__(self) -> str:
         return display.plain_text(*self.parts(), wrap=False)
 
     def parts(self) -> list[str | Table]:
-        """What `str()` shows, for a terminal."""
+        """The parts of `str()`, for a terminal."""
         how = self.preprocessing
         colours = "" if how.channels == "RGB" else f", {how.channels}"
         return [
@@ -123,7 +123,7 @@ class Evaluation:
 
     @property
     def _five(self) -> bool:
-        """Whether the five highest scores say anything: of five classes or fewer they always hold the right one."""
+        """Whether top-5 is informative: with five classes or fewer it is always 1."""
         return self.classes > 5
 
     def _class_table(self) -> Table:
@@ -159,7 +159,7 @@ class Evaluation:
         }
 
     def predictions(self) -> list[dict[str, Any]]:
-        """One row for each image: its class, and the five classes of the highest scores with their probabilities."""
+        """One row per image: its class, and the five most likely classes with probabilities."""
         answers = self.answers
         return [
             {"image": image, "class": self.name_of(label), "correct": label == top[0]}
@@ -181,10 +181,10 @@ def prediction_columns(names: list[str], probabilities: list[float]) -> dict[str
 
 
 def evaluation_folder(out: str | Path, data: str, predictions: str) -> Path:
-    """Make the folder that an evaluation is written to; an earlier evaluation in it is written over.
+    """Make the folder of an evaluation; an earlier evaluation in it is overwritten.
 
     Raises:
-        StudyError: where it cannot be written, lies inside the data, or holds a run.
+        StudyError: it cannot be written, lies inside the data, or holds a run.
     """
     if predictions not in KINDS:
         raise StudyError(f"predictions are written as {' or '.join(KINDS)}, not as {predictions!r}")
@@ -197,7 +197,7 @@ def evaluation_folder(out: str | Path, data: str, predictions: str) -> Path:
 
 
 def write_evaluation(found: Evaluation, folder: Path, *, predictions: str, device: torch.device) -> None:
-    """Write all that was measured; result.json is last."""
+    """Write the evaluation's files, result.json last."""
     title = f"{found.model} on {found.data} ({found.split}: {found.count} images)"
     write_table(folder / f"predictions.{predictions}", found.predictions())
     write_csv(folder / "confusion.csv", found.confusion.rows())

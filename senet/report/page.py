@@ -160,7 +160,7 @@ def render(page: Page) -> str:
     return template.render(page=page, script=script, style=style, policy=policy, version=__version__)
 
 
-def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
+def write_page(page: Page, folder: str | Path) -> Path:
     """Write the page with its figures (.png, .svg) and numbers (.csv) beside it; return the HTML file's path.
 
     Files are written atomically and replace those of an earlier call.
@@ -179,7 +179,7 @@ def write_page(page: Page, folder: str | Path, name: str = "report") -> Path:
             save_figure(chart.figure, folder / f"{chart.name}.{kind}")
     for part in parts:
         _write(folder / f"{part.name}.csv", part.csv())
-    path = folder / f"{name}.html"
+    path = folder / "report.html"
     _write(path, render(page))
     return path
 

@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from senet.evaluation.given import Model
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
-    from senet.recipe.options import Options
     from senet.recipe.recipe import Changes, Recipe
     from senet.training.checkpointing import Newest
     from senet.training.processes.processes import DeviceLayout, Processes

@@ -26,12 +26,7 @@ MOST_CLASSES = 100_000
 
 _LABELS = ("label", "cls", "class", "class_id", "target")  # keys of the label in a sample's JSON object
 _VERSION = 1  # of the index's content
-_DAMAGED = (
-    tarfile.TarError,
-    ArithmeticError,
-    RecursionError,
-    ValueError,
-)  # errors that tarfile raises on damaged headers
+_DAMAGED = (tarfile.TarError, ArithmeticError, RecursionError, ValueError)  # what tarfile raises on headers
 
 
 class Sample(NamedTuple):

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from senet.data.source import Data
     from senet.evaluation.given import Model
     from senet.insertion import Where
-    from senet.recipe.options import Options, known_options
     from senet.training.processes.processes import DeviceLayout
     from senet.training.setup import TrainingSetup
 

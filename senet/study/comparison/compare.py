@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from senet.data.source import Data
     from senet.evaluation.given import Model
     from senet.insertion import Where
-    from senet.recipe.options import Options, known_options
 
 __all__ = ["compare", "compare_cells"]
 

@@ -71,7 +71,7 @@ def comparison_page(comparison: Comparison) -> Page:
     )
 
 
-def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") -> Page:
+def several_page(comparisons: Sequence[Comparison]) -> Page:
     """Several comparisons on one page: first side by side, then each by itself.
 
     Raises:
@@ -145,7 +145,7 @@ def several_page(comparisons: Sequence[Comparison], title: str = "Comparisons") 
     ]
     machines = [part for each in comparisons for part in facts_of(each.settings, each.machine)]
     sections = [overview, *parts, Section("Settings and machines", machines)]
-    return Page(title, [f"{len(comparisons)} comparisons."], sections, typed())
+    return Page("Comparisons", [f"{len(comparisons)} comparisons."], sections, typed())
 
 
 def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:

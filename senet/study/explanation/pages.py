@@ -32,7 +32,7 @@ SHOWN_CLASSES = 4  # as in the paper's figure
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def explanation_page(found: Explanation, command: str = "") -> Page:
+def explanation_page(found: Explanation) -> Page:
     """The page of an explanation, for `write_page`."""
     return Page(
         f"The role of the excitation in {found.model}",
@@ -46,7 +46,7 @@ def explanation_page(found: Explanation, command: str = "") -> Page:
             ),
             Section("Images and machine", [_facts(found), machine_facts(found.machine)]),
         ],
-        command or str(found.machine.get("command", "")),
+        str(found.machine.get("command", "")),
     )
 
 

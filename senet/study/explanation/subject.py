@@ -125,16 +125,13 @@ class Subject:
 
 
 @contextlib.contextmanager
-def open_subject(
-    model: str | nn.Module, data: str | Path | DataSource, options: MeasureOptions, *, whole: bool = True
-) -> Iterator[Subject]:
+def open_subject(model: str | nn.Module, data: str | Path | DataSource, options: MeasureOptions) -> Iterator[Subject]:
     """Open a network and its images; on leaving, each module of the network is in the mode that it was in.
 
     Args:
         model: a network's name, or a network.
         data: the images' name, or what `open_data` returned.
         options: how they are opened.
-        whole: whether the network must hold SE.
 
     Raises:
         StudyError: where the network holds no SE, there is one image alone, or network and images do not go together.
@@ -143,7 +140,7 @@ def open_subject(
     batch_size = whole_number("batch_size", options.get("batch_size", 64), least=2)
 
     def check(opened: OpenedNetwork) -> None:
-        if whole and not blocks(opened.network):
+        if not blocks(opened.network):
             raise StudyError(
                 _inline_alone(opened.network)
                 or f"{opened.name} holds no SE: give a network that does, such as a run folder of compare (se-0)"

@@ -191,27 +191,27 @@ def _power(difference: Difference, measure: Measure) -> str:
     return f"{text}, and {counted(needed, 'seed')} would show one of {measure.amount(gain, places(gain))}."
 
 
-def detectable(seeds: int, sd: float, confidence: float = CONFIDENCE, power: float = POWER) -> float:
+def detectable(seeds: int, sd: float, confidence: float = CONFIDENCE) -> float:
     """The difference that a paired t test over so many seeds shows with that probability."""
     low, high = 0.0, sd
-    while _shown_with(high, sd, seeds, confidence) < power:
+    while _shown_with(high, sd, seeds, confidence) < POWER:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if _shown_with(middle, sd, seeds, confidence) < power else (low, middle)
+        low, high = (middle, high) if _shown_with(middle, sd, seeds, confidence) < POWER else (low, middle)
     return high
 
 
-def seeds_needed(difference: float, sd: float, confidence: float = CONFIDENCE, power: float = POWER) -> int | None:
+def seeds_needed(difference: float, sd: float, confidence: float = CONFIDENCE) -> int | None:
     """The fewest seeds that show a difference with that probability; None where `MOST_SEEDS` do not."""
     low, high = 1, 2
-    while _shown_with(difference, sd, high, confidence) < power:
+    while _shown_with(difference, sd, high, confidence) < POWER:
         low, high = high, 2 * high
         if low >= MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _shown_with(difference, sd, middle, confidence) < power else (low, middle)
+        low, high = (middle, high) if _shown_with(difference, sd, middle, confidence) < POWER else (low, middle)
     return high if high <= MOST_SEEDS else None
 
 

@@ -91,9 +91,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, head: str = 
     return load_file(model, read_file(path), head=head)
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, head: str = "replace") -> LoadReport:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
     """`load_weights` of tensors that are read already; `source` is what messages call them."""
-    return load_file(model, WeightsFile.of(tensors, source), head=head)
+    return load_file(model, WeightsFile.of(tensors, source))
 
 
 def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> LoadReport:
