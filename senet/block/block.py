@@ -40,7 +40,6 @@ PLACEMENTS = ("standard", "pre", "post", "identity", "inner")
 STARTS = ("identity", "paper")
 
 _GATES_WITH_IDENTITY = ("sigmoid", "hard_sigmoid")
-_TRIES = 100  # draws of a row for the identity start
 
 
 def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
@@ -378,7 +377,7 @@ def _active_rows(weight: Tensor, means: Tensor) -> Tensor:
     means = means[means.abs().amax(1) > 0]
     if not len(means):
         return rows
-    for _ in range(_TRIES):
+    for _ in range(100):
         signs = (rows @ means.T).sign()
         torn = signs.amax(1) != signs.amin(1)
         if not torn.any():

@@ -1,1 +1,1 @@
-"""Training a network: the loop, its checkpoints, its processes."""
+"""Train a network: the loop, its checkpoints, its processes."""

@@ -1,4 +1,4 @@
-"""Callbacks of the training loop beside its records: checks, moving averages, frozen statistics."""
+"""Callbacks of the training loop: checks, moving averages, frozen statistics."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Averaging", "EveryBlockRuns", "FrozenStatistics"]
 
 
 class EveryBlockRuns(Callback):
-    """Stops a training whose first step passed an SE block by: it would learn nothing and report a plain network.
+    """Stops a training whose first step did not run some SE block, which would never learn.
 
     Args:
-        compiling: whether to compile the network. Compiled code runs no hooks, so that the check is then done on two
-            images before the first step.
+        compiling: whether to compile the network. Compiled code runs no hooks, so the check then
+            runs on two images before the first step.
     """
 
     def __init__(self, *, compiling: bool) -> None:
@@ -49,7 +49,7 @@ class EveryBlockRuns(Callback):
             self._watch.callback(block.register_forward_hook(unobtrusive(ran)).remove)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Before compiling, run two images through, leaving the network as it was."""
+        """Before compiling, run two images and restore the network's state."""
         if not self._compiling or self._checked:
             return
         network = pl_module.network
@@ -63,7 +63,7 @@ class EveryBlockRuns(Callback):
         network.compile()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Name those that did not run."""
+        """Raise an error that names the blocks that did not run."""
         if not self._checked:
             self._check()
 
@@ -78,13 +78,13 @@ class EveryBlockRuns(Callback):
 
 
 class FrozenStatistics(Callback):
-    """Late in training, batch normalisation uses the statistics that it has and leaves them as they are."""
+    """Late in training, batch normalisation uses its running statistics and no longer updates them."""
 
     def __init__(self, steps: int, recipe: Recipe) -> None:
         self._from = frozen_from(steps, recipe)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        """Freeze them from the step on at which the recipe says so; measuring puts modes back as they were."""
+        """Freeze the statistics from the recipe's step on, again at each step, since measuring restores modes."""
         if trainer.global_step >= self._from:
             for module in pl_module.network.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -92,7 +92,7 @@ class FrozenStatistics(Callback):
 
 
 class Averaging(Callback):
-    """Keeps the moving average of the weights, where there is one, after each step of the optimiser."""
+    """Updates the moving average of the weights, if there is one, after each optimiser step."""
 
     def on_train_batch_end(
         self,
@@ -102,6 +102,6 @@ class Averaging(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
-        """Update it once a step, not once a part of a batch."""
+        """Update once per step, not per part of a batch."""
         if pl_module.averaged is not None and (batch_idx + 1) % pl_module.recipe.accumulate == 0:
             pl_module.averaged.update_parameters(pl_module.network)

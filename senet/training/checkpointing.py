@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or are known not to be: what a killed process or a full disk leaves is never trusted.
+"""Checkpoints with a digest, so that a partial one from a killed process or a full disk is never used.
 
-A checkpoint is what `torch.save` writes, tensors and plain values, which `torch.load(weights_only=True)` reads. The
-digest of all its bytes stands behind them, as the comment that the ZIP format has room for.
+A checkpoint is a `torch.save` file of tensors and plain values, which
+`torch.load(weights_only=True)` reads. The digest of all its bytes is appended as the ZIP format's
+comment.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Newest", "claim", "is_whole", "newest", "place", "read_checkpoint", "step_of", "sweep", "write_checkpoint"]
 
 KEPT = 2
-"""The newest, and the one before it, to resume from if the newest turns out to be damaged."""
+"""The newest and the one before, to resume from if the newest is damaged."""
 
 OWNER = "run.txt"
-"""In a folder that `checkpoints` is a link to: a digest of the settings of the run whose checkpoints they are."""
+"""A file in a folder that `checkpoints` links to, with a digest of its run's settings."""
 
 _MARK = b"senet checkpoint, sha256 "
 _COMMENT = len(_MARK) + 64
@@ -38,32 +39,32 @@ _NAME = re.compile(r"step-(\d{9,})\.ckpt")
 
 
 def place(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps of the run in `folder` lies."""
+    """The path of the checkpoint after `step` steps of the run in `folder`."""
     return folder / CHECKPOINTS / f"step-{step:09}.ckpt"
 
 
 def step_of(path: Path) -> int:
-    """The number of steps behind a checkpoint, by its name."""
+    """The number of steps before a checkpoint, from its name."""
     found = _NAME.fullmatch(path.name)
     assert found is not None
     return int(found[1])
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values: a new file, flushed to the disk, then in the place of an old one.
+    """Write tensors and plain values to a new file, flush it to disk, and then replace the old one.
 
     Raises:
-        OSError: where it cannot be written (the disk is full); what was there before is as it was.
+        OSError: it cannot be written, as on a full disk. The old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, follow=False) as temporary:
         try:
             with temporary.open("wb") as file:
                 torch.save(dict(content), file)
-        except RuntimeError as error:  # of torch's writer; the file's own error is behind it
+        except RuntimeError as error:  # from torch's writer; the file's own error is its cause
             raise _reason(error) from error
         with temporary.open("r+b") as file:
-            file.seek(-2, os.SEEK_END)  # the length of the comment, which ends a ZIP file that has none
+            file.seek(-2, os.SEEK_END)  # the comment's length, which ends a ZIP file without one
             file.write(_COMMENT.to_bytes(2, "little"))
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,7 +82,7 @@ def _reason(error: BaseException) -> BaseException:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is a checkpoint, as it was written; a pipe is not waited for."""
+    """Whether a file is an intact checkpoint; a pipe is not opened."""
     try:
         if not path.is_file():
             return False
@@ -108,10 +109,10 @@ def _is_whole(file: BinaryIO) -> bool:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, its tensors on the CPU.
+    """Read a checkpoint, with its tensors on the CPU.
 
     Raises:
-        StudyError: where it is not whole; nothing of it is then used.
+        StudyError: it is not intact; nothing of it is used.
     """
     if not is_whole(path):
         raise StudyError(f"the checkpoint {path} is not whole: remove it to go on from the one before")
@@ -123,14 +124,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class Newest(NamedTuple):
-    """The newest whole checkpoint, if there is one, and the newer ones that are not whole."""
+    """The newest intact checkpoint, if any, and newer damaged ones."""
 
     path: Path | None
     broken: tuple[Path, ...]
 
 
 def newest(folder: Path) -> Newest:
-    """Look for the checkpoint from which the run in `folder` goes on."""
+    """Find the checkpoint from which the run in `folder` resumes."""
     broken: list[Path] = []
     for path in reversed(_all(folder)):
         if is_whole(path):
@@ -140,22 +141,22 @@ def newest(folder: Path) -> Newest:
 
 
 def sweep(folder: Path, *, kept: int = KEPT) -> None:
-    """Remove checkpoints but the newest `kept`, and what interrupted writers left in the run's folder."""
+    """Remove all but the newest `kept` checkpoints, and leftovers of interrupted writers."""
     checkpoints = folder / CHECKPOINTS
     for path in [*_all(folder)[: -kept or None], *folder.glob(".senet-*"), *checkpoints.glob(".senet-*")]:
         path.unlink(missing_ok=True)
     if kept == 0 and checkpoints.is_dir():
         (checkpoints / OWNER).unlink(missing_ok=True)
-        # A link to a disk with more room was made by a person, for other runs too.
+        # Keep a link to a larger disk: the user made it, perhaps for other runs too.
         if not checkpoints.is_symlink() and not any(checkpoints.iterdir()):
             checkpoints.rmdir()
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """See that the checkpoints of a run in `folder` are its own: two runs may link theirs to one folder elsewhere.
+    """Check that the checkpoints of the run in `folder` are its own, since two runs may link to one folder.
 
     Raises:
-        StudyError: where they are those of another run, which would lose them, and this one go on from them.
+        StudyError: they belong to another run, which would lose them while this one resumed from them.
     """
     checkpoints = folder / CHECKPOINTS
     if not checkpoints.is_symlink():

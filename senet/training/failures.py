@@ -1,4 +1,4 @@
-"""What ends a training from outside, in the words of someone who waits for it."""
+"""Explain failures of the machine that end a training."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def in_plain_words(folder: Path, recipe: Recipe) -> Iterator[None]:
-    """Within it what the machine fails at is a StudyError that says what to do, and where the run then goes on.
+    """A context that turns failures of the machine into a StudyError with a remedy and the point of resumption.
 
-    That is a full disk, exhausted memory or descriptors, and a picture that can be read no more.
+    These are a full disk, exhausted memory or file descriptors, and an image that has become unreadable.
     """
     try:
         yield
     except BadImageError as error:
-        # From a process that loads images it comes as the text of its traceback, whose last line is the error.
+        # A worker's error arrives as the text of its traceback, whose last line is the error.
         words = str(error).strip().splitlines()[-1].removeprefix("senet.errors.BadImageError: ")
         raise StudyError(f"{words}. It could be read when the run began: put it back. {_goes_on(folder)}") from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A finished run, read back from its folder: whole, in agreement with itself, and of the images it says."""
+"""Read a finished run from its folder, and check that it is complete, consistent and of the right images."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        folder: where its files are: model.safetensors, metrics.csv, predictions.csv, tensorboard/, result.json, and
-            best.safetensors, the network of the epoch that did best on the images watched. Results are the last's.
+        folder: the folder of its files: model.safetensors, metrics.csv, predictions.csv,
+            tensorboard/ and result.json. best.safetensors is the network of the epoch with the best
+            monitored accuracy. Results are those of the last epoch.
         accuracy: of the last epoch's network on the reported images, a fraction.
-        split: which images those are: "test" or "val".
-        correct: for each of them, whether the network was right.
-        seconds: that training took, without the measuring.
-        history: one row of metrics for each epoch.
-        notes: what is worth saying of it.
-        skipped: files that are no readable images.
+        split: the reported split: "test" or "val".
+        correct: whether each of its images was classified correctly.
+        seconds: the training time, without evaluation.
+        history: one row of metrics per epoch.
+        notes: remarks on the run.
+        skipped: unreadable files.
     """
 
     folder: Path
@@ -62,16 +63,16 @@ class RunResult:
 
 
 def finished_run(folder: Path, images: Sequence[str] | None = None) -> RunResult | None:
-    """The run that a folder holds, or None where it is not finished.
+    """The run in a folder, or None if it is not finished.
 
     Args:
-        folder: of the run.
-        images: the names of the images that it must have been measured on, in order. Runs are compared image by image,
-            so that predictions in another order would pair the wrong ones.
+        folder: the run's folder.
+        images: the names of the images on which it must have been measured, in order. Runs are
+            compared image by image, so another order would pair the wrong predictions.
 
     Raises:
-        StudyError: where a file was edited or cut short, is of another run, or does not agree with the rest. The
-            message names file and field.
+        StudyError: a file was edited or truncated, belongs to another run, or contradicts the
+            others. The message names file and field.
     """
     file = folder / RESULT
     if not file.exists():
@@ -84,7 +85,7 @@ def finished_run(folder: Path, images: Sequence[str] | None = None) -> RunResult
     accuracy, right = found.number("accuracy", 0, 1), sum(correct)
     if abs(accuracy - right / max(1, len(correct))) > 1e-6:
         raise found.wrong("accuracy", f"the {right} right answers of {len(correct)} in {PREDICTIONS}")
-    bad = found.records("bad_files", optional=True)  # which earlier versions did not write
+    bad = found.records("bad_files", optional=True)  # earlier versions did not write it
     return RunResult(
         folder=folder,
         accuracy=accuracy,
@@ -114,7 +115,7 @@ def _history(path: Path, epochs: int) -> tuple[dict[str, float], ...]:
 def _metric(record: Record, name: str) -> float:
     if name.endswith("_accuracy"):
         return record.number(name, 0, 1)
-    return record.number(name, finite=not name.endswith("_loss"))  # a loss over held-out images may be infinite
+    return record.number(name, finite=not name.endswith("_loss"))  # a validation loss may be infinite
 
 
 def _correct(path: Path, count: int, images: Sequence[str] | None) -> tuple[bool, ...]:

@@ -1,4 +1,4 @@
-"""Train SE alone in a network that stays as it is."""
+"""Train only SE in a network that is otherwise fixed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ __all__ = ["freeze_plain"]
 
 
 def freeze_plain(network: nn.Module, classes: int) -> None:
-    """Let inserted SE and the classifier learn, and nothing else, in place.
+    """Freeze everything but inserted SE and the classifier, in place.
 
-    The classifier learns in the plain network too: it is mostly fresh, and without it there would be nothing to train.
+    The classifier is also trained in the plain network: it is usually fresh, and otherwise nothing
+    would be trainable there.
 
     Raises:
-        StudyError: where no last layer has that many outputs.
+        StudyError: no last layer has that many outputs.
     """
     heads = [module for module in network.modules() if _outputs(module) == classes]
     if not heads:

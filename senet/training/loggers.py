@@ -1,4 +1,4 @@
-"""Where the metrics of a training go beside its own files: Lightning's loggers, by name."""
+"""Lightning's loggers by name, for the metrics of a training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["LOGGERS", "check_logger", "logger_for"]
 
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 RUN_ID = "run-id.txt"
-"""The run's name in a logger's own store, so that a training that goes on is one run there, and not two."""
+"""A file with the run's name in a logger's store, so that a resumed training stays one run there."""
 
 
 def check_logger(name: str) -> str:
-    """The name of a logger.
+    """Check a logger's name, and return it.
 
     Raises:
-        InputError: where it is none.
+        InputError: there is no such logger.
     """
     if name not in LOGGERS:
         raise InputError(f"logger is one of {', '.join(LOGGERS)}, not {name!r}")
@@ -33,13 +33,13 @@ def check_logger(name: str) -> str:
 
 
 def logger_for(name: str, folder: Path) -> Logger:
-    """The logger of the run in `folder`, which keeps its files there unless its own settings say another place.
+    """The logger of the run in `folder`, which keeps its files there unless its own settings say otherwise.
 
-    Weights & Biases and MLflow read their own environment (WANDB_MODE=offline, MLFLOW_TRACKING_URI); nothing is sent
-    anywhere without it.
+    Weights & Biases and MLflow read their own environment variables (WANDB_MODE=offline,
+    MLFLOW_TRACKING_URI). Without these nothing leaves the machine.
 
     Raises:
-        MissingPackageError: where its package is not installed.
+        MissingPackageError: its package is not installed.
     """
     from lightning.pytorch import loggers
 
@@ -55,7 +55,7 @@ def logger_for(name: str, folder: Path) -> Logger:
             own = {"id": _run_id(folder), "resume": "allow", "offline": offline}
             return loggers.WandbLogger(name=label, save_dir=folder, project="senet", **own)
         uri = os.environ.get("MLFLOW_TRACKING_URI")
-        own = {"tracking_uri": uri or f"sqlite:///{folder.resolve()}/mlflow.db"}  # it refuses plain files
+        own = {"tracking_uri": uri or f"sqlite:///{folder.resolve()}/mlflow.db"}  # recent versions refuse plain files
         found = loggers.MLFlowLogger(experiment_name="senet", run_name=label, run_id=_held_id(folder), **own)
         if _held_id(folder) is None:
             _write_id(folder, str(found.run_id))
@@ -65,7 +65,7 @@ def logger_for(name: str, folder: Path) -> Logger:
 
 
 def _free(folder: Path, name: str) -> str:
-    """A name that is not taken: Lightning's logger removes what an earlier session wrote under the same."""
+    """An unused name, because Lightning's logger deletes an earlier session's files under the same name."""
     number = 0
     while (folder / (found := f"{name}-{number}" if number else name)).exists():
         number += 1

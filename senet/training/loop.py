@@ -1,4 +1,4 @@
-"""The training loop, which is Lightning's: what it trains, and how it is set up."""
+"""Set up Lightning's training loop."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "fit"]
 
-_STEP = -1  # in place of an epoch, so that a step's randomness is no sample's
+_STEP = -1  # in place of an epoch, so that a step and a sample never share a seed
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 class Classifier(L.LightningModule):
     """A network with its loss, tallies and optimiser.
 
-    Batches are (N, 3, H, W) uint8 with labels (N,); normalising and mixing them is done here, on the device.
+    Batches are (N, 3, H, W) uint8 with labels (N,). They are normalised and mixed here, on the device.
 
     Args:
         network: (N, 3, H, W) -> (N, num_classes).
-        setup: its recipe, preprocessing, and the processes that it is trained by.
-        seed: of what is random in a step (dropout, mixing).
+        setup: the recipe, the preprocessing, and the processes.
+        seed: the seed of a step's randomness (dropout, mixing).
     """
 
     def __init__(self, network: nn.Module, setup: TrainingSetup, *, seed: int) -> None:
@@ -81,14 +81,14 @@ class Classifier(L.LightningModule):
 
     @property
     def measured(self) -> nn.Module:
-        """The network that is measured and saved: the moving average where there is one."""
+        """The network that is measured and saved: the moving average if there is one."""
         if self.averaged is None:
             return self.network
         average: nn.Module = self.averaged.module
         return average
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
-        """Seed what is random in this step by (seed, step), so that a resumed run draws the same."""
+        """Seed this step's randomness by (seed, step), so that a resumed run draws the same."""
         parts = self.recipe.accumulate
         others = (self.rank,) if self.rank else ()
         key = random_key(self.seed, _STEP, self.global_step * parts + batch_idx % parts, *others)
@@ -110,7 +110,7 @@ class Classifier(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 Lightning's signature
-        """Count one batch of held-out images; those with a label below 0 fill a batch up and do not count."""
+        """Count one batch of held-out images; negative labels mark padding and are not counted."""
         pixels, labels = batch
         logits = logits_of(self.measured(self.inputs(pixels)))
         counted = labels >= 0
@@ -122,7 +122,7 @@ class Classifier(L.LightningModule):
         return self.preprocessing.normalise(pixels).contiguous(memory_format=self._layout)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD or AdamW, the learning rates set at every step."""
+        """SGD or AdamW, with learning rates set at every step."""
         recipe = self.recipe
         groups = parameter_groups(
             self.network,
@@ -154,24 +154,24 @@ def fit(
     progress: Progress,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, float]]:
-    """Train to the recipe's last epoch, from a checkpoint where there is one.
+    """Train to the recipe's last epoch, from a checkpoint if there is one.
 
     Args:
-        classifier: what to train, in place.
-        train: batches to train on; its sampler begins with the step that is next.
-        held: batches to measure each epoch on.
-        folder: where metrics, checkpoints and TensorBoard's log go.
-        setup: where to train, and how often a checkpoint is written.
-        checkpoint: what to go on from.
-        progress: is told of every step and epoch.
-        callbacks: more of them.
+        classifier: the network with its loss, trained in place.
+        train: training batches; the sampler begins with the next step.
+        held: batches on which each epoch is measured.
+        folder: the folder for metrics, checkpoints and TensorBoard's log.
+        setup: the device, and how often checkpoints are written.
+        checkpoint: the checkpoint to resume from.
+        progress: the display of steps and epochs.
+        callbacks: additional callbacks.
 
     Returns:
-        One row of metrics for each epoch.
+        One row of metrics per epoch.
 
     Raises:
-        Stopped: where a signal asked to stop; a checkpoint is written.
-        StudyError: where the loss is not finite, an SE block did not run, the disk is full or memory exhausted.
+        Stopped: a signal asked to stop; a checkpoint is written.
+        StudyError: the loss is not finite, an SE block did not run, or disk or memory is exhausted.
     """
     recipe, device = setup.recipe, setup.layout.device
     if recipe.precision == "16" and device.type == "cpu":
@@ -210,7 +210,7 @@ def fit(
         with recorder.request.listening(), _shielded(train), _shielded(held):
             try:
                 trainer.fit(classifier, train, held, ckpt_path=checkpoint, weights_only=True)
-            except SystemExit as end:  # what Lightning makes of Ctrl-C
+            except SystemExit as end:  # Lightning's form of Ctrl-C
                 if isinstance(end.__context__, KeyboardInterrupt):
                     raise KeyboardInterrupt from end
                 raise
@@ -243,7 +243,7 @@ def _devices(setup: TrainingSetup) -> int | list[int]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's banners, and without its advice on what is chosen here on purpose."""
+    """A context without Lightning's banners and without its advice on deliberate choices."""
     lightnings = turned_down("lightning.pytorch", "lightning.fabric", to=logging.ERROR)
     with warnings.catch_warnings(), forking(), lightnings:
         warnings.filterwarnings("ignore", category=PossibleUserWarning)

@@ -1,4 +1,4 @@
-"""The records of a training: a row an epoch, and checkpoints from which it goes on as if never interrupted."""
+"""The records of a training: metrics per epoch, and checkpoints for exact resumption."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 __all__ = ["Recorder"]
 
 NAMED = 8
-"""Images that a message names; all of the batch stand in a file."""
+"""The number of images that a message names; a file lists the whole batch."""
 
 
 class Recorder(Checkpoint):
-    """Keeps the metrics of each epoch and writes checkpoints: after each epoch, now and then within, and when asked.
+    """Keeps metrics per epoch and writes checkpoints: after each epoch, at intervals within, and on request.
 
-    Lightning calls what keeps checkpoints after all other callbacks. A checkpoint is only written between two steps
-    of the optimiser, and only of finite weights.
+    Lightning calls checkpoint callbacks after all others. A checkpoint is written only between two
+    optimiser steps, and only of finite weights.
 
     Attributes:
-        history: one row of metrics for each epoch.
+        history: one row of metrics per epoch.
         request: whether a signal asks to stop.
-        begun: whether all was read that there was before, and steps are taken.
+        begun: whether any checkpoint has been restored and training has begun.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Recorder(Checkpoint):
         self.request = StopRequest()
         self.history: list[dict[str, float]] = []
         self.begun = False
-        self._seconds = 0.0  # of training in this epoch, up to `_since`
+        self._seconds = 0.0  # of training in this epoch, before `_since`
         self._since = 0.0
         self._written = 0.0
         self._rate = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Listen to signals, which Lightning has taken just now, and start the clocks."""
+        """Take back the signal handlers, which Lightning has just replaced, and start the clocks."""
         self.request.listen()
         self.begun = True
         self._since = self._written = time.perf_counter()
@@ -91,7 +91,7 @@ class Recorder(Checkpoint):
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
-        """One part of a batch is done, and after the last of them a step."""
+        """End one part of a batch and, after the last part, a step."""
         parts = self._setup.recipe.accumulate
         if (batch_idx + 1) % parts:
             return
@@ -101,7 +101,7 @@ class Recorder(Checkpoint):
         try:
             word = self.tally.end_step(trainer.global_step, stop=self.request.number > 0, due=due)
             last = (batch_idx + 1) // parts == self._setup.steps_per_epoch
-            if last or not (word.stop or word.due):  # after the last step the epoch's end writes one
+            if last or not (word.stop or word.due):  # after the last step, the end of the epoch writes one
                 return
             self.tally.flush()
         except NotFinite as error:
@@ -113,7 +113,7 @@ class Recorder(Checkpoint):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ARG002
-        """Stop the clock: measuring is no training."""
+        """Stop the clock, since measuring does not count as training."""
         self._seconds += time.perf_counter() - self._since
         try:
             self.tally.flush()
@@ -121,7 +121,7 @@ class Recorder(Checkpoint):
             raise self._diverged(error) from None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Write the epoch's row and a checkpoint, which holds all rows."""
+        """Write the epoch's row, and a checkpoint with all rows."""
         split = self._setup.source.monitored[0]
         row = {
             "epoch": trainer.current_epoch + 1,
@@ -146,7 +146,7 @@ class Recorder(Checkpoint):
             self._stop(trainer)
 
     def _keep_best(self, network: nn.Module, row: dict[str, float], split: str) -> None:
-        """Keep the network of the epoch with the highest accuracy so far, the first of equals, beside the last's."""
+        """Keep the network of the epoch with the highest accuracy so far, the first among equals."""
         accuracies = [earlier[f"{split}_accuracy"] for earlier in self.history]
         if accuracies[-1] > max(accuracies[:-1], default=-1.0):
             metadata = {
@@ -175,7 +175,7 @@ class Recorder(Checkpoint):
         )
 
     def _diverged(self, error: NotFinite, what: str = "the loss") -> StudyError:
-        """What happened, with the images of the batch; their names are also left in a file."""
+        """The error for a loss that is not finite, with the batch's images, whose names also go to a file."""
         step, epochs = error.step, self._setup.steps_per_epoch
         epoch, batch = divmod(step - 1, epochs)
         assert self._setup.source.train is not None
@@ -193,7 +193,7 @@ class Recorder(Checkpoint):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, and what of the next is there already, as plain values."""
+        """The rows so far and the begun one, as plain values."""
         sums = self.tally.sums
         return {
             "history": self.history,
@@ -202,7 +202,7 @@ class Recorder(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What there was before the interruption."""
+        """Restore the rows from before the interruption."""
         self.history = list(state_dict["history"])
         self._seconds = state_dict["seconds"]
         self.tally.sums = Sums(*state_dict["sums"])

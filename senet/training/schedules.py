@@ -1,4 +1,4 @@
-"""Learning rates by step, as factors of the highest."""
+"""Learning rate schedules, as factors of the highest rate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["frozen_from", "learning_rate_factor"]
 
 
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """What the learning rates are multiplied by at `step` (from 0) of `steps`.
+    """The factor of the learning rates at `step` (from 0) of `steps`.
 
-    First a linear rise over `warm_up` of the steps; then half a cosine down to 0, or a drop by `lr_factor` at each
-    milestone, which is counted from the run's beginning.
+    It rises linearly over the share `warm_up` of the steps. Then it falls along half a cosine to 0,
+    or by `lr_factor` at each milestone, a share of the whole run.
     """
     rising = round(recipe.warm_up * steps)
     if step < rising:
@@ -26,7 +26,7 @@ def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def frozen_from(steps: int, recipe: Recipe) -> int:
-    """The first step (from 0) at which batch normalisation's statistics stay as they are."""
+    """The first step (from 0) with frozen batch normalisation statistics."""
     if recipe.freeze is not None:
         return 0
     return round(recipe.freeze_statistics * steps) if recipe.freeze_statistics < 1 else steps

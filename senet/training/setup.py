@@ -1,4 +1,4 @@
-"""Images made ready for training: decoded once, for any number of runs, which then see the very same."""
+"""Prepare images for training: they are decoded once and shared by all runs."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ if TYPE_CHECKING:
 __all__ = ["PreparedImages", "TrainingSetup"]
 
 FEW_PIXELS = 2**14
-"""In a batch of fewer, one thread does the work: several would wait for each other after every small layer, and
-where other programs run beside, for whole slices of time (measured: an epoch of the digits in 0.6 s, not 20 s)."""
+"""Smaller batches use one thread. Several threads would wait for each other after every small
+layer, and on a busy machine for whole time slices (measured: an epoch of the digits in 0.6 s, not
+20 s)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup:
-    """What runs on the same images share.
+    """The setup shared by runs on the same images.
 
     Attributes:
         source: the images.
-        preprocessing: of those that are measured on.
-        recipe: the optimiser's numbers.
-        layout: where networks are trained.
-        processes: this process among those that train.
-        checkpoint_minutes: between two checkpoints within an epoch; 0 for one after each step.
-        workers: processes that load images; None: as needed.
-        logger: where metrics also go.
+        preprocessing: the preprocessing for evaluation.
+        recipe: the hyperparameters.
+        layout: the devices and processes.
+        processes: this process among those of the training.
+        checkpoint_minutes: minutes between checkpoints within an epoch; 0 for one after each step.
+        workers: processes that load images; None means as needed.
+        logger: the name of an additional logger.
     """
 
     source: DataSource
@@ -67,22 +68,22 @@ class TrainingSetup:
 
     @property
     def device(self) -> torch.device:
-        """Of this process."""
+        """The device of this process."""
         return self.layout.device
 
     @property
     def augmentation(self) -> Augmentation:
-        """Of the images that are trained on."""
+        """The augmentation of training images."""
         return augmentation_of(self.source, self.preprocessing, self.recipe)
 
     @property
     def num_classes(self) -> int:
-        """How many classes the images have."""
+        """The number of classes."""
         return len(self.source.classes)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the images that are left over are left out."""
+        """Whole batches in an epoch."""
         assert self.source.train is not None
         count = len(self.source.train)
         return count // min(self.recipe.batch_size, count)
@@ -94,7 +95,7 @@ class TrainingSetup:
 
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:
-        """Within it PyTorch uses as many threads on the CPU as this work keeps busy."""
+        """A context in which PyTorch uses a suitable number of CPU threads."""
         before = torch.get_num_threads()
         few = self.recipe.batch_size * self.preprocessing.size**2 < FEW_PIXELS
         if few and self.device.type == "cpu":
@@ -106,12 +107,12 @@ class TrainingSetup:
 
 
 class PreparedImages:
-    """The images of a setup, decoded.
+    """The decoded images of a setup.
 
     Attributes:
-        setup: whose they are.
+        setup: the setup.
         monitored: the name of the split that is measured after each epoch.
-        reported: the name of the split whose accuracy is the result; often the same.
+        reported: the name of the split that is reported; often the same.
     """
 
     def __init__(self, setup: TrainingSetup) -> None:
@@ -124,7 +125,7 @@ class PreparedImages:
         self._reported = self._monitored if self.reported == self.monitored else hold(reported, setup.preprocessing)
 
     def train_batches(self, seed: int, step: int) -> DataLoader[Batch]:
-        """Batches to train on, beginning after `step` steps."""
+        """Training batches, beginning after `step` steps."""
         epoch, begin = divmod(step, self.setup.steps_per_epoch)
         return train_loader(
             self._train,
@@ -140,11 +141,11 @@ class PreparedImages:
         )
 
     def monitored_batches(self) -> DataLoader[Batch]:
-        """Batches of what is measured after each epoch: as many in each process."""
+        """Batches of the monitored split, equally many in each process."""
         return self._measured(self._monitored, even=True)
 
     def reported_batches(self) -> DataLoader[Batch]:
-        """Batches of what is reported."""
+        """Batches of the reported split."""
         return self._measured(self._reported, even=False)
 
     def _measured(self, cached: CachedImages, *, even: bool) -> DataLoader[Batch]:

@@ -1,4 +1,4 @@
-"""What is counted while a network trains: loss and accuracy of the images so far, the same in every process."""
+"""Count loss and accuracy during training, with equal results in every process."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["NotFinite", "Sums", "Tally", "Word"]
 
 @dataclasses.dataclass
 class Sums:
-    """Sums over images: of the losses, of those that were right, and how many there were."""
+    """Sums over images: losses, correct predictions, and the number of images."""
 
     loss: float = 0.0
     right: float = 0.0
     images: float = 0.0
 
     def figures(self, split: str) -> dict[str, float]:
-        """The means, named after the split."""
+        """The mean loss and accuracy, named after the split."""
         count = max(1.0, self.images)
         return {f"{split}_loss": self.loss / count, f"{split}_accuracy": self.right / count}
 
 
 class NotFinite(Exception):  # noqa: N818 `Recorder` says what it means
-    """The loss of a step is not finite."""
+    """A step's loss is not finite."""
 
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(f"the loss is {loss} at step {step}")
@@ -41,16 +41,16 @@ class NotFinite(Exception):  # noqa: N818 `Recorder` says what it means
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """What the processes have agreed on: whether any was asked to stop, whether a checkpoint is due."""
+    """The processes' agreement: whether one was asked to stop, and whether a checkpoint is due."""
 
     stop: bool = False
     due: bool = False
 
 
 class Tally:
-    """Counts images where they are, and adds up over the processes once a step.
+    """Counts images on their device, and sums over the processes once per step.
 
-    On a GPU the sums are read one step late, so that it need not wait; on the CPU at once.
+    On a GPU the sums are read one step late, to avoid waiting; on the CPU at once.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -60,7 +60,7 @@ class Tally:
         self._pending: collections.deque[tuple[int, Tensor, Any]] = collections.deque()
 
     def count(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """One part of a batch: its mean loss, (N, classes) scores and (N,) labels; those below 0 do not count."""
+        """Count one part of a batch: mean loss, (N, classes) scores and (N,) labels; negative labels do not count."""
         counted = labels >= 0
         kind = torch.float32 if losses.device.type == "mps" else torch.float64
         images = counted.sum()
@@ -69,10 +69,10 @@ class Tally:
         self._step = part if self._step is None else self._step + part
 
     def end_step(self, step: int, *, stop: bool, due: bool) -> Word:
-        """The step (from 1) is over. What is said comes back, from every process, when the sums are read.
+        """End the step (from 1). The processes' flags are returned when its sums are read.
 
         Raises:
-            NotFinite: where the loss of a step that is read is not finite, in any process.
+            NotFinite: the loss of a step that is read is not finite in some process.
         """
         assert self._step is not None
         own = torch.tensor([stop, due], dtype=self._step.dtype, device=self._step.device)
@@ -93,18 +93,18 @@ class Tally:
         """Read what is still pending.
 
         Raises:
-            NotFinite: where the loss of a step is not finite.
+            NotFinite: the loss of a step is not finite.
         """
         self._read(leave=0)
 
     def take(self) -> Sums:
-        """All sums since the last time; counting starts anew."""
+        """Return and reset the sums."""
         self.flush()
         taken, self.sums = self.sums, Sums()
         return taken
 
     def take_all(self) -> Sums:
-        """The sums of what was counted without steps (measuring), over all processes; counting starts anew."""
+        """Return the sums over all processes of a count without steps (evaluation), and reset them."""
         if self._step is not None:
             values = self.processes.summed(self._step).tolist()
             self._step = None

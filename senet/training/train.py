@@ -1,4 +1,4 @@
-"""Train one network on images: a run, with its folder."""
+"""Train one network on images: a run and its folder."""
 
 from __future__ import annotations
 
@@ -85,33 +85,35 @@ def train(
     callbacks: Sequence[Callback] = (),
     **options: Unpack[Options],
 ) -> RunResult:
-    """Train a network on images and measure it; called again after an interruption it goes on where it was.
+    """Train a network on images and measure it. Called again after an interruption, it resumes.
 
-    On the CPU, a run that was interrupted and resumed ends bit for bit where an uninterrupted one does.
+    On the CPU, a resumed run ends bit for bit like an uninterrupted one.
 
     Args:
-        model: a network's name, as `senet.create` takes it; a function that returns a network (a fresh one at each
-            call); or a network, whose weights it starts from.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, what `open_data` returned, or two
-            of PyTorch's data sets of (image, label), to train on and to measure on.
-        out: the folder of the run.
-        weights: to start from; a classifier of another size starts fresh.
-        spec: the SE to insert; None trains the network as it is.
-        where: at which of its sites.
-        make: what makes the blocks that are inserted in SE's place, as `senet.insert` takes it.
-        start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
+        model: a network's name, as in `senet.create`; a function that returns a new network at each
+            call; or a network, whose weights are the start.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, a result of
+            `open_data`, or two PyTorch data sets of (image, label), one to train on and one to
+            measure on.
+        out: the run's folder.
+        weights: the initial weights; a classifier of another size starts fresh.
+        spec: the SE to insert; None inserts none.
+        where: the sites to use.
+        make: the maker of blocks to insert instead of SE, as in `senet.insert`.
+        start: "identity" (SE changes nothing at first) or "paper" (He initialisation); by default
             identity from weights and paper from scratch.
-        seed: of the initial weights, the order of the images, their augmentation, and dropout.
-        resume: resume what `out` holds; False makes it an error that it holds something.
-        progress: whether to show how far it is, on standard error; or a Progress that is told.
-        callbacks: more of Lightning's.
-        options: `recipe`, values in place of a recipe's such as `batch_size`, `epochs` and `lr`, and where it runs:
-            `senet.recipe.options.Options` has them all, `recipe_for` what they are where not given.
+        seed: the seed of initial weights, image order, augmentation and dropout.
+        resume: whether to resume a run in `out`; False makes an existing one an error.
+        progress: whether to show progress on standard error; or a Progress object.
+        callbacks: additional Lightning callbacks.
+        options: `recipe`, values that replace a recipe's, such as `batch_size`, `epochs` and `lr`,
+            and where it runs: see `senet.recipe.options.Options`, and `recipe_for` for the
+            defaults.
 
     Raises:
-        StudyError: where the folder cannot be written or holds another study, an SE block does not run, or the
-            loss is not finite.
-        ValueError: where data, network, weights, sites or numbers are not as asked.
+        StudyError: the folder cannot be written or holds another study, an SE block does not run,
+            or the loss is not finite.
+        ValueError: data, network, weights, sites or a number are not usable.
     """
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
@@ -155,8 +157,8 @@ def setup_of(
 ) -> tuple[TrainingSetup, BuiltNetwork]:
     """Open the data, decide what was not given, and make the arm's network for a seed; errors are those of `train`.
 
-    How many channels pictures have only the network says; it is made here, once, and given back for the training. A
-    study in `out` that an earlier version began is planned as that version did.
+    How many channels pictures have only the network says; it is made here, once, and given back for
+    the training. A study in `out` that an earlier version began keeps that version's behaviour.
     """
     earlier = _began_earlier(Path(out).expanduser())
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
@@ -196,7 +198,7 @@ def setup_of(
 
 
 def _began_earlier(folder: Path) -> bool:
-    """Whether a version that did not say what becomes of transparency began the run, or the study that it is of."""
+    """Whether the run, or its study, was begun by a version that did not record transparency."""
     for file in (folder / SETTINGS, folder.parent / SETTINGS):
         if file.is_file():
             held = read_json(file)
@@ -206,7 +208,7 @@ def _began_earlier(folder: Path) -> bool:
 
 
 def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress) -> Recipe:
-    """The recipe for the batch that is used, where there are fewer images than in its own; rates given are kept."""
+    """The recipe with a batch capped at the number of images; given learning rates are kept."""
     if not 0 < images < recipe.batch_size or images % recipe.accumulate:
         return recipe
     given = {name: getattr(recipe, name) for name in ("lr", "se_lr") if changes.get(name) is not None}
@@ -219,7 +221,7 @@ def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress
 
 
 def settings_of(arm: NetworkSpec, setup: TrainingSetup, made: BuiltNetwork) -> dict[str, Any]:
-    """All that decides the result of a run but its seed, as plain values."""
+    """Everything that determines a run's result except its seed, as plain values."""
     return {
         "model": named(arm.model, digest_of(arm.model) if arm.given is None else arm.given.content),
         "weights": named(arm.weights, digest_of(arm.weights)),
@@ -243,7 +245,7 @@ def run(
     progress: Progress,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
-    """Train `made` in `folder`, from its checkpoint where it holds one, and write the result; result.json is last."""
+    """Train `made` in `folder`, from its checkpoint if any, and write the result, result.json last."""
     from senet.training.loop import Classifier, fit
 
     setup, processes = prepared.setup, prepared.setup.processes
@@ -255,7 +257,7 @@ def run(
         progress.note(f"{folder.name} goes on after step {step} of {setup.steps}, from {found.path.name}")
     progress.run(folder.name, setup.recipe.epochs)
     progress.step(step, worked=False)
-    if setup.recipe.channels_last:  # on the CPU a step takes 0.7 to 0.9 of the time
+    if setup.recipe.channels_last:  # on the CPU a step then takes 0.7 to 0.9 of the time
         made.network.to(memory_format=torch.channels_last)
     if setup.recipe.freeze == "plain":
         freeze_plain(made.network, setup.num_classes)
@@ -290,7 +292,7 @@ def run(
     )
     if processes.rank == 0:
         _write(result, network, said, made, setup, settings)
-    processes.first(lambda: None)  # nobody goes on before the result is written
+    processes.first(lambda: None)  # all processes wait until the result is written
     return result
 
 
@@ -302,7 +304,7 @@ def _write(
     setup: TrainingSetup,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write what a run has found; result.json is last, and then the checkpoints are needed no more."""
+    """Write a run's result, result.json last; its checkpoints are then no longer needed."""
     folder = result.folder
     metadata = {
         "classes": list(setup.source.classes),
@@ -332,7 +334,7 @@ def _write(
 
 
 def _found(folder: Path, settings: Mapping[str, Any]) -> Newest:
-    """The checkpoint to go on from; what interrupted writers left is removed."""
+    """The checkpoint to resume from; leftovers of interrupted writers are removed."""
     claim(folder, settings)
     sweep(folder)
     return newest(folder)

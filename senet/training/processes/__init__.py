@@ -1,1 +1,1 @@
-"""One training in many processes."""
+"""One training in several processes."""

@@ -1,4 +1,4 @@
-"""Starting the processes of a training on this machine, where neither torchrun nor SLURM has."""
+"""Start the processes of a training on this machine if neither torchrun nor SLURM did."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["launch"]
 T = TypeVar("T")
 
 _PLAIN = ("StudyError", "DataError", "ModelError", "WeightsError", "InsertionError", "ValueError", "OSError")
-"""Errors whose text is written for the user."""
+"""Errors whose text addresses the user."""
 
 
 def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, Any]) -> T:
-    """Call `work` in as many processes as the layout has devices, and return what the first of them returns.
+    """Call `work` in one process per device of the layout, and return the first process's result.
 
-    They are started as torchrun does it, which `work` then finds itself under; one that fails ends the others, and
-    nothing is started again. Functions and arguments go to them by pickle.
+    They are started as by torchrun, and `work` sees its environment. One that fails ends the
+    others, and none is restarted. Functions and arguments are pickled.
 
     Raises:
-        StudyError: what the process that failed first has said, or that it was ended from outside.
-        Stopped, KeyboardInterrupt: where a signal asked to stop; the processes were told.
+        StudyError: the message of the process that failed first, or that it was killed.
+        Stopped, KeyboardInterrupt: a signal asked to stop; it was passed on to the processes.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -47,7 +47,7 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
         max_restarts=0,
     )
     try:
-        # torchrun's own account of a failure: it is said once, in one line
+        # suppress torchrun's own report: we report a failure once, in one line
         with turned_down("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"):
             results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
     except ChildFailedError as error:
@@ -69,7 +69,7 @@ def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
 
 
 def _said(error: Any) -> Exception:
-    """What the process that failed first has said, by the record that it left."""
+    """The message of the process that failed first, from its record."""
     rank, failure = error.get_first_failure()
     said = failure.message
     text = str(said.get("message", "") if isinstance(said, dict) else said)

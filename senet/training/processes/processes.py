@@ -1,4 +1,4 @@
-"""The processes of a training: one a device, started by torchrun, by SLURM, or by us."""
+"""The processes of a training: one per device, started by torchrun, by SLURM, or by us."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class DeviceLayout:
-    """Where a training runs.
+    """The devices and processes of a training.
 
     Attributes:
-        device: of this process.
-        devices: the indices of all devices of this machine that take part; (0,) for a CPU or a single one.
-        nodes: machines.
+        device: the device of this process.
+        devices: the indices of this machine's devices in the training; (0,) for a CPU or a single device.
+        nodes: the number of machines.
         strategy: "ddp" or "fsdp".
-        launched: by whom the processes were started: "torchrun", "slurm", or "" where there is one, or they are
-            still to be started.
+        launched: what started the processes: "torchrun", "slurm", or "" for a single one or before
+            they are started.
     """
 
     device: torch.device
@@ -49,30 +49,30 @@ class DeviceLayout:
 
     @property
     def count(self) -> int:
-        """Processes in all."""
+        """The number of processes."""
         return len(self.devices) * self.nodes
 
     @property
     def names(self) -> list[str]:
-        """The devices of this machine, as `devices` takes them one by one: "cuda:1", "cpu"."""
+        """The names of this machine's devices, each a value for `devices`: "cuda:1", "cpu"."""
         kind = self.device.type
         return [f"{kind}:{index}" if kind == "cuda" else kind for index in self.devices]
 
     @property
     def to_start(self) -> bool:
-        """Whether there are to be several processes, which nobody has started."""
+        """Whether several processes are needed and none has been started."""
         return self.count > 1 and not self.launched
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """This process among those of the training."""
+    """This process's view of the training's processes."""
 
     rank: int = 0
     count: int = 1
 
     def first(self, work: Callable[[], T]) -> T:
-        """What `work` gives in the first process, in all of them; an error there is raised in all of them."""
+        """Run `work` in the first process; its result, or its error, reaches all of them."""
         if self.count == 1:
             return work()
         said: list[Any] = [None, None]
@@ -88,7 +88,7 @@ class Processes:
         return result
 
     def gathered(self, own: T) -> list[T]:
-        """What each process has, by rank."""
+        """The values of all processes, by rank."""
         if self.count == 1:
             return [own]
         every: list[Any] = [None] * self.count
@@ -105,17 +105,17 @@ class Processes:
 def device_layout(
     devices: str | int | None = None, nodes: int | None = None, strategy: str | None = None
 ) -> DeviceLayout:
-    """Where a training runs, by what was asked for and by who started this process.
+    """Where a training runs, from the request and from what started this process.
 
     Args:
-        devices: None or "auto" for a GPU where there is one, else the CPU, and under torchrun or SLURM for as many
-            as they started processes; a number for as many GPUs of this machine, or processes where it has none;
+        devices: None or "auto": a GPU if there is one, else the CPU; under torchrun or SLURM one
+            per started process. A number: so many GPUs, or processes on a machine without GPUs. Or
             "cpu", "cpu*2", "cuda", "cuda:1", "cuda:0,2", "mps".
-        nodes: machines.
+        nodes: the number of machines.
         strategy: "ddp" or "fsdp".
 
     Raises:
-        StudyError: on devices that are not there, or other numbers than torchrun or SLURM started.
+        StudyError: a device does not exist, or a number differs from what torchrun or SLURM started.
     """
     if strategy is not None and strategy not in STRATEGIES:
         raise StudyError(f"strategy is one of {', '.join(STRATEGIES)}, not {strategy!r}")
@@ -138,7 +138,7 @@ def device_layout(
 
 
 def asked_here(asked: str) -> DeviceLayout:
-    """The devices of this machine that are asked for, in the words of `device_layout`."""
+    """The requested devices of this machine, as `device_layout` takes them."""
     if found := re.fullmatch(r"cpu\*(\d+)", asked):
         return DeviceLayout(torch.device("cpu"), tuple(range(_positive(asked, found[1]))))
     if asked.isdecimal() and asked not in ("0", "1"):
@@ -169,7 +169,7 @@ def _positive(asked: str, number: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Launcher:
-    """What torchrun or SLURM says."""
+    """The number of processes and machines according to torchrun or SLURM."""
 
     by: str
     rank: int
@@ -185,24 +185,24 @@ class _Launcher:
 
 
 def _launched() -> _Launcher | None:
-    """Who started this process as one of several, by the environment."""
+    """What started this process as one of several, from the environment."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
         world, local = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
         return _Launcher(
             "torchrun", int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), max(1, world // local)
         )
-    if "SLURM_NTASKS" not in environment:  # Lightning would warn wherever there is an srun that is not used
+    if "SLURM_NTASKS" not in environment:  # Lightning would warn whenever srun exists but is not used
         return None
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is an srun, which a login node has too
+        warnings.simplefilter("ignore")  # srun alone proves nothing: a login node has it too
         under_slurm = SLURMEnvironment.detect()
     if under_slurm:
         try:
             slurm = SLURMEnvironment(auto_requeue=False)
-        except RuntimeError as error:  # --ntasks in place of --ntasks-per-node
+        except RuntimeError as error:  # --ntasks instead of --ntasks-per-node
             raise StudyError(f"SLURM's job cannot be taken part in: {error}") from error
         return _Launcher(
             "slurm",
@@ -217,7 +217,7 @@ def _launched() -> _Launcher | None:
 
 
 def _within(asked: str, nodes: int | None, launcher: _Launcher) -> DeviceLayout:
-    """One of the processes that torchrun or SLURM started; what else was asked for has to agree."""
+    """The layout of a process that torchrun or SLURM started; the request must agree with it."""
     count = re.fullmatch(r"(?:cpu\*)?(\d+)", asked)
     listed = _INDICES.fullmatch(asked)
     indices = _sorted(listed[1]) if listed else tuple(range(launcher.per_node))
@@ -235,10 +235,11 @@ def _within(asked: str, nodes: int | None, launcher: _Launcher) -> DeviceLayout:
 
 
 def _store(launcher: _Launcher) -> Store | None:
-    """Where the processes of one machine find each other under torchrun; None for PyTorch's own choice.
+    """The rendezvous store of one machine's processes under torchrun; None means PyTorch's default.
 
-    After a restart torchrun hands on the store of the attempt before, with the addresses of processes that are gone.
-    Machines may count restarts differently, so that several of them cannot tell attempts apart by their number.
+    After a restart torchrun reuses the previous attempt's store, with addresses of dead processes.
+    Machines may count restarts differently, so with several machines the count cannot distinguish
+    attempts.
     """
     environment = os.environ
     if launcher.by != "torchrun" or launcher.nodes > 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -251,7 +252,7 @@ def _store(launcher: _Launcher) -> Store | None:
 
 @contextlib.contextmanager
 def joined(layout: DeviceLayout) -> Iterator[Processes]:
-    """Within it this process is one of the placement's, and they can talk to each other."""
+    """A context in which this process belongs to the layout's process group."""
     if layout.count == 1:
         yield Processes()
         return
@@ -261,7 +262,7 @@ def joined(layout: DeviceLayout) -> Iterator[Processes]:
     kind = layout.device.type
     if kind == "cuda":
         torch.cuda.set_device(layout.device)
-    if launcher.by == "slurm":  # torchrun has set these
+    if launcher.by == "slurm":  # torchrun sets these
         os.environ.update(MASTER_ADDR=launcher.address, MASTER_PORT=str(launcher.port))
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, rank=launcher.rank, world_size=launcher.world, store=_store(launcher))
@@ -276,14 +277,14 @@ def joined(layout: DeviceLayout) -> Iterator[Processes]:
 
 
 def joined_predictions(parts: list[Predictions]) -> Predictions:
-    """What the processes said of their shares, in the order of the images: image i is process i % count's."""
+    """Merge the processes' predictions in image order: image i belongs to process i % count."""
     if len(parts) == 1:
         return parts[0]
     lengths = [len(part.labels) for part in parts]
     images = [range(rank, rank + len(parts) * count, len(parts)) for rank, count in enumerate(lengths)]
     order = torch.tensor([index for share in images for index in share]).argsort()
     values: dict[str, Any] = {}
-    parts = [part for part in parts if len(part.labels)]  # of fewer images than processes, some have none
+    parts = [part for part in parts if len(part.labels)]  # with fewer images than processes, some have none
     lengths = [len(part.labels) for part in parts]
     for field in dataclasses.fields(parts[0]):
         each = [getattr(part, field.name) for part in parts]

@@ -1,4 +1,4 @@
-"""How Lightning spreads a training over processes, and how it writes and reads checkpoints."""
+"""Lightning's strategies for several processes, and its reading and writing of checkpoints."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["ReadsWhole", "strategy_for"]
 
 
 class ReadsWhole(CheckpointIO):
-    """Checkpoints that are written whole, and read only where they are."""
+    """Checkpoint IO that writes atomically and reads with `weights_only=True`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
         """Write it."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Read it, with `weights_only=True` whatever is asked for."""
+        """Read the checkpoint, always with `weights_only=True`."""
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -36,10 +36,10 @@ class ReadsWhole(CheckpointIO):
 
 
 def strategy_for(setup: TrainingSetup) -> str | Strategy:
-    """Lightning's strategy: its own choice for one process, DDP or FSDP for several.
+    """The strategy: Lightning's default for one process, DDP or FSDP for several.
 
     Raises:
-        StudyError: where FSDP, which gives each GPU a part of each weight, cannot do what the recipe asks.
+        StudyError: the recipe needs something that FSDP's sharded weights do not allow.
     """
     layout, recipe = setup.layout, setup.recipe
     if layout.count == 1:
@@ -48,7 +48,7 @@ def strategy_for(setup: TrainingSetup) -> str | Strategy:
         if recipe.ema or not recipe.decay_norms_and_biases:
             raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
         return FSDPStrategy(state_dict_type="full", use_orig_params=True)
-    # Batch norm's statistics are those of all processes, so that its buffers need not be sent at every step.
+    # Batch norm's statistics already cover all processes, so its buffers need no broadcast at every step.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13
     kept: dict[str, Any] = {name: False}
