@@ -13,5 +13,5 @@ __all__ = ["facts_of"]
 
 
 def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:
-    """The settings of a study and what it ran on, for its page."""
+    """The settings of a study and its machine, for its page."""
     return [settings_facts(settings), machine_facts(machine)]

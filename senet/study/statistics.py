@@ -1,6 +1,6 @@
-"""What a comparison of two networks, trained in pairs from the same seeds, may say and what not.
+"""The statistics of comparing two networks that were trained in pairs from the same seeds.
 
-Accuracies are fractions; a difference is SE minus plain, and a point is a hundredth.
+Accuracies are fractions, a difference is SE minus plain, and a point is a hundredth.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ _DRAWN_AT_ONCE = 2**20
 Key = TypeVar("Key", bound=Hashable)
 
 _NO_SPREAD = 1e-12
-"""Below this share of the largest score, a standard deviation is rounding and not spread."""
+"""A standard deviation below this share of the largest score is rounding, not spread."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The difference over seeds, and a t interval for its mean.
+    """The difference over seeds, with a t interval for its mean.
 
     Attributes:
         values: SE - plain for each seed.
-        mean: of them.
+        mean: their mean.
         sd: their sample standard deviation; None for one seed.
-        low: the interval's lower end; None where there is no interval: one seed, or no spread.
+        low: the interval's lower end; None without an interval, that is for one seed or without spread.
         high: its upper end, likewise.
-        confidence: of the interval.
+        confidence: the interval's confidence.
     """
 
     values: tuple[float, ...]
@@ -62,7 +62,7 @@ class Difference:
 
     @property
     def contains_zero(self) -> bool | None:
-        """Whether the interval does; None where there is none."""
+        """Whether the interval contains zero; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return self.low <= 0 <= self.high
@@ -70,15 +70,15 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-    """The difference over test images, and a percentile interval for its mean.
+    """The difference over test images, with a percentile interval for its mean.
 
     Attributes:
-        mean: SE - plain, the mean over images of the mean over seeds.
+        mean: SE - plain: the mean over images of the mean over seeds.
         low: the interval's lower end.
         high: its upper end.
-        images: how many there are.
-        resamples: how many were drawn.
-        confidence: of the interval.
+        images: the number of images.
+        resamples: the number of bootstrap samples.
+        confidence: the interval's confidence.
     """
 
     mean: float
@@ -90,15 +90,15 @@ class Bootstrap:
 
     @property
     def contains_zero(self) -> bool:
-        """Whether the interval does."""
+        """Whether the interval contains zero."""
         return self.low <= 0 <= self.high
 
 
 def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """Accuracies of plain and SE, seed by seed, compared by a paired t interval.
+    """Compare accuracies of plain and SE, seed by seed, by a paired t interval.
 
     Raises:
-        ValueError: where there is no seed, the two are not of one length, or a number is not finite.
+        ValueError: there is no seed, the lengths differ, or a number is not finite.
     """
     if len(plain) != len(se) or not plain:
         raise InputError(f"accuracies come in pairs, at least one: {len(plain)} of plain, {len(se)} of SE")
@@ -111,7 +111,7 @@ def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence
     sd = statistics.stdev(values)
     if sd <= _NO_SPREAD * max(map(abs, (*plain, *se))):
         return Difference(values, mean, 0.0, None, None, confidence)
-    from scipy.special import stdtrit  # what scipy.stats.t.ppf computes; scipy.stats takes seconds to import
+    from scipy.special import stdtrit  # as in scipy.stats.t.ppf, but scipy.stats takes seconds to import
 
     half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * sd / math.sqrt(len(values))
     return Difference(values, mean, sd, mean - half, mean + half, confidence)
@@ -122,10 +122,10 @@ class Corrected:
     """One of several comparisons, corrected for their number.
 
     Attributes:
-        difference: over seeds, its interval at `difference.confidence`, which the correction chose.
-        p: of the paired t test of no difference; None for one seed, or without spread.
-        p_corrected: Holm's: the comparison stands at 5 % where it is at most 0.05.
-        comparisons: how many there were in all.
+        difference: the difference over seeds, with an interval at the corrected `difference.confidence`.
+        p: the p value of the paired t test; None for one seed or without spread.
+        p_corrected: Holm's adjusted p value: a difference is significant at 5 % if it is at most 0.05.
+        comparisons: the number of comparisons.
     """
 
     difference: Difference
@@ -135,21 +135,22 @@ class Corrected:
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown: the corrected interval leaves zero out."""
+        """Whether a difference is shown: the corrected interval excludes zero."""
         return self.difference.contains_zero is False
 
 
 def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level: float = 0.05) -> dict[Key, Corrected]:
-    """Several paired comparisons, first and second accuracies seed by seed, corrected by Holm's step-down procedure.
+    """Correct several paired comparisons, given accuracies seed by seed, by Holm's step-down procedure.
 
-    The comparisons are taken by their p, the smallest first; the k-th of m is held against level / (m − k + 1), until
-    one fails: that and all after it are not shown. Each interval is the t interval at the confidence that its
-    comparison was held to (of those after the first failure, at that one's), so it leaves zero out exactly where
-    Holm's test finds a difference. What is kept is that test's promise: with probability 1 − level no comparison of
-    equals is called a difference. That all intervals hold at once is promised by those after the first failure alone.
+    Comparisons are sorted by p. The k-th of m is tested at level / (m − k + 1) until one fails;
+    that and all later ones are not shown. Each interval is the t interval at its comparison's
+    level; after the first failure it is at that one's level. So an interval excludes zero exactly
+    if Holm's test finds a difference. With probability 1 − level, no comparison of equal networks
+    is called a difference. Simultaneous coverage holds only for the intervals from the first
+    failure on.
 
     Raises:
-        ValueError: as `paired_difference`.
+        ValueError: as in `paired_difference`.
     """
     tested = {key: _p_of(paired_difference(first, second)) for key, (first, second) in pairs.items()}
     order = sorted((key for key in pairs if tested[key] is not None), key=lambda key: tested[key] or 0.0)
@@ -164,7 +165,7 @@ def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level:
         corrected = max(corrected, min(1.0, p * (len(pairs) - rank)))
         difference = paired_difference(*pairs[key], confidence=1 - share)
         found[key] = Corrected(difference, p, corrected, len(pairs))
-    for key in pairs:  # those without an interval count among the comparisons, and show nothing
+    for key in pairs:  # comparisons without an interval count, but show nothing
         if key not in found:
             alone = paired_difference(*pairs[key], confidence=1 - level / len(pairs))  # Bonferroni's
             found[key] = Corrected(alone, None, None, len(pairs))
@@ -172,7 +173,7 @@ def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level:
 
 
 def _p_of(difference: Difference) -> float | None:
-    """Of the two-sided paired t test."""
+    """The p value of the two-sided paired t test."""
     if not difference.sd:
         return None
     from scipy.special import stdtr
@@ -185,25 +186,26 @@ def _p_of(difference: Difference) -> float | None:
 def bootstrap_over_images(
     plain: ArrayLike, se: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Bootstrap:
-    """Which images each network got right, compared by a paired bootstrap over the images.
+    """Compare which images each network got right by a paired bootstrap over images.
 
-    An image's difference is its mean over seeds, and images are drawn with their pairs kept. There are few
-    distinct differences, so how often each is drawn is drawn instead (multinomially): the same distribution.
+    An image's difference is its mean over seeds, and images are drawn in pairs. There are few
+    distinct differences, so we draw their counts from the multinomial distribution, which is
+    equivalent.
 
     Args:
         plain: (seeds, images), whether plain was right.
         se: (seeds, images), whether SE was.
-        resamples: how often images are drawn.
-        seed: of the drawing.
-        confidence: of the interval.
+        resamples: the number of bootstrap samples.
+        seed: the random seed.
+        confidence: the interval's confidence.
 
     Raises:
-        ValueError: where the two are not of one shape, or empty.
+        ValueError: the shapes differ, or the arrays are empty.
     """
     first, second = np.asarray(plain, dtype=np.float64), np.asarray(se, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 2 or not first.size:
         raise InputError(f"both are (seeds, images) and not empty: {first.shape} of plain, {second.shape} of SE")
-    difference = (second - first).sum(axis=0)  # whole numbers, so that equal ones are equal
+    difference = (second - first).sum(axis=0)  # integers, so that equal differences compare equal
     values, counts = np.unique(difference, return_counts=True)
     images = difference.size
     drawn = np.random.default_rng(seed).multinomial(images, counts / images, size=resamples)
@@ -216,10 +218,10 @@ def bootstrap_over_images(
 def bootstrap_over_examples(
     plain: ArrayLike, se: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Bootstrap:
-    """The same for scores of any kind, (seeds, examples), where `bootstrap_over_images` has right and wrong.
+    """`bootstrap_over_images` for scores of any kind, (seeds, examples), instead of right and wrong.
 
     Raises:
-        ValueError: where the two are not of one shape, or empty.
+        ValueError: the shapes differ, or the arrays are empty.
     """
     first, second = np.asarray(plain, dtype=np.float64), np.asarray(se, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 2 or not first.size:
@@ -238,7 +240,7 @@ def bootstrap_over_examples(
 def differs(seeds: Difference, images: Bootstrap | None = None) -> bool:
     """Whether a difference is shown: at least two seeds, and no interval that contains zero.
 
-    Where the difference is the same in every seed there is no interval over seeds; the one over images decides.
+    If the difference is equal in all seeds, there is no interval over seeds, and the one over images decides.
     """
     if seeds.sd is None:
         return False
@@ -248,7 +250,7 @@ def differs(seeds: Difference, images: Bootstrap | None = None) -> bool:
 
 
 def verdict(seeds: Difference, images: Bootstrap | None = None, block: str = "SE") -> str:
-    """One sentence on `block`; "better" or "worse" only where `differs`."""
+    """One sentence on `block`, which says "better" or "worse" only if `differs`."""
     share, count, mean = f"{100 * seeds.confidence:g} %", len(seeds.values), points(seeds.mean)
     over_seeds = "" if seeds.low is None or seeds.high is None else f"{points(seeds.low)} to {points(seeds.high)}"
     over_images = "" if images is None else f"{points(images.low)} to {points(images.high)} over {images.images} images"
@@ -272,7 +274,7 @@ def verdict(seeds: Difference, images: Bootstrap | None = None, block: str = "SE
 
 
 def points(fraction: float) -> str:
-    """A difference of fractions in points (hundredths), with its sign: 0.012 is "+1.20"."""
+    """A difference of fractions in points, with its sign: 0.012 is "+1.20"."""
     text = f"{100 * fraction:+.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 

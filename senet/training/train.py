@@ -155,9 +155,9 @@ def setup_of(
     *,
     seed: int,
 ) -> tuple[TrainingSetup, BuiltNetwork]:
-    """Open the data, decide what was not given, and make the arm's network for a seed; errors are those of `train`.
+    """Open the data, resolve defaults, and make the arm's network for a seed; errors are those of `train`.
 
-    How many channels pictures have only the network says; it is made here, once, and given back for
+    Only the network knows the number of input channels, so it is made here, once, and returned for
     the training. A study in `out` that an earlier version began keeps that version's behaviour.
     """
     earlier = _began_earlier(Path(out).expanduser())

@@ -1,4 +1,4 @@
-"""The paper's ablations on one's own network and images."""
+"""The paper's ablations on any network and images."""
 
 from senet.study.ablation.ablate import ablate
 from senet.study.ablation.ablation import Ablation

@@ -1,4 +1,4 @@
-"""Train variants of SE in one network from the same seeds on the same batches, and say which differ (section 6)."""
+"""Train variants of SE in one network from the same seeds on the same batches (section 6), and compare them."""
 
 from __future__ import annotations
 
@@ -67,40 +67,41 @@ def ablate(
     callbacks: Sequence[Callback] = (),
     **options: Unpack[Options],
 ) -> Ablation:
-    """Train the plain network and many variants of SE in it, and say which differ, corrected for their number.
+    """Train the plain network and variants of SE in it, and report which differ, corrected for their number.
 
-    For a seed all start from the same plain weights and see the same images, augmented alike, in the same order; all
-    SE starts as in the paper, since not every gate has an identity start. Called again it goes on where it was;
-    more tables, more of a grid and more seeds may be asked for later, in the same folder.
+    For one seed, all start from the same plain weights and see the same augmented images in the
+    same order. SE starts as in the paper, since not every gate has an identity start. Called again,
+    it resumes. A later call may add tables, grid values and seeds in the same folder.
 
     Args:
-        model: the plain network, by name, as a function that returns it, or itself: as in `train`.
-        data: the images, by name, as what `open_data` returned, or as two of PyTorch's data sets: as in `train`.
-        out: the folder of the ablation.
-        table: one or more of the paper's: "reduction", "squeeze", "gate", "stages", "placement", "no-squeeze", and
-            "bias"; or "all".
-        grid: values by axis, every combination of which is a variant: the fields of SESpec; "stages" with "all",
-            "each", "but-each", "2" (alone), "-2" (all but it) or "2+3"; and "make" with what `senet.insert` takes.
-        weights: to start from; a classifier of another size starts fresh.
-        spec: the standard block, to which variants keep but in what they vary.
-        where: at which of the network's sites.
-        make: what makes the standard block, where it is not SE.
-        start: of all SE blocks; "paper" where not given.
-        seeds: how often each variant is trained: with seeds 0 to seeds - 1.
-        resume: go on with what `out` holds; False makes it an error that it holds something.
-        progress: whether to show how far it is, on standard error; or a Progress that is told.
-        callbacks: more of Lightning's, for every run; not with several devices.
-        options: as in `compare`. With several devices ("cuda:0,1", "cpu*2", 8) each trains runs of its own, in its own
-            process that its command starts: as many at a time as there are devices.
+        model: the plain network, as in `train`: a name, a function that returns it, or the network.
+        data: the images, as in `train`: a name, a result of `open_data`, or two PyTorch data sets.
+        out: the ablation's folder.
+        table: one or more of the paper's tables: "reduction", "squeeze", "gate", "stages",
+            "placement", "no-squeeze" and "bias"; or "all".
+        grid: values by axis; every combination is a variant. The axes are the fields of SESpec;
+            "stages" with "all", "each", "but-each", "2" (alone), "-2" (all but it) or "2+3"; and
+            "make" as in `senet.insert`.
+        weights: the initial weights; a classifier of another size starts fresh.
+        spec: the standard block; a variant differs from it only in the varied options.
+        where: the sites to use.
+        make: the maker of the standard block, if it is not SE.
+        start: the start of all SE blocks; by default "paper".
+        seeds: the number of trainings per variant, with seeds 0 to seeds - 1.
+        resume: whether to resume an ablation in `out`; False makes an existing one an error.
+        progress: whether to show progress on standard error; or a Progress object.
+        callbacks: additional Lightning callbacks for every run; not with several devices.
+        options: as in `compare`. Of several devices ("cuda:0,1", "cpu*2", 8) each trains its own
+            runs, in a process that a command starts.
 
     Returns:
-        The ablation, which is also written to `out`: report.html, result.json, metrics.csv, a table and a figure for
-        each table, and the folders plain-0, se-0, r4-0, ... of the runs.
+        The ablation. `out` gets report.html, result.json, metrics.csv, a CSV and a figure per
+        table, and the runs' folders plain-0, se-0, r4-0, ...
 
     Raises:
-        StudyError: where there is no such table or axis, the folder cannot be written or holds another study, the
-            network holds SE already, an SE block does not run, or a loss is not finite.
-        ValueError: where data, network, weights, sites or numbers are not as asked.
+        StudyError: there is no such table or axis, the folder cannot be written or holds another
+            study, the network already holds SE, an SE block does not run, or a loss is not finite.
+        ValueError: data, network, weights, sites or a number are not usable.
     """
     found = ablate_cells(
         model,
@@ -143,10 +144,10 @@ def ablate_cells(
     callbacks: Sequence[Callback] = (),
     **options: Unpack[Options],
 ) -> Ablation | list[str]:
-    """An ablation whose cells are trained as the options say, in part or elsewhere.
+    """`ablate`, with a choice of cells and of where they are trained.
 
     Returns:
-        The ablation; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
+        The ablation; or without a report, lines to show: commands, results of cells, a job's number.
     """
     check_seeds(seeds)
     spec = spec if make is None else block_spec(spec, make)
@@ -159,7 +160,7 @@ def ablate_cells(
 
     def words() -> list[str]:
         one = devices[0].partition(":")[0] if len(devices) > 1 else asked.get("devices")
-        beside = len(devices) > 1 and not (cells.list_cells or cells.launcher)  # each child is told its own
+        beside = len(devices) > 1 and not (cells.list_cells or cells.launcher)  # each child gets its own
         tables = [table] if isinstance(table, str) else table
         flags = {"out": out, "table": tables, "grid": typed_grid(grid), "weights": weights, **options}
         flags["devices"] = None if beside else one
@@ -222,9 +223,9 @@ def ablate_cells(
 
 
 def apart(layout: DeviceLayout) -> tuple[DeviceLayout, list[str]]:
-    """The first of the devices that are asked for, and the names of all, where nobody started a process for each.
+    """The layout with only the first device, and the names of all devices, unless processes were already started.
 
-    Processes that torchrun or SLURM started train one run after another together, as in `compare`.
+    Processes started by torchrun or SLURM train each run together, one after another, as in `compare`.
     """
     if not layout.to_start:
         return layout, layout.names[:1]
@@ -254,7 +255,7 @@ def _arms(
     setup: TrainingSetup,
     where: Where,
 ) -> tuple[dict[str, NetworkSpec], dict[str, str]]:
-    """The arm of each variant that is needed, its network for seed 0 in `first`, and why others cannot be made."""
+    """The arms of needed variants, with networks for seed 0 in `first`, and why others cannot be made."""
     arms, impossible = {PLAIN: plain}, {}
     example = example_of(setup.preprocessing)
     for key, variant in variants.items():
@@ -283,7 +284,7 @@ def _judged(
     sites_in: Mapping[str, int],
     folder: Path,
 ) -> dict[str, TrainedCell]:
-    """Each variant that is trained, against plain and standard over the seeds that both have."""
+    """Each trained variant, compared with plain and standard over their common seeds."""
     by_variant: dict[str, dict[int, RunResult]] = {key: {} for key in costs}
     for cell, run in sorted(runs.items(), key=lambda item: item[0].seed):
         by_variant[cell.variant][cell.seed] = run

@@ -1,4 +1,4 @@
-"""What an ablation found: as values, as tables for people, as JSON."""
+"""The result of an ablation: as values, as tables, as JSON."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = ["Ablation", "TrainedCell"]
 
 @dataclasses.dataclass(frozen=True)
 class TrainedCell:
-    """One variant, trained once for each seed.
+    """One variant, trained once per seed.
 
     Attributes:
-        cell: which.
-        accuracy: of the last epoch's network, a fraction for each seed.
-        seconds: that training took, for each seed.
-        cost: of one image, with the latency over that of the same network without SE.
-        sites: how many SE blocks it has.
+        cell: the variant.
+        accuracy: the accuracy after the last epoch, a fraction per seed.
+        seconds: the training time per seed.
+        cost: the cost of one image, with the latency ratio to the same network without SE.
+        sites: the number of its SE blocks.
         to_plain: its accuracy minus the plain network's, corrected; None for the plain network.
-        over_images: the same over images, at the corrected confidence; None for the plain network.
-        to_standard: its accuracy minus that of the standard SE, corrected; None for these two.
+        over_images: that difference over images, at the corrected confidence; None for the plain network.
+        to_standard: its accuracy minus that of the standard SE, corrected; None for plain and standard.
     """
 
     cell: Variant
@@ -49,21 +49,21 @@ class TrainedCell:
 
     @property
     def mean(self) -> float:
-        """Of the accuracy over seeds."""
+        """The mean accuracy over seeds."""
         return statistics.fmean(self.accuracy)
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation of the accuracy over seeds; None for one seed."""
+        """The sample standard deviation of the accuracy over seeds; None for one seed."""
         return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
 
     @property
     def shown(self) -> bool:
-        """Whether a difference to the plain network is shown, as `differs` says, at the corrected confidence."""
+        """Whether a difference to the plain network is shown at the corrected confidence, by `differs`."""
         return self.to_plain is not None and differs(self.to_plain.difference, self.over_images)
 
     def verdict(self) -> str:
-        """In a sentence, whether it is better or worse than the plain network, or no difference is shown."""
+        """One sentence: better or worse than the plain network, or no difference shown."""
         if self.to_plain is None:
             return f"{self.cell.label}: what the others are compared with."
         of = self.to_plain.difference
@@ -78,21 +78,21 @@ class Ablation:
     """Variants of SE in one network, trained from the same seeds on the same batches; `str()` is a table.
 
     Attributes:
-        folder: where everything is: report.html, result.json, and a folder for each run.
+        folder: the folder with report.html, result.json, and a folder per run.
         model: the network's name.
-        data: the images' name.
-        split: which of them the accuracies are of.
-        images: how many those are.
-        seeds: how often each variant was trained.
-        epochs: of a training.
+        data: the name of the data.
+        split: the split on which accuracies are measured.
+        images: the number of its images.
+        seeds: the number of trainings per variant.
+        epochs: the epochs of a training.
         cells: the plain network, the standard SE, and the others, by key.
-        tables: which cells each table has, by its name.
-        impossible: cells that cannot be made of this network, and why.
-        comparisons: how many the intervals are corrected for.
-        settings: all that decided the result but the seeds and the grid.
-        machine: what it ran on.
-        notes: what is worth saying of the network.
-        missing: the cells that were not finished when it was drawn.
+        tables: the cells of each table, by its name.
+        impossible: variants that this network does not allow, with reasons.
+        comparisons: the number of comparisons for which intervals are corrected.
+        settings: everything that determined the result except seeds and grid.
+        machine: the machine.
+        notes: remarks on the network.
+        missing: the cells that were unfinished when the report was drawn.
     """
 
     folder: Path
@@ -112,7 +112,7 @@ class Ablation:
     missing: tuple[str, ...] = ()
 
     def table(self, name: str) -> list[TrainedCell]:
-        """The cells of a table, the plain network first, and the standard SE always in."""
+        """The cells of a table, with the plain network first and always the standard SE."""
         keys = dict.fromkeys(("plain", *self.tables[name], "se"))
         return [self.cells[key] for key in keys if key in self.cells]
 
@@ -139,7 +139,7 @@ class Ablation:
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
     def parts(self) -> list[str | Table]:
-        """What `str()` shows, for a terminal."""
+        """The parts of `str()`, for a terminal."""
         title = (
             f"{self.model} on {self.data} ({self.split}: {self.images} images), last of "
             f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
@@ -152,7 +152,7 @@ class Ablation:
         return [*shown, "", *self.lead(), f"Report: {self.folder}/report.html"]
 
     def cells_table(self, name: str, title: str) -> Table:
-        """A table of the ablation: one row for each of its cells."""
+        """A table of the ablation with one row per cell."""
         columns = [
             Column("variant", number=False),
             Column(
@@ -225,12 +225,12 @@ class Ablation:
 
 
 def published_of(cell: TrainedCell) -> Published | None:
-    """The paper's row for a cell; of the plain network too."""
+    """The paper's row for a cell, including the plain network."""
     return PLAIN if cell.cell.spec is None else cell.cell.published
 
 
 def errors_of(cell: TrainedCell) -> str:
-    """The paper's top-1 and top-5 error of a cell."""
+    """The paper's top-1 and top-5 errors of a cell."""
     row = published_of(cell)
     return "" if row is None else f"{row.top1:.2f} / {row.top5:.2f}"
 
@@ -247,7 +247,7 @@ def _to_json(of: Corrected | None) -> dict[str, Any] | None:
 
 
 def _compared(what: str, whom: str) -> list[Column]:
-    """The difference to another cell, its corrected interval in a terminal, and the ends of that in the CSV."""
+    """Columns for the difference to another cell, with the corrected interval and, in the CSV, its ends."""
     return [
         Column(
             f"− {what} (points)",
@@ -260,7 +260,7 @@ def _compared(what: str, whom: str) -> list[Column]:
 
 
 def _difference(of: Corrected | None, *, short: bool = False) -> list[Cell]:
-    """The difference with its interval, which a terminal has no room for where `short`, and the interval's ends."""
+    """Cells for a difference with its interval, which `short` leaves out in a terminal, and its ends."""
     if of is None:
         return [Cell("–")] * 3
     own = of.difference

@@ -1,4 +1,4 @@
-"""The cells of an ablation: which variants of SE are trained, the paper's tables among them."""
+"""The cells of an ablation: the variants of SE to train, including the paper's tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from senet.words import did_you_mean
 __all__ = ["AXES", "TABLES", "Cell", "Stages", "cells_of", "parse_grid", "sites_of", "typed_grid"]
 
 Stages = tuple[int, ...] | None
-"""Which stages hold SE; None for all."""
+"""The stages that hold SE; None means all."""
 
 AXES = ("reduction_ratio", "width", "least_width", "squeeze", "gate", "bias", "placement", "stages", "make")
 TABLES: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -31,20 +31,20 @@ TABLES: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "placement": {"placement": PLACEMENTS},
     "bias": {"bias": (False, True)},
 }
-"""The ready-made grids by name: the paper's tables 10 to 14 and 16, hard_sigmoid and the biases with them."""
+"""Predefined grids by name: the paper's tables 10 to 14 and 16, and also hard_sigmoid and biases."""
 
 BASE = "se"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One variant that is trained.
+    """One variant.
 
     Attributes:
-        key: its name, and that of its folders.
-        label: in words: what sets it apart from the standard one.
-        spec: its blocks; None for the plain network.
-        stages: that hold SE; None for all.
+        key: its name, also in its folders' names.
+        label: its difference from the standard block, in words.
+        spec: its block; None for the plain network.
+        stages: the stages that hold SE; None means all.
         published: the paper's figures for it.
     """
 
@@ -58,16 +58,16 @@ class Cell:
 def cells_of(
     base: SESpec | MadeSpec, tables: Sequence[str], grid: Mapping[str, Sequence[Any]] | None, stages: Sequence[int]
 ) -> tuple[dict[str, Cell], dict[str, tuple[str, ...]]]:
-    """The cells of the tables and of a free grid, each once, the standard one first, and which table has which.
+    """The distinct cells of tables and grid, the standard one first, and the cells of each table.
 
     Args:
-        base: the standard block, which all but the table's own axis keep to.
-        tables: names of `TABLES`; "all" is every one.
-        grid: values by axis: every combination is a cell.
-        stages: those that the network has sites in.
+        base: the standard block.
+        tables: names of `TABLES`; "all" means every one.
+        grid: values by axis; every combination is a cell.
+        stages: the stages in which the network has sites.
 
     Raises:
-        StudyError: on a table, an axis or a value that there is none of, and where there is nothing to vary.
+        StudyError: a table, an axis or a value does not exist, or nothing varies.
     """
     names = list(TABLES) if "all" in tables else list(dict.fromkeys(tables))
     for name in names:
@@ -93,7 +93,7 @@ def _add(
     *,
     paper: bool,
 ) -> tuple[str, ...]:
-    """Add every combination of a grid that is not there yet; the keys of all of them, in order."""
+    """Add the missing combinations of a grid; return the keys of all, in order."""
     for axis, values in grid.items():
         if axis not in AXES:
             raise StudyError(f"{axis!r} is nothing that can be varied{did_you_mean(axis, AXES)}")
@@ -124,15 +124,15 @@ def _add(
 
 
 def _variant(base: SESpec | MadeSpec, chosen: Mapping[str, Any]) -> SESpec | MadeSpec:
-    """The block that differs from the standard one in what is chosen.
+    """The standard block with the chosen options.
 
     Raises:
-        StudyError: there is no such block, or what is chosen is not an option of the block that `make` makes.
+        StudyError: there is no such block, or a made block lacks a chosen option.
     """
     rest = {axis: value for axis, value in chosen.items() if axis != "make"}
     try:
         if "make" in chosen:
-            # Options of SE's own that are standard are for SE, and no other block is asked to have them.
+            # Standard options that only SE has apply to SE alone, not to made blocks.
             keeps = chosen["make"] == "se" and isinstance(base, SESpec)
             base = block_spec(base if keeps else SESpec(placement=base.placement, start=base.start), chosen["make"])
         if isinstance(base, MadeSpec) and (own := rest.keys() - {"placement"}):
@@ -145,7 +145,7 @@ def _variant(base: SESpec | MadeSpec, chosen: Mapping[str, Any]) -> SESpec | Mad
 
 
 def _same(one: SESpec | MadeSpec | None, other: SESpec | MadeSpec) -> bool:
-    """Whether two blocks of one name are one: functions may share a name."""
+    """Whether two blocks of one name are the same, since functions may share a name."""
     if isinstance(one, MadeSpec) and isinstance(other, MadeSpec) and not (one.typed and other.typed):
         return one == other and one.maker is other.maker
     return one == other
@@ -161,7 +161,7 @@ def _values(spec: SESpec | MadeSpec, axes: Iterable[str]) -> Iterator[tuple[str,
 
 
 def _published_base(base: SESpec | MadeSpec) -> Published | None:
-    """The paper's row for the standard block, where that is the paper's but for its reduction ratio."""
+    """The paper's row for the standard block, if it equals the paper's except for its reduction ratio."""
     if not isinstance(base, SESpec):
         return None
     same = dataclasses.replace(base, reduction_ratio=16, start=None) == SESpec()
@@ -169,7 +169,7 @@ def _published_base(base: SESpec | MadeSpec) -> Published | None:
 
 
 def _expanded(axis: str, values: Sequence[Any], stages: Sequence[int]) -> list[Any]:
-    """The values, the words for stages resolved: "all", "each", "but-each", "2+3", "-5"."""
+    """The values of an axis, with words for stages resolved: "all", "each", "but-each", "2+3", "-5"."""
     if axis != "stages":
         return list(values)
     found: list[Stages] = []
@@ -234,16 +234,16 @@ def _words(axis: str, value: Any, stages: Sequence[int]) -> str:
 
 
 def sites_of(cell: Cell, found: Sequence[Site], where: Any) -> list[str]:
-    """The names of the sites of a cell, of those that its placement has."""
+    """The names of a cell's sites among those of its placement."""
     chosen = select(found, where)
     return [site.name for site in chosen if cell.stages is None or site.stage in cell.stages]
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
-    """A grid as it is typed: `reduction-ratio=4,16 gate=sigmoid,tanh stages=all,-5 bias=no,yes`.
+    """Parse a typed grid: `reduction-ratio=4,16 gate=sigmoid,tanh stages=all,-5 bias=no,yes`.
 
     Raises:
-        StudyError: where a word is no axis with values.
+        StudyError: a word is not an axis with values.
     """
     grid: dict[str, list[Any]] = {}
     for word in words:
@@ -256,10 +256,10 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def typed_grid(grid: Mapping[str, Sequence[Any]] | None) -> list[str] | None:
-    """A grid as it is typed, the reverse of `parse_grid`.
+    """A grid as words to type: the inverse of `parse_grid`.
 
     Raises:
-        StudyError: on a value that cannot be typed.
+        StudyError: a value cannot be typed.
     """
     typed = []
     for axis, values in (grid or {}).items():

@@ -1,4 +1,4 @@
-"""The report of an ablation: each table with its figure, and the paper's own figures in a column of their own."""
+"""The report of an ablation: each table with its figure, and a column with the paper's results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _section(found: Ablation, name: str, *, first: bool) -> Section:
     if len(cells) > 1:
         parts.append(_chart(cells, name))
     table = found.cells_table(name, TITLES[name])
-    if not first:  # explained once on a page
+    if not first:  # column help appears once per page
         table = dataclasses.replace(table, columns=[dataclasses.replace(each, help="") for each in table.columns])
     return Section(TITLES[name], [*parts, table])
 

@@ -1,4 +1,4 @@
-"""What the paper's ablations came to, on ImageNet with SE-ResNet-50 (tables 10 to 14 and 16): the paper's, not ours."""
+"""The paper's ablation results on ImageNet with SE-ResNet-50 (tables 10 to 14 and 16), as printed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Published:
     """A row of the paper.
 
     Attributes:
-        top1: error on ImageNet's validation images, one centre crop of 224², in %.
-        top5: likewise.
+        top1: top-1 error on ImageNet's validation images, one 224² centre crop, in %.
+        top5: top-5 error, likewise.
     """
 
     top1: float
@@ -48,5 +48,5 @@ _BY_VALUE: Mapping[tuple[str, object], Published] = {
 
 
 def published(axis: str, value: object) -> Published | None:
-    """The paper's row for one value of one axis, all else being standard; None where it has none."""
+    """The paper's row for one value of one axis with standard options otherwise; None if it has none."""
     return _BY_VALUE.get((axis, value))

@@ -1,1 +1,1 @@
-"""A study's cells: one variant and one seed, trained by one command that can be repeated."""
+"""A study's cells: one variant and one seed each, trained by a command that can be repeated."""

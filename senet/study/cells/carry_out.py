@@ -1,4 +1,4 @@
-"""The one loop of every study: cells that are finished are read, the others trained, here or elsewhere."""
+"""The loop of every study: read finished cells, and train the others here or elsewhere."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ GOES_ON = "The same command goes on where it was"
 
 @dataclasses.dataclass(frozen=True)
 class Work(Generic[R]):
-    """What a study can do with a cell.
+    """A study's operations on a cell.
 
     Attributes:
-        folder: of the study.
-        train: train a cell here, in its own folder, from where it was.
-        finished: read what a cell found; None where it is not finished.
-        words: the study's command, of which `of_cell` makes that of a cell; asked for where it is needed.
-        devices: on which cells are trained beside each other; fewer than two for here, one after another.
-        goes_on: errors of a training here that keep the others from nothing.
+        folder: the study's folder.
+        train: train a cell here in its own folder, resuming if possible.
+        finished: read a cell's result; None if it is not finished.
+        words: return the study's command, from which `of_cell` makes a cell's; called only if needed.
+        devices: the devices that train cells in parallel; with fewer than two, cells run here in sequence.
+        goes_on: errors of a training here that do not stop the others.
     """
 
     folder: Path
@@ -46,12 +46,12 @@ class Work(Generic[R]):
 
 @dataclasses.dataclass(frozen=True)
 class Carried(Generic[R]):
-    """What became of cells.
+    """The outcome of cells.
 
     Attributes:
-        found: what each finished cell found.
-        failed: why cells that were tried failed, in words.
-        submitted: what to say of cells that a scheduler trains now; "" where none does.
+        found: the result of each finished cell.
+        failed: the reasons of failed cells, in words.
+        submitted: a message on cells that a scheduler now trains; "" without one.
     """
 
     found: dict[Cell, R]
@@ -59,10 +59,10 @@ class Carried(Generic[R]):
     submitted: str = ""
 
     def whole(self, cells: Sequence[Cell]) -> dict[Cell, R]:
-        """What was found, where all cells are finished.
+        """The results, if all cells are finished.
 
         Raises:
-            StudyError: where some are not.
+            StudyError: some are not.
         """
         missing = [cell for cell in cells if cell not in self.found]
         if missing:
@@ -71,24 +71,24 @@ class Carried(Generic[R]):
 
 
 def listed(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:
-    """The command of each cell, one a line."""
+    """The command of each cell, one per line."""
     return [one_line(of_cell(words, cell, None)) for cell in cells]
 
 
 def carry_out(
     work: Work[R], cells: Sequence[Cell], options: CellOptions, shown: Progress, *, steps: int = 0
 ) -> Carried[R]:
-    """Train the cells that are not finished, as the options say.
+    """Train unfinished cells as the options say.
 
     Args:
-        work: what is done with a cell.
-        cells: in their order.
-        options: whether to train, and by which launcher.
-        shown: is told how far it is.
-        steps: of a training, for the progress; those of a finished cell count as done.
+        work: the study's operations.
+        cells: the cells in order.
+        options: whether to train, and with which launcher.
+        shown: the progress display.
+        steps: the steps of a training, for the progress; a finished cell's count as done.
 
     Raises:
-        Exception: what training a cell here raised.
+        Exception: any error from training a cell here.
     """
     found = {cell: result for cell in cells if (result := work.finished(cell)) is not None}
     waiting = [cell for cell in cells if cell not in found]

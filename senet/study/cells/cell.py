@@ -1,4 +1,4 @@
-"""What a cell is, and which cells a command asks for."""
+"""Cells, and the selection of cells by a command."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Cell:
     """One training of a study.
 
     Attributes:
-        variant: which network: "plain", "se", or a variant of an ablation.
-        seed: of all that is random in it.
+        variant: "plain", "se", or a variant of an ablation.
+        seed: the seed of its randomness.
     """
 
     variant: str
@@ -31,25 +31,25 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """The name of the cell's folder."""
         return f"{self.variant}-{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class CellOptions:
-    """Which cells of a study to train, and where. By default all of them, here.
+    """Which cells of a study to train, and where; by default all of them, here.
 
     Attributes:
-        only: the cells of this variant alone; no report is drawn.
-        seed: the cells of this seed alone; no report is drawn.
-        list_cells: train nothing; say the command of each cell.
-        report_only: train nothing; draw the report of the cells that are finished.
+        only: train only the cells of this variant, and draw no report.
+        seed: train only the cells of this seed, and draw no report.
+        list_cells: train nothing; list the command of each cell.
+        report_only: train nothing; draw the report of finished cells.
         launcher: "slurm" submits the cells as one job array.
-        wait: whether to wait for these jobs.
-        sbatch: options for sbatch, as they are typed there.
+        wait: whether to wait for the jobs.
+        sbatch: options for sbatch, as typed.
 
     Raises:
-        InputError: where two of them do not go together.
+        InputError: two options exclude each other.
     """
 
     only: str | None = None
@@ -75,14 +75,14 @@ class CellOptions:
 
     @property
     def some(self) -> bool:
-        """Whether some of the cells are asked for, without a report."""
+        """Whether only some cells are selected, without a report."""
         return self.only is not None or self.seed is not None
 
     def chosen(self, variants: Iterable[str], seeds: int) -> list[Cell]:
-        """The cells that are asked for, seed by seed; a seed that is named may lie beyond `seeds`.
+        """The selected cells, seed by seed; a named seed may exceed `seeds`.
 
         Raises:
-            StudyError: where there is no such variant.
+            StudyError: there is no such variant.
         """
         names = list(variants)
         if self.only is not None and self.only not in names:
@@ -92,17 +92,17 @@ class CellOptions:
 
 
 def check_seeds(seeds: int) -> None:
-    """Hold a number of seeds against what it can be.
+    """Check a number of seeds.
 
     Raises:
-        InputError: where it is no whole number of at least 1.
+        InputError: it is not a whole number of at least 1.
     """
     if type(seeds) is not int or seeds < 1:
         raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
 
 
 def seeds_in(folder: Path, variants: Sequence[str], seeds: int) -> list[Cell]:
-    """The cells of `seeds` seeds, and those of more seeds that an earlier call began in the folder."""
+    """The cells of `seeds` seeds, and of further seeds that an earlier call began in the folder."""
     cells = {Cell(name, number) for number in range(seeds) for name in variants}
     for name in variants:
         for path in folder.glob(f"{name}-*"):
@@ -114,7 +114,7 @@ def seeds_in(folder: Path, variants: Sequence[str], seeds: int) -> list[Cell]:
 
 
 def incomplete(missing: Sequence[Cell], failed: Mapping[Cell, str], goes_on: str) -> str:
-    """One line on cells that are not finished: which, why, and what to do."""
+    """One line on unfinished cells: names, reasons, and the next step."""
     said = [f"{cell.name} {why}" for cell, why in failed.items()]
     said += [f"{cell.name} is not finished" for cell in missing if cell not in failed]
     shown = "; ".join(said[:4]) + (f"; and {len(said) - 4} more" if len(said) > 4 else "")

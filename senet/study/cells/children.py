@@ -1,4 +1,4 @@
-"""The commands of cells as child processes, as many at a time as there are devices."""
+"""Run cells' commands as child processes, one per device at a time."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = ["INSIDE", "LOGS", "inside", "run_children"]
 
 LOGS = "logs"
 INSIDE = "SENET_CELL"
-"""Set in a child, so that a script which begins its study again there is told so."""
+"""Set in a child, so that a script that starts its study again there gets an error."""
 
 REFUSED = 2
-"""The exit status of a command that cannot do what was asked. Asking again would not help."""
+"""The exit status of a command that refuses its request; repeating it would not help."""
 
 TRIES = 2
 EVERY_S = 0.05
 GRACE_S = 60.0
-"""How long a child that was asked to stop may take to end its step and write a checkpoint."""
+"""Seconds for a child that was asked to stop to end its step and write a checkpoint."""
 
-# A shell starts the command in a process group of its own. Beside it waits a process that reads a pipe whose other end
-# the parent alone holds. When the parent dies, in whatever way, the read ends and the whole group is killed: the
-# training, and the processes that load its images.
+# A shell starts the command in its own process group. A second process reads from a pipe whose
+# other end only the parent holds. When the parent dies, for any reason, the read ends and the whole
+# group is killed: the training and its image loading processes.
 _WATCHED = """
 exec 3<&0 </dev/null
 ( ( trap '' TERM INT HUP USR1 USR2; read -r _ <&3; kill -KILL 0 ) >/dev/null 2>&1 & )
@@ -49,7 +49,7 @@ exec "$@" 3<&-
 
 @contextlib.contextmanager
 def inside() -> Iterator[None]:
-    """Within it a file is imported for a training in it, as in a child."""
+    """A context in which a file is imported for its training function, as in a child."""
     before = os.environ.get(INSIDE)
     os.environ[INSIDE] = "1"
     try:
@@ -68,7 +68,7 @@ class _Child:
     tries: int
     process: subprocess.Popen[bytes]
     begun: int
-    """Where in the log its own lines begin."""
+    """The position in the log at which this child's lines begin."""
 
 
 def run_children(
@@ -78,22 +78,22 @@ def run_children(
     folder: Path,
     progress: Progress,
 ) -> dict[Cell, str]:
-    """Train the cells by their commands, one at a time on each device; what they print goes to `folder`/logs.
+    """Train the cells by their commands, one at a time per device; their output goes to `folder`/logs.
 
-    A child that is killed is started once more, and goes on where it was. One that refuses is not.
+    A killed child is restarted once and resumes. One that refuses its request is not.
 
     Args:
-        cells: in the order in which they begin.
-        devices: one for each child at a time.
-        command: of a cell on a device.
+        cells: the cells in their order of start.
+        devices: the devices, each for one child at a time.
+        command: returns the command of a cell on a device.
         folder: of the study.
-        progress: is told of every cell that ends.
+        progress: the progress display.
 
     Returns:
-        Why the cells that failed did, in words; the others are finished.
+        The reasons of failed cells, in words; all others are finished.
 
     Raises:
-        KeyboardInterrupt, Stopped: where a signal asked to stop. The children were told, and can be resumed.
+        KeyboardInterrupt, Stopped: a signal asked to stop. It was passed on, and the children can be resumed.
     """
     (folder / LOGS).mkdir(exist_ok=True)
     waiting = deque((cell, 1) for cell in cells)
@@ -159,7 +159,7 @@ def _started(
 
 
 def _environment(count: int) -> dict[str, str]:
-    """This process's, with a share of the cores, and with the senet that runs here."""
+    """This process's environment, with a share of the cores and with this installation of senet."""
     environment = {**os.environ, INSIDE: "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     root = Path(__file__).resolve().parents[3]
@@ -170,7 +170,7 @@ def _environment(count: int) -> dict[str, str]:
 
 
 def _ask_to_stop(running: Sequence[_Child]) -> None:
-    """Have each child end its step and write a checkpoint; a second Ctrl-C does not wait for that."""
+    """Ask each child to end its step and write a checkpoint; a second Ctrl-C does not wait."""
     for child in running:
         with contextlib.suppress(ProcessLookupError):
             child.process.terminate()
@@ -181,9 +181,9 @@ def _ask_to_stop(running: Sequence[_Child]) -> None:
 
 
 def _end_group(child: _Child) -> None:
-    """End what is left of a child: itself, the processes that it started, and the one that watches.
+    """Kill a child's process group: the child, its own processes, and the watching one.
 
-    The last keeps the group's number in use, so that it cannot be another's by now.
+    The watching process keeps the group's number in use, so it cannot belong to another group by now.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.process.pid, signal.SIGKILL)
@@ -191,7 +191,7 @@ def _end_group(child: _Child) -> None:
 
 
 def _why(child: _Child, folder: Path) -> str | None:
-    """Why a child failed, in a line; None where it did not."""
+    """The reason of a child's failure in one line; None if it succeeded."""
     status = child.process.returncode
     if status == 0:
         return None

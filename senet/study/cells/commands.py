@@ -1,4 +1,4 @@
-"""The command of a cell, by which any scheduler trains it."""
+"""The command of a cell, with which any scheduler can train it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "of_cell", "one_line", "spec_flags"]
 
-SENET = (sys.executable or "python", "-P", "-m", "senet")  # -P: the working directory's files hide no package's
+SENET = (sys.executable or "python", "-P", "-m", "senet")  # -P: files in the working directory must not shadow packages
 
 
 def command(verb: str, flags: Mapping[str, Any]) -> list[str]:
-    """The words of a command: each flag by the name of its parameter, None left out.
+    """The words of a command, with a flag for each parameter that is not None.
 
     Raises:
-        InputTypeError: on a value that no command can name, such as an object of Python.
+        InputTypeError: a command cannot express a value, such as a Python object.
     """
     words = [*SENET, verb]
     for name, value in flags.items():
@@ -51,7 +51,7 @@ def _valued(flag: str, value: str) -> list[str]:
 
 
 def spec_flags(spec: SESpec | MadeSpec) -> dict[str, Any]:
-    """The flags of a spec: the fields that are not at their default."""
+    """The flags of a spec, for fields that differ from their default."""
     if isinstance(spec, MadeSpec):
         return spec.flags()
     fields = dataclasses.fields(spec)
@@ -65,10 +65,10 @@ def of_cell(words: Sequence[str], cell: Cell, device: str | None) -> list[str]:
 
 
 def one_line(words: Sequence[str]) -> str:
-    """A command as a shell reads it.
+    """A command quoted for a shell, on one line.
 
     Raises:
-        StudyError: where a word holds a line break, which a list of commands has no room for.
+        StudyError: a word holds a line break, which a list of commands cannot have.
     """
     wrong = next((word for word in words if "\n" in word or "\r" in word or "\0" in word), None)
     if wrong is not None:

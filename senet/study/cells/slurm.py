@@ -1,4 +1,4 @@
-"""The commands of cells as one job array of SLURM."""
+"""Submit cells' commands as one SLURM job array."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["job_script", "submit"]
 
 POLL_S = 10.0
-"""Between two looks at the queue; its keepers ask for no more."""
+"""Seconds between two queries of the queue, out of respect for its controller."""
 
-# A minute before its time is up a training writes a checkpoint; a job that was put back into the queue goes on there.
+# A training writes a checkpoint one minute before its time limit, and a requeued job resumes from it.
 _HEAD = """#!/bin/sh
 #SBATCH --job-name=senet
 #SBATCH --ntasks=1
@@ -37,20 +37,20 @@ _HEAD = """#!/bin/sh
 
 
 def job_script(commands: Sequence[str]) -> str:
-    """The script of the array: the task of each number becomes that command."""
+    """The array's script, in which each task executes the command of its number."""
     cases = "\n".join(f"{number}) exec {command} ;;" for number, command in enumerate(commands))
     return f'{_HEAD}case "$SLURM_ARRAY_TASK_ID" in\n{cases}\nesac\n'
 
 
 def submit(commands: Sequence[str], folder: Path, options: CellOptions, shown: Progress) -> str:
-    """Submit the commands as one job array; where the options say so, wait until all its tasks have ended.
+    """Submit the commands as one job array and, if the options say so, wait until all tasks have ended.
 
     Returns:
-        What to say of the job: its number, and how to draw the report.
+        A message with the job's number and how to draw the report.
 
     Raises:
-        StudyError: where there is no sbatch, or it refuses.
-        KeyboardInterrupt, Stopped: where a signal asked to stop waiting; the job goes on.
+        StudyError: there is no sbatch, or it refuses.
+        KeyboardInterrupt, Stopped: a signal asked to stop waiting; the job continues.
     """
     if shutil.which("sbatch") is None:
         raise StudyError("there is no sbatch here: call this where SLURM is, or see --list-cells for other schedulers")
@@ -84,7 +84,7 @@ def _wait(job: str) -> None:
 
 
 def _is_queued(job: str) -> bool:
-    """Whether a task of the job waits or runs. A queue that does not answer is asked again."""
+    """Whether a task of the job is pending or running; an unanswered query counts as yes."""
     words = ["squeue", "--noheader", "--jobs", job, "--format=%i"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -1,1 +1,1 @@
-"""A plain network and one with SE, trained from the same seeds on the same batches."""
+"""Compare a plain network with one with SE, trained from the same seeds on the same batches."""

@@ -1,4 +1,4 @@
-"""The networks of a study, made and trained alike: what `compare` and `ablate` share."""
+"""Make and train the networks of a study: the part that `compare` and `ablate` share."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ __all__ = ["checked_plain", "cost_of", "made_of", "open_study", "said_of", "stud
 
 
 def made_of(arm: NetworkSpec, setup: TrainingSetup, seed: int) -> BuiltNetwork:
-    """The network of an arm for a seed, of the setup's size and classes."""
+    """Make an arm's network for a seed, with the setup's input size and classes."""
     return make(arm, num_classes=setup.num_classes, size=setup.preprocessing.size, seed=seed)
 
 
 def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
-    """The same, without inserted SE.
+    """Check that the network has no inserted SE, and return it.
 
     Raises:
-        StudyError: where it has some.
+        StudyError: it has some.
     """
     if inserted(made.network):
         other = arm.model.removeprefix("se_")
@@ -53,7 +53,7 @@ def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
 
 
 def cost_of(made: BuiltNetwork, setup: TrainingSetup, *, latency: bool) -> Cost:
-    """What one image costs, where the network is trained; the network stays on the CPU."""
+    """The cost of one image on the training's device; the network returns to the CPU."""
     network = made.network.to(setup.device)
     found = cost(network, example_of(setup.preprocessing).to(setup.device), latency=latency)
     network.cpu()
@@ -99,7 +99,7 @@ def work_of(
         at = opened(cell)
         with contextlib.ExitStack() as stack:
             first(lambda: stack.enter_context(locked(at)))
-            result = first(partial(finished_run, at, images))  # another process may have trained it meanwhile
+            result = first(partial(finished_run, at, images))  # another process may have finished it meanwhile
             if result is not None:
                 return result
             if not prepared:
@@ -113,10 +113,10 @@ def work_of(
 
 
 def open_study(path: str | Path, settings: Mapping[str, object], *, resume: bool, report_only: bool) -> Path:
-    """Open the folder of a study; for a report alone it has to be there.
+    """Open a study's folder; for a report alone it must exist.
 
     Raises:
-        StudyError: as `open_folder`, and where a report is asked for of a folder that holds no study.
+        StudyError: as in `open_folder`, or a report is requested of a folder without a study.
     """
     if report_only and not (Path(path).expanduser() / SETTINGS).is_file():
         raise StudyError(f"{path} holds no study, of which a report could be drawn: give the folder of one")
@@ -124,10 +124,10 @@ def open_study(path: str | Path, settings: Mapping[str, object], *, resume: bool
 
 
 def said_of(carried: Carried[RunResult], chosen: Sequence[Cell]) -> list[str]:
-    """What to show of cells that were trained without a report.
+    """The lines to show for cells that were trained without a report.
 
     Raises:
-        StudyError: where some of them are not finished.
+        StudyError: some are not finished.
     """
     if carried.submitted:
         return [carried.submitted]
@@ -144,10 +144,10 @@ def study_command(
     flags: Mapping[str, Any],
     callbacks: Sequence[Callback],
 ) -> list[str]:
-    """The command of a study of images, from what its function was given.
+    """The command of a study of images, from its function's arguments.
 
     Raises:
-        InputTypeError: on callbacks, and on what no command can name.
+        InputTypeError: there are callbacks, or a value that a command cannot express.
     """
     if callbacks:
         raise InputTypeError("callbacks are objects of this process: train on one device to use them")

@@ -1,4 +1,4 @@
-"""Train a network with SE beside the plain one, from the same seeds on the same images, and judge the difference."""
+"""Train a network without and with SE from the same seeds on the same images, and judge the difference."""
 
 from __future__ import annotations
 
@@ -59,37 +59,39 @@ def compare(
     callbacks: Sequence[Callback] = (),
     **options: Unpack[Options],
 ) -> Comparison:
-    """Train the plain network and the one with SE in turn, for each seed, and say whether SE helped.
+    """Train the plain network and the one with SE for each seed, and report whether SE helped.
 
-    For a seed both start from the same plain weights and see the same images, augmented alike, in the same order.
-    Accuracies are those of the last epoch. Called again after an interruption it goes on where it was: finished
-    runs are not trained again. More seeds may be asked for later; other settings need another folder.
+    For one seed, both start from the same plain weights and see the same augmented images in the
+    same order. Accuracies are those of the last epoch. Called again after an interruption, it
+    resumes without repeating finished runs. A later call may add seeds; other settings need another
+    folder.
 
     Args:
-        model: the plain network, by name, as a function that returns it, or itself: as in `train`.
-        data: the images, by name, as what `open_data` returned, or as two of PyTorch's data sets: as in `train`.
-        out: the folder of the comparison.
-        weights: to start from; a classifier of another size starts fresh.
+        model: the plain network, as in `train`: a name, a function that returns it, or the network.
+        data: the images, as in `train`: a name, a result of `open_data`, or two PyTorch data sets.
+        out: the comparison's folder.
+        weights: the initial weights; a classifier of another size starts fresh.
         spec: the SE to insert.
-        where: at which of the network's sites.
-        make: what makes the blocks in SE's place, as `senet.insert` takes it.
-        start: "identity" (the network computes at first what it did) or "paper" (He initialisation); not given,
+        where: the sites to use.
+        make: the maker of blocks to insert instead of SE, as in `senet.insert`.
+        start: "identity" (SE changes nothing at first) or "paper" (He initialisation); by default
             identity from weights and paper from scratch.
-        seeds: how often each network is trained: with seeds 0 to seeds - 1.
-        resume: go on with what `out` holds; False makes it an error that it holds something.
-        progress: whether to show how far it is, on standard error; or a Progress that is told.
-        callbacks: more of Lightning's, for every run.
-        options: `recipe`, values in place of a recipe's such as `batch_size`, `epochs` and `lr`, and where it runs:
-            `senet.recipe.options.Options` has them all, `recipe_for` what they are where not given.
+        seeds: the number of trainings per network, with seeds 0 to seeds - 1.
+        resume: whether to resume a comparison in `out`; False makes an existing one an error.
+        progress: whether to show progress on standard error; or a Progress object.
+        callbacks: additional Lightning callbacks for every run.
+        options: `recipe`, values that replace a recipe's, such as `batch_size`, `epochs` and `lr`,
+            and where it runs: see `senet.recipe.options.Options`, and `recipe_for` for the
+            defaults.
 
     Returns:
-        The comparison, which is also written to `out`: report.html, result.json, metrics.csv, learning_curves
-        and difference (.png, .svg, .csv), and the folders plain-0, se-0, plain-1, ... of the runs.
+        The comparison. `out` gets report.html, result.json, metrics.csv, learning_curves and
+        difference (.png, .svg, .csv), and the runs' folders plain-0, se-0, plain-1, ...
 
     Raises:
-        StudyError: where the folder cannot be written or holds another study, the plain network has inserted SE,
-            an SE block does not run, or a loss is not finite.
-        ValueError: where data, network, weights, sites or numbers are not as asked.
+        StudyError: the folder cannot be written or holds another study, the plain network has
+            inserted SE, an SE block does not run, or a loss is not finite.
+        ValueError: data, network, weights, sites or a number are not usable.
     """
     found = compare_cells(
         model,
@@ -128,10 +130,10 @@ def compare_cells(
     callbacks: Sequence[Callback] = (),
     **options: Unpack[Options],
 ) -> Comparison | list[str]:
-    """A comparison whose cells are trained as the options say, in part or elsewhere.
+    """`compare`, with a choice of cells and of where they are trained.
 
     Returns:
-        The comparison; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
+        The comparison; or without a report, lines to show: commands, results of cells, a job's number.
     """
     check_seeds(seeds)
     spec = spec if make is None else block_spec(spec, make)
@@ -204,7 +206,7 @@ def _judged(
     folder: Path,
     model: str,
 ) -> Comparison:
-    """The comparison of the seeds for which both networks are trained."""
+    """The comparison over the seeds with both networks trained."""
     numbers = sorted({cell.seed for cell in found})
     seeds = [seed for seed in numbers if all(Cell(name, seed) in found for name in ARMS)]
     if not seeds:

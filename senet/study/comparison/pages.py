@@ -54,7 +54,7 @@ __all__ = ["comparison_page", "read_comparison", "several_page", "write_comparis
 
 
 def write_comparison(comparison: Comparison) -> Path:
-    """Write report.html, and its pictures and numbers, into the comparison's folder; returns the file's path."""
+    """Write report.html with its figures and numbers into the comparison's folder; return its path."""
     return write_page(comparison_page(comparison), comparison.folder)
 
 
@@ -72,10 +72,10 @@ def comparison_page(comparison: Comparison) -> Page:
 
 
 def several_page(comparisons: Sequence[Comparison]) -> Page:
-    """Several comparisons on one page: first side by side, then each by itself.
+    """Several comparisons on one page: first side by side, then each in detail.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: there are none.
     """
     if not comparisons:
         raise InputError("a page of comparisons needs at least one")
@@ -149,18 +149,18 @@ def several_page(comparisons: Sequence[Comparison]) -> Page:
 
 
 def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Write report.html of several finished studies, and its pictures and numbers, into a folder of its own.
+    """Write report.html of several finished studies, with its figures and numbers, into a new folder.
 
     Args:
-        folders: of `compare`, or all of `judge`.
-        out: the folder; it is made where it is not there.
+        folders: folders of `compare`, or all of `judge`.
+        out: the report's folder, created if missing.
 
     Returns:
         The HTML file's path.
 
     Raises:
-        StudyError: where a folder holds neither, the folders hold some of each, or `out` is that of a study or cannot
-            be made.
+        StudyError: a folder holds neither kind, the kinds are mixed, or `out` belongs to a study or
+            cannot be made.
     """
     page = _page_of([Path(folder).expanduser() for folder in folders])
     target = Path(out).expanduser()
@@ -188,10 +188,10 @@ def _page_of(folders: Sequence[Path]) -> Page:
 
 
 def read_comparison(folder: str | Path) -> Comparison:
-    """The comparison that a folder holds, finished.
+    """Read a finished comparison from its folder.
 
     Raises:
-        StudyError: where it holds none.
+        StudyError: it holds none.
     """
     folder = Path(folder).expanduser()
     found = read_json(folder / RESULT)
@@ -201,7 +201,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     for arm in ("plain", "se"):
         record.record(arm).numbers("accuracy", 0, 1)
         record.record(arm).numbers("seconds", 0)
-    if "seeds" in found:  # an earlier version wrote none
+    if "seeds" in found:  # earlier versions wrote none
         seeds = record.numbers("seeds", 0)
         for arm in ("plain", "se"):
             if len(seeds) != len(found[arm]["accuracy"]):
@@ -234,7 +234,7 @@ def read_comparison(folder: str | Path) -> Comparison:
             seeds=tuple(found.get("seeds", ())),
             missing=tuple(found.get("missing", ())),
         )
-        str(comparison)  # what was edited shows where it is drawn
+        str(comparison)  # edited values show when they are drawn
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
         raise StudyError(f"{folder} holds no finished comparison ({type(error).__name__}: {error})") from error
     return comparison
@@ -320,7 +320,7 @@ def _added(plain: float, se: float) -> Any:
 
 
 def _means(comparison: Comparison, name: str) -> Table:
-    """The means over seeds with their spread, and both intervals of the difference."""
+    """The means over seeds with standard deviations, and both intervals of the difference."""
     columns = [
         Column("", number=False, csv="what"),
         Column("mean over seeds", csv="mean (fraction)"),
@@ -363,7 +363,7 @@ def _mean_columns(what: str, help_: str = "") -> list[Column]:
 
 
 def _interval_columns(what: str) -> list[Column]:
-    """An interval as people read it, in points, and its two ends in the CSV."""
+    """Columns for an interval in points, with its two ends in the CSV."""
     return [
         Column(f"{what} (points)", number=False),
         *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),
@@ -375,7 +375,7 @@ def _interval_cells(of: Difference | Bootstrap) -> list[Cell]:
 
 
 def _names(comparisons: Sequence[Comparison | Judgement]) -> list[str]:
-    """The folders' names, as many of their parts as tell them apart."""
+    """The folders' names, with as many path components as distinguish them."""
     paths = [each.folder.resolve() for each in comparisons]
     for parts in range(1, 8):
         names = ["/".join(path.parts[-parts:]) for path in paths]

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: how both networks learnt, and by how much they differ."""
+"""The figures of a comparison: learning curves, and the difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN, SE = COLOURS[:2]
 
 
 def learning_curves(comparison: Comparison) -> Figure:
-    """Accuracy on held-out images and training loss by epoch: each seed thin, the mean thick."""
+    """Validation accuracy and training loss by epoch: seeds as thin lines, their mean thick."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -45,7 +45,7 @@ def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> No
     for name, colour, arm in (("plain", PLAIN, comparison.plain), (f"with {comparison.block}", SE, comparison.se)):
         runs = _series(arm, column, scale)
         epochs = range(1, len(runs[0]) + 1)
-        marker = "o" if len(epochs) == 1 else None  # a line through one point is no picture
+        marker = "o" if len(epochs) == 1 else None  # a single point makes no line
         if len(runs) > 1:
             for seed, run in enumerate(runs):
                 label = f"{name}, each of {len(runs)} seeds" if seed == 0 else None
@@ -61,7 +61,7 @@ def _series(arm: Trained, column: str, scale: float) -> list[list[float]]:
 
 
 def difference_figure(comparison: Comparison) -> Figure:
-    """SE - plain for each seed, and its mean with both intervals, in points, against the line of no difference."""
+    """SE - plain per seed in points, and its mean with both intervals, with a line at no difference."""
     seeds, images = comparison.difference, comparison.over_images
     share, count = f"{100 * seeds.confidence:g} %", len(seeds.values)
     over_seeds = f"mean, {share} interval over seeds" if seeds.low is not None else "mean (no interval over seeds)"

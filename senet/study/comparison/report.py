@@ -1,4 +1,4 @@
-"""What a comparison found: as values, as a table for people, and as result.json."""
+"""The result of a comparison: as values, as a table, and as result.json."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["Comparison", "Trained"]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """One of the two networks of a comparison, trained once for each seed.
+    """One of the two networks of a comparison, trained once per seed.
 
     Attributes:
-        accuracy: of the last epoch's network, a fraction for each seed.
-        seconds: that training took, for each seed.
-        cost: of one image.
-        histories: for each seed, one row of metrics for each epoch.
+        accuracy: the accuracy after the last epoch, a fraction per seed.
+        seconds: the training time per seed.
+        cost: the cost of one image.
+        histories: for each seed, one row of metrics per epoch.
     """
 
     accuracy: tuple[float, ...]
@@ -44,12 +44,12 @@ class Trained:
 
     @property
     def mean(self) -> float:
-        """Of the accuracy over seeds."""
+        """The mean accuracy over seeds."""
         return statistics.fmean(self.accuracy)
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation of the accuracy over seeds; None for one seed."""
+        """The sample standard deviation of the accuracy over seeds; None for one seed."""
         return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
@@ -64,28 +64,28 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A network without SE beside the same with SE, trained from the same seeds; `str()` is a table.
+    """A network without and with SE, trained from the same seeds; `str()` is a table.
 
     Attributes:
-        folder: where everything is: result.json, metrics.csv, the plots, and a folder for each run.
+        folder: the folder with result.json, metrics.csv, the figures, and a folder per run.
         model: the network's name.
-        data: the images' name.
-        split: which of them the accuracies are of.
-        images: how many those are.
-        monitored: which of them were measured after each epoch.
+        data: the name of the data.
+        split: the split on which accuracies are measured.
+        images: the number of its images.
+        monitored: the split that was measured after each epoch.
         plain: the network without SE.
         se: the network with SE.
         difference: SE - plain over seeds.
         over_images: SE - plain over images.
         verdict: one sentence.
-        latency_ratio: time of a forward pass of one image with SE over that without; None where not measured.
-        sites: where SE was put.
-        notes: what is worth saying of the networks.
-        skipped: files that are no readable images.
-        settings: all that decided the result but the seeds.
-        machine: what it ran on.
-        seeds: the numbers of the seeds, where they are not 0 to n - 1.
-        missing: the cells that were not finished when it was drawn.
+        latency_ratio: time of a forward pass of one image with SE over that without; None if not measured.
+        sites: the sites of SE.
+        notes: remarks on the networks.
+        skipped: unreadable files.
+        settings: everything that determined the result except the seeds.
+        machine: the machine.
+        seeds: the seeds, if they are not 0 to n - 1.
+        missing: the cells that were unfinished when the report was drawn.
     """
 
     folder: Path
@@ -110,19 +110,19 @@ class Comparison:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The number of each seed."""
+        """The seeds."""
         return self.seeds or tuple(range(len(self.plain.accuracy)))
 
     @property
     def lead(self) -> list[str]:
-        """The verdict, what is not trained yet, and what is worth saying of the networks."""
+        """The verdict, unfinished cells, and remarks on the networks."""
         unfinished = [f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []
         return [self.verdict, *unfinished]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json: accuracies are fractions, differences SE - plain.
 
-        A comparison that is not whole also says its seeds, and what is missing.
+        An incomplete comparison also has its seeds and missing cells.
         """
         numbers = self.numbers
         partly = self.missing or numbers != tuple(range(len(numbers)))
@@ -156,14 +156,14 @@ class Comparison:
 
     @property
     def block(self) -> str:
-        """What is compared with the plain network: "SE", or the name of the maker."""
+        """The block that is compared with the plain network: "SE", or the maker's name."""
         return block_in(self.settings)
 
     def __str__(self) -> str:
         return display.plain_text(*self.parts())
 
     def parts(self) -> list[str | Table]:
-        """What `str()` shows, for a terminal."""
+        """The parts of `str()`, for a terminal."""
         title = (
             f"Accuracy of {self.model} on {self.data} ({self.split}: {self.images} images), last of "
             f"{counted(len(self.plain.histories[0]), 'epoch')}"
@@ -188,7 +188,7 @@ class Comparison:
         ]
 
     def accuracy_table(self, title: str, name: str = "accuracy") -> Table:
-        """Accuracy seed by seed, and below it, for several seeds, their mean."""
+        """Accuracy per seed and, for several seeds, the mean in the last row."""
         less = f"{self.block} − plain"
         columns = [
             Column("seed", number=False),

@@ -1,4 +1,4 @@
-"""The role of the excitation: explain what the gates do, and prune those that do nothing."""
+"""The role of the excitation: explain what the gates do, and prune blocks that do nothing."""
 
 from senet.study.explanation.explain import explain
 from senet.study.explanation.explanation import Explanation

@@ -1,4 +1,4 @@
-"""The role of the excitation in a network, measured on labelled images (section 7.2 of the paper, and further)."""
+"""Measure the role of the excitation on labelled images (section 7.2 of the paper, and beyond)."""
 
 from __future__ import annotations
 
@@ -60,25 +60,26 @@ def explain(
     progress: bool = True,
     **options: Unpack[MeasureOptions],
 ) -> Explanation:
-    """Show what the gates of a network's SE blocks do on labelled images, and what it does without them.
+    """Report what the gates of a network's SE blocks do on labelled images, and the accuracy without them.
 
-    The network runs in eval mode. Every block is measured with its gates held at their means over the images, at 1,
-    and at those of another image; then whole stages, and then as many blocks as `tolerance` allows, the harmless
-    first. That is about four passes over the images for each block.
+    The network runs in eval mode. Each block is measured with its gates held at their means over
+    the images, at 1, and at another image's gates. Then whole stages are measured, and then as many
+    blocks together as `tolerance` allows, the least harmful first. This takes about four passes
+    over the images per block.
 
     Args:
-        model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network; with SE of
-            ours, timm's, torchvision's, MONAI's or an article's.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, or what `open_data` returned.
-        out: a folder for report.html, its pictures and numbers, explanation.json and gates.safetensors (the means).
+        model: a network's name, as in `senet.create`, a run folder or saved file, or a network. Its
+            SE may come from senet, timm, torchvision, MONAI or elsewhere.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, or a result of `open_data`.
+        out: a folder for report.html, its figures and numbers, explanation.json and gates.safetensors (the means).
         tolerance: how much accuracy the advised blocks may cost together; 0.001 is the paper's 0.1 points.
-        progress: whether to show how far it is, on standard error.
-        options: `weights`, `classes`, `split`, `size`, ..., as in `evaluate`: `senet.evaluation.options.MeasureOptions`
-            has them all.
+        progress: whether to show progress on standard error.
+        options: `weights`, `classes`, `split`, `size`, ..., as in `evaluate`: see
+            `senet.evaluation.options.MeasureOptions`.
 
     Raises:
-        StudyError: where the network holds no SE, there is one image alone, or the folder cannot be written.
-        ValueError: where data, network, weights or numbers are not as asked.
+        StudyError: the network holds no SE, there is only one image, or the folder cannot be written.
+        ValueError: data, network, weights or a number are not usable.
     """
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
         raise InputError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
@@ -91,8 +92,8 @@ def explain(
 
 
 def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -> Explanation:
-    """As `explain`, of a subject that is open; nothing is written."""
-    seen = blocks(subject.network, subject.example())  # a run also shows how many channels ECA rescales
+    """`explain` for an open subject, without writing files."""
+    seen = blocks(subject.network, subject.example())  # a run also shows the number of channels that ECA rescales
     subject.notes += tuple(block.refusal() for block in seen.values() if isinstance(block, InlineSE))
     found = subject.blocks
     stages = stages_of(subject)
@@ -163,7 +164,7 @@ def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -
 
 
 def gate_statistics(subject: Subject, progress: Progress) -> tuple[Predictions, dict[str, ChannelStatistics]]:
-    """One pass over the images: what the network says of them, and the statistics of every block's gates."""
+    """One pass over the images: the predictions, and the statistics of each block's gates."""
     position = {label: index for index, label in enumerate(subject.classes)}
     counted = {
         name: GateStatistics(channels_of(block), len(position), _top(block)) for name, block in subject.blocks.items()
@@ -181,7 +182,7 @@ def gate_statistics(subject: Subject, progress: Progress) -> tuple[Predictions, 
 
 
 def measured(plain: Predictions, held: Predictions) -> Effect:
-    """What holding gates did to the accuracy: both are of the same images in the same order."""
+    """The effect of held gates on the accuracy, given predictions for the same images in the same order."""
     over_images = bootstrap_over_images([plain.correct.tolist()], [held.correct.tolist()])
     return Effect(
         top1=held.accuracy,
@@ -194,7 +195,7 @@ def measured(plain: Predictions, held: Predictions) -> Effect:
 
 
 def stages_of(subject: Subject) -> dict[str, int | None]:
-    """The stage of every block: its site's, or by the size of the map that it is given."""
+    """The stage of each block: its site's, or from the size of its input."""
     sites = {name: site for name, (site, _) in inserted(subject.network).items()}
     found: dict[str, int | None] = {}
     try:
@@ -215,12 +216,12 @@ def stages_of(subject: Subject) -> dict[str, int | None]:
 
 
 def _anothers(gates: Tensor) -> Tensor:
-    """The gates of the next image of the batch, whose images are in a random order."""
+    """Give each image the gates of the next one in its batch, which is in random order."""
     return gates.roll(1, 0)
 
 
 def _top(block: nn.Module) -> float | None:
-    """The largest value that a block's gate can have, where there is one."""
+    """The largest possible value of a block's gate, if there is one."""
     if isinstance(block, SEBlock):
         return None if block.gate_function == "relu" else float(block.scale)
     if isinstance(block, MadeBlock) and float(block.alpha) < 0:
@@ -236,7 +237,7 @@ def _advise(
     tolerance: float,
     progress: Progress,
 ) -> Advice:
-    """Hold the blocks that cost least alone, one more at a time, as long as all together cost no more than allowed."""
+    """Hold blocks one after another, least costly first, while their joint cost stays within the tolerance."""
     least = int(plain.correct.sum()) - tolerance * len(plain.labels) - 1e-9
     chosen: list[BlockFindings] = []
     effect = measured(plain, plain)

@@ -1,4 +1,4 @@
-"""What `explain` found: as values, as tables for people, as JSON."""
+"""The result of `explain`: as values, as tables, as JSON."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Advice", "BlockFindings", "Effect", "Explanation", "StageFindings"]
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What the network does where gates are not its own.
+    """The effect of replacing gates.
 
     Attributes:
-        top1: accuracy, a fraction.
-        top5: likewise.
-        difference: top1 minus that of the network as it is.
+        top1: top-1 accuracy, a fraction.
+        top5: top-5 accuracy, a fraction.
+        difference: `top1` minus the network's own.
         low: the lower end of the 95 % interval of the difference over images (paired bootstrap).
         high: its upper end.
-        changed: the share of images whose predicted class is another.
+        changed: the share of images whose predicted class changed.
     """
 
     top1: float
@@ -43,25 +43,25 @@ class Effect:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves zero out: that the accuracy differs is shown."""
+        """Whether the interval excludes zero, so that a difference is shown."""
         return not self.low <= 0 <= self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockFindings:
-    """One SE block.
+    """The findings on one SE block.
 
     Attributes:
-        name: of the module.
+        name: the module's name.
         channels: C.
-        stage: log2 of the image's size over the map's; None where it is not known.
-        parameters: of the block.
-        multiply_adds: of its layers, for one image.
-        gates: their statistics.
+        stage: log2 of the image's size over the map's; None if unknown.
+        parameters: the block's parameters.
+        multiply_adds: its layers' multiply-adds for one image.
+        gates: the statistics of its gates.
         at_mean: the effect of holding each gate at its mean over the images.
-        at_other: of giving each image the gates of another.
-        at_one: of holding all gates at 1.
-        removed: of taking the block out: the same as `at_one`, but for a block that adds its input.
+        at_other: the effect of giving each image the gates of another.
+        at_one: the effect of holding all gates at 1.
+        removed: the effect of removing the block; it differs from `at_one` only for a block that adds its input.
     """
 
     name: str
@@ -77,7 +77,7 @@ class BlockFindings:
 
     @property
     def input_dependence_shown(self) -> bool:
-        """Whether these images show that the gates' dependence on the input is used: see `at_mean`, `at_other`."""
+        """Whether `at_mean` or `at_other` shows that the network uses the gates' dependence on the input."""
         return (self.at_mean.shown and self.at_mean.difference < 0) or (
             self.at_other.shown and self.at_other.difference < 0
         )
@@ -85,14 +85,14 @@ class BlockFindings:
 
 @dataclasses.dataclass(frozen=True)
 class StageFindings:
-    """All SE blocks of a stage together, or of the whole network (`stage` is None).
+    """The findings on all SE blocks of a stage together, or of the whole network (`stage` is None).
 
     Attributes:
-        stage: which.
+        stage: the stage.
         blocks: their names.
-        parameters: of them.
+        parameters: their parameters.
         at_mean: the effect of holding all their gates at their means.
-        removed: of taking them all out.
+        removed: the effect of removing all of them.
     """
 
     stage: int | None
@@ -104,14 +104,14 @@ class StageFindings:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """Which blocks can go, their gates held at their means, and what that saves and costs.
+    """Blocks that can be pruned with gates held at their means, with savings and cost.
 
     Attributes:
-        blocks: their names; none where none can go.
-        tolerance: how much accuracy they may cost together, a fraction.
-        parameters: saved.
-        multiply_adds: saved, for one image.
-        effect: measured with all of them held.
+        blocks: their names; empty if no block can be pruned.
+        tolerance: the accuracy that they may cost together, a fraction.
+        parameters: the parameters saved.
+        multiply_adds: the multiply-adds saved for one image.
+        effect: the effect with all of them held.
     """
 
     blocks: tuple[str, ...]
@@ -126,20 +126,20 @@ class Explanation:
     """The role of the excitation in a network; `str()` is a table.
 
     Attributes:
-        model: its name.
-        data: the images' name.
-        split: which of them.
-        images: how many.
-        classes: the names of the classes that they have, by the network's class index.
-        top1: accuracy of the network as it is.
-        top5: likewise.
-        blocks: in the order in which the network has them.
-        stages: those that hold SE, and last the whole network.
-        advice: what can go.
-        cost: of the network, for one image.
-        preprocessing: how images became its input.
-        notes: what is worth saying of the network.
-        machine: what it ran on.
+        model: the network's name.
+        data: the name of the data.
+        split: the split.
+        images: the number of images.
+        classes: the names of the images' classes, by the network's class index.
+        top1: the network's top-1 accuracy.
+        top5: top-5 accuracy, a fraction.
+        blocks: the blocks in module order.
+        stages: the stages that hold SE, and last the whole network.
+        advice: the blocks that can be pruned.
+        cost: the network's cost for one image.
+        preprocessing: the preprocessing used.
+        notes: remarks on the network.
+        machine: the machine.
     """
 
     model: str
@@ -159,11 +159,11 @@ class Explanation:
 
     @property
     def means(self) -> dict[str, Tensor]:
-        """For each block the mean of its gates over the images, (C,), `scale` included, as they are held at."""
+        """The mean gates of each block over the images, (C,), `scale` included, as used for holding."""
         return {block.name: block.gates.mean.float() for block in self.blocks}
 
     def lead(self) -> list[str]:
-        """The outcome in sentences; that something is used is said only where an interval shows it."""
+        """The outcome in sentences, which claim use only if an interval shows it."""
         whole, advice = self.stages[-1], self.advice
         used = [block.name for block in self.blocks if block.input_dependence_shown]
         sentences = [
@@ -188,7 +188,7 @@ class Explanation:
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
     def parts(self) -> list[str | Table]:
-        """What `str()` shows, for a terminal."""
+        """The parts of `str()`, for a terminal."""
         return [
             *self.notes,
             self.blocks_table(
@@ -205,7 +205,7 @@ class Explanation:
         ]
 
     def blocks_table(self, title: str) -> Table:
-        """One row for each SE block."""
+        """One row per SE block."""
         columns = [
             Column("block", number=False),
             Column("stage", help="log2 of the image's size over that of the map that the block rescales"),
@@ -267,7 +267,7 @@ class Explanation:
         return Table("blocks", title, columns, rows)
 
     def stages_table(self) -> Table:
-        """One row for each stage, and last the whole network."""
+        """One row per stage, and last the whole network."""
         columns = [
             Column("stage", number=False),
             Column("blocks"),
@@ -302,7 +302,7 @@ class Explanation:
         return Table("stages", "Whole stages", columns, rows, note)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for explanation.json; accuracies are fractions, differences from the network as it is."""
+        """Plain values for explanation.json: accuracies as fractions, differences from the network's own."""
         return {
             "model": self.model,
             "data": self.data,
@@ -340,14 +340,14 @@ class Explanation:
 
 
 def specificity(gates: ChannelStatistics) -> str:
-    """How class-specific a block's gates are, with what chance would give in brackets."""
+    """A block's class-specificity, with the value expected by chance in brackets."""
     if gates.specificity is None:
         return "–"
     return f"{gates.specificity:.2f} ({gates.specificity_by_chance or 0:.2f})"
 
 
 def _effect_columns(what: str, short: str, help_: str = "") -> list[Column]:
-    """An effect's difference, and the ends of its interval in the CSV."""
+    """Columns for an effect's difference, with the ends of its interval in the CSV."""
     return [
         Column(f"{what} (points)", csv=f"{what} (fraction)", short=short, help=help_),
         *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),

@@ -1,4 +1,4 @@
-"""The report of an explanation: the paper's figure of the gates by class, and what the gates are worth."""
+"""The report of an explanation: the paper's figure of gates by class, and the value of the gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take SE blocks out whose gates may as well be constants, and prove what that costs."""
+"""Prune SE blocks whose gates can be constants, and measure the cost."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ __all__ = ["Pruned", "prune"]
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """A network from which SE blocks were taken, their gates now constants; `str()` says what that cost.
+    """A pruned network with constant gates; `str()` is a report.
 
     Attributes:
-        network: in eval mode, on the CPU.
-        blocks: which, and where the gates of each went: "into NAME" of a layer, or "held" as a constant scale.
-        images: how many it was measured on.
-        top1_before: accuracy of the network as it was, a fraction.
-        top1_predicted: with the gates held at their means, as `explain` measures it.
-        top1_after: of the pruned network, measured.
-        top5_before: likewise.
-        top5_predicted: likewise.
-        top5_after: likewise.
-        same_predictions: images for which the pruned network says the class that it was predicted to say.
-        parameters_before: of the network.
-        parameters_after: of the pruned network; constant scales are buffers, and not counted.
-        multiply_adds_before: for one image.
-        multiply_adds_after: for one image.
-        path: where it was written, or None.
-        notes: what is worth saying.
-        five: whether the network has more than five classes, so that top-5 says anything.
+        network: the pruned network, in eval mode on the CPU.
+        blocks: the pruned blocks and the place of their gates: "into NAME" of a layer, or "held" as a constant scale.
+        images: the number of images.
+        top1_before: the original network's top-1 accuracy, a fraction.
+        top1_predicted: top-1 accuracy with gates held at their means, as in `explain`.
+        top1_after: the pruned network's measured top-1 accuracy.
+        top5_before: top-5 accuracy, likewise.
+        top5_predicted: top-5 accuracy, likewise.
+        top5_after: top-5 accuracy, likewise.
+        same_predictions: the number of images on which the pruned network gives the class predicted with held gates.
+        parameters_before: the original network's parameters.
+        parameters_after: the pruned network's parameters; constant scales are buffers and not counted.
+        multiply_adds_before: multiply-adds for one image.
+        multiply_adds_after: multiply-adds for one image.
+        path: the file it was written to, or None.
+        notes: remarks.
+        five: whether the network has more than five classes, so that top-5 is informative.
     """
 
     network: nn.Module
@@ -120,31 +120,31 @@ def prune(
     progress: bool = True,
     **options: Unpack[MeasureOptions],
 ) -> Pruned:
-    """Put constants, the means over the images, in place of SE blocks' gates, and prove the accuracy after.
+    """Replace SE blocks' gates by their means over the images, and measure the accuracy afterwards.
 
-    A constant gate goes into the weights of the layer before the block or of those behind it where these are linear
-    in its channels (a convolution, a linear layer, a normalisation), else it stays as a constant scale. The accuracy is
-    then measured anew. Where folding would round a single image into another class, all stay as constant scales, which
-    computes what was predicted bit for bit.
+    Constant gates are folded into the layer before the block, or those after it, if these are
+    linear in the channels (convolution, linear layer, normalisation). Otherwise they stay as a
+    constant scale. The accuracy is then measured again. If folding would round even one image into
+    another class, all gates stay as constant scales, which is bit for bit what was predicted.
 
     Args:
-        model: a network's name, a run folder or saved file, or a network, which stays as it is.
-        data: the images that the means are of, and the accuracies.
-        blocks: which blocks: names or fnmatch patterns, as `senet.blocks` has the names.
-        advice: in place of `blocks`: those that `explain` advises.
-        explanation: what `explain` returned, or the folder that it wrote: its means (and its advice) are taken, and not
-            found anew. It is of this very network.
+        model: a network's name, a run folder or saved file, or a network, which is not changed.
+        data: the images for means and accuracies.
+        blocks: the blocks to prune: names from `senet.blocks`, or fnmatch patterns.
+        advice: instead of `blocks`: prune the blocks that `explain` advises.
+        explanation: the result of `explain` for this network, or its folder. Its means and advice
+            are then used instead of being measured again.
         tolerance: for `advice` without an explanation: as in `explain`.
-        out: a file for the pruned network, which `senet.load` reads.
-        progress: whether to show how far it is, on standard error.
-        options: `weights`, `classes`, `split`, `size`, ..., as in `evaluate`: `senet.evaluation.options.MeasureOptions`
-            has them all.
+        out: a file for the pruned network, for `senet.load`.
+        progress: whether to show progress on standard error.
+        options: `weights`, `classes`, `split`, `size`, ..., as in `evaluate`: see
+            `senet.evaluation.options.MeasureOptions`.
 
     Raises:
-        StudyError: where neither or both of `blocks` and `advice` are given, nothing matches, nothing is advised, or
-            the explanation is of another network.
-        ValueError: where data, network, weights or numbers are not as asked.
-        OSError: where the file cannot be written.
+        StudyError: not exactly one of `blocks` and `advice` is given, nothing matches, nothing is
+            advised, or the explanation is of another network.
+        ValueError: data, network, weights or a number are not usable.
+        OSError: the file cannot be written.
     """
     if (blocks is None) == (not advice):
         raise StudyError("say what to prune: blocks (names or patterns), or advice (what explain advises)")

@@ -1,4 +1,4 @@
-"""The gates of one SE block over many images: their means, their spread, and how much of it the class explains."""
+"""Statistics of one SE block's gates over images: means, spread, and the share that the class explains."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ __all__ = ["BINS", "ChannelStatistics", "GateStatistics"]
 
 BINS = 200
 OPEN = 4.0
-"""Where the histogram of gates without a largest value ends; what lies beyond is counted in its last part."""
+"""The histogram's upper end for unbounded gates; larger values count in its last bin."""
 
 CLOSE = 0.02
-"""Of the range of a gate: how near to its end is at its end, and how small a spread is none."""
+"""The share of a gate's range within which it counts as at its end, or as constant."""
 
 _NO_SPREAD = 1e-7
-"""A standard deviation of gates below this is rounding."""
+"""A smaller standard deviation of gates is rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelStatistics:
-    """What is known of the gates of one block, channel by channel.
+    """Statistics of one block's gates per channel.
 
     Attributes:
-        mean: (C,) over images.
-        sd: (C,) over images.
+        mean: (C,) the mean over images.
+        sd: (C,) the standard deviation over images.
         low: (C,) the smallest.
         high: (C,) the largest.
-        class_means: (K, C) over the images of each class.
-        class_counts: (K,) how many images each class has.
-        histogram: how many of all gates lie in each of `BINS` equal parts of [0, top], or of [0, 4] without a top.
-        top: the largest value that the gate can have: 1 for a sigmoid, times the block's `scale`; None where there
-            is no largest (relu) or it is not known.
-        specificity: between-class over total variance of the gates, of all channels together: the sum over channels
-            of the between-class sum of squares, over that of the total; in [0, 1]. None where nothing varies, or no
-            class has two images.
-        specificity_by_chance: what the same comes to on average where the class explains nothing: (K − 1) / (n − 1).
-        channel_specificity: (C,) the same for each channel; NaN where it does not vary.
+        class_means: (K, C) the mean over the images of each class.
+        class_counts: (K,) the number of images per class.
+        histogram: the number of gates in each of `BINS` equal bins of [0, top], or of [0, 4] without a top.
+        top: the gate's largest possible value: 1 for a sigmoid, times the block's `scale`; None if
+            it is unbounded (relu) or unknown.
+        specificity: between-class over total variance of the gates, in [0, 1]: the between-class
+            sum of squares over the total one, each summed over channels. None if nothing varies or
+            no class has two images.
+        specificity_by_chance: its expected value if the class explains nothing: (K − 1) / (n − 1).
+        channel_specificity: (C,) the specificity per channel; NaN for a constant channel.
     """
 
     mean: Tensor
@@ -57,11 +57,11 @@ class ChannelStatistics:
 
     @property
     def range(self) -> float:
-        """What "close" is measured by: the gate's largest value, or the largest that was seen."""
+        """The scale for closeness: the gate's largest possible value, or the largest seen."""
         return self.top if self.top is not None else max(float(self.high.max()), 1e-12)
 
     def quantile(self, share: float) -> float:
-        """The value that this share of all gates lies below, as finely as the histogram has it."""
+        """The quantile of all gates, at the histogram's resolution."""
         rising = self.histogram.cumsum(0) / self.histogram.sum()
         below = int((rising < share).sum())
         start = float(rising[below - 1]) if below else 0.0
@@ -70,12 +70,12 @@ class ChannelStatistics:
 
     @property
     def dead(self) -> Tensor:
-        """(C,) whether a channel's gate is at most 2 % of the largest value on every image: nothing passes."""
+        """(C,) whether a channel's gate is at most 2 % of the largest value on every image."""
         return self.high <= CLOSE * self.range
 
     @property
     def saturated(self) -> Tensor:
-        """(C,) whether a channel's gate is within 2 % of the largest value on every image: all passes."""
+        """(C,) whether a channel's gate is within 2 % of the largest value on every image."""
         if self.top is None:
             return torch.zeros_like(self.dead)
         return self.low >= (1 - CLOSE) * self.top
@@ -87,12 +87,12 @@ class ChannelStatistics:
 
 
 class GateStatistics:
-    """Counts gates batch by batch, in float64.
+    """Accumulates gate statistics batch by batch, in float64.
 
     Args:
-        channels: C of the block.
-        classes: K, how many classes the images have.
-        top: the largest value of a gate, or None.
+        channels: C.
+        classes: K, the number of the images' classes.
+        top: the gate's largest possible value, or None.
     """
 
     def __init__(self, channels: int, classes: int, top: float | None) -> None:
@@ -108,9 +108,9 @@ class GateStatistics:
         self._shift: Tensor | None = None
 
     def add(self, gates: Tensor, classes: Tensor) -> None:
-        """One batch: gates (N, C), and classes (N,) counted from 0 to K − 1."""
+        """Add a batch: gates (N, C), and classes (N,) from 0 to K − 1."""
         gates = gates.to("cpu", torch.float64)
-        if self._shift is None:  # squares of what is near 0 lose no digits
+        if self._shift is None:  # centred values, so that squares lose no digits
             self._shift = gates.mean(0)
         shifted = gates - self._shift
         self.count += len(gates)
@@ -124,10 +124,10 @@ class GateStatistics:
         self.histogram += torch.histc(gates.clamp(0, most), BINS, 0, most)
 
     def take(self) -> ChannelStatistics:
-        """What was counted.
+        """The accumulated statistics.
 
         Raises:
-            ValueError: where nothing was.
+            ValueError: no gates were added.
         """
         if self._shift is None:
             raise InputError("no gates were counted")

@@ -1,4 +1,4 @@
-"""A network with SE and the labelled images that it is looked at through, opened as `evaluate` does."""
+"""A network with SE and labelled images for `explain` and `prune`, opened as in `evaluate`."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ __all__ = ["Subject", "open_subject"]
 
 @dataclasses.dataclass
 class Subject:
-    """A network with SE, and images for it in one fixed random order, so that a batch holds many classes.
+    """A network with SE, and images in a fixed random order, so that a batch holds many classes.
 
     Attributes:
         model: the network's name.
-        network: in eval mode, on the device.
-        data: the images' name.
-        split: which of them.
-        images: in the order in which they are looked at.
-        classes: the names of the classes that the images have, by the network's class index.
-        preprocessing: how an image becomes the network's input.
-        device: where it runs.
-        notes: what is worth saying of the network.
-        batch_size: images at a time; never such that the last batch has one alone.
+        network: the network, in eval mode on the device.
+        data: the name of the data.
+        split: the split.
+        images: the images in their random order.
+        classes: the names of the images' classes, by the network's class index.
+        preprocessing: the preprocessing.
+        device: the device.
+        notes: remarks on the network.
+        batch_size: images at a time; the last batch never has a single image.
     """
 
     model: str
@@ -70,7 +70,7 @@ class Subject:
 
     @property
     def batches(self) -> int:
-        """How many batches there are."""
+        """The number of batches."""
         return -(-len(self.images) // self.batch_size)
 
     @property
@@ -79,7 +79,7 @@ class Subject:
         return blocks(self.network)
 
     def example(self) -> Tensor:
-        """The first image, (1, 3, size, size), as the network is given it."""
+        """The first image as the network's input, (1, 3, size, size)."""
         return self.preprocessing.normalise(self._prepared()[0][None].to(self.device))
 
     def predict(
@@ -90,13 +90,13 @@ class Subject:
         at: Mapping[str, Hold] | None = None,
         each: Callable[[Mapping[str, Tensor], Tensor], None] | None = None,
     ) -> Predictions:
-        """What the network says of every image.
+        """Predict every image.
 
         Args:
-            progress: is told of every batch.
-            network: another one than the subject's.
-            at: what the gates of which blocks are held at.
-            each: is given, batch by batch, the gates of all blocks and the labels.
+            progress: the progress display.
+            network: a network to use instead of the subject's.
+            at: the blocks' held gates, as in `holding`.
+            each: a function called with the gates of all blocks and the labels of every batch.
         """
         network = self.network if network is None else network
         seen = 0
@@ -118,7 +118,7 @@ class Subject:
             return predict_all(network, loader, self.preprocessing, device=self.device, step=step)
 
     def _prepared(self) -> Any:
-        """The images, decoded once for all passes where they fit into memory."""
+        """The images, decoded once for all passes if they fit into memory."""
         if self._held is None:
             self._held = hold(self.images, self.preprocessing)
         return self._held
@@ -126,16 +126,16 @@ class Subject:
 
 @contextlib.contextmanager
 def open_subject(model: str | nn.Module, data: str | Path | DataSource, options: MeasureOptions) -> Iterator[Subject]:
-    """Open a network and its images; on leaving, each module of the network is in the mode that it was in.
+    """Open a network and its images; the exit restores each module's mode.
 
     Args:
         model: a network's name, or a network.
-        data: the images' name, or what `open_data` returned.
-        options: how they are opened.
+        data: the name of the data, or a result of `open_data`.
+        options: the options of both.
 
     Raises:
-        StudyError: where the network holds no SE, there is one image alone, or network and images do not go together.
-        SenetError: where data, network, weights or numbers are not as asked.
+        StudyError: the network holds no SE, there is only one image, or network and images do not match.
+        SenetError: data, network, weights or a number are not usable.
     """
     batch_size = whole_number("batch_size", options.get("batch_size", 64), least=2)
 
@@ -168,20 +168,20 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
 
 
 def _inline_alone(network: nn.Module) -> str:
-    """What cannot be done to a network whose SE is all written into a forward; "" where it holds none."""
+    """The refusal for a network whose SE is all written into a larger forward; "" if it holds no such SE."""
     layer = next((module for module in network.modules() if isinstance(module, torch.nn.Conv2d)), None)
     if layer is None:
         return ""
     image = torch.zeros(1, layer.in_channels, 64, 64).to(layer.weight)
     try:
         found = blocks(network, image).values()
-    except InsertionError:  # of another size, or no network of images
+    except InsertionError:  # of another input size, or not a network of images
         return ""
     return next((block.refusal() for block in found if isinstance(block, InlineSE)), "")
 
 
 def _batch_size(images: int, asked: int) -> int:
-    """The batch size asked for, or the next below with which no image comes alone: it is given another's gates."""
+    """The largest batch size up to the requested one that leaves no image alone, since images swap gates."""
     size = min(asked, images)
     while size > 2 and images % size == 1:
         size -= 1

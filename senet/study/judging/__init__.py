@@ -1,1 +1,1 @@
-"""Any training of a person's own, judged without and with SE."""
+"""Judge any training without and with SE."""

@@ -1,4 +1,4 @@
-"""Judge any training of a person's own: train it without and with SE from the same seeds, and say what that shows."""
+"""Judge any training: run it without and with SE from the same seeds, and report whether SE helped."""
 
 from __future__ import annotations
 
@@ -54,37 +54,40 @@ def judge(
     resume: bool = True,
     progress: bool | Progress = True,
 ) -> Judgement:
-    """Call a training of one's own for each seed, without SE and with it, and say whether SE helped.
+    """Call a user's training for each seed, without and with SE, and report whether SE helped.
 
-    Called again with the same folder it goes on: finished trainings are not repeated, those that failed are tried
-    again, and more seeds may be asked for. A training whose code has changed needs another folder, or `version`.
+    Called again with the same folder, it resumes: finished trainings are kept, failed ones are
+    repeated, and seeds can be added. A training whose code has changed needs another folder, or
+    `version`.
 
     Args:
-        train: is given a cell, makes its network, calls `model = cell.put(model, example)`, trains it with
-            `cell.seed` on `cell.device`, and returns its score: a number, or {"score": number, "each": {example:
-            number}}. Files that it keeps go to `cell.folder`; `cell.resumed` says whether there may be some.
-        out: the folder of the study.
+        train: a function of a cell. It makes its network, calls `model = cell.put(model, example)`,
+            trains it with `cell.seed` on `cell.device`, and returns the score: a number, or
+            {"score": number, "each": {example: number}}. It may keep files in `cell.folder`;
+            `cell.resumed` says whether there may be some.
+        out: the study's folder.
         spec: the SE to insert.
-        where: at which of the network's sites.
-        make: what makes the blocks in SE's place, as `senet.insert` takes it.
-        seeds: how often each arm is trained: with seeds 0 to seeds - 1.
-        score: what the score is called.
-        unit: that it is counted in.
-        higher_is_better: whether more of it is better; False for errors.
-        control: train the plain network against itself, from other seeds: how large a difference chance makes.
-        version: a name for this training, in place of a digest of its code.
-        devices: "auto", "cpu", "cuda:1"; with several ("cpu*2", "cuda:0,1") each trains cells of its own, in its own
-            process that a command starts, for which `train` stands at the top level of a file.
-        confidence: of the intervals. At the usual 0.95, looking again after adding seeds makes false claims likelier.
-        resume: go on with what `out` holds; False makes it an error that it holds something.
-        progress: whether to show how far it is, on standard error; or a Progress that is told.
+        where: the sites to use.
+        make: the maker of blocks to insert instead of SE, as in `senet.insert`.
+        seeds: the number of trainings per arm, with seeds 0 to seeds - 1.
+        score: the score's name.
+        unit: the score's unit.
+        higher_is_better: whether a higher score is better; False for errors.
+        control: compare the plain network with itself, trained from other seeds, to see chance differences.
+        version: a name for this training instead of a digest of its code.
+        devices: "auto", "cpu", "cuda:1". Of several ("cpu*2", "cuda:0,1") each trains its own cells
+            in a process that a command starts; `train` must then be at the top level of a file.
+        confidence: the intervals' confidence. At the usual 0.95, repeated looks after adding seeds
+            make false claims likelier.
+        resume: whether to resume a study in `out`; False makes an existing one an error.
+        progress: whether to show progress on standard error; or a Progress object.
 
     Returns:
-        The judgement, which is also written to `out`: report.html, result.json, and a folder for each training.
+        The judgement. `out` gets report.html, result.json, and a folder per training.
 
     Raises:
-        StudyError: where the folder cannot be written or holds another study, or no seed is trained in both arms.
-        ValueError: where numbers are not as asked.
+        StudyError: the folder cannot be written or holds another study, or no seed is trained in both arms.
+        ValueError: a number is not usable.
     """
     if INSIDE in os.environ:
         raise StudyError(
@@ -132,10 +135,10 @@ def judge_cells(
     resume: bool = True,
     progress: bool | Progress = True,
 ) -> Judgement | list[str]:
-    """A judgement whose cells are trained as the options say, in part or elsewhere.
+    """`judge`, with a choice of cells and of where they are trained.
 
     Returns:
-        The judgement; or, where no report is drawn, lines to show: commands, results of cells, a job's number.
+        The judgement; or without a report, lines to show: commands, results of cells, a job's number.
     """
     _check(train, seeds, confidence)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
@@ -225,7 +228,7 @@ def _check(train: Any, seeds: int, confidence: float) -> None:
 def _settings(
     train: Callable[..., Any], block: SESpec | MadeSpec, where: Where, version: str | None, control: bool
 ) -> dict[str, Any]:
-    """All that decides the result of a training but its seed."""
+    """Everything that determines a training's result except its seed."""
     code = f"version {version}" if version is not None else digest_of_code(train)
     sites: Any = where
     if callable(where):
@@ -265,7 +268,7 @@ def _judgement(
     confidence: float,
     ran_on: Mapping[str, Any],
 ) -> Judgement:
-    """The judgement of the seeds for which both arms are trained."""
+    """The judgement over the seeds with both arms trained."""
     found = carried.found
     numbers = sorted({cell.seed for cell in chosen})
     seeds = [seed for seed in numbers if all(Cell(arm, seed) in found for arm in arms)]

@@ -1,4 +1,4 @@
-"""What judging a training found: as values, as a table, as result.json, and as a page."""
+"""The result of judging a training: as values, as a table, as result.json, and as a page."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ __all__ = ["Arm", "Judgement", "arm_names", "judgement_page", "write_judgement"]
 
 
 def arm_names(control: bool, block: str) -> tuple[str, str]:
-    """What the two arms are called; `control` is plain against plain."""
+    """The names of the two arms; `control` compares plain with plain."""
     return "plain", "plain again" if control else f"with {block}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One of the two arms, trained once for each seed.
+    """One of the two arms, trained once per seed.
 
     Attributes:
         name: "plain", "with SE", or "plain again" for a control.
-        scores: for each seed, in the score's unit.
-        seconds: that training took, for each seed.
-        cost: parameters and multiply-adds of the network on its example; None where they could not be counted.
+        scores: the score of each seed, in its unit.
+        seconds: the training time per seed.
+        cost: parameters and multiply-adds of the network on its example; None if they could not be counted.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Arm:
 
     @property
     def mean(self) -> float:
-        """Of the scores over seeds."""
+        """The mean score over seeds."""
         return statistics.fmean(self.scores)
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation of the scores over seeds; None for one seed."""
+        """The sample standard deviation of the scores over seeds; None for one seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
@@ -60,23 +60,23 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A training of a person's own without and with SE, judged; `str()` is a table.
+    """The judgement of a user's training without and with SE; `str()` is a table.
 
     Attributes:
-        folder: where everything is: report.html, result.json, and a folder for each training.
+        folder: the folder with report.html, result.json, and a folder per training.
         code: the training's name.
-        measure: what the score is.
-        seeds: for which both arms are trained.
+        measure: the score's name, unit and direction.
+        seeds: the seeds with both arms trained.
         plain: the arm without SE.
-        se: the arm with SE; of a control, the plain network trained from other seeds.
-        verdict: what was found.
-        control: whether plain was trained against plain.
-        failed: trainings that failed, and why.
-        missing: trainings that are not finished.
-        sites: where SE was put.
-        notes: what is worth saying of the trainings.
-        settings: all that decided the result but the seeds.
-        machine: what it ran on.
+        se: the arm with SE; in a control, the plain network trained from other seeds.
+        verdict: the verdict.
+        control: whether plain was compared with plain.
+        failed: failed trainings, with reasons.
+        missing: unfinished trainings.
+        sites: the sites of SE.
+        notes: remarks on the trainings.
+        settings: everything that determined the result except the seeds.
+        machine: the machine.
     """
 
     folder: Path
@@ -95,7 +95,7 @@ class Judgement:
     machine: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for result.json: scores in their unit, differences SE - plain."""
+        """Plain values for result.json: scores in their unit, differences as SE - plain."""
         found = self.verdict
         return {
             "study": "judge",
@@ -128,7 +128,7 @@ class Judgement:
 
     @property
     def block(self) -> str:
-        """What was put into the network."""
+        """The name of the inserted block."""
         return block_in(self.settings)
 
     @property
@@ -142,12 +142,12 @@ class Judgement:
         return [text, *filter(None, [self.verdict.power]), *self.verdict.notes, *self.notes, *failed, *missing]
 
     def parts(self) -> list[str | Table]:
-        """What `str()` shows, for a terminal."""
+        """The parts of `str()`, for a terminal."""
         sites = [] if self.control else [f"{self.block} at {counted(len(self.sites), 'site')}"]
         return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}/report.html"]
 
     def scores_table(self) -> Table:
-        """The scores seed by seed, and their means in the last row."""
+        """The scores per seed, with means in the last row."""
         unit = f" ({self.measure.unit})" if self.measure.unit else ""
         columns = [
             Column("seed", number=False),
@@ -174,7 +174,7 @@ class Judgement:
         return Table("scores", f"{self.measure.score} of {self.code} ({better} is better)", columns, rows)
 
     def cost_table(self) -> Table:
-        """What the networks cost, and how long a training took."""
+        """The networks' cost, and the time of a training."""
         columns = [Column("", number=False, csv="what"), Column(self.plain.name), Column(self.se.name)]
         arms = (self.plain, self.se)
         times = [statistics.median(arm.seconds) for arm in arms]
@@ -218,7 +218,7 @@ def judgement_page(found: Judgement) -> Page:
 
 
 def _chart(found: Judgement) -> Chart | None:
-    """The difference seed by seed and in the mean; None where matplotlib is not installed."""
+    """A chart of the difference per seed and in the mean; None without matplotlib."""
     try:
         import matplotlib as mpl  # noqa: F401
     except ImportError:
@@ -249,7 +249,7 @@ def _chart(found: Judgement) -> Chart | None:
 
 
 def write_judgement(found: Judgement) -> str:
-    """Write report.html into the folder, its figure where matplotlib is installed; returns what is missing, if any."""
+    """Write report.html, with a figure if matplotlib is installed; return a message on what is missing, if anything."""
     from senet.report.page import write_page
 
     try:

@@ -1,4 +1,4 @@
-"""Judgements that folders hold, read again and set side by side on one page."""
+"""Read several judgements from their folders, and show them side by side on one page."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["judgements_page", "read_judgement"]
 
 
 def read_judgement(folder: str | Path) -> Judgement:
-    """The judgement that a folder holds, finished.
+    """Read a finished judgement from its folder.
 
     Raises:
-        StudyError: where it holds none, or one that does not agree with itself.
+        StudyError: it holds none, or an inconsistent one.
     """
     folder = Path(folder).expanduser()
     found = read_json(folder / RESULT)
@@ -63,14 +63,14 @@ def read_judgement(folder: str | Path) -> Judgement:
             settings=found["settings"],
             machine=found["machine"],
         )
-        str(judgement)  # what was edited shows where it is drawn
+        str(judgement)  # edited values show when they are drawn
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise StudyError(f"{folder} holds no finished judgement ({type(error).__name__}: {error})") from error
     return judgement
 
 
 def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Page:
-    """Several judgements on one page: first side by side, each in the unit of its score, then each by itself."""
+    """Several judgements on one page: first side by side, each in its score's unit, then each in detail."""
     columns = [
         Column("judgement", number=False),
         Column("score", number=False),
@@ -105,7 +105,7 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
 
 
 def _prefixed(parts: Sequence[Any], prefix: str) -> list[Any]:
-    """The parts, with names of files that no other judgement of the page has."""
+    """The parts, with file names that are unique on the page."""
     return [
         dataclasses.replace(part, name=prefix + part.name) if isinstance(part, Table | Chart) else part
         for part in parts

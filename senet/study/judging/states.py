@@ -1,4 +1,4 @@
-"""Random states, and what else a training can leave behind in its process."""
+"""Random states and other process state that a training may leave behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["kept", "seed_all"]
 
 
 def seed_all(seed: int) -> None:
-    """Set the random states of Python, NumPy, torch and its devices from a seed."""
+    """Seed Python, NumPy, torch and its devices."""
     random.seed(seed)
     torch.manual_seed(seed)
     with contextlib.suppress(ImportError):
@@ -29,9 +29,9 @@ def seed_all(seed: int) -> None:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within it a training may change random states and torch's settings; afterwards they are as they were.
+    """A context that afterwards restores random states and torch's settings.
 
-    Otherwise what the first arm leaves behind would be part of the second.
+    Otherwise the first arm's leftovers would affect the second.
     """
     python, cpu = random.getstate(), torch.get_rng_state()
     used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""One training of a person's own: what it is given, what it returns, and what is kept of it."""
+"""One call of a user's training: its cell, its score, and its record."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ EACH = "each.csv"
 ERROR = "error.txt"
 WORK = "work"
 OTHER_SEED = 1_000_000
-"""Added to the seed of a control, so that it shares its seed with no plain training, however many there are."""
+"""Added to a control's seed, so that it never shares its seed with a plain training."""
 
 
 class CellFailedError(StudyError):
-    """A training raised an error, or returned what is no score; the message says which, and where the rest stands."""
+    """A training raised an error or returned no score; the message says which, and where the traceback is."""
 
 
 class TrainingCell:
-    """What a training is given: which arm and seed it is, and where it keeps its files.
+    """The cell that a training gets: its arm, its seed, and its folder.
 
     Attributes:
-        seed: for what is random in it: the order of the data, the first weights.
-        folder: for its files; kept, and there again where it goes on after an interruption.
-        resumed: whether an earlier call began this training and did not finish it.
-        device: where to train.
+        seed: the seed of its randomness: the order of the data, the initial weights.
+        folder: the folder for its files, which persists across interruptions.
+        resumed: whether an earlier call began this training without finishing it.
+        device: the device to train on.
         arm: "plain", "se" or "control".
     """
 
@@ -72,18 +72,18 @@ class TrainingCell:
         self.notes: list[str] = []
 
     def put(self, model: nn.Module, example: Any) -> nn.Module:
-        """The network to train: the model itself in the plain arm, with SE in it in the other.
+        """Return the network to train: the model itself, in the SE arm with SE inserted.
 
-        Call it when the model has its weights, and before its optimiser is made. The random states of Python, NumPy
-        and torch are then set from the seed, so that both arms go on alike.
+        Call it after the model has its weights and before its optimiser is made. It then seeds
+        Python, NumPy and torch, so that both arms continue alike.
 
         Args:
-            model: the plain network; SE is put into this very object.
-            example: what the network takes: a tensor, a tuple of positional arguments, or a dict of keyword ones.
+            model: the plain network; SE is inserted in place.
+            example: the network's input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
         Raises:
-            InsertionError: where SE cannot go into the model, or it holds some already.
-            InputTypeError: on what is no network.
+            InsertionError: SE cannot be inserted, or the model already holds some.
+            InputTypeError: the model is not a network.
         """
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"cell.put takes a torch.nn.Module and an example, not a {type(model).__name__}")
@@ -98,16 +98,16 @@ class TrainingCell:
         try:
             found = cost(model, example)
             self.costs.append({"parameters": found.parameters, "multiply_adds": found.multiply_adds})
-        except Exception as error:  # whatever a person's own network makes of being counted; only the cost is missing
+        except Exception as error:  # any error of the user's network while counting; only the cost is then missing
             self.notes.append(f"the cost is not counted ({type(error).__name__}: {_line(error)})")
         seed_all(self.seed)
         return model
 
     def check(self) -> None:
-        """Hold what was done with the cell against what it is for.
+        """Check that the training used the cell.
 
         Raises:
-            StudyError: where the network was never given to `put`: both arms would be the same.
+            StudyError: `put` was never called, so both arms would be the same.
         """
         if not self.puts:
             raise StudyError("it returned without a call of cell.put(model, example): both arms would be the same")
@@ -120,15 +120,15 @@ class TrainingCell:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What is kept of a training.
+    """The record of a training.
 
     Attributes:
-        score: that it returned.
-        each: the score of each example by its name; None where it gave none.
-        seconds: that it took, in all calls that finished it.
-        sites: where SE was put.
-        cost: parameters and multiply-adds of the network on its example; None where they could not be counted.
-        notes: what is worth saying of it.
+        score: the returned score.
+        each: the score of each example by name; None if it returned none.
+        seconds: the time of all its calls together.
+        sites: the sites of SE.
+        cost: parameters and multiply-adds of the network on its example; None if they could not be counted.
+        notes: remarks on it.
     """
 
     score: float
@@ -150,10 +150,10 @@ def train_cell(
     spec: SESpec | MadeSpec,
     where: Where,
 ) -> Trained:
-    """Call a training in its folder, and write what it returned.
+    """Call a training in its folder, and write its result.
 
     Raises:
-        CellFailedError: where it raised an error, or returned what is no score. The traceback is in its folder.
+        CellFailedError: it raised an error or returned no score. The traceback is in its folder.
     """
     work = folder / WORK
     resumed = work.exists()
@@ -167,7 +167,7 @@ def train_cell(
             seed_all(own_seed)
             said = train(cell)
         if os.getpid() != process:
-            os._exit(0)  # a process that the training forked, and that came back here
+            os._exit(0)  # a process forked by the training that returned here
         cell.check()
         score, each = scores_in(said)
     except (Exception, SystemExit) as error:
@@ -193,10 +193,10 @@ def train_cell(
 
 
 def read_trained(folder: Path) -> Trained | None:
-    """What a folder holds of a finished training; None where it is not finished.
+    """Read a training's record from its folder; None if it is not finished.
 
     Raises:
-        StudyError: where its files are damaged.
+        StudyError: its files are damaged.
     """
     if not (folder / RESULT).is_file():
         return None
@@ -216,10 +216,10 @@ def read_trained(folder: Path) -> Trained | None:
 
 
 def scores_in(said: Any) -> tuple[float, dict[str, float] | None]:
-    """The score that a training returned, and that of each example where it gave them.
+    """The returned score, and each example's if given.
 
     Raises:
-        StudyError: where it is neither a finite number nor {"score": number, "each": {example: number}}.
+        StudyError: it is neither a finite number nor {"score": number, "each": {example: number}}.
     """
     if not isinstance(said, dict):
         return _number(said, "train returned"), None

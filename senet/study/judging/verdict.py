@@ -1,4 +1,4 @@
-"""What two arms of any training, scored in any unit, may say of each other."""
+"""Compare two arms of any training by scores in any unit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CONFIDENCE", "POWER", "Measure", "Verdict", "detectable", "judged", "seeds_needed"]
 
-# Seeds can be added and the result looked at again, and each look is another chance of a false claim. At 98 % a first
-# look claims a difference between equals in 2 % of studies, and three looks together still in less than 5 %.
+# Seeds can be added and the result examined again, and each look is another chance of a false
+# claim. At 98 %, one look finds a false difference in 2 % of studies, and three looks together in
+# less than 5 %.
 CONFIDENCE = 0.98
 POWER = 0.8
 MOST_SEEDS = 1000
@@ -28,12 +29,12 @@ _SPREADS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What a score is.
+    """The meaning of a score.
 
     Attributes:
         score: its name.
-        unit: that it is counted in; "" for none.
-        higher_is_better: whether more of it is better.
+        unit: its unit; "" for none.
+        higher_is_better: whether a higher score is better.
     """
 
     score: str = "score"
@@ -45,21 +46,21 @@ class Measure:
         return f"{number(value, digits)} {self.unit}".rstrip()
 
     def better(self, difference: float) -> float:
-        """A difference SE − plain as an improvement: above 0 where SE is better."""
+        """A difference SE − plain as an improvement: positive if SE is better."""
         return difference if self.higher_is_better else -difference
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What was found, as values and in a sentence.
+    """A verdict as values and as a sentence.
 
     Attributes:
         difference: SE − plain over seeds, in the score's unit.
-        examples: SE − plain over examples; None where there is no interval over them.
+        examples: SE − plain over examples; None without an interval over them.
         shown: whether a difference is shown.
         text: the verdict in one sentence.
-        notes: what is worth saying of the scores.
-        measure: what the score is.
+        notes: remarks on the scores.
+        measure: the meaning of the score.
     """
 
     difference: Difference
@@ -71,7 +72,7 @@ class Verdict:
 
     @functools.cached_property
     def power(self) -> str:
-        """How large a difference how many seeds would show, in one sentence; "" where there is no spread."""
+        """One sentence on the statistical power: the differences that more seeds would show; "" without spread."""
         return _power(self.difference, self.measure)
 
 
@@ -87,15 +88,15 @@ def judged(
     """Judge scores of plain and SE, seed by seed.
 
     Args:
-        plain: a score for each seed.
-        se: likewise.
-        measure: what the score is.
-        each: for both, and each seed, the score of each example by its name, where there are any.
-        confidence: of the intervals.
-        whom: what the second arm is called.
+        plain: plain's score of each seed.
+        se: SE's score of each seed.
+        measure: the meaning of the score.
+        each: for both arms and each seed, the score of each example by name, if any.
+        confidence: the intervals' confidence.
+        whom: the second arm's name.
 
     Raises:
-        ValueError: as `paired_difference`.
+        ValueError: as in `paired_difference`.
     """
     plain, se = [float(score) for score in plain], [float(score) for score in se]
     difference = paired_difference(plain, se, confidence=confidence)
@@ -118,7 +119,7 @@ def _over_examples(
     each: tuple[Sequence[Mapping[str, float] | None], Sequence[Mapping[str, float] | None]],
     confidence: float,
 ) -> tuple[Bootstrap | None, str]:
-    """The interval over examples, or why there is none: a score that is no mean of theirs says other things."""
+    """The interval over examples, or why there is none; it needs a score that is their mean."""
     rows = [scores for arm in each for scores in arm]
     if any(scores is None for scores in rows):
         return None, "some trainings gave none."
@@ -167,7 +168,7 @@ def _text(
 
 
 def _interval(of: Difference | Bootstrap, measure: Measure) -> str:
-    """An interval of the improvement, its lower end first."""
+    """An interval of the improvement, lower end first."""
     assert of.low is not None
     assert of.high is not None
     low, high = sorted((measure.better(of.low), measure.better(of.high)))
@@ -176,7 +177,7 @@ def _interval(of: Difference | Bootstrap, measure: Measure) -> str:
 
 
 def _power(difference: Difference, measure: Measure) -> str:
-    """With this spread, how large a difference how many seeds would show, four times in five."""
+    """The differences that given numbers of seeds would show with 80 % power at this spread."""
     sd, count, gain = difference.sd, len(difference.values), abs(difference.mean)
     if not sd:
         return ""
@@ -192,7 +193,7 @@ def _power(difference: Difference, measure: Measure) -> str:
 
 
 def detectable(seeds: int, sd: float, confidence: float = CONFIDENCE) -> float:
-    """The difference that a paired t test over so many seeds shows with that probability."""
+    """The difference that a paired t test over so many seeds shows with probability `POWER`."""
     low, high = 0.0, sd
     while _shown_with(high, sd, seeds, confidence) < POWER:
         low, high = high, 2 * high
@@ -203,7 +204,7 @@ def detectable(seeds: int, sd: float, confidence: float = CONFIDENCE) -> float:
 
 
 def seeds_needed(difference: float, sd: float, confidence: float = CONFIDENCE) -> int | None:
-    """The fewest seeds that show a difference with that probability; None where `MOST_SEEDS` do not."""
+    """The fewest seeds that show a difference with probability `POWER`; None if `MOST_SEEDS` do not."""
     low, high = 1, 2
     while _shown_with(difference, sd, high, confidence) < POWER:
         low, high = high, 2 * high
@@ -216,9 +217,9 @@ def seeds_needed(difference: float, sd: float, confidence: float = CONFIDENCE) -
 
 
 def _shown_with(difference: float, sd: float, seeds: int, confidence: float) -> float:
-    """The probability that a paired t test shows a difference: over the spreads that so many seeds may find.
+    """The power of a paired t test, averaged over the standard deviations that so many seeds may find.
 
-    scipy's noncentral t distribution is nan at some shifts.
+    scipy's noncentral t distribution returns nan at some shifts.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -229,19 +230,19 @@ def _shown_with(difference: float, sd: float, seeds: int, confidence: float) -> 
 
 @functools.lru_cache
 def _spreads(freedom: int) -> Any:
-    """Standard deviations that so many degrees of freedom find where the true one is 1, equally likely each."""
+    """Equally likely sample standard deviations for a true one of 1, with so many degrees of freedom."""
     from scipy.special import gammaincinv
 
     return np.sqrt(2 * gammaincinv(freedom / 2, (np.arange(_SPREADS) + 0.5) / _SPREADS) / freedom)
 
 
 def places(value: float) -> int:
-    """Decimal places that show two digits of a value that are not 0; negative for large ones."""
+    """Decimal places that show two significant digits of a value; negative for large ones."""
     return 2 if value == 0 or not math.isfinite(value) else 1 - math.floor(math.log10(abs(value)))
 
 
 def number(value: float, digits: int) -> str:
-    """A number to so many decimal places, without zeros at its end."""
+    """A number with so many decimal places, without trailing zeros."""
     if digits > 6:
         return f"{value:.2g}".replace("-", "−")
     text = f"{round(value, digits):.{max(0, digits)}f}"
@@ -250,7 +251,7 @@ def number(value: float, digits: int) -> str:
 
 
 def fixed(value: float, digits: int) -> str:
-    """A number to so many decimal places, all of them shown, for a column of a table."""
+    """A number with exactly so many decimal places, for a column of a table."""
     if digits > 6:
         return number(value, digits)
     text = f"{round(value, digits):.{max(0, digits)}f}"
