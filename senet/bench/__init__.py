@@ -1,4 +1,4 @@
-"""What SE costs here: the plain network, the peer's SE and ours in turn, by engine, in inference and in training."""
+"""Measure the cost of SE: plain, a peer's SE and ours in turn, per engine, in inference and training."""
 
 from senet.bench.advice import Advice, Placed
 from senet.bench.advising import advise

@@ -1,4 +1,4 @@
-"""`Advice`: what SE costs by stage and placement in one engine, and what of it fits a budget."""
+"""`Advice`: the cost of SE by stage and placement in one engine, and the sites that fit a budget."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ ADVICE = "advice.json"
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """SE at some sites of a network, and what it costs there.
+    """SE at some sites of a network, and its cost there.
 
     Attributes:
-        what: which sites, in words: "stage 3".
-        placement: as in `SESpec`.
-        sites: names of the modules that SE is joined to.
-        reduction_ratio: r of the blocks.
-        form: "optimized" (as `senet.optimize` and `senet.export` give it) or "as inserted".
-        parameters: that SE adds.
-        ratio: its time over that of the network without SE: the median over rounds of both in turn, and a 95 %
-            interval.
-        accuracy: the mean over seeds, a fraction, in an ablation that trained the same sites; None without one.
+        what: the sites in words: "stage 3".
+        placement: the placement, as in `SESpec`.
+        sites: the modules that SE is joined to.
+        reduction_ratio: the blocks' reduction ratio r.
+        form: "optimized" (by `senet.optimize` or `senet.export`) or "as inserted".
+        parameters: the parameters that SE adds.
+        ratio: its time over that of the network without SE: the median over alternating rounds,
+            with a 95 % interval.
+        accuracy: the mean accuracy over seeds, a fraction, from an ablation with the same sites; None without one.
     """
 
     what: str
@@ -52,22 +52,22 @@ class Placed:
 
     @property
     def cost(self) -> float:
-        """What SE adds to the time, over the time without; 0 where the measurement says less."""
+        """The relative time that SE adds, at least 0."""
         return max(0.0, self.ratio.value - 1)
 
     @property
     def site_cost(self) -> float:
-        """The cost of one site, where all cost alike."""
+        """The cost per site, if all cost the same."""
         return self.cost / len(self.sites)
 
     @property
     def tells_sites_apart(self) -> bool:
-        """Whether the interval is narrower than what one site costs."""
+        """Whether the interval is narrower than the cost of one site."""
         low, high = self.ratio.low, self.ratio.high
         return low is not None and high is not None and high - low < self.site_cost
 
     def cells(self) -> list[Cell]:
-        """Its row in a table."""
+        """Its row of a table."""
         accuracy = None if self.accuracy is None else f"{self.accuracy:.2%}"
         return [
             cell(self.placement),
@@ -85,21 +85,21 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What SE costs by stage and placement in one engine, and what of it fits a budget; `str()` is the table.
+    """The cost of SE by stage and placement in one engine, and the sites that fit a budget; `str()` is the table.
 
     Attributes:
         model: the network's name.
-        example: shape of one batch, (N, C, *space).
-        engine: what ran it, a name of `cases.ENGINES`.
-        budget: the most time that the network with SE may take, over the time without.
-        plain: seconds of the network without SE, the median.
-        measured: SE at all sites, at each stage's alone, and at single ones, by placement.
-        tried: proposals that were built and measured, in order; the last is the proposal where it fits.
-        proposal: what fits, measured as a whole; None where nothing does.
-        command: what puts the proposal into the network; "" without one.
-        notes: what else to know.
-        machine: what it ran on.
-        quick: whether it was measured in a hurry.
+        example: the shape of one batch, (N, C, *space).
+        engine: the engine, a name of `cases.ENGINES`.
+        budget: the largest allowed ratio of the time with SE to the time without.
+        plain: the median seconds of the network without SE.
+        measured: SE at all sites, at one stage's sites, and at single sites, by placement.
+        tried: the proposals built and measured, in order; the last is the proposal if it fits.
+        proposal: the proposal that fits, measured as a whole; None if nothing fits.
+        command: the command that inserts the proposal; "" without one.
+        notes: further remarks.
+        machine: the machine.
+        quick: whether it was a quick measurement.
     """
 
     model: str
@@ -129,7 +129,7 @@ class Advice:
         return None if self.proposal is None else list(self.proposal.sites)
 
     def parts(self) -> list[str | Table]:
-        """The tables, the proposal in words, what to know of it, and the machine."""
+        """The tables, the proposal in words, remarks, and the machine."""
         engine = ENGINES[self.engine].words
         title = f"What SE costs in {self.model}, {engine}, batch {self.example[0]} (plain {1000 * self.plain:.2f} ms)"
         found: list[str | Table] = [_table("measured", title, self.measured)]
@@ -153,7 +153,7 @@ class Advice:
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: times in seconds, ratios as they are (1.02 is 2 % more time), accuracies as fractions."""
+        """Plain values: times in seconds, ratios (1.02 is 2 % more time), accuracies as fractions."""
         return {**dataclasses.asdict(self), "example": list(self.example), "machine": dict(self.machine)}
 
     def write(self, folder: Path) -> None:
@@ -183,9 +183,9 @@ def _table(name: str, title: str, rows: Sequence[Placed]) -> Table:
 
 
 def patterns(chosen: Collection[str], known: Collection[str]) -> list[str]:
-    """The fewest `where` patterns that match the chosen names, and no others of those known.
+    """The fewest `where` patterns that match the chosen names and no other known ones.
 
-    A pattern is a name, or the first parts of one and a star: "layer4.*". None at all stands for all that is known.
+    A pattern is a name, or its first parts with a star: "layer4.*". No patterns stand for all known names.
     """
     found: list[str] = []
     left = [] if set(chosen) == set(known) else list(chosen)

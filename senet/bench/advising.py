@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["advise"]
 
 FORMS = ("optimized", "as inserted")
-_TRIES = 6  # proposals that are built and measured before it is said that none fits
+_TRIES = 6  # proposals to build and measure before reporting that none fits
 
 Sites = Mapping[str, Sequence[Site]]
 Accuracies = Mapping[tuple[str, int, frozenset[int] | None], float]
-"""By placement, reduction ratio and the stages that hold SE; None for all."""
+"""Accuracies by placement, reduction ratio and the stages that hold SE (None for all)."""
 
 
 def advise(
@@ -60,28 +60,29 @@ def advise(
 ) -> Advice:
     """Find where SE fits into a latency budget, measured in the engine that will run the network.
 
-    The network without SE, with SE at all sites and with SE at one stage's sites run in turn, for each placement. The
-    proposal has the most sites that fit: in the paper's tables 13 and 14 a stage without SE loses more accuracy than
-    another placement does. Where a stage fits in part, its last sites are taken. The proposal is built and measured
-    once more as a whole; where it takes too long, twice the reduction ratio is tried, and then fewer sites.
+    For each placement, the network runs in turn without SE, with SE at all sites, and with SE at
+    one stage's sites. The proposal has the most sites that fit, because in the paper's tables 13
+    and 14 a stage without SE loses more accuracy than another placement does. If a stage fits only
+    in part, its last sites are used. The proposal is then built and measured as a whole. If it is
+    too slow, twice the reduction ratio is tried, and then fewer sites.
 
     Args:
-        model: the network, with SE or without; it stays as it is.
-        example: (1, C, *space), one input of it.
+        model: the network, with or without SE; it is not changed.
+        example: one input, (1, C, *space).
         engine: a name of `senet.bench.cases.ENGINES`.
-        budget: the most time with SE over the time without: 1.02 is 2 % more.
-        batch_size: inputs at a time.
-        placements: the paper's placements to choose among; of two with as many sites, the first is proposed.
-        reduction_ratio: r of the blocks.
-        ablation: a folder that `senet ablate` wrote: the accuracies of the same sites stand beside the costs.
-        out: a folder for advice.json and table.txt; None: nothing is written.
-        name: of the network, to readers and in the command; its class by default.
-        quick: fewer rounds: a look, no figure to report.
-        progress: whether to say how far it is, on standard error.
+        budget: the largest allowed ratio of the time with SE to the time without: 1.02 is 2 % more.
+        batch_size: the batch size.
+        placements: the placements to choose from; among those with equally many sites the first is proposed.
+        reduction_ratio: the blocks' reduction ratio r.
+        ablation: a folder of `senet ablate`, whose accuracies for the same sites are shown beside the costs.
+        out: a folder for advice.json and table.txt; None writes nothing.
+        name: the network's name in the table and the command; its class by default.
+        quick: use fewer rounds, for a first impression only.
+        progress: whether to show progress on standard error.
 
     Raises:
-        ValueError: there is no such engine or placement, the engine is not installed, the budget is 1 or less, the
-            example is none, or SE has no place in the network.
+        ValueError: there is no such engine or placement, the engine is not installed, the budget is
+            at most 1, the example is not one, or SE has no place in the network.
     """
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise InputError("advise takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
@@ -121,7 +122,7 @@ def advise(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """SE to build and to measure."""
+    """A choice of SE to build and measure."""
 
     what: str
     placement: str
@@ -131,7 +132,7 @@ class _Plan:
 
 
 class _Search:
-    """Builds networks with SE and measures them in turn with the network without."""
+    """Builds networks with SE, and measures them in turn with the network without."""
 
     def __init__(
         self,
@@ -155,7 +156,8 @@ class _Search:
     def whole(self, reduction_ratio: int) -> list[Placed]:
         """SE at all sites of each placement, in the faster of its two forms.
 
-        A form is for an engine: a squeeze before the last convolution saves reads in most, and adds layers in some.
+        The faster form depends on the engine: a squeeze before the last convolution saves reads in
+        most, but adds layers in some.
         """
         plans = [
             _Plan("all stages", placement, tuple(names), reduction_ratio, form)
@@ -169,7 +171,7 @@ class _Search:
         ]
 
     def by_stage(self, whole: Sequence[Placed]) -> list[Placed]:
-        """SE at each stage's sites alone."""
+        """SE at one stage's sites, for each stage."""
         plans = []
         for each in whole:
             stage_of = self.stage_of[each.placement]
@@ -184,7 +186,7 @@ class _Search:
     def proposals(
         self, budget: float, whole: Sequence[Placed], stages: Sequence[Placed]
     ) -> tuple[list[Placed], list[Placed], bool]:
-        """The proposals measured, the single sites measured for them, and whether the last proposal fits."""
+        """The measured proposals, the single sites measured for them, and whether the last proposal fits."""
         room, tried, singles = budget - 1, list[Placed](), list[Placed]()
         costs = _site_costs(whole, stages)
         partly = _partly_filled(whole, stages, costs, room)
@@ -193,7 +195,7 @@ class _Search:
             singles = self._measure(f"single sites of {partly.what}", alone)
             costs[partly.placement].update({each.sites[0]: each.cost for each in singles})
         plan = _most_sites(whole, stages, costs, room)
-        wider = False  # whether the ratio was doubled for these sites
+        wider = False  # whether the reduction ratio was doubled for these sites
         while plan is not None and len(tried) < _TRIES:
             (measured,) = self._measure("the proposal", [plan])
             tried.append(measured)
@@ -237,11 +239,11 @@ class _Search:
 
     @functools.cached_property
     def _plain_run(self) -> Callable[[], object]:
-        """What runs the network without SE; a converter takes long enough once."""
+        """The runner of the network without SE, converted only once."""
         return inference(self.engine, self._as_it_is(copy.deepcopy(self.plain)), self.x)
 
     def _as_it_is(self, network: nn.Module) -> nn.Module:
-        """The network with normalisations folded; a converter for devices folds them itself."""
+        """The network with folded normalisations, unless the engine's converter folds them itself."""
         return network if ENGINES[self.engine].folds else folded(network, self.example)
 
     def _accuracy(self, plan: _Plan) -> float | None:
@@ -257,7 +259,7 @@ def _sites(plain: nn.Module, example: Tensor, placements: Sequence[str]) -> Site
     """The sites of each placement that has any.
 
     Raises:
-        InsertionError: none has.
+        InsertionError: none has any.
     """
     if not placements:
         raise InputError(f"name one placement at least, of {', '.join(PLACEMENTS)}")
@@ -273,7 +275,7 @@ def _sites(plain: nn.Module, example: Tensor, placements: Sequence[str]) -> Site
 
 
 def _site_costs(whole: Sequence[Placed], stages: Sequence[Placed]) -> dict[str, dict[str, float]]:
-    """What each site costs, by placement: its share of its stage's cost."""
+    """The cost of each site, by placement: its share of its stage's cost."""
     costs: dict[str, dict[str, float]] = {}
     for each in (*whole, *stages):
         costs.setdefault(each.placement, {}).update(dict.fromkeys(each.sites, each.site_cost))
@@ -283,7 +285,7 @@ def _site_costs(whole: Sequence[Placed], stages: Sequence[Placed]) -> dict[str, 
 def _most_sites(
     whole: Sequence[Placed], stages: Sequence[Placed], costs: Mapping[str, Mapping[str, float]], room: float
 ) -> _Plan | None:
-    """The plan with the most sites whose costs add up to `room` at most; of two with as many, the first placement's."""
+    """The plan with the most sites whose costs sum to at most `room`; among equals the first placement's."""
     plans = []
     for each in whole:
         plan = _plan_of(each)
@@ -291,7 +293,7 @@ def _most_sites(
             inside = [stage for stage in stages if stage.placement == each.placement] or [each]
             taken = {name for stage in _stages_within(inside, room) for name in stage.sites}
             left = room - sum(costs[each.placement][name] for name in taken)
-            # From the last: PP-LCNet's SE in its last two units gains the most at the least time.
+            # Later sites first: PP-LCNet gains most per time from SE in its last two units.
             for name in reversed(each.sites):
                 cost = costs[each.placement][name]
                 if name not in taken and cost <= left:
@@ -305,7 +307,7 @@ def _most_sites(
 
 
 def _stages_within(stages: Sequence[Placed], room: float) -> Sequence[Placed]:
-    """The stages with the most sites whose costs add up to `room` at most; of as many, the later ones."""
+    """The stages with the most sites whose costs sum to at most `room`; among equals the later ones."""
     subsets = (subset for size in range(len(stages) + 1) for subset in itertools.combinations(stages, size))
     fitting = [subset for subset in subsets if sum(stage.cost for stage in subset) <= room]
     return max(fitting, key=lambda subset: (sum(len(stage.sites) for stage in subset), [s.what for s in subset]))
@@ -314,7 +316,7 @@ def _stages_within(stages: Sequence[Placed], room: float) -> Sequence[Placed]:
 def _partly_filled(
     whole: Sequence[Placed], stages: Sequence[Placed], costs: Mapping[str, Mapping[str, float]], room: float
 ) -> Placed | None:
-    """The stage of which the plan takes some sites and leaves others; None where there is none."""
+    """The stage that the plan uses only in part; None if there is none."""
     plan = _most_sites(whole, stages, costs, room)
     if plan is None:
         return None
@@ -323,7 +325,7 @@ def _partly_filled(
 
 
 def _without_costliest(plan: _Plan, part: float, costs: Mapping[str, float]) -> _Plan | None:
-    """The plan without a part of its sites: the costliest, and of equals those that come first in the network."""
+    """The plan without its costliest sites; among equals the earlier ones go."""
     fewer = max(1, round(part * len(plan.sites)))
     dropped = set(sorted(plan.sites, key=lambda name: -costs[name])[:fewer])
     names = tuple(name for name in plan.sites if name not in dropped)
@@ -335,7 +337,7 @@ def _plan_of(each: Placed) -> _Plan:
 
 
 def _in_words(names: Sequence[str], stages: Sequence[Placed]) -> str:
-    """Which sites: whole stages by their name, others one by one."""
+    """The sites in words: whole stages by name, others one by one."""
     words = []
     for stage in stages:
         inside = [name for name in stage.sites if name in names]
@@ -362,7 +364,7 @@ def _command(label: str, proposal: Placed, found: Sites) -> str:
 
 
 def _accuracies(folder: Path) -> Accuracies:
-    """The mean accuracies of an ablation.
+    """Read the mean accuracies of an ablation.
 
     Raises:
         InputError: the folder holds no ablation.

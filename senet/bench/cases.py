@@ -1,4 +1,4 @@
-"""Which cases there are: what is measured, in which engine, at which batch."""
+"""The cases of a benchmark: what is measured, in which engine, at which batch size."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["ENGINES", "INFERENCE", "KEPT", "LARGEST", "TRAINING", "Case", "Engin
 
 INFERENCE, TRAINING, KEPT, LARGEST = "inference", "training step", "kept for backward", "largest batch"
 
-SMALL = 64  # pixels a side, of pictures that networks are given in larger batches
+SMALL = 64  # side in pixels of small images, which are measured in larger batches
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What runs a network.
+    """An engine that runs networks.
 
     Attributes:
-        words: its name to a reader.
+        words: its name for readers.
         device: "cpu" or "cuda".
-        modules: packages that it needs.
-        trains: whether it runs training steps too.
-        usual: whether it is measured unless it is left out.
-        folds: whether its converter folds normalisations itself, and is given the network as it is.
-        extra: of senet, which installs what it needs.
+        modules: the packages that it needs.
+        trains: whether it also runs training steps.
+        usual: whether it is measured by default.
+        folds: whether its converter folds normalisations itself.
+        extra: the extra of senet that installs the packages.
     """
 
     words: str
@@ -70,27 +70,27 @@ class Case:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Which it is, as `Row.key` says it."""
+        """Its key, as in `Row.key`."""
         return self.what, self.engine, self.batch
 
     @property
     def words(self) -> str:
-        """It to a reader."""
+        """Its description for readers."""
         batch = f", batch {self.batch}" if self.batch else ""
         return f"{self.what}, {ENGINES[self.engine].words}{batch}"
 
 
 def cases(size: int, engines: Sequence[str] | None = None, batch_size: int | None = None) -> list[Case]:
-    """The cases of a network on pictures of `size`: inference, training steps, and bytes kept for backward.
+    """The cases of a network on images of `size`: inference, training steps, and bytes kept for backward.
 
     Args:
-        size: pixels a side.
-        engines: names of `ENGINES`; None: all but INT8.
-        batch_size: the one batch to measure at; None: on the CPU 1 and 16 (128 for small pictures) in inference and
-            the larger one in training, on a GPU 256.
+        size: the images' side in pixels.
+        engines: names of `ENGINES`; None means the default ones.
+        batch_size: the only batch size; None means 1 and 16 (128 for small images) for inference on
+            the CPU, the larger one for training, and 256 on a GPU.
 
     Raises:
-        ValueError: on an engine that there is not, with the nearest.
+        ValueError: there is no such engine; the message has the nearest.
     """
     for name in engines or ():
         if name not in ENGINES:

@@ -1,4 +1,4 @@
-"""Who is measured: a network without SE, the same with a peer's SE, and the same with ours."""
+"""The contestants: a network without SE, with a peer's SE, and with ours."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _ROUNDING = 1e-3  # timm rounds the hidden width to a multiple of 8
 
 @dataclasses.dataclass(frozen=True)
 class Contestants:
-    """A network without SE, with a peer's and with ours; the three are of one architecture.
+    """Three networks of one architecture: without SE, with a peer's, and with ours.
 
     Attributes:
-        networks: by contestant, in training mode, on the CPU.
-        peer: who made the peer's SE, in words: "timm's SE", "the straightforward block".
+        networks: the networks by contestant, in training mode on the CPU.
+        peer: the peer's SE in words: "timm's SE", "the straightforward block".
         foreign: whether the peer is another library's network.
     """
 
@@ -51,11 +51,11 @@ class Contestants:
     foreign: bool
 
     def within(self, name: str) -> AbstractContextManager[None]:
-        """Within it that contestant's SE is computed as it is to be."""
+        """A context in which the contestant's SE is computed in its own way."""
         return unfused() if name == PEER and not self.foreign else contextlib.nullcontext()
 
     def inference_forms(self, example: Tensor) -> dict[str, nn.Module]:
-        """What is run in inference: normalisations folded in all; in the optimized ones the squeeze moved through."""
+        """The inference forms: all with folded normalisations, the optimized ones with the squeeze moved."""
         forms = {name: folded(self.networks[name], example) for name in (PLAIN, PEER)}
         forms[OURS] = optimized(self.networks[OURS], example)
         if self.foreign:
@@ -64,16 +64,16 @@ class Contestants:
 
 
 def contestants(model: nn.Module, example: Tensor) -> Contestants:
-    """The contestants of a network, with SE or without: where it has none, ours is put in.
+    """The contestants of a network; ours is inserted if it has no SE.
 
-    The peer is timm's network, where timm has the same and is installed; else ours as the equations stand.
+    The peer is timm's network if timm is installed and has the same architecture, else our unfused block.
 
     Args:
         model: the network; it stays as it is.
-        example: (1, C, *space), what it takes.
+        example: one input, (1, C, *space).
 
     Raises:
-        InsertionError: (a ValueError) where SE has no place in it.
+        InsertionError: (a ValueError) SE has no place in it.
     """
     torch.manual_seed(0)
     plain = remove(model, everything=True) if blocks(model) else copy.deepcopy(model)
@@ -86,7 +86,7 @@ def contestants(model: nn.Module, example: Tensor) -> Contestants:
 
 
 def _timms(model: nn.Module, ours: nn.Module, example: Tensor) -> nn.Module | None:
-    """Timm's network with SE that has as many parameters and multiply-adds as ours; None where there is none."""
+    """Timm's network with SE and with as many parameters and multiply-adds as ours; None if there is none."""
     if importlib.util.find_spec("timm") is None:
         return None
     import timm
@@ -94,7 +94,7 @@ def _timms(model: nn.Module, ours: nn.Module, example: Tensor) -> nn.Module | No
     name, options = origin(model)
     library, _, bare = (name or "").rpartition(":")
     if library == "" and re.fullmatch(r"resnet(50|101|152)", bare):
-        known = f"legacy_se{bare}"  # with the stride in the first 1×1 convolution, as the paper's
+        known = f"legacy_se{bare}"  # with the stride in the first 1×1 convolution, as in the paper
     else:
         known = f"se{bare.removesuffix('_v1_5')}"
     if not timm.is_model(known):
@@ -107,20 +107,20 @@ def _timms(model: nn.Module, ours: nn.Module, example: Tensor) -> nn.Module | No
 
 
 def _size(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """How many parameter tensors there are, and the multiply-adds: what two networks of one architecture share."""
+    """The number of parameter tensors and the multiply-adds, which are equal for equal architectures."""
     with untouched(model):
         multiply_adds = count_calls(model, {}, example)[1]
     return len(list(model.parameters())), multiply_adds
 
 
 def optimized(model: nn.Module, example: Tensor) -> nn.Module:
-    """The inference form that `optimize` and `export` give; the log is kept back, as the table says it."""
+    """The inference form of `optimize` and `export`, without their log, since the table reports it."""
     with turned_down("senet", to=logging.ERROR):
         return inference_form(model.eval(), example)
 
 
 def folded(model: nn.Module, example: Tensor) -> nn.Module:
-    """The network treated likewise in all but SE, which stays where and as it is."""
+    """The same inference form, except that SE is unchanged."""
     network = capture(model, example)
     fold_constants(network)
     fold_affine(network)

@@ -1,4 +1,4 @@
-"""Engines on phones and boards: ExecuTorch, LiteRT and ncnn, each through its own converter, on this processor."""
+"""Engines for phones and boards, run on this processor: ExecuTorch, LiteRT and ncnn with their converters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Run = Callable[[], Any]
 
 
 def executorch_program(network: nn.Module, x: Tensor) -> Any:
-    """The network lowered to XNNPACK, whose graph shows how many pieces it was cut into.
+    """The network lowered to XNNPACK; its graph shows the number of pieces it was cut into.
 
     Args:
-        network: in eval mode, on the CPU, in float32.
-        x: (N, C, *space).
+        network: the network, in eval mode on the CPU in float32.
+        x: the input, (N, C, *space).
     """
     with silent():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -33,7 +33,7 @@ def executorch_program(network: nn.Module, x: Tensor) -> Any:
 
 
 def executorch(network: nn.Module, x: Tensor) -> Run:
-    """What runs the network in ExecuTorch, and returns its first output as a tensor."""
+    """A function that runs the network in ExecuTorch and returns its first output as a tensor."""
     program = executorch_program(network, x)
     with silent():
         from executorch.runtime import Runtime
@@ -43,7 +43,7 @@ def executorch(network: nn.Module, x: Tensor) -> Run:
         method = loaded.load_method("forward")
 
     def run() -> Any:
-        # The program points into the buffer and the method into the program: freed early, the process crashes.
+        # The program points into the buffer, and the method into the program: freeing either early crashes the process.
         _ = buffer, loaded
         return method.execute([x])[0]
 
@@ -51,7 +51,7 @@ def executorch(network: nn.Module, x: Tensor) -> Run:
 
 
 def litert(network: nn.Module, x: Tensor) -> Run:
-    """What runs the network in LiteRT (TensorFlow Lite), with XNNPACK, and returns its first output as an array."""
+    """A function that runs the network in LiteRT with XNNPACK and returns its first output as an array."""
     with silent(), tempfile.TemporaryDirectory() as folder:
         import litert_torch
         from ai_edge_litert.interpreter import Interpreter
@@ -72,7 +72,7 @@ def litert(network: nn.Module, x: Tensor) -> Run:
 
 
 def ncnn(network: nn.Module, x: Tensor) -> Run:
-    """What runs the network in ncnn, in float32 and sample by sample, and returns the last one's output as an array."""
+    """A function that runs the network in ncnn, in float32 sample by sample, and returns the last output."""
     import numpy
 
     with silent(), tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def ncnn(network: nn.Module, x: Tensor) -> Run:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Within it nothing reaches standard output and error: converters print their passes, some from C++."""
+    """A context that silences standard output and error, on which converters print, some from C++."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")

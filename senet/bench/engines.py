@@ -1,4 +1,4 @@
-"""The engines: each makes of a network's inference form something that runs one batch, and returns when it is done."""
+"""The engines: each turns a network's inference form into a function that runs one batch to completion."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Run = Callable[[], object]
 
 
 def inference(engine: str, form: nn.Module, x: Tensor) -> Run:
-    """What runs `form` on `x` in an engine of `cases.ENGINES`; it takes the form over, and may convert it.
+    """A function that runs `form` on `x` in an engine of `cases.ENGINES`; the engine may convert the form in place.
 
     Args:
-        engine: its name.
-        form: in eval mode, on the CPU, in float32.
-        x: (N, C, *space) float32.
+        engine: the engine's name.
+        form: the network, in eval mode on the CPU in float32.
+        x: the input, (N, C, *space) float32.
     """
     makers: dict[str, Callable[[nn.Module, Tensor], Run]] = {
         "eager": lambda form, x: _eager(form, x, torch.contiguous_format),
@@ -91,13 +91,13 @@ def _openvino(form: nn.Module, x: Tensor, precision: str) -> Run:
 
 
 def _int8(form: nn.Module, x: Tensor) -> Run:
-    model = quantized(openvino_model(trace(form, x), {}), [x[:1]] * 4)  # the time does not depend on the ranges
+    model = quantized(openvino_model(trace(form, x), {}), [x[:1]] * 4)  # the ranges do not affect the time
     network = OpenVino(_static(model, x))
     return lambda: network(x)
 
 
 def _static(model: Any, x: Tensor) -> Any:
-    """The model for batches of this size alone, as who measures or serves one batch size makes it."""
+    """The model specialised to this batch size, as for serving."""
     model.reshape(list(x.shape))
     return model
 

@@ -1,4 +1,4 @@
-"""`bench`: the table of what SE costs, measured case by case, each kept in a file as soon as it is done."""
+"""`bench`: measure the cost of SE case by case, saving each result at once."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ _PACKAGES = ("timm", "onnxruntime", "openvino", "nncf")
 
 
 class BenchError(SenetError, ValueError):
-    """A measurement cannot be made or gone on with as asked; the message says why, and what would do."""
+    """A measurement cannot be made or resumed as requested; the message says why, and what would work."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What was measured; `str()` is the table.
+    """The result of a benchmark; `str()` is the table.
 
     Attributes:
         model: the network's name.
-        example: shape of one input, (1, C, *space).
-        peer: whose SE stands beside ours, in words.
-        quick: whether it was measured in a hurry.
-        machine: what it ran on: processor, threads, versions.
-        rows: one for each case.
+        example: the shape of one input, (1, C, *space).
+        peer: the peer's SE, in words.
+        quick: whether it was a quick measurement.
+        machine: processor, threads and versions.
+        rows: one row per case.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Bench:
     rows: tuple[Row, ...]
 
     def parts(self) -> list[str | Table]:
-        """The table, and below it the machine."""
+        """The table and the machine."""
         from senet.bench.show import parts
 
         return parts(self)
@@ -81,10 +81,10 @@ class Bench:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Bench:
-        """The measurement of which `to_json` made `values`.
+        """The measurement from the `values` of `to_json`.
 
         Raises:
-            TypeError, KeyError: where they are of something else.
+            TypeError, KeyError: the values are of something else.
         """
         rows = tuple(map(Row.from_json, values["rows"]))
         return cls(**{**values, "example": tuple(values["example"]), "rows": rows})
@@ -102,27 +102,27 @@ def bench(
     resume: bool = True,
     progress: bool = True,
 ) -> Bench:
-    """Measure a network without SE, with a peer's and with ours, in turn, and write table, figure and JSON.
+    """Measure a network without SE, with a peer's SE and with ours in turn; write table, figure and JSON.
 
-    Of times it is the median over rounds, in each of which all run one after the other, of the ratios to the network
-    without SE, with a 95 % interval. In inference all have their normalisations folded, and ours is what `optimize`
-    gives; in training each is as it is made.
+    In each round all run one after another. A time's result is the median over rounds of its ratio
+    to the network without SE, with a 95 % interval. In inference all have folded normalisations,
+    and ours is the result of `optimize`. In training each network is unchanged.
 
     Args:
         model: the network, with SE or without; it stays as it is.
         example: (1, C, *space), one input of it.
-        out: a folder: report.html, bench.json, table.txt, figure.svg, figure.png. Called again with it, what was
-            measured by the same code in the same way is kept.
-        name: of the network, to readers; its class by default.
-        engines: names of `cases.ENGINES`; None: all but INT8.
-        batch_size: one batch; None: the usual ones, see `cases.cases`.
-        quick: fewer rounds, and nothing compiled.
-        resume: False measures all anew.
-        progress: whether to show how far it is, on standard error.
+        out: a folder for report.html, bench.json, table.txt, figure.svg and figure.png. Rows that
+            the same code already measured there in the same way are kept.
+        name: the network's name for readers; its class by default.
+        engines: names of `cases.ENGINES`; None means the default ones.
+        batch_size: the only batch size; None means the defaults of `cases.cases`.
+        quick: use fewer rounds, and compile nothing.
+        resume: False measures everything again.
+        progress: whether to show progress on standard error.
 
     Raises:
-        ValueError: on an engine that there is not, a network in which SE has no place, and a folder that holds
-            the measurement of something else.
+        ValueError: there is no such engine, SE has no place in the network, or the folder holds
+            another measurement.
     """
     from senet.console.progress import Progress, duration
 
@@ -157,7 +157,7 @@ def bench(
 
     write_table(result, folder)
     write_figures(result, folder)
-    if importlib.util.find_spec("jinja2") and importlib.util.find_spec("matplotlib"):  # of the extra "study"
+    if importlib.util.find_spec("jinja2") and importlib.util.find_spec("matplotlib"):  # from the extra "study"
         from senet.bench.page import bench_page
         from senet.report import write_page
 
@@ -166,14 +166,14 @@ def bench(
 
 
 def _in_order(result: Bench) -> Bench:
-    """The rows in the order of the whole table, whichever were measured first."""
+    """The rows in table order, independent of when they were measured."""
     whats, engines = (INFERENCE, TRAINING, KEPT, LARGEST), list(ENGINES)
     rows = sorted(result.rows, key=lambda row: (whats.index(row.what), engines.index(row.engine), row.batch))
     return dataclasses.replace(result, rows=tuple(rows))
 
 
 class _Measuring:
-    """Measures case after case; what the cases share is made once."""
+    """Measures case by case, making shared parts once."""
 
     def __init__(self, who: Contestants, example: Tensor, effort: Effort) -> None:
         self.who = who
@@ -182,7 +182,7 @@ class _Measuring:
         self._forms: dict[str, nn.Module] | None = None
 
     def row(self, case: Case) -> Row:
-        """The row of a case: what went wrong is its note."""
+        """Measure a case; its row notes any error."""
         begun = time.monotonic()
         row = Row(case.what, case.engine, case.batch)
         if why := missing(case):
@@ -190,7 +190,7 @@ class _Measuring:
         try:
             with _same_random_state():
                 row = self._measured(case, row)
-        except Exception as error:  # one engine that fails leaves the others
+        except Exception as error:  # a failing engine must not stop the others
             said = " ".join(str(error).split())[:160]
             row = dataclasses.replace(row, note=f"failed: {type(error).__name__}: {said}")
         return dataclasses.replace(row, seconds=round(time.monotonic() - begun, 1))
@@ -247,7 +247,7 @@ def _counted(row: Row, counts: Mapping[str, int]) -> Row:
 
 
 def missing(case: Case) -> str:
-    """Why a case cannot be measured here; "" where it can."""
+    """Why a case cannot be measured here; "" if it can."""
     engine = ENGINES[case.engine]
     if engine.device == "cuda" and not torch.cuda.is_available():
         return "not measured: no CUDA GPU here"
@@ -275,7 +275,7 @@ def _in_words(row: Row) -> str:
 
 
 def machine_of_figures() -> dict[str, Any]:
-    """What the figures are measured on: processor, threads, instruction set and versions."""
+    """The machine of a measurement: processor, threads, instruction set and versions."""
     from senet.console.machine import machine
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -287,7 +287,7 @@ def machine_of_figures() -> dict[str, Any]:
 
 
 def _code() -> str:
-    """A short text that changes with the code on which the figures hang."""
+    """A short digest of the code on which the figures depend."""
     package = Path(__file__).parent.parent
     rooms = ("fused", "inference", "export", "bench")
     files = [package / "block.py", *(file for room in rooms for file in (package / room).rglob("*.[pch]*"))]
@@ -299,10 +299,10 @@ def _code() -> str:
 
 
 def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int], Row]:
-    """The rows that an earlier call measured by the same code, with figures.
+    """The measured rows of an earlier call with the same code.
 
     Raises:
-        BenchError: where the folder holds a measurement of something else.
+        BenchError: the folder holds another measurement.
     """
     path = folder / RESULT
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The report of a measurement: one HTML page with the figure, the table and the machine."""
+"""The report of a benchmark: one HTML page with figure, table and machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["bench_page"]
 
 
 def bench_page(result: Bench) -> Page:
-    """The page of a measurement, for `write_page`."""
+    """The page of a benchmark, for `write_page`."""
     parts: list[Text | Chart | Table] = [Text(meaning(result))]
     if any(row.ratios for row in result.rows):
         data = [line for row in result.rows for line in _lines(row)]

@@ -1,4 +1,4 @@
-"""What was measured, as plain values that a file keeps: ratios with their intervals, one row for each case."""
+"""The rows of a benchmark, as plain values for a file: ratios with intervals, one row per case."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Something of a network over that of the plain network.
+    """A ratio to the plain network.
 
     Attributes:
-        value: the median over the rounds of their ratios, or the ratio of two counts.
-        low: the lower end of a 95 % interval of the median; None for counts, and below 6 rounds.
-        high: its upper end, likewise.
+        value: the median ratio over rounds, or the ratio of two counts.
+        low: the lower end of the median's 95 % interval; None for counts and below 6 rounds.
+        high: the interval's upper end, likewise.
     """
 
     value: float
@@ -31,7 +31,7 @@ class Ratio:
 
     @classmethod
     def of_rounds(cls, ratios: Sequence[float]) -> Ratio:
-        """The median of the rounds' ratios, with its interval."""
+        """The median ratio over rounds, with its interval."""
         low, high = median_interval(ratios)
         return cls(statistics.median(ratios), low, high)
 
@@ -46,13 +46,13 @@ class Row:
 
     Attributes:
         what: "inference", "training step", "kept for backward" or "largest batch".
-        engine: what ran it, by its name in `--engines`.
-        batch: images at a time; 0 where that is what was sought.
-        plain: of the plain network: seconds (the median), bytes or images; None where it was not measured.
-        ratios: over the plain network's, by contestant: "ours", "peer", "peer optimized".
-        rounds: of all contestants in turn; 0 for counts.
-        seconds: that measuring took, all in all.
-        note: why there is no figure, or what is worth saying of it.
+        engine: the engine, by its name in `--engines`.
+        batch: the batch size; 0 if the case searches for it.
+        plain: the plain network's median seconds, bytes or images; None if not measured.
+        ratios: the ratios to the plain network, by contestant: "ours", "peer", "peer optimized".
+        rounds: the number of rounds; 0 for counts.
+        seconds: the time of the whole measurement.
+        note: the reason why there is no figure, or a remark.
     """
 
     what: str
@@ -66,7 +66,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Which case it is of."""
+        """The key of its case."""
         return self.what, self.engine, self.batch
 
     def to_json(self) -> dict[str, Any]:
@@ -75,24 +75,24 @@ class Row:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Row:
-        """The row of which `to_json` made `values`.
+        """The row from the `values` of `to_json`.
 
         Raises:
-            TypeError: on names that it does not know.
+            TypeError: a name is unknown.
         """
         ratios = {name: Ratio(**ratio) for name, ratio in values["ratios"].items()}
         return cls(**{**values, "ratios": ratios})
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
-    """An interval for the median of what the values are drawn from, whatever its distribution: two order statistics.
+    """A distribution-free interval for the median of the values' population: two order statistics.
 
-    Of n values, the k-th smallest is above the median with the probability that a fair coin, thrown n times, shows
-    heads less than k times. None where even the smallest and the largest are not enough: below 6 values for 95 %.
+    The k-th smallest of n values exceeds the median with the probability of fewer than k heads in n
+    fair coin tosses. None if even the extremes do not suffice, which for 95 % is below 6 values.
     """
     n = len(values)
     ordered = sorted(values)
-    tail, k = 0.0, 0  # tail: the probability of less than k heads
+    tail, k = 0.0, 0  # tail: the probability of fewer than k heads
     while (more := tail + math.comb(n, k) / 2**n) <= (1 - confidence) / 2:
         tail, k = more, k + 1
     return (ordered[k - 1], ordered[n - k]) if k else (None, None)

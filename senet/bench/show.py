@@ -1,4 +1,4 @@
-"""The table and the figure of a measurement."""
+"""The table and the figure of a benchmark."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ MARKERS = {OURS: "o", PEER_OPTIMIZED: "D", PEER: "s"}
 
 
 def parts(result: Bench) -> list[str | Table]:
-    """The table, and below it the machine and what the figures mean."""
+    """The table, the machine, and the meaning of the figures."""
     return [bench_table(result), meaning(result), machine_line(result.machine)]
 
 
 def bench_table(result: Bench) -> Table:
-    """One row for each case, the ratios to the network without SE in columns."""
+    """One row per case, with ratios to the network without SE."""
     shown = [name for name in (OURS, PEER, PEER_OPTIMIZED) if any(name in row.ratios for row in result.rows)]
     words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer}, optimized"}
     columns = [
@@ -92,12 +92,12 @@ def write_table(result: Bench, folder: Path) -> None:
 
 
 def markdown(result: Bench) -> str:
-    """The table for a page."""
+    """The table as Markdown."""
     return bench_table(result).markdown()
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """What it was measured on, in a line."""
+    """The machine in one line."""
     versions = [f"{name} {machine[name]}" for name in ("torch", "onnxruntime", "openvino", "timm") if name in machine]
     device = "" if machine["device"] == "cpu" else f", {machine['device']}"
     return (
@@ -107,7 +107,7 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def meaning(result: Bench) -> str:
-    """What the figures are, in a sentence or two."""
+    """The meaning of the figures, in a sentence or two."""
     rounds = [row.rounds for row in result.rows if row.rounds]
     how = f", {min(rounds)} to {max(rounds)} rounds of all in turn" if rounds else ""
     quick = " Measured in a hurry (--quick)." if result.quick else ""
@@ -115,7 +115,7 @@ def meaning(result: Bench) -> str:
 
 
 def plain_words(row: Row) -> str:
-    """What was measured of the plain network, with its unit."""
+    """The plain network's measurement with its unit."""
     if row.plain is None:
         return "–"
     if row.what == KEPT:
@@ -131,7 +131,7 @@ def shape_words(result: Bench) -> str:
 
 
 def write_figures(result: Bench, folder: Path) -> None:
-    """Write the figure as .svg and .png; without matplotlib, or without a figure to draw, none."""
+    """Write the figure as .svg and .png, if matplotlib is installed and there is anything to draw."""
     if not any(row.ratios for row in result.rows):
         return
     for kind in ("svg", "png"):
@@ -139,7 +139,7 @@ def write_figures(result: Bench, folder: Path) -> None:
 
 
 def figure(result: Bench) -> Figure:
-    """Each case a line: ours and the peer's as points with their intervals, against the network without SE."""
+    """One line per case with ours and the peer's ratio and interval, against the network without SE."""
     rows = [row for row in result.rows if row.ratios]
     words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer} through senet.optimize"}
     series = [

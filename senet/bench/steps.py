@@ -1,4 +1,4 @@
-"""Training steps, what autograd keeps of a forward pass, and the largest batch that a GPU's memory holds."""
+"""Training steps, the memory that autograd keeps of a forward pass, and the largest batch on a GPU."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from senet.cost.activations import kept_for_backward
 
 __all__ = ["kept", "largest_batch", "training_step"]
 
-_MOST = 2**14  # images at a time that are tried
-_STEP = 16  # batches are tried in multiples of it
+_MOST = 2**14  # the largest batch tried
+_STEP = 16  # batches are multiples of it
 
 
 def training_step(engine: str, network: nn.Module, x: Tensor) -> Callable[[], None]:
-    """What takes one step of training: forward, cross entropy, backward, SGD with momentum.
+    """A function that runs one training step: forward, cross entropy, backward, SGD with momentum.
 
     Args:
-        engine: of `cases.ENGINES`, one that trains.
-        network: in training mode; a copy of it is trained.
-        x: (N, C, *space), the pictures, on the CPU.
+        engine: an engine of `cases.ENGINES` that trains.
+        network: the network, in training mode; a copy is trained.
+        x: the images, (N, C, *space), on the CPU.
     """
     device = "cuda" if engine.startswith("cuda") else "cpu"
     autocast = device == "cuda" or engine == "bf16"
@@ -54,22 +54,22 @@ def training_step(engine: str, network: nn.Module, x: Tensor) -> Callable[[], No
 
 
 def kept(network: nn.Module, x: Tensor) -> int:
-    """Bytes kept for the backward pass of one forward pass in training mode: distinct storages, parameters left out."""
+    """Bytes kept for the backward pass of one forward pass in training mode: distinct storages without parameters."""
     return kept_for_backward(copy.deepcopy(network).train(), {}, x)[0]
 
 
 def largest_batch(network: nn.Module, x: Tensor) -> int:
-    """The most images of which a training step, in bf16 and channels last, fits into the GPU's memory.
+    """The largest batch whose training step, in bf16 and channels last, fits into the GPU's memory.
 
     Args:
-        network: in training mode.
-        x: (1, C, *space), one picture.
+        network: the network, in training mode.
+        x: one image, (1, C, *space).
     """
     return largest(lambda batch: _fits(network, x, batch))
 
 
 def largest(fits: Callable[[int], bool], most: int = _MOST) -> int:
-    """The largest multiple of 16 that fits, at most `most`; 0 where not even 16 does. What is larger fits less."""
+    """The largest multiple of 16 up to `most` that fits, by bisection; 0 if not even 16 fits."""
     low, high = 0, _STEP
     while high <= most and fits(high):
         low, high = high, 2 * high
@@ -83,7 +83,7 @@ def largest(fits: Callable[[int], bool], most: int = _MOST) -> int:
 def _fits(network: nn.Module, x: Tensor, batch: int) -> bool:
     try:
         step = training_step("cuda", network, x.expand(batch, *x.shape[1:]))
-        for _ in range(2):  # the optimiser's state comes with the first
+        for _ in range(2):  # the first step allocates the optimiser's state
             step()
     except torch.OutOfMemoryError:
         return False
@@ -94,6 +94,6 @@ def _fits(network: nn.Module, x: Tensor, batch: int) -> bool:
 
 
 def _scores(output: Any) -> Tensor:
-    """The (N, classes) scores in what a network returns; Inception adds auxiliary ones in training."""
+    """The (N, classes) scores in a network's output; Inception adds auxiliary ones in training."""
     scores: Tensor = output if isinstance(output, Tensor) else output.logits
     return scores.flatten(1)

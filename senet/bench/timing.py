@@ -1,4 +1,4 @@
-"""Times of several things in turn, so that what the machine does beside falls on all of them alike."""
+"""Time several functions in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["FULL", "QUICK", "Effort", "in_turn"]
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The effort of a measurement.
 
     Attributes:
-        least: rounds at least.
-        most: rounds at most.
-        seconds: that the rounds of one case may take, where `least` do not take longer.
-        warm_up: seconds of each contestant before the first round, and two runs at least.
+        least: the least number of rounds.
+        most: the largest number of rounds.
+        seconds: the time for the rounds of one case, unless `least` rounds take longer.
+        warm_up: seconds of warm-up per contestant, with at least two runs.
     """
 
     least: int
@@ -35,18 +35,18 @@ class Effort:
 FULL = Effort(least=15, most=101, seconds=40, warm_up=1.0)
 QUICK = Effort(least=7, most=21, seconds=5, warm_up=0.2)
 
-_LEAST_S = 0.02  # a shorter run is repeated, and the time of all is taken
+_LEAST_S = 0.02  # shorter runs are repeated and timed together
 
 
 def in_turn(
     runs: Mapping[str, Callable[[], object]], effort: Effort, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each run, round by round: in each round all of them, another first each time.
+    """Seconds of each run per round; every round runs all of them, starting with another each time.
 
     Args:
-        runs: by name; each returns when its work is done.
-        effort: how long.
-        clock: seconds that go by.
+        runs: the functions by name; each returns when its work is done.
+        effort: the effort.
+        clock: a clock in seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with _without_collection():
@@ -67,7 +67,7 @@ def in_turn(
 
 
 def _warm_up(run: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
-    """Run until it has had time to warm up; the seconds of the last run."""
+    """Run for the warm-up time; return the seconds of the last run."""
     until = clock() + seconds
     run()  # compiles, allocates
     while True:
@@ -80,7 +80,7 @@ def _warm_up(run: Callable[[], object], seconds: float, clock: Callable[[], floa
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Within it Python does not collect garbage, which takes milliseconds when it likes."""
+    """A context without Python's garbage collection, which costs milliseconds at random times."""
     gc.collect()
     was = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, kept activations, latency."""
+"""The cost of a network: parameters, multiply-adds, kept activations, latency."""
 
 from senet.cost.cost import BlockCost, Cost, cost
 

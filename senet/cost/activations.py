@@ -1,4 +1,4 @@
-"""Bytes kept for the backward pass, and those that are kept because of SE blocks."""
+"""Count the bytes kept for the backward pass, in all and because of SE blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kept_for_backward", "watched"]
 
-_SINGLE_VALUE = "Expected more than 1 value per channel"  # batch norm's refusal of one 1×1 map
+_SINGLE_VALUE = "Expected more than 1 value per channel"  # batch norm's error on a single 1×1 map
 
 
 @contextlib.contextmanager
@@ -28,9 +28,9 @@ def watched(
     entered: Callable[[str, Tensor], None],
     left: Callable[[str, Tensor, Tensor], None],
 ) -> Iterator[None]:
-    """Within it `entered(name, x)` is called before each call of an SE block, `left(name, x, y)` after it.
+    """A context that calls `entered(name, x)` before and `left(name, x, y)` after each call of an SE block.
 
-    Not where a block runs in its normalisation's pass, which has no such moments:
+    Blocks that run in their normalisation's fused pass are not called; see
     `senet.fused.switch.watching`.
     """
     hooks = []
@@ -51,21 +51,21 @@ def watched(
 
 
 def kept_for_backward(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[int, dict[str, int]]:
-    """Bytes that autograd keeps of one forward pass of `model`, in the mode it is in.
+    """The bytes that autograd keeps of one forward pass of `model` in its present mode.
 
-    These are distinct storages, without parameters and buffers. Where batch norm refuses a batch of
-    one on 1×1 maps, they are reckoned from batches 2 and 3, as they grow linearly.
+    They are distinct storages without parameters and buffers. If batch norm refuses a batch of one
+    on 1×1 maps, they are extrapolated from batches 2 and 3, because they grow linearly.
 
     Args:
         model: the network; its buffers change as in training.
-        found: its SE blocks by name.
+        found: its SE blocks, by name.
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
     Returns:
-        The bytes in all, and per SE block those that the same network without it does not keep.
+        The total bytes, and for each SE block those that the network would not keep without it.
 
     Raises:
-        ValueError: where the network does not run on the example.
+        ValueError: the network does not run on the example.
     """
     try:
         return _kept(model, found, example)
@@ -81,20 +81,20 @@ def kept_for_backward(model: nn.Module, found: Mapping[str, nn.Module], example:
 
 
 class _Kept:
-    """What autograd holds in place of a tensor it keeps; it lives as long as the graph does."""
+    """The object that autograd holds in place of a kept tensor; it lives as long as the graph."""
 
     def __init__(self, tensor: Tensor, owner: str | None) -> None:
         self.tensor = tensor
-        self.owner = owner  # the SE block within whose call it was kept
+        self.owner = owner  # the SE block during whose call it was kept
 
 
 def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[int, dict[str, int]]:
-    """Bytes kept for the backward pass of one forward pass, in all and because of each SE block."""
+    """The bytes kept of one forward pass, in all and because of each SE block."""
     within: list[str] = []
     references: list[weakref.ref[_Kept]] = []
     rescaled: list[tuple[str, torch.UntypedStorage, torch.UntypedStorage]] = []
     names = {block: name for name, block in found.items()}
-    in_passing: dict[int, str] = {}  # storages that are kept because of a block that runs in its normalisation's pass
+    in_passing: dict[int, str] = {}  # storages kept because of a block that runs in its normalisation's pass
 
     def pack(tensor: Tensor) -> _Kept:
         item = _Kept(tensor.detach(), within[-1] if within else None)
@@ -106,7 +106,7 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
 
     def left(name: str, x: Tensor, y: Tensor) -> None:
         within.pop()
-        rescaled.append((name, x.untyped_storage(), y.untyped_storage()))  # held: no address is used twice
+        rescaled.append((name, x.untyped_storage(), y.untyped_storage()))  # kept alive, so that no address is reused
 
     def ran(block: nn.Module, kept: Sequence[Tensor]) -> None:
         if block in names:
@@ -128,7 +128,7 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
         if (address := storage._cdata) not in constant:
             size[address] = storage.nbytes()
             owners.setdefault(address, set()).add(in_passing.get(address, item.owner))
-    del output  # the graph lived until here, and with it what it keeps
+    del output  # the graph, and so everything that it keeps, lived until here
     calls = [(name, x._cdata, y._cdata) for name, x, y in rescaled]
     return sum(size.values()), _because_of_se(size, owners, calls, found)
 
@@ -139,17 +139,17 @@ def _because_of_se(
     calls: Iterable[tuple[str, int, int]],
     found: Iterable[str],
 ) -> dict[str, int]:
-    """Per SE block, the bytes that the same network without it does not keep.
+    """For each SE block, the bytes that the network would not keep without it.
 
-    These are the storages that nobody keeps but SE blocks. And as a block's output is its input in
-    the network without it, that network keeps one storage where others than SE keep both: the
-    second is the block's.
+    These are storages that only SE blocks keep. Also, without the block its input is its output. So
+    if other modules keep both, the network without SE would keep only one, and the other counts for
+    the block.
     """
     bytes_for = dict.fromkeys(found, 0)
     for address, by in owners.items():
         if None not in by:
             bytes_for[min(name for name in by if name is not None)] += size[address]
-    without_se = {address: None in by for address, by in owners.items()}  # kept by others, or one with such
+    without_se = {address: None in by for address, by in owners.items()}  # kept by others, or identical to one that is
     for name, x, y in calls:
         if x != y:
             kept_x, kept_y = without_se.get(x, False), without_se.get(y, False)

@@ -1,4 +1,4 @@
-"""What a network costs on an example, and what of it is Squeeze-and-Excitation's (section 4 of the paper)."""
+"""Count the cost of a network on an example, and SE's part of it (section 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockCost", "Cost", "cost"]
 
-LEAST_ROUNDS, MOST_ROUNDS = 15, 301  # of plain and SE in turn: as many as fit the time, within these
+LEAST_ROUNDS, MOST_ROUNDS = 15, 301  # pairs of plain and SE: as many as fit the time, within these limits
 MEASURING_S, WARM_UP_S = 1.0, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockCost:
-    """What one SE block costs.
+    """The cost of one SE block.
 
     Attributes:
-        name: of the module.
-        channels: C; None where the block's layers do not show it.
-        width: hidden units between the two layers; None where there is one layer, or none.
+        name: the module's name.
+        channels: C; None if the block's layers do not show it.
+        width: the hidden units between the two layers; None if there are fewer layers.
         parameters: a number.
-        multiply_adds: of its layers, for the example.
+        multiply_adds: its layers' multiply-adds on the example.
         rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts.
-            Of a made block all products of two tensors that are as large as its map, the one with α
-            among them.
-        activation_bytes: kept for the backward pass because this block is there.
+            For a made block these are all products of two tensors with results of the map's size,
+            including the one with α.
+        activation_bytes: the bytes kept for the backward pass because of this block.
     """
 
     name: str
@@ -56,22 +56,22 @@ class BlockCost:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network costs on an example, in all and per SE block; `str()` is a table.
+    """The cost of a network on an example, in all and per SE block; `str()` is a table.
 
     Attributes:
         parameters: a number.
-        multiply_adds: of one forward pass in eval mode: half of what PyTorch's flop counter counts,
-            which is convolutions and matrix products.
-        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; beside
-            `multiply_adds`, not in it.
-        activation_bytes: distinct storages kept for the backward pass of one forward pass in
-            training mode, or in `activation_mode`; parameters and buffers left out.
-        latency_ratio: time of a forward pass in eval mode over that of the same network with SE
-            removed, or None where it was not measured.
+        multiply_adds: the multiply-adds of one forward pass in eval mode: half of PyTorch's flop
+            count, which covers convolutions and matrix products.
+        rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; not part
+            of `multiply_adds`.
+        activation_bytes: the bytes of distinct storages, without parameters and buffers, kept for
+            the backward pass of one forward pass in `activation_mode`.
+        latency_ratio: the time of a forward pass in eval mode over that of the same network with SE
+            removed; None if not measured.
         blocks: one BlockCost per SE block.
-        example: shape and type of the example, in words.
-        activation_mode: "training", or "eval" where the network does not run on the example in
-            training mode, as a detector that then wants targets.
+        example: the example's shape and type, in words.
+        activation_mode: "training", or "eval" if the network does not run on the example in
+            training mode, as a detector that needs targets.
     """
 
     parameters: int
@@ -95,7 +95,7 @@ class Cost:
 
     @property
     def se_activation_bytes(self) -> int:
-        """The SE blocks' part of `activation_bytes`: what the same network without SE does not keep."""
+        """The SE blocks' part of `activation_bytes`, which the network without SE does not keep."""
         return sum(block.activation_bytes for block in self.blocks)
 
     @property
@@ -121,32 +121,30 @@ class Cost:
 
 
 def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
-    """Count what `model` costs on `example`, and the SE blocks' share of each figure (section 4).
+    """Count the cost of `model` on `example`, and the SE blocks' share of each figure (section 4).
 
-    The network runs on its own device: in eval mode for the multiply-adds, in training mode for the
-    activations kept. It is left as it was: training modes, buffers, gradients and the random state.
-    A frozen layer counts as frozen: less is kept where parameters need no gradient. The example
-    stands for batches of it, so normalisation and SE count as sharing a pass, which they would not
-    do over a small tensor.
+    The network runs on its own device, in eval mode for multiply-adds and in training mode for kept
+    activations. Modes, buffers, gradients and the random state are restored. Frozen parameters
+    count as frozen, which keeps fewer activations. The example stands for large batches, so
+    normalisation and SE count as fused even if the example is too small for that.
 
-    Batch norm refuses a batch of one whose maps shrink to 1×1. The activations are then measured at
-    batches 2 and 3, and reckoned for batch 1, as they grow linearly. If the network does not run on
-    the example in training mode, they are counted in eval mode, and `Cost` says so.
+    Batch norm refuses a batch of one whose maps shrink to 1×1. Activations are then extrapolated
+    from batches 2 and 3, because they grow linearly. If the network does not run on the example in
+    training mode, they are counted in eval mode, and `Cost` says so.
 
     SE that is written into a larger module's forward is counted under that module's name:
-    parameters, arithmetic and what its layers keep. It cannot be removed, so where there is no
-    other its share of the time is not measured.
+    parameters, arithmetic and kept activations. It cannot be removed, so without other SE its share
+    of the time is not measured.
 
     Args:
         model: any network.
         example: an input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of
             keyword arguments.
-        latency: also time it, in turn with a copy from which SE is removed: the median of at least
-            15 paired ratios after warm-up, and exactly 1 where there is no SE.
+        latency: also measure the time, in turn with a copy without SE: the median of at least 15
+            paired ratios after warm-up, and exactly 1 for a network without SE.
 
     Raises:
-        ValueError: where the network does not take the example, or has lazy layers that were never
-            built.
+        ValueError: the network refuses the example, or has uninitialised lazy layers.
     """
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise InputError(
@@ -157,8 +155,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         listed = blocks(model, example)
         found = {name: block for name, block in listed.items() if not isinstance(block, InlineSE)}
         inline = {name: block for name, block in listed.items() if isinstance(block, InlineSE)}
-        # SE in a larger module's forward has no call of its own: what its layers do is counted, one
-        # by one.
+        # SE in a larger module's forward has no call of its own, so its layers are counted one by
+        # one.
         layers = {layer: model.get_submodule(layer) for se in inline.values() for layer in se.layers}
         with untouched(model):
             calls, multiply_adds = count_calls(model, {**found, **layers}, example)
@@ -192,8 +190,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
 
 
 def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[str, tuple[int, dict[str, int]]]:
-    """The mode in which the network runs, and what `kept_for_backward` counts in it."""
-    with fuse_any_size():  # one image stands for a batch of them
+    """The mode in which the network runs, and the count of `kept_for_backward` in it."""
+    with fuse_any_size():  # one image stands for a batch
         try:
             with untouched(model, training=True):
                 return "training", kept_for_backward(model, found, example)
@@ -206,7 +204,7 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
 
 
 def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
-    """C and the hidden width, as the block's layers show them, whoever wrote it."""
+    """C and the hidden width, read from the layers of a block of any library."""
     if isinstance(block, MadeBlock):
         return block.channels, None
     layers = [m.weight for m in block.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
@@ -216,19 +214,19 @@ def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
 
 
 def _outside_inference_mode(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor  # autograd cannot keep an inference tensor
+    return tensor.clone() if tensor.is_inference() else tensor  # autograd cannot keep inference tensors
 
 
 @dataclasses.dataclass
 class Calls:
-    """What the calls of one SE block did, summed: multiplications by gates, and PyTorch's flops, 2 per multiply-add."""
+    """Sums over the calls of one SE block: multiplications by gates, and PyTorch's flops, 2 per multiply-add."""
 
     rescaling: int = 0
     flops: int = 0
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it the multiplications and divisions of two tensors that give at least `least` numbers are counted."""
+    """A mode that counts multiplications and divisions of two tensors with results of at least `least` numbers."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -243,9 +241,9 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, Calls], int]:
-    """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model`, as it is."""
+    """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model` in its mode."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, which `import senet` is spared
+    from torch.utils.flop_counter import FlopCounterMode  # deferred: it takes 0.1 s to import
 
     calls = {name: Calls() for name in found}
     made = {name for name, block in found.items() if isinstance(block, MadeBlock)}
@@ -261,9 +259,9 @@ def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) 
             calls[name].rescaling += products.count if name in made and products is not None else x.numel()
 
         fused = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know
+        torch.backends.mha.set_fastpath_enabled(False)  # a fused operation that the counter does not know
         try:
-            with watched(found, entered, left), sdpa_kernel(SDPBackend.MATH):  # nor does it know every kernel
+            with watched(found, entered, left), sdpa_kernel(SDPBackend.MATH):  # it does not know every kernel either
                 run(model, example)
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
@@ -276,7 +274,7 @@ def _latency_ratio(model: nn.Module, example: Any) -> float:
     pair_s = _warm_up(plain, example) + _warm_up(model, example)
     rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, math.ceil(MEASURING_S / pair_s)))
     ratios = []
-    for n in range(rounds):  # in turn, and each first in turn: neither gains by what the other left behind
+    for n in range(rounds):  # in turn, with the order alternating, so that neither gains from the other's warm caches
         seconds = {}
         for network in (plain, model) if n % 2 else (model, plain):
             seconds[network] = _seconds(network, example)
@@ -285,7 +283,7 @@ def _latency_ratio(model: nn.Module, example: Any) -> float:
 
 
 def _warm_up(network: nn.Module, example: Any) -> float:
-    """Run `network` until it has had time to warm up; the seconds of its last forward pass."""
+    """Run `network` for the warm-up time; return the seconds of its last forward pass."""
     until = time.perf_counter() + WARM_UP_S
     _seconds(network, example)
     while True:

@@ -1,4 +1,4 @@
-"""What a network costs, as tables."""
+"""Tables of a network's cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["blocks_table", "comparison_table", "cost_tables"]
 
 
 def cost_tables(cost: Cost) -> list[Table]:
-    """What a network costs and what of it is SE's, in all and per SE block."""
+    """Tables of a network's cost and SE's share, in all and per SE block."""
     rows = [
         (
             "parameters",
@@ -44,7 +44,7 @@ def cost_tables(cost: Cost) -> list[Table]:
 
 
 def blocks_table(cost: Cost) -> Table:
-    """What each SE block costs: one row per block."""
+    """A table of the SE blocks' cost with one row per block."""
     rows = [
         (
             block.name,
@@ -62,7 +62,7 @@ def blocks_table(cost: Cost) -> Table:
 
 
 def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Table:
-    """What the network costs without `block` and with it, side by side."""
+    """A table of the cost without and with `block`, side by side."""
     rows = [
         (
             "parameters",
