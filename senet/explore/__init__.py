@@ -1,4 +1,4 @@
-"""A page on which a person plays with the gates of a network's SE blocks, on this machine alone."""
+"""A local web page for exploring the gates of a network's SE blocks."""
 
 from senet.explore.looking import Held, Look, Maps, Means, look
 from senet.explore.network import Subject, open_subject

@@ -1,4 +1,4 @@
-"""Gates and feature maps as small pictures: PNG files inside the page, a pixel for each number."""
+"""Draw gates and feature maps as small PNG images inside the page, one pixel per number."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 GATE_COLOURS = ((0.0, "#0b3c6f"), (0.5, "#7fb2d9"), (1.0, "#f2f2f2"), (1.5, "#f0a35c"), (2.0, "#9c4a05"))
-"""Of a gate: blue closes, light grey (1) leaves as it is, orange amplifies; colour-blind people tell them apart."""
+"""The colour-blind palette of gates: blue attenuates, light grey (1) is neutral, orange amplifies."""
 
 MAP_COLOURS = ((-1.0, "#5e2b7c"), (-0.5, "#b398c6"), (0.0, "#f7f7f7"), (0.5, "#7fbf7f"), (1.0, "#14592a"))
-"""Of a map's value over the map's largest: purple below zero, green above."""
+"""The colours of a feature map, relative to its largest value: purple below zero, green above."""
 
 DIFFERENCE_COLOURS = ((0.0, "#f2f2f2"), (1.0, "#1a1a1a"))
 _LEVELS = 256
-_LARGEST_MAP = 56  # pixels a side that a map is shown with
+_LARGEST_MAP = 56  # side in pixels of a displayed map
 
 Colours = tuple[tuple[float, str], ...]
 
@@ -44,17 +44,17 @@ def gate_colours(reach: float) -> Colours:
 
 
 def strip(gates: Tensor, colours: Colours = GATE_COLOURS) -> str:
-    """The gates (C,) of a block as a picture of C × 1 pixels, a data: address."""
+    """The gates (C,) of a block as an image of C × 1 pixels, a data: URL."""
     return _png(gates[None].numpy(), colours)
 
 
 def difference_strip(difference: Tensor, largest: float) -> str:
-    """How far two pictures' gates (C,) are apart, C × 1 pixels; black is `largest`."""
+    """The distance between two images' gates (C,) as C × 1 pixels; black is `largest`."""
     return _png((difference / max(largest, 1e-12))[None].numpy(), DIFFERENCE_COLOURS)
 
 
 def feature_map(values: Tensor, largest: float) -> str:
-    """A feature map (H, W), large ones averaged down; the darkest colours are `largest` and its negative."""
+    """A feature map (H, W) as an image, reduced by averaging if large; the darkest colours are ±`largest`."""
     side = max(values.shape)
     if side > _LARGEST_MAP:
         height, width = (max(1, round(n * _LARGEST_MAP / side)) for n in values.shape)
@@ -63,7 +63,7 @@ def feature_map(values: Tensor, largest: float) -> str:
 
 
 def photo(pixels: Tensor) -> str:
-    """An image (C, H, W) uint8, of 1, 3 or 4 channels, as a data: address."""
+    """An image (C, H, W) uint8 of 1, 3 or 4 channels as a data: URL."""
     return _address(Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).contiguous().numpy()))
 
 
@@ -75,7 +75,7 @@ def gradient(colours: Colours) -> str:
 
 
 def _png(values: NDArray[np.floating], colours: Colours) -> str:
-    """An indexed picture: each value clipped to the range of the colours."""
+    """An indexed PNG; values are clipped to the range of the colours."""
     low, high = colours[0][0], colours[-1][0]
     finite = np.nan_to_num((values - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
     levels = np.rint(finite.clip(0, 1) * (_LEVELS - 1)).astype(np.uint8)

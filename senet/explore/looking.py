@@ -1,4 +1,4 @@
-"""One picture through one network, its gates as they are or held: what it says, and what the gates were."""
+"""Run one image through a network with free or held gates, and return predictions and gates."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ KINDS = ("computed", "one", "mean", "scaled")
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """What a block's gates are held at: as computed, 1, their mean over pictures, or `factor` times themselves.
+    """The treatment of a block's gates: as computed, 1, their mean over images, or `factor` times themselves.
 
     Raises:
-        ValueError: on another kind, or a factor outside [0, 2].
+        ValueError: the kind is unknown, or the factor is outside [0, 2].
     """
 
     kind: str = "computed"
@@ -42,7 +42,7 @@ class Held:
 
     @property
     def changes(self) -> bool:
-        """Whether the network computes anything else for it."""
+        """Whether it changes what the network computes."""
         return self.kind != "computed"
 
     def __str__(self) -> str:
@@ -54,10 +54,10 @@ AS_COMPUTED = Held()
 
 
 class Means:
-    """The mean gates of every block over pictures, each counted once.
+    """The mean gates of each block over images, counting each image once.
 
     Attributes:
-        pictures: how many.
+        pictures: the number of images.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Means:
         self._seen: set[str] = set()
 
     def add(self, key: str, gates: Mapping[str, Tensor]) -> None:
-        """Count the gates (C,) of one picture; one whose `key` was counted before is not counted again."""
+        """Count the gates (C,) of one image, unless its `key` was counted before."""
         if key in self._seen:
             return
         self._seen.add(key)
@@ -91,12 +91,12 @@ class Maps:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a network said of a picture.
+    """A network's predictions and gates for one image.
 
     Attributes:
         probabilities: (classes,), the softmax of its scores.
-        gates: by block, (C,): what each channel was multiplied by, in the order in which the blocks ran.
-        maps: of the block that was asked for.
+        gates: the gates (C,) by block, in the order in which the blocks ran.
+        maps: the maps of the requested block.
     """
 
     probabilities: Tensor
@@ -104,7 +104,7 @@ class Look:
     maps: Maps | None = None
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """The `count` likeliest classes with their probabilities, the likeliest first."""
+        """The `count` most likely classes with their probabilities, most likely first."""
         values, classes = self.probabilities.topk(min(count, len(self.probabilities)))
         return list(zip(classes.tolist(), values.tolist(), strict=True))
 
@@ -119,18 +119,18 @@ def look(
     means: Means | None = None,
     maps_of: str | None = None,
 ) -> Look:
-    """Show one picture to a network in eval mode.
+    """Run one image through a network in eval mode.
 
     Args:
-        network: with SE blocks, ours or another library's.
-        preprocessing: of its input.
-        pixels: (3, size, size) uint8, as `preprocessing` makes them.
-        held: by block, what its gates are held at.
-        means: for blocks that are held at the mean; one that is not in it is left as it is computed.
-        maps_of: the block whose maps are wanted.
+        network: a network with SE blocks, ours or another library's.
+        preprocessing: its preprocessing.
+        pixels: (3, size, size) uint8, from `preprocessing`.
+        held: the treatment of gates, by block.
+        means: the mean gates; a block without one keeps its computed gates.
+        maps_of: the block whose maps are returned.
 
     Raises:
-        StudyError: where the network does not return (N, classes) scores.
+        StudyError: the network does not return (N, classes) scores.
     """
     device = next(network.parameters()).device
     at = {name: _value(name, each, means) for name, each in (held or {}).items() if each.changes}
@@ -150,7 +150,7 @@ def look(
 
 
 def mean_gates(network: nn.Module, preprocessing: Preprocessing, pictures: Iterable[tuple[str, Tensor]]) -> Means:
-    """The mean gates over pictures, given as (key, pixels)."""
+    """The mean gates over images, given as (key, pixels)."""
     means = Means()
     for key, pixels in pictures:
         means.add(key, look(network, preprocessing, pixels).gates)
@@ -174,7 +174,7 @@ def _keeper(channels_at: int, keep: Callable[[Maps], None]) -> Callable[..., Non
 
 
 def _maps(x: Tensor, channels_at: int) -> Tensor:
-    """(C, H, W) of the first sample; what has no space is 1 × 1, and of a volume the mean over its depth."""
+    """(C, H, W) of the first sample; without space 1 × 1, and for a volume the mean over its depth."""
     x = (x.movedim(-1, 1) if channels_at == -1 else x)[0].detach().float().cpu()
     while x.dim() < 3:
         x = x.unsqueeze(-1)

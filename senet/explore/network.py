@@ -1,4 +1,4 @@
-"""A network that is looked at: made once, with its input's preprocessing, the names of its classes and its blocks."""
+"""A network to explore, with its preprocessing, class names and SE blocks."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["MOST_FOR_MEANS", "Subject", "open_subject"]
 
 MOST_FOR_MEANS = 200
-"""Pictures of --data over which gates are averaged: evenly chosen, as many as take seconds and not hours."""
+"""The most images of --data over which gates are averaged, which takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network that is looked at.
+    """A network to explore.
 
     Attributes:
-        name: as it was asked for.
-        network: in eval mode.
-        preprocessing: of its input.
-        classes: the names of its classes, one for each output.
-        channels: of each of its SE blocks that run, by name, in the order in which they run.
-        means: the mean gates over the pictures of a folder, where one was given.
-        notes: what is worth saying of it, such as weights that are random.
+        name: its name as given.
+        network: the network, in eval mode.
+        preprocessing: its preprocessing.
+        classes: the class names, one per output.
+        channels: the channels of each SE block that runs, by name, in the order of the run.
+        means: the mean gates over a folder's images, if one was given.
+        notes: remarks on it, such as random weights.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Subject:
     notes: tuple[str, ...] = ()
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """What of a picture the network sees: (C, size, size) uint8."""
+        """An image as the network sees it: (C, size, size) uint8."""
         return self.preprocessing(picture)
 
     def look(
@@ -66,7 +66,7 @@ class Subject:
         means: Means | None = None,
         maps_of: str | None = None,
     ) -> Look:
-        """Show it what `pixels` returned; see `senet.explore.look`. Its own means, where it has them, go first."""
+        """Run the network on `pixels`; see `senet.explore.look`. Its own means, if any, take precedence."""
         return look(self.network, self.preprocessing, pixels, held=held, means=self.means or means, maps_of=maps_of)
 
 
@@ -82,22 +82,22 @@ def open_subject(
     devices: str = "auto",
     make: Make | None = None,
 ) -> Subject:
-    """Make a network to look at, and try it on a grey picture.
+    """Make a network to explore, and try it on a grey image.
 
     Args:
-        model: a network's name as `senet.create` takes it, a file that `senet.save` wrote, or a run folder.
-        weights: of the network.
+        model: a network's name, as in `senet.create`, a file from `senet.save`, or a run folder.
+        weights: its weights.
         classes: as in `evaluate`; a class without a name is numbered.
         class_offset: as in `evaluate`.
-        data: images over which gates are averaged, as `open_data` takes them; at most 200 of them, evenly chosen.
-        data_root: where torchvision's data sets lie.
-        preprocessing: what is asked for in place of what is known.
-        devices: where it runs, as `evaluate` takes it.
-        make: what makes the blocks of a saved network, where its file does not say it.
+        data: images over which gates are averaged, as in `open_data`; at most 200 of them, evenly spaced.
+        data_root: the folder of torchvision's data sets.
+        preprocessing: requested changes to the known preprocessing.
+        devices: the device, as in `evaluate`.
+        make: the maker of a saved network's blocks, if its file does not name one.
 
     Raises:
-        StudyError: where it holds no SE block, or does not take a picture and return scores.
-        SenetError: where network, weights, names or data are not as asked.
+        StudyError: it holds no SE block, or does not take an image and return scores.
+        SenetError: network, weights, names or data are not usable.
     """
     device = device_of(devices)
     opened = open_network(model, {"weights": weights, "make": make})
@@ -108,7 +108,7 @@ def open_subject(
             f"{model} holds no SE block, so there are no gates to look at: put SE into it with senet insert, or name "
             "a network that has it, such as se_resnet50, timm:seresnet50 or torchvision:mobilenet_v3_small"
         )
-    # A dropped picture is no image of the data, so small data decide its size only where nobody else does.
+    # A dropped image is not from the data, so small data set its size only if nothing else does.
     how = opened.preprocessing(preprocessing or {}, None if native_preprocessing(network) else source)
     count = probe(network, how, model)
     first = look(network, how, how.grey()[0])
@@ -130,5 +130,5 @@ def _means(subject: Subject, source: DataSource) -> Means:
 
 
 def fingerprint(pixels: Tensor) -> str:
-    """Tells one picture from another."""
+    """A digest of an image."""
     return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()

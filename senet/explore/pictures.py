@@ -1,4 +1,4 @@
-"""A picture that somebody drops: decoded within bounds, in memory, and by nothing but decoders of pixels."""
+"""Decode a dropped image within bounds, in memory, and only with pixel decoders."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ __all__ = ["MOST_BYTES", "MOST_PIXELS", "PictureError", "from_base64", "read_pic
 MOST_BYTES = 16 * 2**20
 MOST_PIXELS = 50_000_000
 _LONGEST = 40
-"""Times the shorter side: resized by its shorter side, a thread of pixels would fill the memory."""
+"""The largest ratio of sides: a very thin image, resized by its shorter side, would fill the memory."""
 
 
 class PictureError(SenetError, ValueError):
-    """A file that is not shown; the message says why, and what would be."""
+    """A file that cannot be shown; the message says why, and what would work."""
 
 
 def too_many_bytes(count: int) -> PictureError:
-    """The error for a file of `count` bytes, more than are taken."""
+    """The error for a file of `count` bytes, which are too many."""
     return PictureError(
         f"this file has {count / 2**20:.0f} MiB; the page takes pictures of at most {MOST_BYTES // 2**20} MiB"
     )
 
 
 def from_base64(text: object) -> bytes:
-    """The bytes of a file as the page sends it.
+    """Decode a file's bytes as sent by the page.
 
     Raises:
-        PictureError: where there are too many, or it is no base64.
+        PictureError: there are too many, or it is not base64.
     """
     if not isinstance(text, str):
         raise PictureError("no file came: drop it again")
@@ -53,13 +53,13 @@ def from_base64(text: object) -> bytes:
 
 
 def read_picture(content: bytes) -> Image.Image:
-    """A picture as people see it: upright, RGB, 8 bits a channel; of an animation, the first.
+    """Read an image upright, in RGB with 8 bits a channel; of an animation the first frame.
 
-    How many pixels it has is read from its header, before any of them is decoded.
+    The number of pixels is read from its header before decoding.
 
     Raises:
-        PictureError: where it has too many bytes or pixels, is much longer than wide, is damaged, or is no picture
-            of pixels (an SVG drawing, a document, a text).
+        PictureError: it has too many bytes or pixels, is very thin, is damaged, or is not a pixel
+            image (an SVG drawing, a document, a text).
     """
     if len(content) > MOST_BYTES:
         raise too_many_bytes(len(content))
@@ -85,7 +85,7 @@ def read_picture(content: bytes) -> Image.Image:
 def _size(content: bytes) -> tuple[int, int]:
     """Width and height, from the header."""
     try:
-        # PIL remarks on large pictures
+        # PIL warns of large images
         with without_warnings(), Image.open(io.BytesIO(content), formats=readable_formats()) as image:
             return image.size
     except UnidentifiedImageError:
@@ -94,12 +94,12 @@ def _size(content: bytes) -> tuple[int, int]:
         raise PictureError(
             f"this picture has too many pixels; the page takes at most {MOST_PIXELS / 1e6:.0f} million"
         ) from None
-    except Exception as error:  # whatever a decoder makes of a damaged or hostile header
+    except Exception as error:  # any error of a decoder on a damaged or hostile header
         raise PictureError(f"this picture cannot be decoded ({reason_of(error):.120}): mend it") from None
 
 
 def _what(content: bytes) -> str:
-    """What a file is that no decoder of pixels knows."""
+    """The kind of a file that no pixel decoder knows, in words."""
     start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if re.match(rb"<svg|<\?xml|<!doctype svg", start) and b"<svg" in content[:65536].lower():
         return "this is an SVG drawing, not a picture of pixels"
@@ -112,7 +112,7 @@ def _is_text(start: bytes) -> bool:
     if b"\0" in start:
         return False
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)  # a character may be cut in two at the end
+        codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
     except UnicodeDecodeError:
         return False
     return True

@@ -1,7 +1,7 @@
-"""Serve the page to this machine alone: the page, its script and style, and one address that takes what a person does.
+"""Serve the page to this machine only: the page, its script and style, and one route that takes events.
 
-Starlette and uvicorn alone. A framework of widgets would bring routes that take files, serve files and fetch addresses,
-each of which would have to be closed again, and would decide the page's markup.
+It uses only Starlette and uvicorn. A widget framework would add routes for uploading files, serving
+files and fetching URLs, which would all have to be closed again.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = ["ADDRESS", "MOST_IN_A_REQUEST", "PORT", "Guard", "application", "list
 
 ADDRESS = "127.0.0.1"
 PORT = 7860
-MOST_IN_A_REQUEST = MOST_BYTES * 4 // 3 + 2**16  # a picture in base64, and what is around it
+MOST_IN_A_REQUEST = MOST_BYTES * 4 // 3 + 2**16  # an image in base64 with its envelope
 _MOST_TABS = 64
 _OWN_HOSTS = frozenset({ADDRESS, "localhost", "::1"})
-_LONGEST_LOOK = 30.0  # seconds that the end waits for a network that is computing
+_LONGEST_LOOK = 30.0  # seconds that shutdown waits for a computing network
 _HEADERS = (
-    # the browser itself lets no request out, whatever is on the page
+    # the browser blocks outgoing requests, whatever the page holds
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self'; "
@@ -64,10 +64,10 @@ _Result = TypeVar("_Result")
 
 
 class Guard:
-    """In front of the application: requests of this page alone pass.
+    """Middleware that lets only requests of this page pass.
 
-    A request must name this machine or a host that was allowed: any other name that leads here is somebody else's page,
-    by DNS. The port may be another, since a tunnel has its own. No other page may ask.
+    The host of a request must be this machine or an allowed one, which prevents DNS rebinding. The
+    port may differ, since a tunnel has its own. Requests of other origins are refused.
     """
 
     def __init__(self, application: Application, port: int, hosts: Collection[str] = ()) -> None:
@@ -100,7 +100,7 @@ class Guard:
             if re.fullmatch(r"[a-z0-9.-]+", name):
                 words += f" To reach it as {name}, start senet explore with --allow-host {name}."
             return words
-        # a proxy may hand the request on under a name of its own, and leave the origin as it was
+        # a proxy may forward the request under its own host name with the original origin
         if origin is not None and origin != f"http://{host}" and _host(origin) not in self.hosts - _OWN_HOSTS:
             return "Another page asks."
         return None
@@ -115,14 +115,14 @@ def _host(address: str) -> str:
 
 @dataclasses.dataclass
 class _Tab:
-    """What a person has in one tab of a browser, which does one thing after another."""
+    """The session of one browser tab, which handles one event at a time."""
 
     session: Session
     one_at_a_time: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
 
 class _Tabs:
-    """The tabs by a key that only they know; a reload brings it again. Of too many the longest unused are forgotten."""
+    """The tabs by a secret key, which survives a reload. Beyond a limit the least recently used are dropped."""
 
     def __init__(self, network: str) -> None:
         self._network = network
@@ -139,10 +139,10 @@ class _Tabs:
 
 
 def listen(port: int | None = None) -> socket.socket:
-    """A socket of this machine's own address, at `port`; not given, at 7860, or where that is taken at a free one.
+    """A socket on this machine's own address, at `port`; by default 7860, or a free port if that is taken.
 
     Raises:
-        StudyError: where `port` cannot be had.
+        StudyError: `port` is not available.
     """
     for wanted in (PORT, 0) if port is None else (port,):
         server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -171,10 +171,10 @@ def application(
 
     Args:
         subjects: the networks, by name.
-        port: of the server, for what the guard says.
-        hosts: names besides this machine's own by which the page may be reached.
-        looking: is held while a network computes.
-        ready: called as the server starts.
+        port: the server's port, for the guard's messages.
+        hosts: additional host names by which the page may be reached.
+        looking: a lock held while a network computes.
+        ready: a function called when the server starts.
     """
     from starlette.applications import Starlette
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -182,17 +182,18 @@ def application(
 
     first = next(iter(subjects))
     tabs = _Tabs(first)
-    # The hooks that hold and record gates are on the network itself: two looks at once would see each other's.
+    # The hooks that hold and record gates are on the network itself, so two simultaneous runs would interfere.
     one_look = looking or threading.Lock()
 
     def answer(session: Session, asked: object) -> dict[str, str]:
         if asked is not None:
-            act(session, subjects, asked)  # decodes the picture, while other tabs go on
+            act(session, subjects, asked)  # decode the image while other tabs continue
         with one_look:
             return regions(session, subjects, see(session, subjects[session.network]))
 
     async def do(request: Request) -> Response:
-        if request.headers.get("content-type") != "application/json":  # which another page cannot send unasked
+        # Another page cannot send this content type without a preflight request.
+        if request.headers.get("content-type") != "application/json":
             return PlainTextResponse("application/json is what is taken here", 415)
         body = bytearray()
         async for chunk in request.stream():
@@ -231,9 +232,9 @@ def application(
 
 
 async def _in_a_daemon(work: Callable[[], _Result]) -> _Result:
-    """Run `work` in a thread of its own, and wait for it."""
-    # Python waits for the threads of asyncio's and anyio's pools before it ends: a picture of many scans would keep
-    # the process from ending.
+    """Run `work` in a daemon thread, and wait for it."""
+    # At exit Python waits for the threads of asyncio's and anyio's pools, so a slow image would
+    # delay the process's end.
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_Result] = loop.create_future()
 
@@ -251,7 +252,7 @@ async def _in_a_daemon(work: Callable[[], _Result]) -> _Result:
             result = work()
         except Exception as error:
             failed = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed and nothing waits
             loop.call_soon_threadsafe(tell, result, failed)
 
     threading.Thread(target=run, daemon=True).start()
@@ -265,12 +266,12 @@ def serve(
     hosts: Collection[str] = (),
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve the page on a socket that `listen` returned, until Ctrl-C or SIGTERM; once it can be seen, call `ready`.
+    """Serve the page on a socket from `listen` until Ctrl-C or SIGTERM; call `ready` once it is reachable.
 
     Args:
         subjects: the networks, by name.
         server: the socket.
-        hosts: names besides this machine's own by which the page may be reached, as through a proxy.
+        hosts: additional host names by which the page may be reached, for instance through a proxy.
         ready: called once.
     """
     import uvicorn
@@ -285,12 +286,12 @@ def serve(
             with _ended_by_sigterm():
                 uvicorn.Server(settings).run(sockets=[server])
         finally:
-            looking.acquire(timeout=_LONGEST_LOOK)  # Python that ends under PyTorch's feet ends in a crash
+            looking.acquire(timeout=_LONGEST_LOOK)  # ending Python while PyTorch computes would crash
 
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM is a KeyboardInterrupt, so that the command ends as by Ctrl-C."""
+    """A context in which SIGTERM raises KeyboardInterrupt, so that the command ends as after Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,6 +1,6 @@
-"""What one person has on the page: a network, up to two pictures, and how the gates are held.
+"""The state of one tab: a network, up to two images, and the treatment of gates.
 
-What the page sends is taken as a stranger's: every name in it must be one that is on the page.
+Input from the page is untrusted: every name in it must be on the page.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _LONGEST_NAME = 80
 
 
 class ActionError(SenetError, ValueError):
-    """Something the page cannot have asked for."""
+    """A request that the page cannot send."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture that was dropped.
+    """A dropped image.
 
     Attributes:
-        name: of its file.
-        pixels: what each network sees of it, (3, size, size) uint8, by the network's name.
-        computed: what each network that was asked says of it, its gates as they are computed; of none twice.
+        name: its file's name.
+        pixels: the input of each network, (3, size, size) uint8, by the network's name.
+        computed: the result of each network that ran on it with computed gates.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Picture:
 
 @dataclasses.dataclass
 class Session:
-    """What one person has on the page; all of it is gone when the page is.
+    """The state of one tab, which is lost when the tab is closed.
 
     Attributes:
-        network: the name of the one that is looked at.
-        pictures: by slot, "A" and "B".
-        block: by network, the block that is looked into.
-        held: by network and block.
-        means: by network, over the pictures that it was shown.
-        message: what happened last.
-        failed: whether that is an error.
+        network: the name of the current network.
+        pictures: the images by slot, "A" and "B".
+        block: the inspected block, by network.
+        held: the treatment of gates, by network and block.
+        means: the mean gates over the images shown, by network.
+        message: the latest message.
+        failed: whether the message is an error.
     """
 
     network: str
@@ -72,21 +72,21 @@ class Session:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What the network of a session says of its pictures: as its gates are held, and as they are computed."""
+    """The results of a session's network on its images, with held and with computed gates."""
 
     now: Mapping[str, Look]
     computed: Mapping[str, Look]
 
 
 def see(session: Session, subject: Subject) -> Seen:
-    """Show the session's pictures to its network, and count them among those that its mean gates are over."""
+    """Run the session's network on its images, and count them in its mean gates."""
     held = {name: each for name, each in session.held.get(subject.name, {}).items() if each.changes}
     means = session.means.setdefault(subject.name, Means())
     block = chosen_block(session, subject)
     computed = {}
     for slot, picture in sorted(session.pictures.items()):
         pixels = picture.pixels[subject.name]
-        if not held or subject.name not in picture.computed:  # a slider asks again and again
+        if not held or subject.name not in picture.computed:  # a slider sends many requests
             picture.computed[subject.name] = subject.look(pixels, maps_of=None if held else block)
             means.add(fingerprint(pixels), picture.computed[subject.name].gates)
         computed[slot] = picture.computed[subject.name]
@@ -100,22 +100,22 @@ def see(session: Session, subject: Subject) -> Seen:
 
 
 def chosen_block(session: Session, subject: Subject) -> str:
-    """The block that is looked into: the last, until another is chosen, since there the gates know the classes."""
+    """The inspected block; by default the last, where gates are class-specific."""
     return session.block.get(subject.name) or list(subject.channels)[-1]
 
 
 def means_of(session: Session, subject: Subject) -> Means:
-    """The mean gates that "held at the mean" stands for."""
+    """The mean gates used by "held at the mean"."""
     return subject.means or session.means.get(subject.name) or Means()
 
 
 def act(session: Session, subjects: Mapping[str, Subject], asked: object) -> None:
-    """Do what the page asks for; what cannot be done leaves the session as it was, but for its message.
+    """Carry out a request of the page; a failure changes only the session's message.
 
     Args:
-        session: is changed.
+        session: the session, changed in place.
         subjects: the networks on the page, by name.
-        asked: an object with `do` and what that needs, as page.js sends it.
+        asked: an object with `do` and its arguments, as page.js sends it.
     """
     session.failed = False
     try:
@@ -167,7 +167,7 @@ def _take(session: Session, subjects: Mapping[str, Subject], asked: Mapping[str,
 
 @contextlib.contextmanager
 def _naming(asked: Mapping[str, Any]) -> Iterator[None]:
-    """Say of which file an error is."""
+    """A context that adds the file's name to an error."""
     try:
         yield
     except PictureError as error:
@@ -214,13 +214,13 @@ def _number(given: object, least: float, most: float) -> float:
 
 
 def differing(a: Tensor, b: Tensor, count: int) -> list[int]:
-    """The `count` channels whose gates differ most between two pictures, the most first; none that do not differ."""
+    """The `count` channels whose gates differ most between two images, largest first, without equal ones."""
     apart, channels = (a - b).abs().topk(min(count, len(a)))
     return [channel for channel, by in zip(channels.tolist(), apart.tolist(), strict=True) if by > 0]
 
 
 def extremes(gates: Tensor, strength: Tensor, count: int) -> tuple[list[int], list[int]]:
-    """The `count` channels whose gates are highest, and lowest; of equal gates, the stronger channel first."""
+    """The `count` channels with the highest and the lowest gates; among equal gates the stronger channels first."""
     by = list(zip(gates.tolist(), strength.tolist(), strict=True))
     opened = sorted(range(len(by)), key=lambda channel: (-by[channel][0], -by[channel][1]))
     closed = sorted(range(len(by)), key=lambda channel: (by[channel][0], -by[channel][1]))

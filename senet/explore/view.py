@@ -1,4 +1,4 @@
-"""A session as HTML, a region of the page at a time; whatever comes from outside is escaped."""
+"""Render a session as HTML, region by region, with all outside text escaped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def asset(name: str) -> str:
 
 
 def document(found: Mapping[str, str]) -> str:
-    """The whole page, with these regions in it."""
+    """The whole page with these regions."""
     return _environment().get_template("page.html").render(regions=found, limit=MOST_BYTES)
 
 
@@ -69,11 +69,11 @@ def _parts() -> Any:
 
 
 class _Zoom:
-    """How far from 1 the colours of gates reach, so that gates that are all near 1 are told apart.
+    """The range of the gates' colours around 1, which is narrowed if all gates are near 1.
 
     Attributes:
-        reach: 1, or a round number (0.5, 0.2, 0.1, 0.05, ...) within which every gate on the page is from 1.
-        digits: with which a gate is written.
+        reach: 1, or a smaller round number (0.5, 0.2, 0.1, 0.05, ...) that covers every gate's distance from 1.
+        digits: the decimals with which gates are written.
     """
 
     def __init__(self, looks: Mapping[str, Look]) -> None:
@@ -88,7 +88,7 @@ class _Zoom:
         return f"{gate:.{self.digits}f}"
 
     def note(self, session: Session, subject: Subject) -> str:
-        """Why all strips look alike, and what was done about it; "" where they do not."""
+        """A note on why all strips look alike; "" if they do not."""
         if self.furthest == 0:
             held = [each.changes for each in session.held.get(subject.name, {}).values()]
             if any(held):
@@ -199,7 +199,7 @@ def _detail(session: Session, subject: Subject, seen: Seen) -> Any:
 
 
 class _Inside:
-    """A block on one picture: gates and maps as they are held, and the gates that nothing holds."""
+    """A block on one image: gates and maps as held, and the computed gates."""
 
     def __init__(self, slot: str, now: Look, computed: Look, block: str, zoom: _Zoom) -> None:
         if now.maps is None:
@@ -212,7 +212,7 @@ class _Inside:
 
     @property
     def told_apart_by(self) -> Tensor:
-        """The gates by which channels are opened or closed: where all are held at one number, those computed."""
+        """The gates that order channels: the computed ones if all are held at one number."""
         return self.gates if float(self.gates.max() - self.gates.min()) > 0 else self.computed
 
     def words(self, channel: int) -> str:
@@ -226,14 +226,14 @@ class _Inside:
 
 
 def _card(channel: int, inside: _Inside) -> dict[str, Any]:
-    """A channel's gate, and its map before and after it."""
+    """A channel's gate with its map before and after."""
     largest = max(float(maps[channel].abs().max()) for maps in (inside.maps.before, inside.maps.after))
     maps = [inside.drawn(channel, "before", largest, arrow=True), inside.drawn(channel, "after", largest)]
     return {"channel": channel, "words": inside.words(channel), "maps": maps}
 
 
 def _pair(channel: int, a: _Inside, b: _Inside) -> dict[str, Any]:
-    """A channel's gates on two pictures, and its maps after them."""
+    """A channel's gates on two images with its maps after them."""
     largest = max(float(inside.maps.after[channel].abs().max()) for inside in (a, b))
     words = f"gate A {a.write(float(a.gates[channel]))}, B {b.write(float(b.gates[channel]))}"
     return {"channel": channel, "words": words, "maps": [inside.drawn(channel, "after", largest) for inside in (a, b)]}

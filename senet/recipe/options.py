@@ -75,7 +75,7 @@ RECIPE: Mapping[str, tuple[str, str, float | None]] = {
         "NAME",
         "how to train: a recipe that comes with senet (cifar-resnet, cifar-shake-shake, cifar-short, cifar-wrn, "
         "fine-tuning, imagenet-modern, imagenet-paper, imagenet-released, imagenet-senet154, mobilenet) or a .yaml "
-        "file; the flags of this group stand in place of its values; without it what suits the images and the weights",
+        "file; the flags of this group replace its values; without it one that suits the images and the weights",
         None,
     ),
     **{field.name: field.metadata["flag"] for field in dataclasses.fields(Recipe) if field.metadata["flag"]},
@@ -83,7 +83,7 @@ RECIPE: Mapping[str, tuple[str, str, float | None]] = {
 """The flags for a recipe's values: name -> metavar, text, least number."""
 
 WHERE: Mapping[str, tuple[str, str, float | None]] = {
-    "nodes": ("N", "machines; on each the command runs under torchrun or SLURM; without it 1, or as they say", 1),
+    "nodes": ("N", "machines, on each of which torchrun or SLURM runs the command; without it 1, or their number", 1),
     "strategy": ("KIND", "for several devices: ddp or fsdp; without it ddp", None),
     "checkpoint_minutes": (
         "MINUTES",
@@ -92,7 +92,7 @@ WHERE: Mapping[str, tuple[str, str, float | None]] = {
     ),
     "logger": (
         "NAME",
-        "where metrics also go: tensorboard, csv, wandb or mlflow, by Lightning; without it tensorboard",
+        "an additional log of metrics: tensorboard, csv, wandb or mlflow, by Lightning; without it tensorboard",
         None,
     ),
 }

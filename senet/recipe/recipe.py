@@ -107,8 +107,8 @@ class Recipe:
         default="linear",
         flag=(
             "KIND",
-            "how the recipe's learning rate follows another --batch-size: linear, sqrt or none; without a recipe "
-            "linear",
+            "how the recipe's learning rate scales with another --batch-size: linear, sqrt or none; without a "
+            "recipe linear",
             None,
         ),
     )
@@ -116,38 +116,40 @@ class Recipe:
         choice("sgd", "adamw"), default="sgd", flag=("KIND", "sgd or adamw; without a recipe sgd", None)
     )
     momentum: float = knob(
-        at_least_0(below=1), default=0.9, flag=("X", "of SGD, or AdamW's first beta; without a recipe 0.9", 0)
+        at_least_0(below=1), default=0.9, flag=("X", "momentum of SGD, or AdamW's first beta; without a recipe 0.9", 0)
     )
     nesterov: bool = knob(switch, default=True, flag=("", "Nesterov's momentum; without a recipe yes", None))
     weight_decay: float = knob(
         at_least_0(),
         default=1e-4,
-        flag=("X", "without a recipe 1e-4, and 5e-4 for small images from scratch", 0),
+        flag=("X", "weight decay; without a recipe 1e-4, and 5e-4 for small images from scratch", 0),
     )
     decay_norms_and_biases: bool = knob(
-        switch, default=True, flag=("", "weight decay of norms and biases too; without a recipe yes", None)
+        switch, default=True, flag=("", "apply weight decay to norms and biases too; without a recipe yes", None)
     )
     schedule: str = knob(
         choice("cosine", "step"),
         default="cosine",
-        flag=("KIND", "of the learning rate after its rise: cosine or step; without a recipe cosine", None),
+        flag=("KIND", "learning rate after its warm-up: cosine or step; without a recipe cosine", None),
     )
     milestones: tuple[float, ...] = knob(
         *shares,
         default=(),
-        flag=("SHARE", "for step: after which shares of the run the learning rate drops, such as 0.3 0.6 0.9", 0),
+        flag=("SHARE", "for step: the shares of the run after which the learning rate drops, such as 0.3 0.6 0.9", 0),
     )
     lr_factor: float = knob(
         above_0,
         default=0.1,
-        flag=("X", "for step: what the learning rate is multiplied by; without a recipe 0.1", 0),
+        flag=("X", "for step: the factor of each drop; without a recipe 0.1", 0),
     )
     warm_up: float = knob(
         at_least_0(below=1),
         default=0.1,
-        flag=("SHARE", "of the run, in which the learning rate rises; without a recipe 0.1", 0),
+        flag=("SHARE", "share of the run in which the learning rate rises; without a recipe 0.1", 0),
     )
-    label_smoothing: float = knob(at_least_0(below=1), default=0.0, flag=("X", "without a recipe 0", 0))
+    label_smoothing: float = knob(
+        at_least_0(below=1), default=0.0, flag=("X", "of the cross entropy; without a recipe 0", 0)
+    )
     mixup: float = knob(at_least_0(), default=0.0, flag=("ALPHA", "mix images of a batch; 0 is none", 0))
     cutmix: float = knob(
         at_least_0(), default=0.0, flag=("ALPHA", "paste parts of images of a batch into others; 0 is none", 0)
@@ -156,13 +158,11 @@ class Recipe:
         optional(above_0),
         optional(up_to_1),
         default=None,
-        flag=("SHARE", "for photos: the least share of the area that is cut out; without a recipe 0.35", 0),
+        flag=("SHARE", "for photos: the least share of the area in a random crop; without a recipe 0.35", 0),
     )
     trivial_augment: bool = knob(switch, default=False, flag=("", "TrivialAugment, wide", None))
-    random_erasing: float = knob(
-        share, default=0.0, flag=("P", "probability that a rectangle of an image is erased", 0)
-    )
-    cutout: int = knob(whole(0), default=0, flag=("PIXELS", "side of a square that is erased; 0 is none", 0))
+    random_erasing: float = knob(share, default=0.0, flag=("P", "probability of erasing a rectangle of an image", 0))
+    cutout: int = knob(whole(0), default=0, flag=("PIXELS", "side of an erased square; 0 is none", 0))
     ema: float = knob(
         at_least_0(below=1),
         default=0.0,
@@ -171,23 +171,23 @@ class Recipe:
     freeze_statistics: float = knob(
         share,
         default=1.0,
-        flag=("SHARE", "of the run, after which batch norm's statistics stay; 1 is never", 0),
+        flag=("SHARE", "share of the run after which batch norm's statistics are frozen; 1 is never", 0),
     )
-    accumulate: int = knob(whole(1), default=1, flag=("N", "work a batch off in N parts, for less memory", 1))
+    accumulate: int = knob(whole(1), default=1, flag=("N", "process a batch in N parts, for less memory", 1))
     clip: float | None = knob(
-        optional(above_0), default=None, flag=("NORM", "largest norm of the gradients; without it any", 0)
+        optional(above_0), default=None, flag=("NORM", "largest norm of the gradients; without it no clipping", 0)
     )
     precision: str = knob(
         choice("32", "bf16", "16"), default="32", flag=("KIND", "32, bf16 or 16 (mixed); without a recipe 32", None)
     )
     channels_last: bool = knob(
-        switch, default=True, flag=("", "memory format of images and weights; without a recipe yes", None)
+        switch, default=True, flag=("", "use the channels-last memory format; without a recipe yes", None)
     )
     compile: bool = knob(switch, default=False, flag=("", "use torch.compile", None))
     freeze: str | None = knob(
         optional(choice("plain")),
         default=None,
-        flag=("WHAT", "plain: train SE and the classifier alone, and leave the plain network as it is", None),
+        flag=("WHAT", "plain: train only SE and the classifier, and freeze the plain network", None),
     )
 
     def __post_init__(self) -> None:

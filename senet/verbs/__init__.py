@@ -1,1 +1,1 @@
-"""What `senet` can be told to do, a group of verbs a file: typed functions, whose parameters are the flags."""
+"""The verbs of the command, grouped in files: typed functions whose parameters are the flags."""

@@ -1,4 +1,4 @@
-"""What the verbs whose studies have cells show."""
+"""Output of verbs whose studies have cells."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["commands_alone", "show_cells"]
 
 @contextlib.contextmanager
 def commands_alone(cells: CellOptions) -> Iterator[None]:
-    """Within it nothing but commands goes to standard output where these are asked for.
+    """A context in which only the requested commands go to standard output.
 
-    A shell would run what a person's own file prints.
+    A shell would execute whatever else the user's file prints.
     """
     with contextlib.redirect_stdout(sys.stderr) if cells.list_cells else contextlib.nullcontext():
         yield
 
 
 def show_cells(found: Any) -> None:
-    """Show a study's result, or the lines that are there in place of one, each whole."""
+    """Show a study's result, or the unwrapped lines in its place."""
     if isinstance(found, list):
         print("\n".join(found))
     else:

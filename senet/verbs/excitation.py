@@ -1,4 +1,4 @@
-"""The verbs that look into the gates of a trained network: explain, prune."""
+"""The verbs on the gates of a trained network: explain, prune."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["explain", "prune"]
 
 
 def explain(model: str, data: str, out: str, tolerance: float = 0.001, **options: Unpack[MeasureOptions]) -> None:
-    """Show what the gates of a network's SE blocks do on labelled images, and what can go.
+    """Show what the gates of a network's SE blocks do on labelled images, and which blocks can go.
 
-    For every block: its gates by class, their spread, how class-specific they are, and the accuracy with
-    the gates held at their mean, taken from another image, and with the block removed. The folder gets
-    report.html.
+    For every block it measures the gates by class, their spread and class-specificity, and the
+    accuracy with the gates held at their mean, with another image's gates, and with the block
+    removed. The folder gets report.html.
 
     Examples:
       senet explain --model runs/digits/se-0 --data digits --out runs/digits/explained
@@ -40,7 +40,7 @@ def prune(
     force: bool = False,
     **options: Unpack[MeasureOptions],
 ) -> None:
-    """Put constants in place of SE blocks' gates, folded into the weights, and prove the accuracy after.
+    """Replace SE blocks' gates by constants folded into the weights, and measure the accuracy afterwards.
 
     Examples:
       senet prune --model runs/digits/se-0 --data digits --advice --out pruned.safetensors

@@ -1,4 +1,4 @@
-"""The verb that opens a page: explore."""
+"""The verb `explore`, which opens a page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def explore(
     from senet.explore import listen, open_subject, serve
 
     each = zip(model, _each("weights", weights, model), _each("classes", classes, model), strict=True)
-    with listen(port) as server:  # before the networks are made, which takes time
+    with listen(port) as server:  # before the networks are made, which is slow
         subjects = {}
         for name, its_weights, its_classes in each:
             if name in subjects:
@@ -69,12 +69,12 @@ def explore(
             display.show(f"The page is at http://{host}:{at} on this machine. Ctrl-C ends it.")
             sys.stdout.flush()
 
-        with contextlib.suppress(KeyboardInterrupt):  # which is how a person leaves
+        with contextlib.suppress(KeyboardInterrupt):  # the normal way to leave
             serve(subjects, server, hosts=allow_host or (), ready=ready)
 
 
 def _each(flag: str, given: list[str] | None, models: list[str]) -> list[str | None]:
-    """One value for each network: as given, or the one that was given for all; 'none' is None."""
+    """One value per network: as given, or one given for all; 'none' is None."""
     if given is None:
         return [None] * len(models)
     if len(given) not in (1, len(models)):

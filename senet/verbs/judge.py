@@ -1,4 +1,4 @@
-"""The verb that judges a training of a person's own: judge."""
+"""The verb `judge`, which judges a user's training."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def judge(
 ) -> None:
     """Call a training of your own without SE and with it, from the same seeds, and say whether SE helped.
 
-    The function is given a cell: it makes its network, calls model = cell.put(model, example), trains with
-    cell.seed and returns its score. Called again with the same folder it goes on where it was.
+    The function gets a cell: it makes its network, calls model = cell.put(model, example), trains
+    with cell.seed and returns its score. Called again with the same folder, it resumes.
 
     Examples:
       senet judge --code mine.py:train --score mAP50-95 --unit points --out runs/mine
@@ -58,7 +58,7 @@ def judge(
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(commands_alone(cells))
-        with inside():  # the file may call judge() itself where it is run
+        with inside():  # the file may itself call judge() when executed
             path = Path(file).expanduser()
             stack.enter_context(importing_from(path.resolve().parent))
             train = function_in(path, function)

@@ -1,4 +1,4 @@
-"""The verbs that look at a network or change it: sites, insert, check, cost, models."""
+"""The verbs on a network itself: sites, insert, check, cost, models."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "check", "cost", "insert", "models", "sites"]
 
-_UNKNOWN_SIZE = 224  # pixels a side, of networks that do not say
+_UNKNOWN_SIZE = 224  # side in pixels, for networks that state none
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The flags that name a network, and an input for it."""
+    """The flags that select a network and its input."""
 
     model: str
     weights: str | None = None
@@ -46,13 +46,13 @@ class Network:
     make: str | None = None
 
     def spec(self, block: SESpec | None = None) -> NetworkSpec:
-        """Which network it is; `block` is SE that a state dict of weights has, without saying which."""
+        """The network's spec; `block` is the SE in a state dict that does not describe it."""
         from senet.evaluation.networks import NetworkSpec
 
         return NetworkSpec(self.model, self.weights, block, make=self.make)
 
     def open(self, block: SESpec | None = None) -> nn.Module:
-        """The network; notes go to standard error."""
+        """Open the network; notes go to standard error."""
         from senet.evaluation.networks import heard, network_of
 
         with heard() as notes:
@@ -61,7 +61,7 @@ class Network:
         return network
 
     def example(self, network: nn.Module) -> Tensor:
-        """One random input that the network takes, always the same."""
+        """A fixed random input for the network."""
         channels, *space = _input_shape(network)
         size = self.size
         if size is None and self.data is not None:
@@ -74,13 +74,13 @@ class Network:
         return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
 
     def built(self) -> tuple[nn.Module, Tensor]:
-        """The network, and one input that it takes."""
+        """The network and an input for it."""
         network = self.open()
         return network, self.example(network)
 
 
 def sites(network: Network, placement: str = "standard", where: list[str] | None = None) -> None:
-    """List where SE can go in a network, and why. Nothing is changed.
+    """List where SE can go in a network, and why, without changing anything.
 
     Examples:
       senet sites --model torchvision:resnet50
@@ -99,9 +99,9 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
 
 
 def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = None, force: bool = False) -> None:
-    """Put SE into a network, prove that it computes what it did, and save it.
+    """Insert SE into a network, prove that its output is unchanged, and save it.
 
-    Of weights that hold SE without saying which, as a state dict does, the flags say it, and the file then knows.
+    If the weights hold SE without a description, as in a state dict, the flags describe it for the file.
 
     Examples:
       senet insert --model torchvision:resnet50 --weights pretrained --out se_resnet50.safetensors
@@ -141,9 +141,9 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
 
 
 def check(network: Network) -> int:
-    """Say what SE a network holds, what of it runs, and what was lost since it was put in.
+    """Report which SE blocks a network holds, which of them run, and which were lost after insertion.
 
-    The exit status is 1 where SE was lost.
+    The exit status is 1 if SE was lost.
 
     Examples:
       senet check --model nets.py:build
@@ -166,9 +166,9 @@ def cost(
     table: bool = False,
     out: str | None = None,
 ) -> None:
-    """Say what a network costs without SE and with it: parameters, arithmetic, memory and, on request, time.
+    """Show a network's cost without and with SE: parameters, arithmetic, memory and, on request, time.
 
-    Where the network holds SE already, that is what is counted; else SE is put into a copy of it.
+    If the network already holds SE, that is counted; otherwise SE is inserted into a copy.
 
     Examples:
       senet cost --model torchvision:resnet50
@@ -190,7 +190,7 @@ def cost(
     from senet.insertion import insert as put
 
     made, example = network.built()
-    random = dataclasses.replace(spec, start="paper")  # any gate has that start, and it costs the same
+    random = dataclasses.replace(spec, start="paper")  # every gate has this start, and the cost is the same
     with_se = made if blocks(made) else put(made, example, random, where=where, make=network.make)
     se = count(with_se, example, latency=latency)
     plain = count(remove(with_se), example)
@@ -199,17 +199,17 @@ def cost(
 
 
 def block_word(make: str | None) -> str:
-    """What goes into a network, in a title."""
+    """The inserted block's name in a title."""
     return "SE" if make in (None, "se") else short_name(str(make))
 
 
 def _paper_tables(out: str | None) -> None:
-    """Show the paper's tables as computed, and write their figure where asked."""
+    """Show the paper's recomputed tables, and write their figure on request."""
     from senet.paper import display as paperdisplay
     from senet.paper.tables import paper_tables
 
     if out is not None:
-        paperdisplay.figure_format(Path(out))  # before it takes time
+        paperdisplay.figure_format(Path(out))  # before any long work
     tables = paper_tables()
     display.show(*paperdisplay.paper_tables(tables))
     if out is not None:
@@ -233,7 +233,7 @@ def models(pattern: str = "*") -> None:
 
 
 def _input_shape(network: nn.Module) -> tuple[int, ...]:
-    """Channels and space of what the network takes: as its library says, else as its first convolution shows."""
+    """Channels and spatial size of the network's input, from its library, else from its first convolution."""
     from senet.zoo.names.naming import origin, resolve
     from senet.zoo.names.sources import Built
 
@@ -249,13 +249,13 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
 
 
 def _sites_table(found: Sequence[Site], title: str) -> Table:
-    """Where SE can go, and why: one row per site."""
+    """A table of sites with reasons, one row per site."""
     rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
     return Table.of(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
 
 
 def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> Table:
-    """The SE blocks that were put in: one row per block."""
+    """A table of the inserted SE blocks, one row per block."""
     rows = []
     for name, block in blocks.items():
         parameters = display.count(count_parameters(block))

@@ -1,4 +1,4 @@
-"""Where a verb writes its file: the folder is made, and another's file is not written over."""
+"""The output file of a verb: its folder is made, and foreign files are not overwritten."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Place", "is_exported", "is_inserted", "is_pruned"]
 
 
 class Place:
-    """A file that a verb is going to write.
+    """The output file of a verb.
 
     Args:
         out: the file.
-        force: whether any file that is there may be written over.
-        ours: whether a file that is there was written by the same verb, and may be.
+        force: whether any existing file may be overwritten.
+        ours: a test whether an existing file was written by the same verb, and so may be overwritten.
 
     Raises:
-        InputError: where another's file is there.
-        OSError: where it cannot be written.
+        InputError: a foreign file exists.
+        OSError: it cannot be written.
     """
 
     def __init__(self, out: str, *, force: bool, ours: Callable[[Path], bool]) -> None:
@@ -44,25 +44,25 @@ class Place:
             raise PermissionError(f"cannot write {out}: no permission to write in the folder {above}")
 
     def make(self) -> str:
-        """Make the folder that is missing; the file's name, for whoever writes it."""
+        """Make the folder if it is missing; return the file's name."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return str(self.path)
 
 
 def is_inserted(path: Path) -> bool:
-    """Whether a file holds a network with SE as `senet insert` leaves it: neither trained nor pruned."""
+    """Whether a file holds a network from `senet insert`: neither trained nor pruned."""
     header = _header(path)
     known = set(header["metadata"]) if header else set()
     return bool(header) and known <= {"classes", "preprocessing"} and not header["pruned"]
 
 
 def is_pruned(path: Path) -> bool:
-    """Whether a file holds a network that `senet prune` wrote."""
+    """Whether a file holds a network from `senet prune`."""
     return bool(_header(path).get("pruned"))
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a file says of itself that `senet export` wrote it."""
+    """Whether a file's metadata says that `senet export` wrote it."""
     try:
         if path.suffix == ".pt2":
             return any(name.endswith("senet.json") for name in zipfile.ZipFile(path).namelist())

@@ -1,4 +1,4 @@
-"""The verbs that take a network to where it is used: export, bench, push."""
+"""The verbs for deployment: export, bench, push, advise."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def export(
     force: bool = False,
     **pictures: Unpack[PictureOptions],
 ) -> None:
-    """Write a network to a file that ONNX Runtime (.onnx), OpenVINO (.xml) or PyTorch (.pt2) runs.
+    """Write a network to a file for ONNX Runtime (.onnx), OpenVINO (.xml) or PyTorch (.pt2).
 
-    It takes any batch. It is written in its inference form, with the names of its classes and the
-    preprocessing that it was trained with where these are known, and compared with PyTorch. With --int8
-    (OpenVINO) it is calibrated on 300 pictures of --data, and measured on others before and after.
+    The file takes any batch size. It holds the network's inference form with its class names and
+    preprocessing, if known, and its output is compared with PyTorch's. With --int8 (OpenVINO) it is
+    calibrated on 300 images of --data, and measured on others before and after.
 
     Examples:
       senet export --model runs/se-0 --out se.onnx
@@ -44,7 +44,7 @@ def export(
     """
     from senet.export import export as exporting
 
-    exporting.format_of(out).needed()  # before anything that takes time
+    exporting.format_of(out).needed()  # before any long work
     if int8 and network.data is None:
         raise flags.UsageError("senet export --int8 needs --data: a folder of pictures to calibrate on and to measure")
     if not int8 and class_offset:
@@ -127,11 +127,11 @@ def bench(
     quick: bool = False,
     resume: bool = True,
 ) -> None:
-    """Measure what SE costs here: the network without SE, with a peer's and with ours, in turn, engine by engine.
+    """Measure the cost of SE here: the network without SE, with a peer's and with ours in turn, per engine.
 
-    The peer is timm's network, where timm has the same, else the block as the equations stand. In inference ours
-    is what export writes. Beside the table, a figure and JSON are written. Called again with the same
-    folder after an interruption, it goes on where it was.
+    The peer is timm's network if timm has the same, else the unfused block. In inference ours is
+    what export writes. A figure and JSON are written beside the table. Called again with the same
+    folder after an interruption, it resumes.
 
     Examples:
       senet bench --model resnet50_v1_5 --out runs/bench
@@ -149,10 +149,11 @@ def bench(
 def push(
     run: str = "", repository: str = "", public: bool = False, revision: str | None = None, out: str | None = None
 ) -> None:
-    """Put a run's network on the Hugging Face Hub, with a card of what was measured. Private unless --public.
+    """Push a run's network with a model card to the Hugging Face Hub; the repository is private unless --public.
 
-    Paths of this machine and names of its pictures stay here. With --out it is written to a folder, to look
-    at, and nothing leaves the machine. Log in once with `hf auth login`, or set HF_TOKEN.
+    Paths of this machine and names of its images are not uploaded. With --out the files go to a
+    folder for inspection, and nothing leaves the machine. Log in once with `hf auth login`, or set
+    HF_TOKEN.
 
     Examples:
       senet push runs/photos/se-0 --out card
@@ -180,10 +181,10 @@ def advise(
     out: str | None = None,
     quick: bool = False,
 ) -> None:
-    """Find where SE fits into a latency budget, by what it costs here, stage by stage and placement by placement.
+    """Find where SE fits into a latency budget, from its measured cost by stage and placement.
 
-    The network without SE and with SE at some of its sites run in turn. The proposal has the most sites
-    that fit; it is built and measured as a whole, and the command that puts it in is printed.
+    The network runs in turn without SE and with SE at some of its sites. The proposal has the most
+    sites that fit. It is built and measured as a whole, and the command that inserts it is printed.
 
     Examples:
       senet advise --model torchvision:resnet50 --engine onnxruntime --budget 1.02
@@ -211,14 +212,14 @@ def advise(
 
 
 def with_se(model: str) -> str:
-    """The zoo's name of a network with SE as the authors have it, where it has one; else the name as it is."""
+    """The zoo's name for the network with the authors' SE, if there is one, else the given name."""
     from senet.zoo import list_models
 
     return f"se_{model}" if f"se_{model}" in list_models() else model
 
 
 def _names(file: str) -> list[str]:
-    """The names of a classes file that lists them in order; a mapping is for looking folders up alone."""
+    """The names of a classes file that lists them in order; a mapping serves only for folders."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -227,7 +228,7 @@ def _names(file: str) -> list[str]:
 
 
 def _change(before: Evaluation, after: Evaluation, among: int) -> str:
-    """What INT8 did to the accuracy, on pictures `among` which are those that it was calibrated on."""
+    """INT8's effect on the accuracy, over images of which `among` were used for calibration."""
     points = 100 * (after.top1 - before.top1)
     sign = "+" if points > 0 else "−" if points < 0 else "±"
     if among:

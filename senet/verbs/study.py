@@ -30,9 +30,8 @@ def train(
 ) -> None:
     """Train one network on labelled images and measure it.
 
-    The network is trained as it is; with any flag of the SE blocks, SE of that kind is put into it first,
-    and with --make another block.
-    Called again with the same folder after an interruption, it goes on where it was.
+    With any flag of the SE blocks, SE of that kind is inserted first, and with --make another
+    block. Called again with the same folder after an interruption, it resumes.
 
     Examples:
       senet train --model resnet20 --data digits --out runs/plain
@@ -57,9 +56,9 @@ def evaluate(
     predictions: str = "csv",
     **options: Unpack[SplitOptions],
 ) -> None:
-    """Measure a network on labelled images: accuracy, which classes it mistakes, calibration.
+    """Measure a network on labelled images: accuracy, confused classes, calibration.
 
-    With several sizes it is measured at each, and written to size-224, size-320, ... of the folder.
+    With several sizes, each is measured and written to size-224, size-320, ... in the folder.
 
     Examples:
       senet evaluate --model runs/se --data digits --out runs/se-measured
@@ -80,7 +79,7 @@ def evaluate(
 def predict(
     model: str, data: list[str], *, top: int = 5, out: str | None = None, **options: Unpack[PredictOptions]
 ) -> None:
-    """Say what a network sees in pictures: the likeliest classes of each, with their probabilities.
+    """Predict the most likely classes of pictures, with probabilities.
 
     Examples:
       senet predict --model runs/se --data photo.jpg
@@ -109,7 +108,7 @@ def compare(
 ) -> None:
     """Train a network without SE and with it, from the same seeds on the same images, and say whether SE helped.
 
-    Called again with the same folder after an interruption, it goes on where it was.
+    Called again with the same folder after an interruption, it resumes.
 
     Examples:
       senet compare --model resnet20 --data digits --seeds 3 --out runs/digits
@@ -152,10 +151,10 @@ def ablate(
     resume: bool = True,
     **options: Unpack[Options],
 ) -> None:
-    """Train many variants of SE from the same seeds on the same images, and say which differ from plain.
+    """Train variants of SE from the same seeds on the same images, and say which differ from plain.
 
-    The flags of the SE blocks say what is standard, --table and --grid what varies. Called again with the
-    same folder it goes on where it was; more tables and more seeds may be asked for later. The folder gets
+    The flags of the SE blocks set the standard block; --table and --grid set what varies. Called
+    again with the same folder, it resumes, and may add tables and seeds. The folder gets
     report.html.
 
     Examples:
@@ -179,7 +178,7 @@ def ablate(
 
 
 def report(runs: list[str], out: str) -> None:
-    """Set several finished comparisons, or judgements, side by side on one page that needs nothing else.
+    """Show several finished comparisons, or judgements, side by side on one self-contained page.
 
     Examples:
       senet report --runs runs/digits runs/photos --out runs/report
