@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import sys
@@ -103,3 +104,20 @@ def anchors(page: Path) -> set[str]:
     """The headings of a page as links name them, as GitHub and MyST make them."""
     headings = re.findall(r"^#+ +(.*?) *$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def undocumented(file: Path) -> set[str]:
+    """The fields of a JSON file of a study, those of what it holds too, that the page on files does not name."""
+    text = (DOCS / "reference/files.md").read_text("utf-8").partition("## JSON")[2]
+    named = {part for name in re.findall(r"`([a-z_0-9.]+)`", text) for part in name.split(".")}
+
+    def fields(value: object, own: bool = True) -> Iterator[str]:
+        for name, inner in value.items() if isinstance(value, dict) else ():
+            if own:
+                yield name
+            if name not in ("settings", "machine", "classes", "tables"):
+                yield from fields(inner, own=name not in ("cells", "se"))
+        for inner in value if isinstance(value, list) else ():
+            yield from fields(inner)
+
+    return set(fields(json.loads(file.read_text("utf-8")))) - named

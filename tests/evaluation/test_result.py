@@ -21,6 +21,7 @@ from senet.files.tables import write_table
 from senet.training.train import train
 from senet.zoo import create
 from tests.data.realfolder import lay_real_folder
+from tests.pages import undocumented
 
 QUIET = {"devices": "cpu", "workers": 0, "progress": False}
 
@@ -99,6 +100,7 @@ def test_what_was_measured_is_written(tiny, paint, tmp_path, kind):
         [f"predictions.{kind}", "confusion.csv", "per_class.csv", "calibration.csv", "result.json"]
         + [f"{name}.{ending}" for name in ("confusion", "reliability") for ending in ("png", "svg")]
     )
+    assert not undocumented(out / "result.json")
     told = json.loads((out / "result.json").read_text())
     assert (told["images"], told["top1"], told["top5"]) == (8, found.top1, 1.0)
     assert told["bad_files"] == [{"name": "val/日本/000.png", "reason": "no image of a kind that is read"}]

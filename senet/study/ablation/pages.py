@@ -76,6 +76,9 @@ def _chart(cells: Sequence[TrainedCell], name: str) -> Chart:
             xlabel="accuracy − plain network's (points)",
             scale=100,
         ),
-        [{"variant": label, "difference": of.mean, "low": of.low, "high": of.high} for label, of in compared],
+        [
+            {"variant": label, "difference (fraction)": of.mean, "low (fraction)": of.low, "high (fraction)": of.high}
+            for label, of in compared
+        ],
         "Grey points are the seeds; bars are the corrected intervals over seeds, where there are any.",
     )

@@ -120,11 +120,11 @@ def several_page(comparisons: Sequence[Comparison]) -> Page:
     data = [
         {
             "comparison": name,
-            "difference": each.difference.mean,
-            "low over seeds": each.difference.low,
-            "high over seeds": each.difference.high,
-            "low over images": each.over_images.low,
-            "high over images": each.over_images.high,
+            "difference (fraction)": each.difference.mean,
+            "low over seeds (fraction)": each.difference.low,
+            "high over seeds (fraction)": each.difference.high,
+            "low over images (fraction)": each.over_images.low,
+            "high over images (fraction)": each.over_images.high,
         }
         for name, each in zip(names, comparisons, strict=True)
     ]
@@ -257,7 +257,7 @@ def _trained(found: Mapping[str, Any], metrics: Sequence[Mapping[str, str]], arm
 
 def _sections(comparison: Comparison, prefix: str) -> list[Section]:
     seeds = [
-        {"seed": seed, "plain": plain, f"with {comparison.block}": se}
+        {"seed": seed, "plain (fraction)": plain, f"with {comparison.block} (fraction)": se}
         for seed, plain, se in zip(comparison.numbers, comparison.plain.accuracy, comparison.se.accuracy, strict=True)
     ]
     with drawing():
@@ -300,7 +300,7 @@ def _cost(comparison: Comparison, prefix: str) -> Table:
             ["time of a forward pass, measured in turn", 1, cell(se.latency_ratio, f"{se.latency_ratio:.3f}"), more]
         )
     columns = [Column("of one image", number=False), Column("plain")]
-    columns += [Column(f"with {comparison.block}"), Column("difference")]
+    columns += [Column(f"with {comparison.block}"), Column("difference", csv="difference (fraction)")]
     return Table(f"{prefix}cost", "Cost", columns, rows)
 
 

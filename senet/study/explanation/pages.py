@@ -187,12 +187,12 @@ def _effects(found: Explanation) -> Chart:
         {
             "block": block.name,
             "gates": what,
-            "top-1": (effect := _effect(block, how)).top1,
-            "difference": effect.difference,
-            "low": effect.low,
-            "high": effect.high,
-            "top-5": effect.top5,
-            "predictions changed": effect.changed,
+            "top-1 (fraction)": (effect := _effect(block, how)).top1,
+            "difference (fraction)": effect.difference,
+            "low (fraction)": effect.low,
+            "high (fraction)": effect.high,
+            "top-5 (fraction)": effect.top5,
+            "predictions changed (fraction)": effect.changed,
         }
         for block in found.blocks
         for how, what, _ in _WAYS

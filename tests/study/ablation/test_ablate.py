@@ -16,6 +16,7 @@ from senet.files.run_folder import read_csv, read_json
 from senet.study import StudyError, ablate, open_data
 from senet.study import compare as compare_once
 from tests.browser import complaints, opened, requests
+from tests.pages import undocumented
 from tests.painting import NETWORK
 
 STAGED = (
@@ -120,6 +121,11 @@ def test_cells_are_the_runs_of_compare(tiny, pictures, tmp_path):
             assert of.p == pytest.approx(ttest_rel(found.cells[key].accuracy, found.cells["plain"].accuracy).pvalue)
         assert content["cells"][key]["minus_plain"]["mean"] == of.difference.mean
     assert content["cells"]["plain"]["paper_imagenet_error"] == {"top1": 23.3, "top5": 6.55}
+    assert not undocumented(tmp_path / "a/result.json") | undocumented(tmp_path / "c/result.json")
+    assert not undocumented(tmp_path / "c/se-0/result.json")
+    figure = read_csv(tmp_path / "a/ablation_squeeze_figure.csv")
+    assert list(figure[0]) == ["variant", *(f"{name} (fraction)" for name in ("difference", "low", "high"))]
+    assert figure[0]["difference (fraction)"] == str(found.cells["se"].to_plain.difference.mean)
     rows = read_csv(tmp_path / "a/metrics.csv")
     assert [(row["cell"], row["seed"]) for row in rows] == [
         (cell, str(seed)) for cell in ("plain", "se", "squeeze-max") for seed in range(3)

@@ -15,6 +15,11 @@ SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress":
 EVIL = "<script>alert(1)<_script>$x^{&"
 
 
+def head(path):
+    with path.open() as file:
+        return next(csv.reader(file))
+
+
 @pytest.fixture
 def compared(tiny, paint, tmp_path):
     data = paint({f"train/{EVIL}": 12, "train/light": 12, f"val/{EVIL}": 4, "val/light": 4}, root=f"a {EVIL}")
@@ -43,6 +48,8 @@ def test_the_report_of_a_comparison(compared, chromium):
     assert ends == [str(compared.over_images.low), str(compared.over_images.high)]
     with (compared.folder / "cost.csv").open() as file:
         assert next(csv.DictReader(file))["plain"] == str(compared.plain.cost.parameters)
+    assert head(compared.folder / "cost.csv") == ["of one image", "plain", "with SE", "difference (fraction)"]
+    assert head(compared.folder / "difference.csv") == ["seed", "plain (fraction)", "with SE (fraction)"]
     assert write_comparison(read_comparison(compared.folder)).read_bytes() == before  # the folder has all of it
 
 
@@ -57,6 +64,11 @@ def test_several_comparisons_on_one_page(compared, chromium, tmp_path):
     assert len(rows) == 2
     assert rows[1].text.startswith("other/study")
     assert len(chromium.find_elements("css selector", "figure svg")) == 5
+    assert head(path.parent / "differences.csv") == [
+        "comparison",
+        "difference (fraction)",
+        *(f"{end} over {what} (fraction)" for what in ("seeds", "images") for end in ("low", "high")),
+    ]
 
 
 def test_what_is_no_comparison(compared, tmp_path):

@@ -15,6 +15,7 @@ from senet.insertion import remove
 from senet.study import StudyError, evaluate, explain, open_data
 from senet.study.explanation.subject import Subject, open_subject
 from tests.browser import complaints, opened, requests
+from tests.pages import undocumented
 
 QUIET = {"devices": "cpu", "progress": False}
 
@@ -76,6 +77,10 @@ def test_the_numbers_are_those_found_by_hand(trained, tmp_path):
     assert [block["name"] for block in content["blocks"]] == list(gates)
     rows = read_csv(tmp_path / "explained/channels.csv")
     assert len(rows) == 16
+    assert not undocumented(tmp_path / "explained/explanation.json")
+    effects = read_csv(tmp_path / "explained/gate_effects.csv")
+    assert effects[0]["top-1 (fraction)"] == str(found.blocks[0].at_mean.top1)
+    assert {name for name in effects[0] if "(fraction)" not in name} == {"block", "gates"}
     assert float(rows[3]["mean"]) == pytest.approx(float(gates["blocks.0.bn2.se"][:, 3].mean()), abs=1e-6)
     assert "SE blocks" in str(found)
 
