@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 
 from senet.errors import SenetError
 from senet.flagtexts import FLAGS, GROUPS, POSITIONAL, Flag
+from senet.recipe.elsewhere import elsewhere
 from senet.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Verbs = Mapping[str, Callable[..., int | None]]
 
 __all__ = ["FLAGS", "UsageError", "parse"]
+
+_TRAINS = ("train", "compare", "ablate")
 
 
 class UsageError(SenetError, ValueError):
@@ -228,8 +231,9 @@ def _in_plain_words(message: str, verb: str, verbs: Verbs) -> str:
         names = [_typed(name.rpartition(".")[2]) for name in found[1].split(", ")]
         return f"senet {verb} needs {' and '.join(names)}; see senet {verb} --help"
     if (found := re.match(r"unrecognized arguments: (\S+)", message)) and verb in verbs:
-        known = [_typed(parameter.name) for parameter in _parameters(verbs[verb])]
-        near = nearest(found[1].partition("=")[0], known)
-        hint = f"did you mean {near[0]}?" if near else f"see senet {verb} --help"
-        return f"senet {verb} does not take {found[1]!r}; {hint}"
+        given = found[1].partition("=")[0].lstrip("-")
+        near = nearest(given, [_typed(parameter.name)[2:] for parameter in _parameters(verbs[verb])])
+        no_flag = elsewhere(given)
+        hint = f"did you mean --{near[0]}?" if near and not no_flag else f"see senet {verb} --help"
+        return f"senet {verb} does not take {found[1]!r}; {(verb in _TRAINS and no_flag) or hint}"
     return re.sub(r"^argument (--[\w-]+)\S*: ", r"\1: ", message)

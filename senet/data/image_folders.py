@@ -33,6 +33,8 @@ _HELD_OUT = 0.2  # of the images, in a split that we draw
 _BEHIND = re.compile(r"[-_. ]*(set|data|images|split)$")
 _TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".mat", ".txt")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".h5", ".hdf5")
+_OTHERWISE = "; senet judge takes a training that reads them"
+_ANNOTATIONS = ("annotations", "labels")
 _LITTER = frozenset({"desktop.ini", "thumbs.db"})
 _OTHER_PROGRAMS = frozenset({"$recycle.bin", "#recycle", "@eadir", "lost+found", "system volume information"})
 
@@ -259,8 +261,9 @@ def _check_apart(root: Path, splits: Iterable[Path]) -> None:
 def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
     """Refuse folders that are all named like splits but hold no class folders, as in contests with a label table."""
     if all(map(_split_of, classes)):
+        hint = next(filter(None, (_hint(folder) for folder in (root, *(root / name for name in classes)))), "")
         raise DataError(
-            f"{_listed(classes)} of {root} hold no class folders{_hint(root)}: a split holds one folder of images for "
+            f"{_listed(classes)} of {root} hold no class folders{hint}: a split holds one folder of images for "
             "each class"
         )
 
@@ -316,7 +319,7 @@ def _hint(folder: Path) -> str:
         tar = any(name.lower().endswith(".tar") for name in archives)
         shards = f", or name shards of WebDataset as wds:{folder}" if tar else ""
         return f" ({_listed(archives, 2)}: archives are not read; unpack them{shards})"
-    return f" ({_listed(tables, 2)}: labels in a table are not read)" if tables else ""
+    return f" ({_listed(tables, 2)}: labels in a table are not read{_OTHERWISE})" if tables else ""
 
 
 def _check_same(root: Path, one: tuple[str, Sequence[str]], other: tuple[str, Sequence[str]]) -> None:
@@ -338,7 +341,8 @@ def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImage
         raise DataError(f"the class folders of {folder} hold no images (of {', '.join(sorted(EXTENSIONS))}){there}")
     empty = [name for name, inside in zip(classes, files, strict=True) if not inside]
     if empty:
-        raise DataError(f"no images in these class folders of {folder}: {_listed(empty)}")
+        hint = f" (labels in files are not read{_OTHERWISE})" if empty[0].lower() in _ANNOTATIONS else ""
+        raise DataError(f"no images in these class folders of {folder}: {_listed(empty)}{hint}")
     labels = [label for label, inside in enumerate(files) for _ in inside]
     others = [named_otherwise(path, root) for _, strangers in found for path in strangers]
     return FileImages([path for inside in files for path in inside], labels, root), others

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from senet.errors import InputTypeError
+from senet.recipe.elsewhere import elsewhere
 from senet.recipe.recipe import Changes, Recipe
 from senet.words import did_you_mean
 
@@ -60,7 +61,10 @@ def known_options(options: Mapping[str, Any], kind: type[Kind], function: str) -
     names = kind.__optional_keys__ | kind.__required_keys__  # type: ignore[attr-defined]
     for name in options:
         if name not in names:
-            hint = did_you_mean(name, names, f"; it takes {', '.join(sorted(names))}", most=1)
+            known = elsewhere(name) if "recipe" in names else ""
+            hint = (
+                f": {known}" if known else did_you_mean(name, names, f"; it takes {', '.join(sorted(names))}", most=1)
+            )
             raise InputTypeError(f"{function}() has no option {name!r}{hint}")
     return cast(Kind, {name: value for name, value in options.items() if value is not None})
 

@@ -12,6 +12,19 @@ BAD = {
     "no verb": ((), "say which verb"),
     "unknown verb": (("inser",), "did you mean 'insert'?"),
     "unknown flag": (("cost", "--model", "resnet20", "--widht", "3"), "did you mean --width?"),
+    "class weights": (
+        ("train", *"--model resnet20 --data digits --out runs/x --class-weights 1 2".split()),
+        "does not take '--class-weights'; every image counts alike; a training of your own does it otherwise, and "
+        "senet judge --code",
+    ),
+    "loss": (
+        ("compare", *"--model resnet20 --data digits --out runs/x --loss focal".split()),
+        "does not take '--loss'; the loss is cross entropy; a training",
+    ),
+    "class weights of a measurement": (
+        ("evaluate", *"--model resnet20 --data digits --class-weights x".split()),
+        "'--class-weights'; see senet evaluate",
+    ),
     "flag of another verb": (("sites", "--model", "resnet20", "--epochs", "3"), "does not take '--epochs'"),
     "abbreviated flag": (("sites", "--mod", "resnet20"), "did you mean --model?"),
     "no model": (("sites",), "senet sites needs --model; see senet sites --help"),

@@ -93,5 +93,7 @@ def test_the_same_names_everywhere():
     assert set(Options.__annotations__) <= set(flags.FLAGS)
     with pytest.raises(TypeError, match=re.escape("train() has no option 'epoch'; did you mean 'epochs'?")):
         known_options({"epoch": 3}, Options, "train")
+    with pytest.raises(TypeError, match=r"no option 'class_weights': every image counts alike; .* senet judge"):
+        known_options({"class_weights": [1, 2]}, Options, "train")
     with pytest.raises(TypeError, match="no option 'zzz'"):
         known_options({"zzz": 3}, Options, "train")

@@ -102,7 +102,7 @@ REFUSED = {
     "a contest's splits": (
         ["train", "test"],
         ["train.csv"],
-        r"'test', 'train' of .* hold no class folders \('train.csv'",
+        r"'test', 'train' of .* hold no class folders \('train.csv': .* senet judge takes a training that reads them",
     ),
     "a folder around it": (
         ["flowers/a", "flowers/b"],
@@ -113,6 +113,11 @@ REFUSED = {
     "one class": ("a", (), "one class, 'a': a classifier needs at least two"),
     "one class in a split": (["train/a", "val/a"], (), "train has one class, 'a'"),
     "an empty class": ("ab", ["c/notes.txt"], "no images in these class folders of .*: 'c'"),
+    "a detector's": (
+        ["images/train", "images/val"],
+        ["labels/train/a.txt"],
+        r"no images in .*: 'labels' \(labels in files are not read; senet judge takes",
+    ),
     "two words for one split": (
         [*both("val", "valid"), "train/a", "train/b"],
         (),
