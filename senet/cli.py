@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -101,8 +102,25 @@ def _command_instead(error: Exception, given: Sequence[str]) -> str:
         return ""
     saved, function = error.instead
     at = given.index(saved)
-    weights = [] if "--weights" in given else ["--weights", saved]
-    return f". That is: senet {shlex.join([*given[:at], function, *given[at + 1 :], *weights])}"
+    words = [*given[:at], function, *given[at + 1 :]]
+    models, weights = (_values_of(flag, given) for flag in ("--model", "--weights"))
+    if len(models) > 1:  # explore takes several, and as many weights
+        each = [*(weights * len(models) if len(weights) == 1 else weights or ["none"] * len(models))]
+        each[models.index(saved)] = saved
+        if weights:
+            first = words.index("--weights") + 1
+            words[first : first + len(weights)] = each
+        else:
+            words += ["--weights", *each]
+    elif not weights:
+        words += ["--weights", saved]
+    return f". That is: senet {shlex.join(words)}"
+
+
+def _values_of(flag: str, given: Sequence[str]) -> list[str]:
+    """The words behind a flag, up to the next one."""
+    behind = given[given.index(flag) + 1 :] if flag in given else []
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), behind))
 
 
 def _in_one_line(error: Exception) -> str:

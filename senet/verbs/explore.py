@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import sys
 from typing import Unpack
@@ -50,9 +51,12 @@ def explore(
     with listen(port) as server:  # before the networks are made, which is slow
         subjects = {}
         for name, its_weights, its_classes in each:
-            if name in subjects:
-                raise flags.UsageError(f"--model names {name} twice: a network is looked at with one set of weights")
-            subjects[name] = open_subject(
+            shown = name if model.count(name) == 1 or its_weights is None else f"{name} with {its_weights}"
+            if shown in subjects:
+                raise flags.UsageError(
+                    f"--model names {name} twice with the same weights: give each its own with --weights"
+                )
+            found = open_subject(
                 name,
                 its_weights,
                 classes=its_classes,
@@ -63,6 +67,7 @@ def explore(
                 devices=devices,
                 make=make,
             )
+            subjects[shown] = dataclasses.replace(found, name=shown)
         host, at = server.getsockname()
 
         def ready() -> None:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import senet
 from senet import cli
 
 pytest.importorskip("starlette", reason="the extra 'explore' is not installed")
@@ -42,11 +44,27 @@ def test_several_networks_each_with_its_weights(explore, saved):
     assert "Ctrl-C" in said
 
 
+def test_runs_of_a_network_of_ones_own_beside_each_other(explore, tiny, tmp_path):
+    for name in ("one", "two"):
+        network = senet.insert(senet.create(tiny), torch.zeros(1, 3, 16, 16), senet.SESpec(2))
+        senet.save(network, tmp_path / f"{name}.safetensors")
+    one, two = (str(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    status, _, _, error = explore("--model", "se_resnet20", one, "--size", "16")
+    assert status == 2
+    command = error.partition("That is: senet explore ")[2].split()
+    assert command == f"--model se_resnet20 {tiny} --size 16 --weights none {one}".split()
+    assert explore(*command)[0] == 0
+    status, opened, _, error = explore("--model", tiny, tiny, "--weights", one, two, "--size", "16")
+    assert (status, error) == (0, "")
+    assert all(subject.name == name for name, subject in opened.items())
+    assert list(opened)[-2:] == [f"{tiny} with {one}", f"{tiny} with {two}"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--model", "resnet20"), "resnet20 holds no SE block"),
-        (("--model", "se_resnet20", "se_resnet20"), "names se_resnet20 twice"),
+        (("--model", "se_resnet20", "se_resnet20"), "names se_resnet20 twice with the same weights"),
         (("--model", "a", "b", "c", "--weights", "x", "y"), "--weights names 2 for 3 networks"),
         (("--model", "a", "--classes", "x", "y"), "--classes names 2 for 1 network:"),
         (("--model", "se_resnet20", "--classes", "nowhere.json"), "nowhere.json cannot be read"),
