@@ -20,7 +20,16 @@ from senet.words import counted, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Found", "class_indices", "class_table", "files_below", "named_otherwise", "read_folder", "stratified_split"]
+__all__ = [
+    "Found",
+    "class_indices",
+    "class_table",
+    "files_below",
+    "named_otherwise",
+    "read_folder",
+    "split_of",
+    "stratified_split",
+]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -234,7 +243,7 @@ def files_below(root: Path) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """The split that a folder's name stands for."""
     plain = _BEHIND.sub("", name.lower())
     return next((split for split, names in SPLITS.items() if plain in names), None)
@@ -242,7 +251,7 @@ def _split_of(name: str) -> str | None:
 
 def _split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split; a folder without subfolders is a class of that name instead."""
-    here = [folder for folder in _folders(root) if _split_of(folder.name) == split and _folders(folder)]
+    here = [folder for folder in _folders(root) if split_of(folder.name) == split and _folders(folder)]
     if len(here) > 1:
         raise DataError(f"{root} has {_listed([p.name for p in here])}, which mean the same: keep one of them")
     return here[0] if here else None
@@ -260,7 +269,7 @@ def _check_apart(root: Path, splits: Iterable[Path]) -> None:
 
 def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
     """Refuse folders that are all named like splits but hold no class folders, as in contests with a label table."""
-    if all(map(_split_of, classes)):
+    if all(map(split_of, classes)):
         hint = next(filter(None, (_hint(folder) for folder in (root, *(root / name for name in classes)))), "")
         raise DataError(
             f"{_listed(classes)} of {root} hold no class folders{hint}: a split holds one folder of images for "
@@ -275,7 +284,7 @@ def _check_not_inside_out(root: Path, classes: Sequence[str]) -> None:
     """
     inside = [{folder.name for folder in _folders(root / name)} for name in classes]
     same = inside[0]
-    if any(names != same for names in inside) or (len(same) < 2 and not any(map(_split_of, same))):
+    if any(names != same for names in inside) or (len(same) < 2 and not any(map(split_of, same))):
         return
     inner, outer = sorted(same)[0], classes[0]
     raise DataError(
@@ -304,7 +313,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
         raise DataError(f"{folder} {held}{_hint(folder)}: images belong into one folder for each class")
     if len(folders) == 1:
         below = [path.name for path in _folders(folders[0]) if files_below(path)[0]]
-        if len(below) > 1 or any(map(_split_of, below)):
+        if len(below) > 1 or any(map(split_of, below)):
             raise DataError(f"{folder} holds one folder, and that the folders {_listed(below)}: give {folders[0]}")
         raise DataError(f"{folder} has one class, {folders[0].name!r}{_hint(folder)}: a classifier needs at least two")
     return tuple(p.name for p in folders)

@@ -28,7 +28,7 @@ from senet.files.cache import cache_folder
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["DataError", "DataSource", "open_data"]
 
@@ -98,7 +98,22 @@ def _shards(name: str, split_seed: int) -> DataSource:
         for label in sorted(set(images.labels.tolist()))
     }
     found = _with_held_out({split: images for split, images in splits.items()}, classes, split_seed)  # noqa: C416
-    return DataSource(name, classes, *_in_order(found), native_size=_common_side(sizes), bad=bad)
+    native = _common_side(sizes)
+    return DataSource(
+        name, classes, *_in_order(found), native_size=native, bad=bad, notes=_without_images(found, classes)
+    )
+
+
+def _without_images(splits: Mapping[str, Images], classes: Sequence[str]) -> tuple[str, ...]:
+    """What is worth saying of classes that have no images to train on: numbers from 1 leave class 0 empty."""
+    if "train" not in splits:
+        return ()
+    here = set(splits["train"].labels.tolist())
+    empty = [name for index, name in enumerate(classes) if index not in here]
+    if not empty:
+        return ()
+    some = ", ".join(empty[:8]) + f" and {len(empty) - 8} more" * (len(empty) > 8)
+    return (f"there is no image to train on of {len(empty)} of the {len(classes)} classes: {some}",)
 
 
 def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, Images | None]:

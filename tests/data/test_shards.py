@@ -108,7 +108,7 @@ def test_batches_of_shards_are_the_same_for_any_number_of_workers(paint, tmp_pat
 
 
 def _tar(path, members):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -149,11 +149,43 @@ def test_samples_are_pictures_with_labels(tmp_path, members, classes, labels):
     assert {image.size for image in map(source.val.load, range(len(source.val)))} == {(24, 20)}
 
 
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("Train-0.tar", "Val-0.tar", "val"),
+        ("training-0.tar", "validation_1.tar", "val"),
+        ("Train/0.tar", "TEST/0.tar", "test"),
+        ("train_set-0.tar", "test_set-0.tar", "test"),
+        ("imagenet-train-000.tar", "imagenet-val-000.tar", "val"),
+        ("cars.Training.0.tar", "cars.testing.0.tar", "test"),
+    ],
+)
+def test_splits_are_told_by_a_word_of_the_names(tmp_path, train, other, split):
+    _tar(tmp_path / "wds" / train, GOOD)
+    _tar(tmp_path / "wds" / other, GOOD[2:])
+    source = open_data(f"wds:{tmp_path}/wds")
+    assert (len(source.train), len(getattr(source, split))) == (3, 2)
+
+
+def test_a_word_within_some_names_is_no_split(tmp_path):
+    for name in ("steam-train", "car"):
+        _tar(tmp_path / f"{name}-0.tar", GOOD * 2)
+    assert len(open_data(f"wds:{tmp_path}").split("all")[1]) == 12
+
+
+def test_classes_without_images_and_copies_are_said(tmp_path):
+    _tar(tmp_path / "train-0.tar", [*GOOD[:2], ("b.jpg", JPEG), ("b.cls", b"3")])
+    _tar(tmp_path / "val-0.tar", GOOD)
+    source = checked(open_data(f"wds:{tmp_path}"))
+    assert source.notes[0] == "there is no image to train on of 2 of the 4 classes: 1, 2"
+    assert source.notes[1].startswith("3 of the 3 images of val are byte for byte images of train (val-0.tar/000.png")
+
+
 BAD_SAMPLES = {
     "no picture in this sample": [("x.cls", b"0")],
     "several pictures": [("x.png", PNG), ("x.jpg", JPEG), ("x.cls", b"0")],
     "stands twice in this shard": [("x.png", PNG), ("x.png", PNG), ("x.cls", b"0")],
-    r"no label \(.cls or .json\)": [("x.png", PNG), ("x.txt", b"0")],
+    r"no label \(.cls or .json; .txt is taken for a caption\)": [("x.png", PNG), ("x.txt", b"0")],
     r"its label \(.cls\) is no class": [("x.png", PNG), ("x.cls", b"-1")],
     r"its label \(.json\) is no class": [("x.png", PNG), ("x.json", b'{"boxes": []}')],
     "is no class": [("x.png", PNG), ("x.json", b"{")],
@@ -220,7 +252,7 @@ def test_a_shard_that_ends_early_keeps_what_is_whole(tmp_path):
         ("mixed", r"some shards of .* are of val"),
         ("both", r"some labels of .* are numbers \(1\) and some are names \('cat'\)"),
         ("one", "one class, '0'"),
-        ("none", r"holds no picture with a label.*the first: 0.tar/a.png: no label"),
+        ("none", r"holds no picture with a label.*the first: 0.tar/a.png: no label .*senet judge takes"),
         ("names", r"has class 1 \(from 0\), and .*classes.json names 1"),
         ("words", "does not name the class 'dog'"),
         ("noclasses", "should be a list of the classes' names"),

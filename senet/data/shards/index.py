@@ -125,7 +125,8 @@ def _sample(key: str, members: Mapping[str, tuple[int, int]], total: int, shard:
             at, length = members[label]
             break
     else:
-        return Sample(name, 0, 0, None, "no label (.cls or .json)")
+        text = "; .txt is taken for a caption" if _of_kind(members, {".txt"}) else ""
+        return Sample(name, 0, 0, None, f"no label (.cls or .json{text})")
     if at < 0 or at + length > total or length > 2**20:
         return Sample(name, 0, 0, None, f"its label (.{label}) is damaged")
     with shard.open("rb") as file:

@@ -18,6 +18,7 @@ from senet.data.decoding import (
     decode_bytes,
     reason_of,
 )
+from senet.data.image_folders import split_of
 from senet.data.images import BadFile, digest, text_of
 from senet.data.shards.index import index_of, state_of
 from senet.errors import BadImageError, DataError
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["ShardImages", "Shards", "read_shards"]
 
 MOST_SHARDS = 100_000
+OTHER_LABELS = (
+    ". A label is one class: for captions, several labels or numbers senet judge takes a training of your own"
+)
 
 CLASSES = "classes.json"
 """A file beside the shards with the class names in order."""
-
-_SPLIT = re.compile(r"(train|val|valid|validation|test)(?![a-zA-Z])")
 
 
 class Shards(NamedTuple):
@@ -122,7 +124,7 @@ def read_shards(pattern: str) -> Shards:
     ...) and its class. The class is a number or name in `.cls` or `.json`; in a JSON object it is
     "label", "cls", "class", "class_id" or "target". classes.json beside the shards may name
     numbered classes. A shard whose name begins with train, val or test, or whose folder is so
-    named, belongs to that split.
+    named, belongs to that split, in any case; so does one with such a word in its name, if all have one.
 
     Args:
         pattern: local tar files, as a folder or with {0000..0099} and *.
@@ -144,7 +146,7 @@ def read_shards(pattern: str) -> Shards:
     labels = {sample.label for sample in samples if sample.label is not None and not sample.problem}
     if not labels:
         first = f"; the first: {bad[0]}" if bad else ""
-        raise DataError(f"{pattern} holds no picture with a label (.cls or .json){first}")
+        raise DataError(f"{pattern} holds no picture with a label (.cls or .json){first}{OTHER_LABELS * bool(bad)}")
     number = _numbers(labels, shards, root, pattern)
     splits: dict[str, ShardImages] = {}
     for split, members in _splits(shards, pattern).items():
@@ -249,12 +251,26 @@ def _choices(inside: str) -> Sequence[str]:
 
 def _splits(shards: Sequence[Path], pattern: str) -> Mapping[str, list[int]]:
     """The indices of each split's shards; "all" if their names have no split."""
+    of = [_named_split(shard) for shard in shards]
+    within = [split or _split_within(shard) for split, shard in zip(of, shards, strict=True)]
+    if all(within):  # else `train` in steam-train-0.tar is part of a class's name
+        of = within
     splits: dict[str, list[int]] = {}
-    for at, shard in enumerate(shards):
-        found = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
-        name = "all" if found is None else {"valid": "val", "validation": "val"}.get(found[1], found[1])
-        splits.setdefault(name, []).append(at)
+    for at, name in enumerate(of):
+        splits.setdefault(name or "all", []).append(at)
     if "all" in splits and len(splits) > 1:
         named = ", ".join(sorted(set(splits) - {"all"}))
         raise DataError(f"some shards of {pattern} are of {named}, and {shards[splits['all'][0]]} says nothing of that")
     return splits
+
+
+def _named_split(shard: Path) -> str | None:
+    """The split of a shard whose name begins with one, or whose folder is called so."""
+    first = re.split(r"[^a-z]", shard.stem.lower(), maxsplit=1)[0]
+    return split_of(first) or split_of(shard.parent.name)
+
+
+def _split_within(shard: Path) -> str | None:
+    """The split that is one of the words of a shard's name, as in imagenet-train-0000.tar."""
+    found = {split for word in re.split(r"[^a-z]+", shard.stem.lower()) if (split := split_of(word))}
+    return found.pop() if len(found) == 1 else None
