@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from senet.inference.capture import tensors_of
+from senet.inference.folding import HALF
 from senet.inference.shapes import Shapes, failing, resized
 from senet.insertion import InsertionError, run, untouched
 
@@ -27,26 +28,27 @@ __all__ = [
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 LARGER, ONE_POSITION = "a larger size", "one position"
-_SLACK = 1.25  # roundings fall otherwise in another order
-_EPS = {dtype: torch.finfo(dtype).eps / 16 for dtype in (torch.float16, torch.bfloat16)}
+_SLACK = 1.25  # of one network's roundings, which on few outputs are much or little by chance
+_FAINTER = 16  # examples more, each a little fainter, where the first few leave that open
+_EPS = {dtype: torch.finfo(dtype).eps / 16 for dtype in HALF}
 _MORE = 32  # positions: what halves its maps five times can have so many more
 
 
 def check(model: nn.Module, other: nn.Module, examples: Mapping[str, Any]) -> str:
     """Why `other` is not the same function as `model` on the examples; "" where it is.
 
-    What the network refuses, `other` must refuse too. In half precision `other` must be as near to the network
-    in float64 as `model` is.
+    What the network refuses, `other` must refuse too. In half precision both are compared in float64, and then the
+    roundings of `other` with those of `model`.
     """
-    exact = _in_double(model)
-    for given in examples.values():
-        difference = _difference(model, other, given, exact)
+    exact, form, trials = (model, other, examples) if not _is_half(model) else _all_doubled(model, other, examples)
+    for given in trials.values():
+        difference = _difference(exact, form, given)
         if difference <= TOLERANCE:
             continue
-        if difference < float("inf") and exact is None and _difference(model, model, given) > TOLERANCE:
+        if difference < float("inf") and _difference(exact, exact, given) > TOLERANCE:
             return "it does not compute the same twice, so nothing can be held against it"
         return f"its outputs would differ by {difference:.2g} of the largest, where {TOLERANCE:g} is allowed"
-    return ""
+    return "" if exact is model else _rounds_more(exact, model, other, [*examples.values()])
 
 
 def unfounded(
@@ -56,10 +58,9 @@ def unfounded(
 
     Those that fail at no size that can be tried are needed too.
     """
-    exact = _in_double(model)
-    return needed_conditions(
-        example, shapes, assumed, lambda given: _difference(model, other, given, exact) <= TOLERANCE
-    )
+    if _is_half(model):
+        model, other, example = _all_doubled(model, other, example)
+    return needed_conditions(example, shapes, assumed, lambda given: _difference(model, other, given) <= TOLERANCE)
 
 
 def needed_conditions(
@@ -114,47 +115,89 @@ def trials(example: Any, shapes: Shapes, *, more: int = 1) -> dict[str, Any]:
     }
 
 
-def _in_double(model: nn.Module) -> nn.Module | None:
-    """A copy in float64 of a network in half precision; None for another."""
-    if not any(tensor.dtype in _EPS for tensor in (*model.parameters(), *model.buffers())):
-        return None
-    return copy.deepcopy(model).double()
+def _is_half(model: nn.Module) -> bool:
+    return any(tensor.dtype in HALF for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _difference(model: nn.Module, other: nn.Module, given: Any, exact: nn.Module | None = None) -> float:
-    """Between the outputs of two networks; 0 where both refuse what is given, infinity where one does.
+def _all_doubled(model: nn.Module, form: nn.Module, given: Any) -> tuple[nn.Module, nn.Module, Any]:
+    """Copies in float64 of a network and of its inference form, which names precisions inside; and what they take."""
+    model, form = copy.deepcopy(model).double(), copy.deepcopy(form).double()
+    if isinstance(form, fx.GraphModule):
+        for node in form.graph.nodes:
+            node.args, node.kwargs = tree_map(_wider, (node.args, node.kwargs))
+        form.recompile()
+    return _Doubled(model), _Doubled(form), tree_map(_double, given)
 
-    With `exact`: how much further `other` is from it than `model` is.
-    """
+
+class _Doubled(nn.Module):
+    """A network whose outputs are in float64, whatever it casts them to."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return tree_map(_double, self.network(*args, **kwargs))
+
+
+def _wider(given: Any) -> Any:
+    return torch.float64 if isinstance(given, torch.dtype) and given.is_floating_point else given
+
+
+def _double(given: Any) -> Any:
+    return given.double() if isinstance(given, Tensor) and given.is_floating_point() else given
+
+
+def _difference(model: nn.Module, other: nn.Module, given: Any) -> float:
+    """Between the outputs of two networks; 0 where both refuse what is given, infinity where one does."""
     with untouched(model):
         expected, found = _output(model, given), _output(other, given)
-        if expected is None or found is None:
-            return 0.0 if expected is found else float("inf")
-        if exact is None:
-            return relative_difference(expected[0], found[0])
-        doubled = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, given)
-        truth = _output(exact, doubled)
-    return float("inf") if truth is None else _further(truth[0], expected[0], found[0])
+    if expected is None or found is None:
+        return 0.0 if expected is found else float("inf")
+    return relative_difference(expected[0], found[0])
 
 
-def _further(truth: Any, plain: Any, given: Any) -> float:
-    """How much further from the truth what is given is than the plain outputs, as a share of the largest."""
-    (true, structure), (ours, our), (theirs, their) = tree_flatten(truth), tree_flatten(plain), tree_flatten(given)
-    if not structure == our == their:
-        return float("inf")
-    worst = 0.0
-    for exact, a, b in zip(true, ours, theirs, strict=True):
-        if not isinstance(a, Tensor) or not a.is_floating_point():
-            worst = max(worst, relative_difference(a, b))
-            continue
-        if not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype:
-            return float("inf")
-        largest = float(exact.abs().max()) if exact.numel() else 0.0
-        if largest > 0:
-            of_plain, of_given = (float((x.double() - exact).square().mean().sqrt()) / largest for x in (a, b))
-            more = of_given - _SLACK * of_plain - _EPS.get(a.dtype, 0.0)
-            worst = max(worst, more if more == more else float("inf"))
-    return worst
+# The error of a few outputs is much or little by chance, and alike in all of them. So the errors of all trials count
+# as one, and those of further examples where that is not enough.
+def _rounds_more(exact: nn.Module, model: nn.Module, other: nn.Module, examples: Sequence[Any]) -> str:
+    """Why `other`, in half precision, is further from the exact network than `model`; "" where it is not."""
+    more = (_fainter(examples[0], 1 - i / (2 * _FAINTER)) for i in range(1, _FAINTER + 1))
+    errors: dict[int, Tensor] = {}
+    for index, given in enumerate((*examples, *more), 1):
+        with untouched(model):
+            outputs = [_output(model, given), _output(other, given)]
+            if outputs[0] is None or outputs[1] is None:
+                if outputs[0] is outputs[1]:
+                    continue
+                return "it would not run as the network does in its own precision"
+            outputs.append(_output(exact, tree_map(_double, given)))
+        for at, each in _errors(*[tree_flatten(output)[0] for output in outputs]):
+            errors[at] = errors.get(at, torch.zeros(3, dtype=torch.float64)) + each
+        if index >= len(examples) and not (further := _further(errors)):
+            break
+    return f"its outputs would be {further} times as far from float64 as its own" if further else ""
+
+
+def _errors(plain: Sequence[Any], found: Sequence[Any], true: Sequence[Any]) -> Iterator[tuple[int, Tensor]]:
+    """For each floating-point output the squares of both networks' errors and of the last bit, over their range."""
+    for index, (a, b, exact) in enumerate(zip(plain, found, true, strict=True)):
+        if isinstance(a, Tensor) and a.is_floating_point() and a.numel():
+            largest = exact.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            squares = [((x.double() - exact) / largest).square().mean().cpu() for x in (a, b)]
+            last = torch.tensor(_EPS.get(a.dtype, 0.0) ** 2, dtype=torch.float64)
+            yield index, torch.stack([squares[0], squares[1] if a.dtype == b.dtype else last / 0, last])
+
+
+def _further(errors: Mapping[int, Tensor]) -> str:
+    """How many times as far one is than the other; "" where that is within what may be."""
+    for plain, found, last in (each.sqrt().tolist() for each in errors.values()):
+        if not (found <= _SLACK * plain + last or plain != plain):
+            return f"{found / max(plain, last):.2g}"
+    return ""
+
+
+def _fainter(example: Any, factor: float) -> Any:
+    return tree_map(lambda x: x * factor if isinstance(x, Tensor) and x.is_floating_point() else x, example)
 
 
 def _output(model: nn.Module, given: Any) -> tuple[Any] | None:

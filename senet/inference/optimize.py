@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from senet.block.equations import padding
 from senet.errors import OptimizeError
@@ -20,7 +20,7 @@ from senet.inference.eager.conditions import share_threads
 from senet.inference.eager.epilogue import fuse_epilogues
 from senet.inference.eager.gate import fuse_gates
 from senet.inference.find_se import Gate, find_gates, source_of
-from senet.inference.folding import applied, fold_affine, fold_constants, fold_into
+from senet.inference.folding import applied, fits, fold_affine, fold_constants, fold_into
 from senet.inference.graph import Network, capture, require, value_of
 from senet.inference.layers import Layer
 from senet.inference.rebuild import at_least_single, read_excitation, write_excitation
@@ -51,7 +51,8 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
     SE of any library is found by what the network computes. Where a linear layer makes the map that is squeezed, the
     average is taken of that layer's input, and the first FC layer is folded with it; scale, addition and
     ReLU are one step behind the layer. What the algebra does not cover stays as it is. The result is held
-    against the network on the example and on another batch, in float32 within 1e-5 of the largest output.
+    against the network on the example and on another batch, within 1e-5 of the largest output. In half precision
+    that is done in float64, and normalisations are folded where that rounds no weight.
 
     Args:
         model: any network that `torch.export` follows, on any device; it stays as it is.
@@ -106,7 +107,7 @@ def _optimized(model: nn.Module, example: Any, dynamic_size: bool, nothing_gaine
     folded = fold_affine(network)
     outcomes = _move_squeezes(network)
     if not folded and not outcomes:
-        _log.log(nothing_gained, "%s comes back as it is: it holds no SE, and no normalisation to fold", name)
+        _log.log(nothing_gained, "%s comes back as it is: it holds no SE, and no normalisation that folds", name)
         return model
     result = network.module(name)
     result.meta["senet"] = tuple(outcomes)
@@ -185,8 +186,7 @@ def _move(network: Network, gate: Gate) -> tuple[Outcome, fx.Node | None]:
             )
             excitation.result.replace_all_uses_with(result)
             if folds and source.layer is not None:
-                factor = torch.tensor(excitation.factor, dtype=torch.float64, device=source.layer.weight.device)
-                fold_into(network, source.layer, factor, None)
+                fold_into(network, source.layer, _number(excitation.factor, source.layer), None)
         elif layer is not None:
             gate.average.replace_all_uses_with(_mean_of_layer(network, layer, gate))
     return Outcome(gate.average.name, layer is not None, reason), result
@@ -205,9 +205,13 @@ def _elements(node: fx.Node) -> int:
 
 def _takes_factor(gate: Gate, layer: Layer | None, factor: float) -> bool:
     """Whether the layer can take the gate's constant factor: its output is used for this SE block alone."""
-    if layer is None or factor in (0, 1):
+    if layer is None or factor in (0, 1) or not fits(layer, _number(factor, layer), None):
         return False
     return set(layer.node.users) <= {gate.average, *gate.products}
+
+
+def _number(factor: float, layer: Layer) -> Tensor:
+    return torch.tensor(factor, dtype=torch.float64, device=layer.weight.device)
 
 
 def _mean(network: Network, node: fx.Node, channel: int, dtype: torch.dtype) -> fx.Node:

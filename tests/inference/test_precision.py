@@ -39,19 +39,70 @@ UNITS = {
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", UNITS)
-def test_half_precision_is_no_further_from_float64_than_the_network_is(name, dtype):
+def test_half_precision_moves_the_squeeze_of_every_unit(name, dtype):
     torch.manual_seed(0)
     layer, se = UNITS[name]
     model = Unit(layer(), se()).eval().to(dtype)
-    exact = copy.deepcopy(model).double()
     made = optimize(model, torch.randn(2, 4, 9, 9, dtype=dtype))
     assert [outcome.moved for outcome in made.meta["senet"]] == [True]
-    x = 3 * torch.randn(16, 4, 9, 9, dtype=dtype)
+    rms, largest = _distances(model, made, 3 * torch.randn(64, 4, 9, 9, dtype=dtype))
+    assert rms <= 1.02
+    assert largest <= 1.02
+
+
+def _distances(model, made, x):
+    """How far a form is from float64 over how far the network is: in RMS, and in the largest of each sample."""
     with torch.no_grad():
-        true, plain, given = exact(x.double()), model(x), made(x)
-    assert given.dtype == dtype
-    ours, theirs = ((y.double() - true).square().mean().sqrt() for y in (given, plain))
-    assert ours <= 1.25 * theirs  # roundings in another order
+        true, plain, given = copy.deepcopy(model).double()(x.double()), model(x), made(x)
+    assert given.dtype == x.dtype
+    ours, theirs = ((y.double() - true).flatten(1) for y in (given, plain))
+    largest = [each.abs().amax(1).mean() for each in (ours, theirs)]
+    return float(ours.norm() / theirs.norm()), float(largest[0] / largest[1])
+
+
+def _layer(i, o, kernel, groups=1):
+    return nn.Sequential(nn.Conv2d(i, o, kernel, padding=kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(o))
+
+
+class Residual(nn.Module):
+    """A unit of a network: basic, bottleneck or depthwise."""
+
+    def __init__(self, kind, width=32):
+        super().__init__()
+        inner = {"basic": width, "bottleneck": width // 4, "depthwise": 2 * width}[kind]
+        first, *more = {"basic": (3,), "bottleneck": (1, 3), "depthwise": (1, 3)}[kind]
+        layers = [_layer(width, inner, first)]
+        layers += [_layer(inner, inner, each, inner if kind == "depthwise" else 1) for each in more]
+        self.layers = nn.ModuleList([*layers, _layer(inner, width, 3 if kind == "basic" else 1)])
+        self.se = SEBlock(width, 4, bias=True)
+
+    def forward(self, x):
+        u = x
+        for layer in self.layers[:-1]:
+            u = torch.relu(layer(u))
+        return torch.relu(self.se(self.layers[-1](u)) + x)
+
+
+# Every rounding makes those behind it others, so the ratio of one input is chance: 0.7 to 1.3. Over 256 inputs and 18
+# networks both figures were 0.93 to 1.04 and, with normalisations folded into rounded weights, 1.04 to 1.50.
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["basic", "bottleneck", "depthwise"])
+def test_whole_networks_in_half_precision_are_no_further_from_float64(kind, dtype):
+    torch.manual_seed(0)
+    units = [Residual(kind) for _ in range(4)]
+    model = nn.Sequential(_layer(3, 32, 3), *units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1.0
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    with torch.no_grad():
+        model.train()(torch.randn(64, 3, 8, 8))
+    model = model.eval().to(dtype)
+    made = optimize(model, torch.randn(1, 3, 8, 8, dtype=dtype))
+    assert made is not model
+    rms, largest = _distances(model, made, torch.randn(256, 3, 8, 8).to(dtype))
+    assert rms <= 1.05
+    assert largest <= 1.05
 
 
 def test_sums_of_large_half_maps_stay_in_range():

@@ -6,6 +6,7 @@ result goes where the layer's output lay: a large new tensor costs the operating
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ _FRESH = (
     rescale_add,
     rescale_add_relu,
 )
+_NORMALISATION = _aten._native_batch_norm_legit_no_training.default  # stays in half precision; its first result is new
 _READERS = (gates, window_means, _aten.mean.dim)  # what they give is their own
 _IN_PLACE = {
     _aten.add.Tensor: _aten.add_.Tensor,
@@ -159,6 +161,8 @@ def _is_fresh(given: Any, user: fx.Node) -> bool:
         return False
     if not all(other is user or (other.target in _READERS and other < user) for other in given.users):
         return False
+    if given.target is operator.getitem:
+        return given.args[1:] == (0,) and getattr(given.args[0], "target", None) is _NORMALISATION
     return given.target in _FRESH or (given.target in _IN_PLACE.values() or given.target in _IN_PLACE)
 
 
