@@ -1,4 +1,4 @@
-"""The networks of the paper, and the names under which they, and other libraries' networks, are made."""
+"""The paper's networks, and names for these and other libraries' networks."""
 
 from senet.errors import ModelError, WeightsError
 from senet.zoo.names.create import create

@@ -1,1 +1,1 @@
-"""Names of networks: the zoo's, torchvision's, timm's, a person's own file."""
+"""Names of networks: the zoo's, torchvision's, timm's, and functions in the user's files."""

@@ -1,4 +1,4 @@
-"""`create`: a network by its name, with weights and SE where asked."""
+"""`create`: make a network by name, optionally with weights and SE."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from senet.zoo.weights.reading import WeightsFile, read_file
 __all__ = ["CLASSES", "create", "requested_classes"]
 
 _log = logging.getLogger("senet")
-_SMALLER = {224: 128}  # pixels a side: the zoo's networks have the same sites there, found in a third of the time
+_SMALLER = {224: 128}  # side in pixels: the same sites at this size, in a third of the time
 
 
 class _NotGiven(int):
-    """The default of `num_classes`: 1000 to a reader, and known from a 1000 that was asked for."""
+    """The default of `num_classes`: it reads as 1000, and differs from a requested 1000."""
 
 
 CLASSES = _NotGiven(DEFAULT_CLASSES)
@@ -48,32 +48,33 @@ def create(
     make: Make | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Make a network by its name, in training mode. `senet.create` also takes saved networks.
+    """Make a network by name, in training mode. `senet.create` also takes saved networks.
 
-    Under `with torch.device("meta"):` it has shapes and no values, SE included: for counting, in no time.
+    Under `with torch.device("meta"):` it has shapes but no values, SE included, which is enough for counting.
 
     Args:
-        name: of the zoo (`resnet20`; `se_resnet20` is the same with SE as the authors released it, with biases),
-            `torchvision:mobilenet_v2`, `timm:convnext_tiny` or `path/to/file.py:function` (the file is run).
-        num_classes: size of the classifier. Not given, it is the weights' own, and without weights the network's:
-            1000, or what torchvision, timm or the function have set. A function that does not take it is not
-            given it.
-        weights: a path (`.safetensors`, `.pth`, the authors' `.caffemodel`; published weights in every dialect that
+        name: a name of the zoo (`resnet20`; `se_resnet20` is the same with the authors' released
+            SE, with biases), `torchvision:mobilenet_v2`, `timm:convnext_tiny` or
+            `path/to/file.py:function` (the file is executed).
+        num_classes: the size of the classifier. The default is the weights' own, or without weights
+            the network's: 1000, or the default of torchvision, timm or the function. A function
+            without this parameter is called without it.
+        weights: a path (`.safetensors`, `.pth`, the authors' `.caffemodel`, in every dialect that
             `senet.zoo.load_weights` knows), "pretrained" (torchvision's or timm's own, which may be
-            downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever downloaded. Where
-            `num_classes` is given and is not the weights', the classifier starts fresh;
-            `senet.zoo.load_weights` reports it, here it goes to the log "senet".
-        spec: put SE of this kind into the network. Its `start=None` means the paper's initialisation, or, with
-            weights of the plain network, the identity. Not given, the blocks of a `se_` network have the width and
-            the biases that they have in the weights.
-        make: what makes the blocks in SE's place, as `senet.insert` takes it.
-        options: passed on to the network's builder.
+            downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever
+            downloaded. If `num_classes` differs from the weights', the classifier starts fresh, and
+            the log "senet" says so.
+        spec: insert SE of this kind. `start=None` means the paper's initialisation, or the identity
+            start with weights of the plain network. By default the blocks of a `se_` network take
+            width and biases from the weights.
+        make: the maker of blocks to insert instead of SE, as in `senet.insert`.
+        options: arguments for the network's builder.
 
     Raises:
-        ModelError: (a ValueError) where there is no such network, with the nearest names, or it does not take
-            the options.
-        WeightsError: (a ValueError) where the weights cannot be read or are of another network.
-        ImportError: where torchvision or timm is needed and missing, with the command that installs it.
+        ModelError: (a ValueError) there is no such network (the message has the nearest names), or
+            it refuses the options.
+        WeightsError: (a ValueError) the weights cannot be read or are of another network.
+        ImportError: torchvision or timm is missing; the message has the command that installs it.
     """
     if not isinstance(name, str | os.PathLike):
         raise InputTypeError(f"a network's name is a string, not {type(name).__name__}")
@@ -102,12 +103,13 @@ def create(
             options, built = published, source.build(classes, published)
     if classes is None and (head := head_of(built.model, for_model(built.model, file)[0])):
         built = source.build(head.classes, options)
-    # a classifier may only start fresh where a number of classes was asked for
+    # a classifier may start fresh only if a number of classes was requested
     head_rule = "strict" if classes is None else "replace"
     alphas = [value for key, value in file.tensors.items() if key.endswith((".se.alpha", ".senet_se.alpha"))]
     held = bool(alphas) if isinstance(wanted, MadeSpec) else holds_se(built.model, file)
     if wanted is not None and held:
-        # The file does not say how its blocks started. With α learnt they compute what they did, whatever it is.
+        # The file does not record how its blocks started, but blocks with a learnt α keep their
+        # function under either start.
         model = _with_se(source, built, wanted, "identity" if alphas else "paper")
         if isinstance(wanted, MadeSpec) and wanted.start == "paper" and not all(bool((a == 1).all()) for a in alphas):
             raise WeightsError(f"{file.source} has blocks with a learnt α, which start='paper' has not: leave it out")
@@ -120,7 +122,7 @@ def create(
 
 
 def _as_published(source: Source, file: WeightsFile, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with Caffe's first pooling where the weights were trained with it and the network can have it."""
+    """The options, with Caffe's first pooling if the weights were trained with it and the network supports it."""
     if not (file.caffe_pool and isinstance(source, ZooSource)):
         return dict(options)
     known = inspect.signature(source.entry.build).parameters
@@ -134,7 +136,7 @@ def _load(model: nn.Module, file: WeightsFile, head_rule: str) -> None:
 
 
 def _with_se(source: Source, built: Built, spec: SESpec | MadeSpec | None, start: str) -> nn.Module:
-    """The network, marked with its origin, and with SE where there is a spec; `start` where the spec has none."""
+    """Mark the network with its origin, and insert SE if there is a spec; `start` fills in the spec's."""
     model = built.model
     mark(model, source.name, built.options)
     if spec is None:
@@ -159,10 +161,10 @@ def _with_se(source: Source, built: Built, spec: SESpec | MadeSpec | None, start
 
 
 def requested_classes(name: str, num_classes: int) -> int | None:
-    """The number of classes that was asked for, or None where the default stands.
+    """The requested number of classes, or None for the default.
 
     Raises:
-        ModelError: where that is no number of classes.
+        ModelError: it is not a number of classes.
     """
     if num_classes is CLASSES:
         return None
@@ -170,12 +172,12 @@ def requested_classes(name: str, num_classes: int) -> int | None:
         count = operator.index(num_classes)  # type: ignore[arg-type]
     except TypeError:
         count = -1
-    least = 0 if name.startswith("timm:") else 1  # timm: 0 is no classifier
+    least = 0 if name.startswith("timm:") else 1  # in timm, 0 means no classifier
     if isinstance(num_classes, bool) or count < least:
         raise ModelError(f"num_classes is a whole number of at least {least}, not {num_classes!r}")
     return count
 
 
 def _fetched(weights: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The path of the weights, fetched from the hub where `hf:owner/name` says so."""
+    """The path of the weights, fetched from the Hub if they are named `hf:owner/name`."""
     return fetched(weights, WEIGHTS) if isinstance(weights, str) and is_on_hub(weights) else weights

@@ -1,4 +1,4 @@
-"""From a name to the network: `resnet20`, `torchvision:...`, `timm:...`, `file.py:function`, a saved file."""
+"""Resolve names of networks: `resnet20`, `torchvision:...`, `timm:...`, `file.py:function`, a saved file."""
 
 from __future__ import annotations
 
@@ -58,16 +58,17 @@ _NETWORKS: Mapping[str, Entry] = MappingProxyType(
 )
 _WITH_SE: Mapping[str, str] = MappingProxyType(
     {entry.se_name or f"se_{name}": name for name, entry in _NETWORKS.items() if entry.se_name is not None}
-)  # the name with SE -> the network that it is put into
+)  # name with SE -> plain network
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the zoo's networks that match an fnmatch pattern, sorted.
+    """The sorted names of the zoo's networks that match an fnmatch pattern.
 
-    A network and the same with SE are `resnet50` and `se_resnet50`. Where the published network holds SE, the one
-    without is called plain: `senet154_plain` and `senet154`; `mobilenet_v3_small_plain`, the published
-    `mobilenet_v3_small`, and `se_mobilenet_v3_small`, which is the plain one with SE as the SE paper has it.
-    `resnet50` and deeper are the paper's, with the stride in the first 1×1 convolution; `resnet50_v1_5` is today's.
+    `resnet50` has no SE, and `se_resnet50` is the same with SE. Where the published network holds
+    SE, the one without is called plain: `senet154_plain` and `senet154`;
+    `mobilenet_v3_small_plain`, the published `mobilenet_v3_small`, and `se_mobilenet_v3_small`,
+    which is the plain one with SE as the SE paper has it. `resnet50` and deeper are the paper's,
+    with the stride in the first 1×1 convolution; `resnet50_v1_5` is today's.
 
     Beside these `create` takes torchvision's (`torchvision:NAME`) and timm's (`timm:NAME`).
     """
@@ -75,10 +76,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def resolve(name: str) -> tuple[Source, SESpec | None]:
-    """The source of the plain network, and the SE block that the name asks for.
+    """The source of the plain network, and the SE block in the name.
 
     Raises:
-        ModelError: where there is no such network, with the nearest names.
+        ModelError: there is no such network; the message has the nearest names.
     """
     if name in _NETWORKS:
         return ZooSource(name, _NETWORKS[name]), None
@@ -96,7 +97,7 @@ def resolve(name: str) -> tuple[Source, SESpec | None]:
 
 
 def is_saved(name: str) -> bool:
-    """Whether `name` is a file that `save` may have written, a run folder, or one of these on the Hub."""
+    """Whether `name` is a possible file of `save`, a run folder, or one of these on the Hub."""
     path = Path(name)
     return (
         is_on_hub(name)
@@ -106,22 +107,22 @@ def is_saved(name: str) -> bool:
 
 
 def mark(model: nn.Module, name: str, options: Mapping[str, Any]) -> None:
-    """Write on the plain `model` which network it is, and what it is made of."""
+    """Mark the plain `model` with its name, options and structure."""
     model.__dict__[ORIGIN] = {"model": name, "options": dict(options), "structure": structure_of(model)}
 
 
 def origin(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
-    """Which network `model` is, and its options; None for one that `create` did not make."""
+    """The name and options of `model`; None if `create` did not make it."""
     found = model.__dict__.get(ORIGIN)
     return (None, {}) if found is None else (found["model"], dict(found["options"]))
 
 
 def changed_since(model: nn.Module) -> dict[str, tuple[str, str]]:
-    """Where `model` is no more what `create` made: for each module what it was and what it is, "" for none.
+    """The changes of `model` since `create` made it: each changed module before and after, "" for none.
 
-    Empty for a network that `create` did not make. SE that was inserted or pruned is no change.
+    Empty for a network that `create` did not make. Inserted and pruned SE does not count as a change.
     """
-    made = model.__dict__.get(ORIGIN, {}).get("structure")  # pickles of earlier versions have none
+    made = model.__dict__.get(ORIGIN, {}).get("structure")  # pickles of earlier versions lack it
     return {} if made is None else changes(model, made)
 
 
@@ -145,7 +146,7 @@ def _unknown(name: str) -> ModelError:
 
 
 def _near(name: str) -> list[str]:
-    """What `name` may mean: torchvision's network of that name, else one of the zoo, else of timm or torchvision."""
+    """Suggestions for `name`: torchvision's network of that name, else near names of the zoo, timm or torchvision."""
     bare = name.rpartition(":")[2]
     elsewhere: list[str] = []
     for library, module, needed in (("torchvision", "torchvision.models", "study"), ("timm", "timm", "timm")):
@@ -156,5 +157,5 @@ def _near(name: str) -> list[str]:
             return [f"{library}:{bare}"]
         elsewhere += known
         if near := nearest(name, list_models(), 3):
-            return near  # without asking timm, which takes seconds to import
+            return near  # before timm, which takes seconds to import
     return nearest(name, list_models(), 3) or nearest(name, elsewhere, 3)

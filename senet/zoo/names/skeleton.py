@@ -1,4 +1,4 @@
-"""SE in a network on the meta device, which has shapes and no values: enough to count with, and made in no time."""
+"""Insert SE into a network on the meta device, which has shapes but no values, for counting."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["insert_without_values"]
 
 
 def insert_without_values(model: nn.Module, example: Tensor, spec: SESpec | MadeSpec, where: Where = None) -> nn.Module:
-    """Put SE into `model`, which lies on the meta device, where `insert` would: nothing is proved.
+    """Insert SE into `model` on the meta device at the sites that `insert` would use, without proof.
 
     Args:
-        model: a network without SE; it is changed.
-        example: (N, C, H, W), on the meta device as well.
-        spec: which block, and where.
-        where: as `insert` takes it.
+        model: a network without SE, changed in place.
+        example: (N, C, H, W), also on the meta device.
+        spec: the kind of block and its placement.
+        where: the sites to use, as in `insert`.
 
     Returns:
         `model`.
 
     Raises:
-        InsertionError: where there is no site, or `where` matches none.
+        InsertionError: there is no site, or `where` matches none.
     """
     with untouched(model):
         flow = record(model, example)

@@ -1,6 +1,6 @@
-"""Where networks come from: the zoo, torchvision, timm, or a function in the user's own file.
+"""The sources of networks: the zoo, torchvision, timm, or a function in the user's file.
 
-Each source builds the plain network, and says with which options: what `save` writes and `load` builds it from.
+Each source builds the plain network and returns the options, which `save` writes and `load` uses.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ _WEIGHT_OPTIONS = frozenset(
         *("pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
         *("checkpoint_path", "cache_dir"),
     }
-)  # of torchvision's and timm's builders: they read files and fetch them
-_CROPS = {"inception_v3": 299}  # the others of torchvision's classifiers were made for 224
+)  # options of torchvision's and timm's builders that read or fetch files
+_CROPS = {"inception_v3": 299}  # torchvision's other classifiers take 224
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """A plain network, and the options that build it again, the number of classes among them."""
+    """A plain network, and the options that rebuild it, including the number of classes."""
 
     model: nn.Module
     options: dict[str, Any]
 
 
 class Source(Protocol):
-    """One plain network that can be built by name."""
+    """A plain network that can be built by name."""
 
     @property
     def name(self) -> str:
-        """The whole name, as `create` takes it."""
+        """The full name, as in `create`."""
 
     def build(self, num_classes: int | None, options: Mapping[str, Any], /) -> Built:
-        """The network with fresh weights; None classes are its own default. Nothing is downloaded."""
+        """The network with fresh weights; None classes mean its own default. Nothing is downloaded."""
 
     def pretrained(self, num_classes: int | None, options: Mapping[str, Any], /) -> Built:
         """The network with the library's own weights, which may be downloaded."""
 
     def input_shape(self, built: Built, /) -> tuple[int, int, int] | None:
-        """Channels, height and width of the pictures it was made for, where that is known."""
+        """Channels, height and width of the images it was made for, if known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class TorchvisionSource:
         with _fetching(self.name), _named_errors(self.name, options):
             known = models.get_model_weights(self._bare())
             model: nn.Module = builder(weights=known.DEFAULT, **options)
-        # what torchvision sets where it loads weights, and would not set where they come from a file
+        # torchvision sets these only when it loads weights itself
         settings = {
             option: getattr(model, option)
             for option in ("aux_logits", "transform_input")
@@ -172,7 +172,7 @@ class TimmSource:
         _refuse_weight_options(self.name, options)
         timm = extra("timm", "timm")
         bare = self.name.partition(":")[2]
-        if not timm.is_model(bare):  # not hf-hub:..., which would be fetched
+        if not timm.is_model(bare):  # hf-hub:... would be fetched, so it is refused
             raise ModelError(f"timm has no network {bare!r}{did_you_mean(bare, timm.list_models())}")
         all_options = _with_classes(num_classes, options)
         with _fetching(self.name) if pretrained else contextlib.nullcontext(), _named_errors(self.name, options):
@@ -183,18 +183,18 @@ class TimmSource:
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
-    """A function in a Python file of the user's that returns the network."""
+    """A function in the user's Python file that returns the network."""
 
     path: Path
     function: str
 
     @property
     def name(self) -> str:
-        """The whole name, as `create` takes it."""
+        """The full name, as in `create`."""
         return f"{self.path}:{self.function}"
 
     def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
-        """See `Source`; `num_classes` is given to a function that takes it, and to no other."""
+        """See `Source`; `num_classes` is passed only to a function that takes it."""
         with importing_from(self.path.resolve().parent):
             function = function_in(self.path, self.function)
             parameters = inspect.signature(function).parameters
@@ -207,7 +207,7 @@ class FileSource:
             _check_arguments(self.name, function, all_options)
             try:
                 model = function(**all_options)
-            except Exception as error:  # whatever a person's own code raises
+            except Exception as error:  # any error of the user's code
                 words = " ".join(str(error).split()) or "no message"
                 raise ModelError(f"{self.name} raised {type(error).__name__}: {words}{own_line(error)}") from error
         if not isinstance(model, nn.Module):
@@ -225,7 +225,7 @@ class FileSource:
 
 @contextlib.contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Say what to do where a library's own weights cannot be had, which each library says in its own way."""
+    """A context that turns a library's failure to fetch its weights into advice on what to do."""
     try:
         yield
     except SenetError:
@@ -259,7 +259,7 @@ def _check_arguments(name: str, function: Any, arguments: Mapping[str, Any]) -> 
 
 @contextlib.contextmanager
 def _named_errors(name: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Say which network did not take which options; builders that pass options on tell only the innermost class."""
+    """A context whose errors name the network and the options; builders name only the innermost class."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -1,7 +1,8 @@
-"""What `create` made, module by module, so that `save` knows a network that was changed afterwards.
+"""Describe networks module by module, so that `save` recognises one that was changed after `create`.
 
-A saved file names the network and the options that build it again. That is wrong for a network whose stride, activation
-or pooling was changed by hand: every tensor fits, and `load` would return another network.
+A saved file has the network's name and options. For a network whose stride, activation or pooling
+was changed by hand, these are wrong: every tensor would fit, but `load` would return another
+network.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from senet.insertion.staying.forwards import FORWARDS
 __all__ = ["Structure", "changes", "described", "difference", "structure_of"]
 
 Structure = Mapping[str, str]
-"""Each module's class, hyper-parameters, shapes and, in a Sequential, order, by the module's name."""
+"""Descriptions by module name: class, hyperparameters, shapes and, in a Sequential, the order."""
 
 _LIBRARIES = frozenset({"torch", "torchvision", "timm", "senet"})
 _UNSAID = frozenset(
     {
-        *("training", "inplace", "grad_checkpointing", "fused_attn"),  # change no output, or are set by every tool
+        *("training", "inplace", "grad_checkpointing", "fused_attn"),  # do not change outputs, or set by every tool
         *("pretrained_cfg", "default_cfg", "process_group"),
     }
 )
@@ -37,7 +38,7 @@ _PRUNED = tuple(KINDS.values())
 
 
 def structure_of(model: nn.Module) -> dict[str, str]:
-    """The structure of `model` without its inserted and its pruned SE. Values do not matter, nor does the device."""
+    """The structure of `model` without inserted and pruned SE, independent of values and device."""
     left_out: set[str] = set()
     found: dict[str, str] = {}
     first: dict[int, str] = {}
@@ -55,7 +56,7 @@ def structure_of(model: nn.Module) -> dict[str, str]:
 
 
 def _ties(module: nn.Module, prefix: str, first: dict[int, str]) -> list[str]:
-    """Which of a module's own parameters are another's too, which `first` had under another name."""
+    """The module's parameters that are tied to another's, which `first` has under another name."""
     ties = []
     for name, parameter in module._parameters.items():
         if parameter is not None and (other := first.setdefault(id(parameter), prefix + name)) != prefix + name:
@@ -64,7 +65,7 @@ def _ties(module: nn.Module, prefix: str, first: dict[int, str]) -> list[str]:
 
 
 def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
-    """Where `model` is no more what was `made`: for each module what it was and what it is, "" for none."""
+    """The differences of `model` from `made`: each changed module before and after, "" for none."""
     now = structure_of(model)
     pruned = tuple(name for name, module in model.named_modules() if type(module) in _PRUNED)
     beneath = tuple(f"{name}." for name in pruned)
@@ -76,7 +77,7 @@ def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
 
 
 def _same(was: str | None, now: str | None) -> bool:
-    """Whether two descriptions are of one module; an attribute that somebody added (`model.epoch = 3`) changes none."""
+    """Whether two descriptions agree, ignoring added attributes (`model.epoch = 3`)."""
     if was is None or now is None or was == now:
         return was == now
     (kind, before), (other, after) = _parts(was), _parts(now)
@@ -91,7 +92,7 @@ def _parts(description: str) -> tuple[str, list[str]]:
 
 
 def described(module: nn.Module, ties: Sequence[str] = ()) -> str:
-    """One module in a line: its class, hyper-parameters, shapes, ties, hooks, and a forward put in place."""
+    """One line for a module: its class, hyperparameters, shapes, ties, hooks, and a replaced forward."""
     kind = type(module)
     while (use := use_of(kind)) is not None:
         kind = use.base
@@ -110,7 +111,7 @@ def described(module: nn.Module, ties: Sequence[str] = ()) -> str:
 
 
 def difference(was: str, now: str) -> str:
-    """In words, how one description differs from another; "" is a module that is not there."""
+    """The difference between two descriptions, in words; "" is a missing module."""
     if not was or not now:
         return f"it was {_short(was)} and is gone" if was else f"{_short(now)} is new"
     (kind, before), (other, after) = _parts(was), _parts(now)
@@ -124,8 +125,8 @@ def _short(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 
-# A class of a person's own may count its calls in an attribute. What its constructor takes is a hyper-parameter; of
-# the libraries' classes, whose attributes stay, every plain one is.
+# A user's class may count its calls in an attribute, so only its constructor's arguments are
+# hyperparameters. In the libraries' classes every plain attribute is one.
 def _said(kind: type[nn.Module], name: str, value: object) -> str:
     if name.startswith("_") or name in _UNSAID or name == "forward":
         return ""
@@ -143,7 +144,7 @@ def _arguments(kind: Any, /) -> frozenset[str]:
 
 
 def _plain(value: object) -> str:
-    """A hyper-parameter as text; "" for what is none, such as a tensor."""
+    """A hyperparameter as text; "" for other attributes, such as tensors."""
     if value is None or isinstance(value, bool | int | float | str | torch.dtype):
         return repr(value)[:80].replace("; ", ";")
     if isinstance(value, list | tuple):
@@ -165,9 +166,9 @@ def _shapes(module: nn.Module) -> list[tuple[str, str]]:
     ]
 
 
-# A hook may change what a module returns, and no file holds it. Those of tools, which count or watch, come and go.
+# A hook may change a module's output, and no file holds it. Hooks of tools, which count or watch, are ignored.
 def _hooks(module: nn.Module) -> list[str]:
-    """The names of a person's own forward hooks."""
+    """The names of the user's forward hooks."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     return [name for hook in hooks if not _of_a_tool(hook) and (name := _plain(hook))]
 
@@ -180,9 +181,9 @@ def _of_a_tool(hook: Any) -> bool:
     return root in _LIBRARIES or "site-packages" in file or "dist-packages" in file
 
 
-# accelerate and torch.autocast wrap the forward that is there, and say so by `__wrapped__`: it computes the same.
+# accelerate and torch.autocast wrap the existing forward and set `__wrapped__`; the function is the same.
 def _foreign(module: nn.Module, kind: type[nn.Module]) -> str:
-    """The name of a forward that was put on the instance, "" where it leads back to the class's own."""
+    """The name of a forward assigned to the instance; "" if it wraps the class's own."""
     forward = module.__dict__.get("forward", module.__dict__.get(FORWARDS, (None,))[-1])
     if forward is None:
         return ""

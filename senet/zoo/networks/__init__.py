@@ -1,1 +1,1 @@
-"""The networks of the paper, one family a file."""
+"""The paper's networks, one family per file."""

@@ -1,8 +1,9 @@
 """BN-Inception (Ioffe & Szegedy, arXiv 1502.03167), as the SE paper's authors released it with SE.
 
-Ten Inception modules, two of which shrink the map: there the largest of 3×3 pixels is handed on as it is. Convolutions
-have no biases; poolings are Caffe's: without padding and with ceil_mode where they shrink the map, zeros counted where
-they average. SE goes behind each module's concatenation (figure 2 of the SE paper).
+It has ten Inception modules. The two that shrink the map pass on the 3×3 max-pooled input as a
+branch. Convolutions have no biases. Poolings are Caffe's: without padding and with ceil_mode if
+they shrink the map, and counting padded zeros in averages. SE goes after each module's
+concatenation (figure 2 of the SE paper).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Inception(nn.Module):
         self.out_channels = one + three + double + pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches' outputs, one behind the other."""
+        """The concatenated outputs of the branches."""
         return torch.cat([self.branch_1x1(x), self.branch_3x3(x), self.branch_double3x3(x), self.branch_pool(x)], 1)
 
 
@@ -77,7 +78,7 @@ class Reduction(nn.Module):
         self.out_channels = three + double + in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches' outputs, one behind the other."""
+        """The concatenated outputs of the branches."""
         return torch.cat([self.branch_3x3(x), self.branch_double3x3(x), self.branch_pool(x)], 1)
 
 
@@ -87,12 +88,12 @@ class BNInception(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits; H and W multiples of 32.
 
     Args:
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.0) -> None:
@@ -118,7 +119,7 @@ class BNInception(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.pool2(self.conv2(self.pool1(self.conv1(x))))
         x = self.avgpool(self.inception(x))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))

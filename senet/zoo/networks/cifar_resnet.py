@@ -68,19 +68,19 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A network of 6n + 2 layers for small pictures, 32×32 in the papers.
+    """A network of 6n + 2 layers for small images, 32×32 in the papers.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 6n + 2: 20, 32, 44, 56, 110 in the papers.
-        num_classes: how many.
-        in_channels: of the pictures; 3 for colours, 1 for grey.
-        dropout: of the pooled features.
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: where the depth is not 6n + 2, on a count that is no positive whole number, or a dropout that is
-            no probability.
+        ValueError: the depth is not 6n + 2, a count is not a positive whole number, or the dropout is
+            not a probability.
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
@@ -103,7 +103,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))

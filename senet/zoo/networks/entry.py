@@ -1,4 +1,4 @@
-"""What the zoo knows of one of its networks."""
+"""The zoo's record of one of its networks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Entry:
     """One network of the zoo.
 
     Attributes:
-        build: builds it; takes `num_classes` and `in_channels`, and whatever options the family has, by keyword.
+        build: builds it from the keywords `num_classes`, `in_channels` and the family's options.
         input_size: height and width that it was made for, in pixels.
         se_name: what its form with SE is called; "" is `se_` before its own name, None where it has none.
-        where: the sites that the form with SE uses, of those that insertion finds; None is all of them.
+        where: the sites used with SE among those that insertion finds; None means all of them.
     """
 
     build: Callable[..., nn.Module]

@@ -1,7 +1,8 @@
-"""Inception-ResNet-v2 (Szegedy et al., arXiv 1602.07261), with the names of its first code, TensorFlow-Slim's.
+"""Inception-ResNet-v2 (Szegedy et al., arXiv 1602.07261), with the names of TensorFlow-Slim's original code.
 
-A stem; 10, 20 and 10 residual units whose branch is an Inception module, scaled down before it is added; between them
-two modules that shrink the map. SE goes on the branch's 1×1 convolution, before the scaling (40 places).
+It has a stem, and 10, 20 and 10 residual units with two modules between them that shrink the map. A
+unit's branch is an Inception module, scaled down before the addition. SE goes after the branch's
+1×1 convolution, before the scaling (40 sites).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SCALES = (0.17, 0.10, 0.20)
 
 
 def _chain(channels: int, layers: Sequence[_Layer]) -> nn.Module:
-    """Convolution units one after the other; one that has a stride has no padding. A single one stands alone."""
+    """A sequence of convolution units, or a single unit; units with a stride have no padding."""
     units = []
     for wanted, kernel, *stride in layers:
         units.append(ConvUnit(channels, wanted, kernel, *stride, padding=0 if stride else None, eps=_EPS))
@@ -33,14 +34,14 @@ def _chain(channels: int, layers: Sequence[_Layer]) -> nn.Module:
 
 
 class Branches(nn.Module):
-    """Parallel chains of convolution units, concatenated; and a pooled one where there is a `pool`.
+    """Parallel chains of convolution units, and an optional pooled branch, concatenated.
 
     Shapes: (N, in_channels, H, W) -> (N, the branches' channels, H', W').
 
     Args:
-        in_channels: of the input.
-        chains: for each branch its layers: channels, kernel, and a stride where there is one.
-        pool: one branch more.
+        in_channels: the input's channels.
+        chains: the layers of each branch: channels, kernel, and optionally a stride.
+        pool: an additional pooled branch.
     """
 
     def __init__(self, in_channels: int, *chains: Sequence[_Layer], pool: nn.Module | None = None) -> None:
@@ -52,12 +53,12 @@ class Branches(nn.Module):
             self.add_module(f"branch{len(chains)}", pool)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches' outputs, one behind the other."""
+        """The concatenated outputs of the branches."""
         return torch.cat([getattr(self, f"branch{index}")(x) for index in range(self.count)], 1)
 
 
 class ResidualInception(Branches):
-    """x + scale · (branches, brought to the channels of x by a 1×1 convolution), and a ReLU where asked.
+    """x + scale · (branches, projected to the channels of x by a 1×1 convolution), and optionally a ReLU.
 
     Shapes: (N, channels, H, W) -> (N, channels, H, W).
     """
@@ -93,12 +94,12 @@ class InceptionResNetV2(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits; H and W at least 75.
 
     Args:
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features; 0.2 in its paper.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features; 0.2 in its paper.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2) -> None:
@@ -131,7 +132,7 @@ class InceptionResNetV2(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.maxpool_3a(self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x))))
         x = self.maxpool_5a(self.conv2d_4a(self.conv2d_3b(x)))
         x = self.repeat(self.mixed_5b(x))

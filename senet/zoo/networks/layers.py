@@ -1,4 +1,4 @@
-"""What several families share: a convolution unit, He initialisation, and fitting torchvision's networks to options."""
+"""Parts that families share: a convolution unit, He initialisation, and adapting torchvision's networks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["ConvUnit", "initialise", "scaled", "with_dropout", "with_in_channels
 
 
 class ConvUnit(nn.Sequential):
-    """A convolution without bias, its batch normalisation, and a ReLU where asked: `conv`, `bn`, `relu`.
+    """A convolution without bias, batch normalisation, and optionally a ReLU: `conv`, `bn`, `relu`.
 
-    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)), where the padding is not given.
+    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)), with the default padding.
 
     Args:
-        in_channels: of the input.
-        channels: of the output.
+        in_channels: the input's channels.
+        channels: the output's channels.
         kernel: height and width, or one number for both.
-        stride: in both directions.
-        padding: on every side; None: half the kernel, which keeps the size.
-        groups: of the convolution.
-        eps: of the normalisation.
-        relu: whether there is an activation.
+        stride: the stride in both directions.
+        padding: the padding on every side; None means half the kernel, which keeps the size.
+        groups: the convolution's groups.
+        eps: the normalisation's epsilon.
+        relu: whether to add a ReLU.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ConvUnit(nn.Sequential):
 
 
 def initialise(model: nn.Module) -> None:
-    """He initialisation of every convolution (normal, by outputs), all biases zero, as the paper trains (section 5).
+    """He initialisation of every convolution (normal, fan-out) with zero biases, as in the paper (section 5).
 
-    Batch normalisations start as ones and zeros, and linear weights uniform in ±1/√inputs, of themselves.
+    Batch normalisations (ones and zeros) and linear weights (uniform in ±1/√inputs) keep PyTorch's defaults.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -65,10 +65,10 @@ def initialise(model: nn.Module) -> None:
 
 
 def scaled(channels: int, width: float, divisor: int = 8) -> int:
-    """`channels` times `width`, to the nearest multiple of `divisor`, and never below one multiple.
+    """`channels` times `width`, rounded to a multiple of `divisor`, at least `divisor`.
 
     Raises:
-        ValueError: where the width is no positive finite number.
+        ValueError: the width is not a positive finite number.
     """
     if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
         raise InputError(f"width is a positive number, a multiple of the paper's channels, not {width!r}")
@@ -76,7 +76,7 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
 
 
 def with_in_channels(model: nn.Module, in_channels: int) -> None:
-    """Give `model` another first convolution where its pictures have other than 3 channels."""
+    """Replace the first convolution of `model` if its images do not have 3 channels."""
     if _positive_int("in_channels", in_channels) == 3:
         return
     name, first = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
@@ -90,5 +90,5 @@ def _like(first: nn.Conv2d, in_channels: int) -> nn.Conv2d:
 
 
 def with_dropout(pool: nn.Module, dropout: float) -> nn.Module:
-    """`pool`, followed by dropout where there is any: no key of the network changes."""
+    """`pool`, followed by dropout if it is not 0; state dict keys stay the same."""
     return nn.Sequential(pool, nn.Dropout(dropout)) if dropout else pool

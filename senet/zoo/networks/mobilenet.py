@@ -44,14 +44,14 @@ class MobileNetV1(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
-        width: α of the paper, which multiplies all channels.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
+        width: α of the paper, a factor of all channels.
         stem_stride: 2 as in the paper; 1 for pictures of 32×32 pixels.
 
     Raises:
-        ValueError: on a count that is no positive whole number, a dropout that is no probability, or a width that
+        ValueError: a count is not a positive whole number, the dropout is not a probability, or the width
             is not positive.
     """
 
@@ -79,7 +79,7 @@ class MobileNetV1(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.avgpool(self.units(self.stem(x)))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))
         return logits
@@ -88,19 +88,19 @@ class MobileNetV1(nn.Module):
 def mobilenet_v3(
     kind: str, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2, width: float = 1.0
 ) -> nn.Module:
-    """MobileNetV3 with the SE of its own: torchvision's.
+    """MobileNetV3 with its own SE: torchvision's network.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         kind: "small" or "large".
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: before the last linear layer.
-        width: multiplies all channels.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout before the last linear layer.
+        width: a factor of all channels.
 
     Raises:
-        ValueError: on a count that is no positive whole number, a dropout that is no probability, or a width that
+        ValueError: a count is not a positive whole number, the dropout is not a probability, or the width
             is not positive.
     """
     scaled(1, width)  # checks it
@@ -113,7 +113,7 @@ def mobilenet_v3(
 def plain_mobilenet_v3(
     kind: str, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2, width: float = 1.0
 ) -> nn.Module:
-    """`mobilenet_v3` with its SE taken out."""
+    """`mobilenet_v3` with its SE removed."""
     model = mobilenet_v3(kind, num_classes=num_classes, in_channels=in_channels, dropout=dropout, width=width)
     return remove(model, inplace=True)
 
@@ -126,7 +126,7 @@ _SMALL = functools.partial(MobileNetV1, width=0.25, stem_stride=1)
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(
     {
-        # SE goes behind each pointwise convolution, not behind the stem: with that the paper's 4.7 M are met
+        # SE after each pointwise convolution but not after the stem, which matches the paper's 4.7 M parameters
         "mobilenet_v1": Entry(MobileNetV1, _SIZE, where="units.*"),
         "mobilenet_v1_small": Entry(_SMALL, (32, 32), where="units.*"),
         **{f"mobilenet_v3_{kind}": _entry(mobilenet_v3, kind, None) for kind in ("small", "large")},

@@ -24,7 +24,7 @@ _STEM = 16
 
 
 class PreActBottleneck(nn.Module):
-    """Three convolutions, each behind its normalisation and ReLU, beside a shortcut.
+    """Three convolutions, each preceded by normalisation and ReLU, with a shortcut.
 
     Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -53,19 +53,19 @@ class PreActBottleneck(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """A network of 9n + 2 layers for small pictures, 32×32 in the paper.
+    """A network of 9n + 2 layers for small images, 32×32 in the paper.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 9n + 2: 164 in the paper.
-        num_classes: how many.
-        in_channels: of the pictures; 3 for colours, 1 for grey.
-        dropout: of the pooled features.
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: where the depth is not 9n + 2, on a count that is no positive whole number, or a dropout that is
-            no probability.
+        ValueError: the depth is not 9n + 2, a count is not a positive whole number, or the dropout is
+            not a probability.
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
@@ -85,7 +85,7 @@ class PreActResNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         x = self.avgpool(self.relu(self.bn(x)))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))

@@ -34,12 +34,12 @@ def small_resnet(depth: int, *, num_classes: int = 1000, in_channels: int = 3, d
 
     Args:
         depth: 18 or 34.
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
     return _module(_build(depth, "BasicBlock", num_classes, in_channels, dropout))
 
@@ -60,15 +60,15 @@ def resnet(
 
     Args:
         depth: 50, 101 or 152.
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
-        width: of the 3×3 convolutions, as a multiple of the paper's; 2 is the wide ResNet-50-2.
-        v1_5: the stride in the 3×3 convolution, as torchvision has it, in place of the first 1×1.
-        caffe_pool: the stem pools without padding and with ceil_mode; None: where the stride is the paper's.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
+        width: the width of the 3×3 convolutions, relative to the paper's; 2 is the wide ResNet-50-2.
+        v1_5: put the stride in the 3×3 convolution, as torchvision does, instead of the first 1×1.
+        caffe_pool: whether the stem pools without padding and with ceil_mode; None means True unless `v1_5`.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
     model = _build(depth, "Bottleneck", num_classes, in_channels, dropout, width_per_group=scaled(64, width, 1))
     if not v1_5:
@@ -105,13 +105,13 @@ def resnext(
         depth: 50, 101 or 152.
         groups: the cardinality.
         group_width: channels per group in the first stage.
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
-        caffe_pool: the stem pools without padding and with ceil_mode, as the authors' released networks do.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
+        caffe_pool: whether the stem pools without padding and with ceil_mode, as in the authors' released networks.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
     model = _build(depth, "Bottleneck", num_classes, in_channels, dropout, groups=groups, width_per_group=group_width)
     if caffe_pool:

@@ -60,12 +60,12 @@ class SENet154(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2) -> None:
@@ -85,7 +85,7 @@ class SENet154(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.layer2(self.layer1(self.layer0(x)))
         x = self.avgpool(self.layer4(self.layer3(x)))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))

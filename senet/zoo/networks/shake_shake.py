@@ -27,7 +27,7 @@ _STEM = 16
 
 
 class Shake(nn.Module):
-    """The mixture α · a + (1 − α) · b, α uniform in [0, 1) for each picture, and another α for the gradients.
+    """The mixture α · a + (1 − α) · b, with α uniform in [0, 1) per image, and another α for the gradients.
 
     In eval mode α is a half. Shapes: (N, C, H, W) twice -> (N, C, H, W).
     """
@@ -41,15 +41,15 @@ def _mixture(a: Tensor, b: Tensor, training: bool) -> Tensor:
     if not training:
         return (a + b) / 2
     forward, backward = (torch.rand_like(a[:, :1, :1, :1]) for _ in range(2))
-    differentiated = torch.lerp(b, a, backward)  # its value is replaced, its gradients stay
+    differentiated = torch.lerp(b, a, backward)  # the value is replaced, the gradients stay
     return differentiated + (torch.lerp(b, a, forward) - differentiated).detach()
 
 
-torch.fx.wrap("_mixture")  # one node in a symbolic trace, in either mode
+torch.fx.wrap("_mixture")  # a single node in a symbolic trace, in either mode
 
 
 class ShiftedShortcut(nn.Module):
-    """A projection of which half the channels see the map shifted by one pixel to the right and down.
+    """A projection in which half the channels see the map shifted by one pixel right and down.
 
     Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -99,20 +99,20 @@ def _branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:
 
 
 class ShakeShake(nn.Module):
-    """A network of 6n + 2 layers with two branches per block for small pictures, 32×32 in the paper.
+    """A network of 6n + 2 layers with two branches per block for small images, 32×32 in the paper.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 6n + 2: 26 in the paper.
-        width: channels of each branch in the first stage: 32, 64, 96 or 112 in the paper.
-        num_classes: how many.
-        in_channels: of the pictures; 3 for colours, 1 for grey.
-        dropout: of the pooled features.
+        width: the channels of each branch in the first stage: 32, 64, 96 or 112 in the paper.
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: where the depth is not 6n + 2 or the width is odd, on a count that is no positive whole number,
-            or a dropout that is no probability.
+        ValueError: the depth is not 6n + 2, the width is odd, a count is not a positive whole number,
+            or the dropout is not a probability.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class ShakeShake(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)))))
         x = self.avgpool(self.relu(x))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))

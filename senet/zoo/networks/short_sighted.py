@@ -1,10 +1,10 @@
-"""Small networks that see a part of the picture: for the question whether SE makes up for the rest.
+"""Small networks with a limited receptive field, to test whether SE compensates for it.
 
-`short_sighted` sees 11 pixels, and the made task `senet.data.context` cannot be solved with that.
+`short_sighted` sees 11 pixels, which cannot solve the synthetic task `senet.data.context`.
 `light_11`, `light_19` and `light_35` see 11, 19 and 35 pixels, and cost the same.
 
-The average at the end only adds local findings up, so what one place shows cannot change what another
-means. The excitation can: its squeeze reads the whole map. This is the SE paper's own argument
+The final average only sums local features, so one position cannot change the meaning of another.
+The excitation can, because its squeeze reads the whole map. This is the SE paper's argument
 (section 3.1): a unit "is unable to exploit contextual information outside of this region".
 """
 
@@ -31,10 +31,10 @@ _UNITS = 4  # their residual units
 
 
 class CentredConv2d(nn.Module):
-    """A depthwise 3×3 convolution of which only the middle weight is not zero, at the cost of a whole one.
+    """A depthwise 3×3 convolution with only its centre weight non-zero, at the cost of a full one.
 
-    It sees one pixel. So networks that see less differ from those that see more in nothing else:
-    neither in multiply-adds nor in where SE finds a place.
+    It sees one pixel. So networks with smaller receptive fields differ from the others in nothing
+    else, neither in multiply-adds nor in their SE sites.
 
     Shapes: (N, channels, H, W) -> the same.
     """
@@ -42,7 +42,7 @@ class CentredConv2d(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, 1, 1))
-        nn.init.normal_(self.weight, std=math.sqrt(2))  # He's, of one input
+        nn.init.normal_(self.weight, std=math.sqrt(2))  # He initialisation for one input
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of `x`."""
@@ -55,8 +55,8 @@ class LightUnit(nn.Module):
     Shapes: (N, channels, H, W) -> the same.
 
     Args:
-        channels: of input and output.
-        sees: whether the depthwise convolution sees its 3×3 pixels, or the middle one alone.
+        channels: the channels of input and output.
+        sees: whether the depthwise convolution sees 3×3 pixels, or only the central one.
     """
 
     def __init__(self, channels: int, *, sees: bool = True) -> None:
@@ -79,15 +79,15 @@ class ShortSighted(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
-        num_classes: how many.
-        in_channels: of the pictures; 3 for colours, 1 for grey.
-        width: channels of the stem and of every unit.
-        units: how many. The receptive field is 3 + 4 · units pixels a side: 11 with two.
-        dropout: of the pooled features.
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        width: the channels of the stem and of every unit.
+        units: the number of units. The receptive field is 3 + 4 · units pixels a side: 11 with two.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        InputError: a count is no positive whole number.
-        ValueError: a dropout is no probability.
+        InputError: a count is not a positive whole number.
+        ValueError: the dropout is not a probability.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class ShortSighted(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.avgpool(self.units(self.stem(x)))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))
         return logits
 
 
 class LightNet(nn.Module):
-    """A light network for small pictures, whose receptive field is chosen and whose cost is not.
+    """A light network for small images with a selectable receptive field at constant cost.
 
     A 3×3 stem and a depthwise 5×5 convolution, both at stride 2, with a 1×1 convolution: they see 11
     pixels. Then residual units at stride 4, the global average, and a linear layer.
@@ -118,16 +118,16 @@ class LightNet(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
-        seeing: how many of the four units see 3×3 pixels of their input; the others see one.
-            The receptive field is 11 + 8 · seeing pixels a side.
-        num_classes: how many.
-        in_channels: of the pictures; 3 for colours, 1 for grey.
-        width: channels of the units.
-        dropout: of the pooled features.
+        seeing: how many of the four units see 3×3 pixels; the others see one. The receptive field
+            is 11 + 8 · seeing pixels a side.
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        width: the channels of the units.
+        dropout: the dropout on the pooled features.
 
     Raises:
-        InputError: a count is no positive whole number, or `seeing` none from 0 to 4.
-        ValueError: a dropout is no probability.
+        InputError: a count is not a positive whole number, or `seeing` is not from 0 to 4.
+        ValueError: the dropout is not a probability.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class LightNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.avgpool(self.units(self.pointwise(self.depthwise(self.stem(x)))))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))
         return logits

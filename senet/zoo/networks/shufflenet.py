@@ -1,7 +1,7 @@
 """ShuffleNet v1 (Zhang et al., arXiv 1707.01083), 1× with 3 groups, which the SE paper extends (table 3).
 
-SE goes where the residual rule puts it, on the branch of the 13 units that add: with it the parameters are 2.44 M and
-the paper prints 2.4; with SE in the three units that shrink the map as well they would be 2.48 M.
+SE goes on the branches of the 13 units that add. This gives 2.44 M parameters, where the paper
+prints 2.4. With SE also in the three units that shrink the map there would be 2.48 M.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with its channels in another order."""
+        """`x` with shuffled channels."""
         return torch.unflatten(x, 1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
     def extra_repr(self) -> str:
@@ -79,15 +79,15 @@ class ShuffleNetV1(nn.Module):
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: of the pooled features.
-        width: multiplies the channels of the stages (the paper's 0.25×, 0.5×, 1×).
-        groups: of the 1×1 convolutions: 1, 2, 3, 4 or 8.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout on the pooled features.
+        width: a factor of the stages' channels (the paper's 0.25×, 0.5×, 1×).
+        groups: the groups of the 1×1 convolutions: 1, 2, 3, 4 or 8.
 
     Raises:
-        ValueError: on a count that is no positive whole number, a number of groups that the paper has not, a dropout
-            that is no probability, or a width that is not positive.
+        ValueError: a count is not a positive whole number, the paper has no such groups, the dropout is
+            not a probability, or the width is not positive.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ShuffleNetV1(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.maxpool(self.stem(x))
         x = self.avgpool(self.stage4(self.stage3(self.stage2(x))))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))

@@ -19,18 +19,18 @@ __all__ = ["NETWORKS", "vgg"]
 
 
 def vgg(depth: int, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> nn.Module:
-    """VGG of `depth` layers with weights, with a batch normalisation behind each convolution.
+    """VGG with `depth` weight layers, and a batch normalisation after each convolution.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 11, 13, 16 or 19.
-        num_classes: how many.
-        in_channels: of the pictures.
-        dropout: between the three linear layers.
+        num_classes: the number of classes.
+        in_channels: the channels of the images.
+        dropout: the dropout between the three linear layers.
 
     Raises:
-        ValueError: on a count that is no positive whole number, or a dropout that is no probability.
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
     builder = getattr(extra("torchvision.models", "study"), f"vgg{depth}_bn")
     model: nn.Module = builder(num_classes=num_classes, dropout=dropout)

@@ -23,7 +23,7 @@ _STEM = 16
 
 
 class WideBlock(nn.Module):
-    """Two 3×3 convolutions, each behind its normalisation and ReLU, dropout between them, beside a shortcut.
+    """Two 3×3 convolutions, each preceded by normalisation and ReLU, with dropout between them and a shortcut.
 
     Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -50,20 +50,20 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A network of 6n + 4 layers for small pictures, 32×32 in the paper, k times as wide as the thin ones.
+    """A network of 6n + 4 layers for small images, 32×32 in the paper, k times as wide as the thin ones.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 6n + 4: 16 and 28 here.
-        width: k, which multiplies the channels of the stages; a whole number.
-        num_classes: how many.
-        in_channels: of the pictures; 3 for colours, 1 for grey.
-        dropout: inside the blocks; 0.3 in the paper where there is any.
+        width: k, a whole number that multiplies the stages' channels.
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        dropout: the dropout inside the blocks; 0.3 in the paper, if any.
 
     Raises:
-        ValueError: where the depth is not 6n + 4, on a count that is no positive whole number, or a dropout that is
-            no probability.
+        ValueError: the depth is not 6n + 4, a count is not a positive whole number, or the dropout is
+            not a probability.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class WideResNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of pictures."""
+        """The logits of a batch of images."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         x = self.avgpool(self.relu(self.bn(x)))
         logits: Tensor = self.fc(x.flatten(1))

@@ -1,1 +1,1 @@
-"""Published and saved weights, read into a network."""
+"""Read published and saved weights into a network."""

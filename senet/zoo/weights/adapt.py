@@ -1,4 +1,4 @@
-"""Published tensors as a network has them: its names, its SE blocks' form, its classifier's name."""
+"""Adapt published tensors to a network: names, the form of SE blocks, and the classifier's name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS = ("weight", "bias")
 
 
 def for_model(model: nn.Module, file: WeightsFile) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors as the model has them, what the file called each, and what was done to them, in words."""
+    """The adapted tensors, the file's name for each, and notes on what was changed."""
     tensors, names = file.named_for(model)
     blocks = {
         f"{name}." if name else "": module for name, module in model.named_modules() if isinstance(module, SEBlock)
@@ -44,7 +44,7 @@ def for_model(model: nn.Module, file: WeightsFile) -> tuple[dict[str, Tensor], d
 
 
 def _move_head(model: nn.Module, tensors: dict[str, Tensor], names: dict[str, str]) -> list[str]:
-    """Name the file's classifier as the model's, where it alone is named otherwise."""
+    """Rename the file's classifier to the model's, if only its name differs."""
     difference = compare(model, tensors)
     state = model.state_dict()
     absent = absent_head(model, difference, state)
@@ -68,7 +68,7 @@ def _move_head(model: nn.Module, tensors: dict[str, Tensor], names: dict[str, st
 
 
 def absent_head(model: nn.Module, difference: Difference, state: Mapping[str, Tensor]) -> str | None:
-    """The model's classifier, where no parameter of it is in the file and every parameter but its own is."""
+    """The model's classifier, if the file lacks exactly its parameters."""
     name = classifier_of(model, state)
     if name is None:
         return None
@@ -78,13 +78,13 @@ def absent_head(model: nn.Module, difference: Difference, state: Mapping[str, Te
 
 
 def holds_se(model: nn.Module, file: WeightsFile) -> bool:
-    """Whether the file has SE blocks that the plain `model` has not."""
+    """Whether the file has SE blocks that the plain `model` lacks."""
     tensors, _ = file.named_for(model)
     return any(f"{name}.fc1.weight" not in model.state_dict() for name in se_layers(tensors))
 
 
 def take_se(model: nn.Module, file: WeightsFile) -> None:
-    """Give each inserted SE block the width and the biases that it has in the file; one it has nothing of, identity."""
+    """Give each inserted SE block its width and biases from the file; blocks absent from it become the identity."""
     tensors, _, _ = for_model(model, file)
     held = se_layers(tensors)
     for name, module, at in list(attached(model)):
@@ -101,7 +101,7 @@ def take_se(model: nn.Module, file: WeightsFile) -> None:
 
 
 def spec_like(spec: SESpec, layers: SELayers) -> SESpec:
-    """`spec` with the hidden width and the biases of a file's block."""
+    """`spec` with the hidden width and biases of the file's block."""
     spec = dataclasses.replace(spec, bias=layers.bias)
     if hidden_width(layers.channels, spec.reduction_ratio, spec.width, spec.least_width) == layers.width:
         return spec
@@ -112,7 +112,7 @@ def spec_like(spec: SESpec, layers: SELayers) -> SESpec:
 
 
 def spec_of(held: Sequence[SELayers]) -> str:
-    """The SESpec of all of a file's blocks, as code; "" where they have no one."""
+    """The common SESpec of all of a file's blocks, as code; "" if there is none."""
     for ratio in (max(1, layers.channels // max(1, layers.width)) for layers in held[:1]):
         if all(hidden_width(layers.channels, ratio) == layers.width for layers in held):
             return f"SESpec(reduction_ratio={ratio}, bias={held[0].bias})"

@@ -1,9 +1,9 @@
-"""The authors' `.caffemodel` files as tensors, under the keys of their port to PyTorch (`layer1.0.conv1.weight`).
+"""Read the authors' `.caffemodel` files as tensors, with the keys of the PyTorch port (`layer1.0.conv1.weight`).
 
-What a layer is for is read off how the layers are joined, not off their names: a residual block is what ends in a sum
-or in the authors' `Axpy` (gate · u + x), its projection is the convolution on the shortcut, its SE the two layers after
-the global pooling. So ResNet, ResNeXt and SENet-154 are read by one rule, with SE and without. BN-Inception, which has
-no sums, is read by its names.
+The role of a layer follows from the connections, not from names. A residual block ends in a sum or
+in the authors' `Axpy` (gate · u + x). Its projection is the convolution on the shortcut, and its SE
+the two layers after the global pooling. This one rule reads ResNet, ResNeXt and SENet-154, with or
+without SE. BN-Inception, which has no sums, is read by name.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _MEAN = (104.0, 117.0, 123.0)  # blue, green, red: in the authors' prototxt, not
 
 @dataclasses.dataclass(frozen=True)
 class CaffeModel:
-    """What a `.caffemodel` holds.
+    """The content of a `.caffemodel`.
 
     Attributes:
-        tensors: its parameters, each normalisation with its scale layer and its moving averages' factor applied.
-        stride: where the blocks that halve the map have their stride: "1x1", "3x3", or None where none does.
-        ceil_pool: whether the first pooling is Caffe's without padding, whose size is rounded up.
-        preprocessing: what the network's input is, in the words of `senet.study`'s Preprocessing.
+        tensors: its parameters; normalisations include their scale layer and their moving averages' factor.
+        stride: the convolution with the stride in blocks that halve the map: "1x1", "3x3", or None without such blocks.
+        ceil_pool: whether the first pooling is Caffe's: without padding, and with its size rounded up.
+        preprocessing: the network's preprocessing, as values of `senet.study`'s Preprocessing.
     """
 
     tensors: dict[str, Tensor]
@@ -62,7 +62,7 @@ class CaffeModel:
 
 @dataclasses.dataclass(eq=False)
 class _Node:
-    """A layer, where its inputs come from, and, of a convolution, the normalisation and scale layers after it."""
+    """A layer, the sources of its inputs and, for a convolution, the following normalisation and scale layers."""
 
     layer: Layer
     inputs: list[_Node]
@@ -93,11 +93,11 @@ class _Block:
 
 
 def read_caffe(path: Path) -> CaffeModel:
-    """The parameters of a `.caffemodel` of a residual network or of BN-Inception, with SE or without.
+    """Read the parameters of a `.caffemodel` of a residual network or BN-Inception, with or without SE.
 
     Raises:
-        WeightsError: where the file is damaged, or its layers are joined in another way.
-        ImportError: where protobuf is not installed, with the command that installs it.
+        WeightsError: the file is damaged, or its layers are connected in another way.
+        ImportError: protobuf is not installed; the message has the command that installs it.
     """
     layers = read_layers(path)
     try:
@@ -125,21 +125,21 @@ def read_caffe(path: Path) -> CaffeModel:
 
 
 def preprocessing_of(path: Path) -> Mapping[str, Any]:
-    """What the input of a `.caffemodel`'s network is; its parameters are not read.
+    """Read the preprocessing of a `.caffemodel`'s network, without its parameters.
 
     Raises:
-        WeightsError: where the file is damaged.
-        ImportError: where protobuf is not installed.
+        WeightsError: the file is damaged.
+        ImportError: protobuf is not installed.
     """
     return _preprocessing(read_layers(path, blobs=False))
 
 
 class _UnknownError(Exception):
-    """The layers are not joined as those of a network that can be read; the message says where."""
+    """The layers' connections are not those of a known network; the message says where."""
 
 
 def _preprocessing(layers: Iterable[Layer]) -> dict[str, Any]:
-    """Mean and deviation of each channel, red first and in [0, 1], as `Preprocessing` has them."""
+    """Mean and standard deviation of each channel, red first and in [0, 1], as in `Preprocessing`."""
     data = next((layer for layer in layers if layer.mean), None)
     mean, scale = (_MEAN, 1.0) if data is None else (data.mean, data.scale)
     return {
@@ -154,7 +154,7 @@ def _preprocessing(layers: Iterable[Layer]) -> dict[str, Any]:
 
 
 def _graph(layers: Sequence[Layer]) -> list[_Node]:
-    """The layers in order, joined; a name in Caffe stands for whatever wrote to it last."""
+    """The layers in order, connected; in Caffe a name refers to its latest writer."""
     nodes: list[_Node] = []
     written: dict[str, _Node] = {}
     for layer in layers:
@@ -177,12 +177,12 @@ def _up(node: _Node, *passed: str) -> _Node:
 
 
 def _source(node: _Node) -> _Node:
-    """What computed the values of `node`, before activations and the like."""
+    """The node that computed the values of `node`, before activations and similar layers."""
     return _up(node, "ReLU", "Split", "Dropout", "BatchNorm", "Scale", "Sigmoid", "Reshape", "Flatten")
 
 
 def _chain(node: _Node, ends: Sequence[_Node]) -> list[_Node]:
-    """The convolutions and inner products on the way from one of `ends`, or from the images, to `node`."""
+    """The convolutions and inner products on the path from one of `ends`, or from the images, to `node`."""
     found = []
     while (node := _source(node)) not in ends and node.inputs:
         if len(node.inputs) != 1:
@@ -291,13 +291,13 @@ def _inception(nodes: Sequence[_Node]) -> dict[str, Tensor]:
 
 
 def _tensors(node: _Node, name: str, norm: str | None) -> dict[str, Tensor]:
-    """The parameters of a layer, and of the normalisation after it where there is one."""
+    """The parameters of a layer and of any normalisation after it."""
     layer = node.layer
     if not layer.blobs:
         raise _UnknownError(f"{layer.name} ({layer.kind}) has no weights")
     weight = layer.blobs[0]
     if layer.kind == "InnerProduct" and weight.dim() == 4:
-        weight = weight.flatten(0, 2)  # old files have two ones before
+        weight = weight.flatten(0, 2)  # old files have two leading ones
     bias = layer.blobs[1].flatten() if len(layer.blobs) > 1 else None
     if not weight.dim() or (bias is not None and len(bias) != len(weight)):
         raise _UnknownError(f"{layer.name} ({layer.kind}) has blobs of {[tuple(blob.shape) for blob in layer.blobs]}")
@@ -308,9 +308,9 @@ def _tensors(node: _Node, name: str, norm: str | None) -> dict[str, Tensor]:
 
 
 def _normalisation(layers: Sequence[Layer], name: str, channels: int, bias: Tensor | None) -> dict[str, Tensor]:
-    """One normalisation of Caffe's two layers, `BatchNorm` and `Scale`.
+    """Merge Caffe's two layers `BatchNorm` and `Scale` into one normalisation.
 
-    The moving averages are kept as sums, beside the factor that divides them; a bias before them shifts the mean.
+    Caffe stores moving averages as sums with a divisor. A preceding bias shifts the mean.
     """
     mean, variance = torch.zeros(channels), torch.ones(channels) - _EPS
     weight, shift = torch.ones(channels), torch.zeros(channels)

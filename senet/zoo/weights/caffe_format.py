@@ -1,7 +1,7 @@
-"""The layers of a `.caffemodel`: Caffe's protobuf message `NetParameter`, of which only the fields that are needed.
+"""Parse the layers of a `.caffemodel`: the needed fields of Caffe's protobuf message `NetParameter`.
 
-The file is walked from field to field before any of it is parsed, so that a truncated or hostile one (millions of empty
-layers in a few megabytes) is refused while it is still small.
+The file is walked field by field before anything is parsed, so a truncated or hostile one (millions
+of empty layers in a few megabytes) is refused early.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MOST_WORDS = 100_000  # bytes of a layer beside its blobs: names and settings
 _OLD_LAYER, _LAYER, _BLOB = 2, 100, 7  # field numbers
 _FLOAT, _INT, _BYTES, _STRING, _BOOL = "TYPE_FLOAT", "TYPE_INT32", "TYPE_BYTES", "TYPE_STRING", "TYPE_BOOL"
 
-# message -> field -> (number, type, whether it repeats). The numbers of a blob are packed floats, which on the wire are
-# bytes: read as such they are not copied one by one.
+# message -> field -> (number, type, whether it repeats). A blob's packed floats are bytes on the
+# wire, and reading them as bytes avoids copying them one by one.
 _MESSAGES: Mapping[str, Mapping[str, tuple[int, str, bool]]] = MappingProxyType(
     {
         "BlobShape": {"dim": (1, "TYPE_INT64", True)},
@@ -82,18 +82,18 @@ class Layer:
     """One layer of a `.caffemodel`.
 
     Attributes:
-        name: as in the file, `conv2_1_1x1_reduce`.
+        name: the layer's name, such as `conv2_1_1x1_reduce`.
         kind: `Convolution`, `BatchNorm`, `Axpy`, ...
-        bottoms: names of its inputs.
-        tops: names of its outputs; of an in-place layer its input's.
-        blobs: its parameters, float32 (float64 where the file has that).
-        stride: of a convolution.
-        pooling: "max", "average" or "global" of a pooling layer, else "".
-        padding: of a pooling layer.
-        sums: whether an element-wise layer is a sum.
-        eps: of a batch normalisation.
-        mean: what a data layer subtracts from each channel, in [0, 255].
-        scale: what a data layer then multiplies by.
+        bottoms: the names of its inputs.
+        tops: the names of its outputs; an in-place layer's output has its input's name.
+        blobs: its parameters, float32 (or float64 if the file has that).
+        stride: a convolution's stride.
+        pooling: "max", "average" or "global" for a pooling layer, else "".
+        padding: a pooling layer's padding.
+        sums: whether an elementwise layer is a sum.
+        eps: a batch normalisation's epsilon.
+        mean: a data layer's mean of each channel, in [0, 255].
+        scale: a data layer's factor after the mean.
     """
 
     name: str
@@ -111,18 +111,18 @@ class Layer:
 
 
 def is_caffe(path: Path, start: bytes) -> bool:
-    """Whether a file that begins with `start` is a `.caffemodel`, by its name, or a network's name and a layer."""
+    """Whether a file that begins with `start` is a `.caffemodel`: it has such a name, or begins like a network."""
     return path.suffix == ".caffemodel" or (start[:1] in (b"\n", b"\xa2") and b"\xa2\x06" in start)
 
 
 def read_layers(path: Path, *, blobs: bool = True) -> list[Layer]:
-    """The layers of a `.caffemodel`, in order; without `blobs`, their parameters are not read.
+    """Read the layers of a `.caffemodel` in order; without `blobs` parameters are skipped.
 
     Raises:
-        WeightsError: where the file is truncated, damaged, not of Caffe, or asks for more memory than it has bytes.
-        ImportError: where protobuf is not installed, with the command that installs it.
+        WeightsError: the file is truncated, damaged, not Caffe's, or asks for more memory than it has bytes.
+        ImportError: protobuf is not installed; the message has the command that installs it.
     """
-    _messages()  # says what to install, before anything of the file is blamed
+    _messages()  # report a missing package before blaming the file
     layers: list[Layer] = []
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -135,7 +135,7 @@ def read_layers(path: Path, *, blobs: bool = True) -> list[Layer]:
                     layers.append(_layer(mapped, start, end, blobs=blobs))
     except WeightsError:
         raise
-    except (_DamagedError, ValueError) as error:  # a file of no bytes cannot be mapped, which is a ValueError
+    except (_DamagedError, ValueError) as error:  # mapping an empty file raises a ValueError
         raise WeightsError(
             f"{path} is no .caffemodel, or a truncated or damaged one (after {len(layers)} layers: {error}); fetch or "
             f"write it again"
@@ -148,11 +148,11 @@ def read_layers(path: Path, *, blobs: bool = True) -> list[Layer]:
 
 
 class _DamagedError(Exception):
-    """What a file of Caffe never is; the message says where."""
+    """The file is damaged; the message says where."""
 
 
 def _fields(data: mmap.mmap, start: int, end: int, most: int) -> Iterator[tuple[int, int, int, int]]:
-    """The length-delimited fields of a message: number, where it begins, where its content begins, where it ends."""
+    """The length-delimited fields of a message: number, begin, begin of content, end."""
     position = start
     for _ in range(most):
         if position == end:
@@ -221,9 +221,9 @@ def _layer(data: mmap.mmap, start: int, end: int, *, blobs: bool) -> Layer:
 
 
 def _blob(data: mmap.mmap, start: int, end: int) -> Tensor:
-    """The numbers of a blob, in its shape."""
+    """The numbers of a blob in its shape."""
     for _ in _fields(data, start, end, _MOST_FIELDS):
-        pass  # each part of it is whole, and there are not too many
+        pass  # check that each part is complete and that there are not too many
     blob = _parsed("BlobProto", data[start:end])
     single, double = b"".join(blob.data), b"".join(blob.double_data)
     dtype = torch.float64 if double else torch.float32
@@ -241,14 +241,14 @@ def _parsed(name: str, content: bytes) -> Any:
     message = _messages()[name]()
     try:
         message.ParseFromString(content)
-    except Exception as error:  # protobuf has its own, which cannot be named without importing it
+    except Exception as error:  # protobuf's own error class cannot be named without importing it
         raise _DamagedError(f"no {name}: {error}") from error
     return message
 
 
 @functools.cache
 def _messages() -> Mapping[str, Any]:
-    """The classes of the messages, in a pool of their own: whoever else defines Caffe's is not in the way."""
+    """The message classes, in their own pool to avoid clashes with other definitions of Caffe's messages."""
     try:
         descriptor_pb2, descriptor_pool, message_factory = (
             importlib.import_module(f"google.protobuf.{name}")

@@ -1,4 +1,4 @@
-"""Whether the tensors of a file are those of a network: keys, shapes, and the size of the classifier."""
+"""Compare the tensors of a file with a network: keys, shapes, and the size of the classifier."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Difference", "Head", "MismatchError", "classes_in", "classifier_of",
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Where the tensors of a file are not those of a network, each with shapes in words.
+    """The differences between the tensors of a file and a network, with shapes in words.
 
     Attributes:
-        missing: keys of the network that the file has not.
-        unexpected: keys of the file that the network has not.
-        mismatched: keys of both, of another shape or kind of number.
+        missing: keys of the network that the file lacks.
+        unexpected: keys of the file that the network lacks.
+        mismatched: common keys with another shape or kind of number.
     """
 
     missing: Mapping[str, str]
@@ -33,7 +33,7 @@ class Difference:
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def without(self, keys: Iterable[str]) -> Difference:
-        """The rest of the difference, `keys` left out."""
+        """The difference without `keys`."""
         left_out = frozenset(keys)
 
         def rest(part: Mapping[str, str]) -> dict[str, str]:
@@ -55,7 +55,7 @@ class Difference:
 
 
 class MismatchError(WeightsError):
-    """Weights are not those of a network; `difference` lists every key of either that has no place in the other."""
+    """Weights do not fit a network; `difference` lists every key without a counterpart."""
 
     def __init__(self, message: str, difference: Difference) -> None:
         super().__init__(message)
@@ -64,13 +64,13 @@ class MismatchError(WeightsError):
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A classifier that a file and a network have in two sizes.
+    """A classifier that has different sizes in a file and a network.
 
     Attributes:
-        layers: its name; several where a network has auxiliary classifiers.
-        keys: its parameters.
+        layers: its name; several names if the network has auxiliary classifiers.
+        keys: the keys of its parameters.
         classes: the number of classes in the file.
-        wanted: the number in the network.
+        wanted: the number of classes in the network.
     """
 
     layers: tuple[str, ...]
@@ -82,15 +82,15 @@ class Head:
 def compare(
     model: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str, str] = MappingProxyType({})
 ) -> Difference:
-    """How `tensors` differ from the state dict of `model`, in the order of each.
+    """Compare `tensors` with the state dict of `model`; keys keep their order.
 
     Args:
         model: the network.
-        tensors: under the names that its state dict would have.
-        names: what the file called those that it called otherwise.
+        tensors: the tensors by state dict key.
+        names: the file's names for renamed tensors.
 
     Raises:
-        WeightsError: where the model has parameters without a shape yet.
+        WeightsError: the model has parameters without a shape.
     """
     state = _state(model)
 
@@ -110,11 +110,11 @@ def compare(
 
 
 def head_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> Head | None:
-    """The classifier that differs in its number of classes and in nothing else; None where there is none.
+    """The classifier, if the file and the network differ only in its number of classes, else None.
 
-    It is found by its shape: layers (linear, or 1×1 convolutions) whose weights and biases have another first dimension
-    in `tensors`. Whatever took in the outputs of such a layer would differ as well, so where every other tensor has
-    the right shape, nothing does.
+    It consists of the layers (linear, or 1×1 convolutions) whose weights and biases have another
+    first dimension in `tensors`. A layer that took their outputs would also differ. So if every
+    other tensor has the right shape, no such layer exists.
     """
     mismatched = compare(model, tensors).mismatched
     layers = tuple(dict.fromkeys(key.rpartition(".")[0] for key in mismatched))
@@ -136,10 +136,11 @@ def head_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> Head | None:
 
 
 def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
-    """The number of classes that `weights` are for, read off the shape of the classifier.
+    """The number of classes of `weights`, from the shape of the classifier.
 
-    The classifier is the layer of `model` (linear, or a 1×1 convolution) that differs in its number of outputs alone;
-    where no shape differs, the last such layer of which `weights` has the weight. None where there is none.
+    The classifier is the layer of `model` (linear, or a 1×1 convolution) that differs only in its
+    number of outputs. If no shape differs, it is the last such layer in `weights`. None if there is
+    none.
     """
     head = head_of(model, weights)
     if head is not None:
@@ -149,7 +150,7 @@ def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
 
 
 def classifier_of(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """The last layer of `model` that is linear or a 1×1 convolution, of which `weights` has the weight: its name."""
+    """The name of the last linear layer or 1×1 convolution of `model` whose weight is in `weights`."""
     modules: list[tuple[str, nn.Module]] = list(model.named_modules())
     inside = tuple(f"{name}." for name, module in modules if isinstance(module, SEBlock | MadeBlock))
     for name, module in reversed(modules):

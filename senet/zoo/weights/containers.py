@@ -1,4 +1,4 @@
-"""The state dict within what a training wrote: under which key it lies, and behind which prefix its keys stand."""
+"""Find the state dict within a training's checkpoint: its key, and the prefix of its own keys."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 RAW = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
-"""What training programs call a network's weights, and their moving average beside them."""
+"""Keys under which training programs store a network's weights, and their moving average."""
 
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 _SPLIT = ("backbone.", "head.")  # a network in two parts, as mmpretrain has it
 _DEPTH = 3
@@ -21,9 +21,9 @@ _AVERAGES = frozenset({"averaged", "ema", "ema_model", "model_ema", "module_ema"
 
 
 def wrapped(loaded: Mapping[Any, Any]) -> tuple[Any, str]:
-    """What stands under the key that holds weights, the average where there is one, and a note; else `loaded` itself.
+    """The weights in a checkpoint, averaged ones first, with a note; else `loaded` itself.
 
-    The averaged weights are those whose accuracy is published, and those that timm loads.
+    Published accuracies are those of the averaged weights, which timm loads too.
     """
     notes = []
     for _ in range(_DEPTH):
@@ -43,9 +43,9 @@ def wrapped(loaded: Mapping[Any, Any]) -> tuple[Any, str]:
 
 
 def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Tensors without the prefixes that DataParallel, torch.compile and AveragedModel put before every key.
+    """The tensors without the prefixes of DataParallel, torch.compile and AveragedModel.
 
-    In place of tensors there may be anything.
+    The values may be anything.
     """
     found = dict(tensors)
     while True:
@@ -57,11 +57,11 @@ def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 class Part(NamedTuple):
-    """Some of a file's tensors under shorter names.
+    """A part of a file's tensors under shorter names.
 
     Attributes:
-        keys: for each name, the key in the file.
-        averaged: whether it is called a moving average.
+        keys: the file's key of each name.
+        averaged: whether its name says that it is a moving average.
     """
 
     keys: dict[str, str]
@@ -69,10 +69,10 @@ class Part(NamedTuple):
 
 
 def parts_of(keys: Iterable[str]) -> list[Part]:
-    """The parts of a state dict that may be a network by themselves, the whole first.
+    """The parts of a state dict that may be a network on their own, the whole first.
 
-    That is what stands behind a first name (`model.` of Lightning's modules), and what `backbone.` and `head.` are
-    together.
+    These are the keys after a common first name (`model.` in Lightning), and `backbone.` with
+    `head.`.
     """
     found = [Part({key: key for key in keys}, False)]
     for part in found:

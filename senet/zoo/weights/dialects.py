@@ -1,8 +1,8 @@
-"""Dialects: the names under which published weights have the parameters of the same networks.
+"""Dialects: the parameter names that publishers use for the same networks.
 
-A file's dialect is told from its keys and shapes. Its keys are then put into the words of our networks, which are
-torchvision's; a block's SE is `BLOCK.se.fc1` and `BLOCK.se.fc2` until it is known at which module of the block the
-network holds it.
+A file's dialect is detected from its keys and shapes. Its keys are then translated to our names,
+which are torchvision's. A block's SE is `BLOCK.se.fc1` and `BLOCK.se.fc2` until we know which
+module of the block holds it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Dialect:
     """One way of naming a network's parameters.
 
     Attributes:
-        name: whose it is.
-        detect: whether tensors are named so.
-        patterns: regular expressions and what each becomes; the first that matches a whole key counts.
-        stride: where bottlenecks of dense convolutions have their stride, "1x1" or "3x3"; "" where either may be.
-        caffe_pool: whether the first pooling is Caffe's, without padding and rounded up; None where either may be.
+        name: the dialect's origin.
+        detect: whether tensors have such names.
+        patterns: regular expressions with replacements; the first that matches a whole key applies.
+        stride: the convolution with the stride in dense bottlenecks, "1x1" or "3x3"; "" if either is possible.
+        caffe_pool: whether the first pooling is Caffe's, without padding and rounded up; None if either is possible.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Dialect:
     caffe_pool: bool | None = None
 
     def rename(self, key: str) -> str:
-        """A key of this dialect in the words of our networks."""
+        """Translate a key of this dialect to our names."""
         for pattern, ours in self.patterns:
             if found := re.fullmatch(pattern, key):
                 return found.expand(ours)
@@ -69,7 +69,7 @@ def _all(*tests: Callable[[Tensors], bool]) -> Callable[[Tensors], bool]:
 
 
 def _matrix(pattern: str) -> Callable[[Tensors], bool]:
-    """Whether a key that matches holds the weights of a linear layer or of a 1×1 convolution."""
+    """Whether a matching key holds the weight of a linear layer or a 1×1 convolution."""
     matches = re.compile(pattern).fullmatch
     return lambda tensors: any(
         matches(key) and value.dim() > 1 and set(value.shape[2:]) <= {1} for key, value in tensors.items()
@@ -79,7 +79,7 @@ def _matrix(pattern: str) -> Callable[[Tensors], bool]:
 _BLOCK = r"(layer\d+\.\d+)"
 _KIND = r"(weight|bias)"
 _PORTED = (
-    # SENet-154, whose stem has three convolutions, keeps `layer0`: `renamed` sees to it
+    # SENet-154, whose stem has three convolutions, keeps `layer0`; `renamed` handles it
     (r"layer0\.((?:conv1|bn1)\..+)", r"\1"),
     (rf"(.+)\.se_module\.fc([12])\.{_KIND}", r"\1.se.fc\2.\3"),
     (rf"last_linear\.{_KIND}", r"fc.\1"),
@@ -87,7 +87,7 @@ _PORTED = (
 _PAIRS = ((r"0", "fc1"), (r"2", "fc2"))
 
 CAFFE = Dialect("the authors' .caffemodel", lambda _: False, _PORTED, caffe_pool=True)
-"""The one dialect that is told from the kind of file; its tensors are named as those of the port."""
+"""The only dialect that the file's kind determines; its tensors have the port's names."""
 
 SENET = Dialect("senet", _has(r".+\.se\.scale"))
 
@@ -128,15 +128,15 @@ DIALECTS: tuple[Dialect, ...] = (
 
 
 def detect(tensors: Tensors) -> Dialect | None:
-    """The dialect of `tensors`, by their keys and shapes; None where they are in none that is known."""
+    """The dialect of `tensors`, from their keys and shapes; None if unknown."""
     return next((dialect for dialect in DIALECTS if dialect.detect(tensors)), None)
 
 
 def renamed(tensors: Tensors, dialect: Dialect | None, model: nn.Module) -> dict[str, str]:
-    """The keys of `tensors` in the words of `model`, and for each the key in the file.
+    """The tensors by the keys of `model`, and the file's key of each.
 
-    Where all of them are keys of the model, they stay: other libraries' networks read their own dialects. Two keys that
-    would become one stay as they are.
+    If all keys are the model's, they stay, since other libraries' networks read their own dialects.
+    Keys that would collide stay as they are.
     """
     state = model.state_dict()
     if dialect is None or all(key in state for key in tensors):
@@ -151,7 +151,7 @@ def renamed(tensors: Tensors, dialect: Dialect | None, model: nn.Module) -> dict
 
 
 def _places(model: nn.Module) -> dict[str, list[str]]:
-    """The SE blocks within each module of `model`, without those inserted elsewhere than published networks have SE."""
+    """The SE blocks within each module of `model`, without those inserted where published networks have none."""
     elsewhere = {f"{name}.{at.child}" for name, _, at in attached(model) if at.spec.placement != "standard"}
     found: dict[str, list[str]] = {}
     for name, module in model.named_modules():
@@ -163,7 +163,7 @@ def _places(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _seated(name: str, state: Mapping[str, object], places: Mapping[str, list[str]]) -> str:
-    """The key of an SE layer at the module of its block where the network holds it, if there is one such."""
+    """The key of an SE layer under the module that holds it in the network, if there is exactly one."""
     found = re.fullmatch(rf"(.+)\.se\.(fc[12]\.{_KIND}|scale)", name)
     if found is None or name in state or len(places.get(found[1], ())) != 1:
         return name
@@ -172,7 +172,7 @@ def _seated(name: str, state: Mapping[str, object], places: Mapping[str, list[st
 
 @dataclasses.dataclass(frozen=True)
 class SELayers:
-    """The SE block that tensors hold: C channels, H hidden units, and whether its layers have biases."""
+    """An SE block in tensors: C channels, H hidden units, and whether its layers have biases."""
 
     channels: int
     width: int
@@ -180,7 +180,7 @@ class SELayers:
 
 
 def se_layers(tensors: Tensors) -> dict[str, SELayers]:
-    """The SE blocks in tensors that are in our words, by name: `layer1.0.bn3.se`, or `layer1.0.se`."""
+    """The SE blocks in translated tensors, by name: `layer1.0.bn3.se`, or `layer1.0.se`."""
     found = {}
     for key, weight in tensors.items():
         name, dot, layer = key.rpartition("fc1.weight")
@@ -190,7 +190,7 @@ def se_layers(tensors: Tensors) -> dict[str, SELayers]:
 
 
 def stride_of(dialect: Dialect | None, tensors: Tensors) -> str:
-    """Where the bottlenecks of the network that `tensors` are of have their stride: "1x1", "3x3", or "" if unknown."""
+    """The convolution with the stride in the bottlenecks of `tensors`: "1x1", "3x3", or "" if unknown."""
     first, second = tensors.get("layer2.0.conv1.weight"), tensors.get("layer2.0.conv2.weight")
     if dialect is None or first is None or second is None or "layer2.0.conv3.weight" not in tensors:
         return ""
@@ -200,11 +200,11 @@ def stride_of(dialect: Dialect | None, tensors: Tensors) -> str:
 
 _DEPTHS: Mapping[tuple[int, ...], int] = MappingProxyType(
     {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-)  # by the blocks of each stage; of basic blocks, 50's are 34's
+)  # by the blocks of each stage; with basic blocks, the counts of 50 mean 34
 
 
 def network_of(tensors: Tensors, stride: str = "") -> str:
-    """The network of ours that `tensors`, in our words, are of by their shapes; "" where none of them is."""
+    """The name of our network with the shapes of the translated `tensors`; "" if there is none."""
     conv1, conv2 = tensors.get("layer1.0.conv1.weight"), tensors.get("layer1.0.conv2.weight")
     if conv1 is None or conv2 is None or conv2.dim() != 4 or conv1.dim() != 4:
         return ""

@@ -1,4 +1,4 @@
-"""Load published weights into a network that they fit, in whatever dialect they are named, or leave it as it was."""
+"""Load published weights of any dialect into a network that they fit, or leave it unchanged."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ __all__ = [
     "read_weights",
 ]
 
-_PREPROCESSING = "_senet_preprocessing"  # in the __dict__ of a network, as which network it is
+_PREPROCESSING = "_senet_preprocessing"  # in the __dict__ of a network, like its origin
 _PLAIN = "torchvision's ResNet"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What `load_weights` did.
+    """The report of `load_weights`.
 
     Attributes:
         source: the file.
-        tensors: how many of it were loaded.
-        classes: the number of classes that the file's classifier has; None where no classifier was recognised.
-        fresh: the layers of the classifier that the file has not, or in another size, and that start fresh.
-        without_se: the inserted SE blocks that the file has nothing for and that stay as they were.
-        notes: all of it in words, a sentence each.
-        dialect: whose names the file's tensors have (`senet.zoo.weights.dialects.DIALECTS`); None for others.
-        unplaced: the keys of the file that were not loaded: a classifier's, and what is no part of the network.
-        preprocessing: what the network's input is, where the file tells: a `.caffemodel`'s is BGR. The network keeps
-            it, `senet.save` writes it and `senet.study.evaluate` goes by it.
+        tensors: the number of tensors loaded.
+        classes: the number of classes of the file's classifier; None if no classifier was recognised.
+        fresh: the classifier's layers that start fresh, being absent from the file or of another size.
+        without_se: the inserted SE blocks that are absent from the file and stay unchanged.
+        notes: sentences on what was done.
+        dialect: the dialect of the file's names (`senet.zoo.weights.dialects.DIALECTS`); None if unknown.
+        unplaced: the keys of the file that were not loaded: a classifier's, and those outside the network.
+        preprocessing: the network's preprocessing, if the file states it: a `.caffemodel`'s is BGR.
+            The network keeps it, `senet.save` writes it, and `senet.study.evaluate` uses it.
     """
 
     source: str
@@ -68,36 +68,37 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, head: str = "replace") -> LoadReport:
-    """Load the weights of `path` into `model`, in place; either all of them fit or the model stays as it was.
+    """Load the weights of `path` into `model` in place; if they do not all fit, the model stays unchanged.
 
-    Named otherwise than the model's, they are renamed where their dialect is known: the authors' release and its
-    port, timm's, torchvision's, mmpretrain's, moskomule's and the article's. Of a training's checkpoint the part that
-    is the network is found: behind `model.`, behind `backbone.` and `head.`, and the moving average before the raw
-    weights, which a note says. SE layers may be linear or 1×1 convolutions. Where the
-    model's have biases and the file's have none, they become 0; the other way round is an error, which names the SESpec
-    to ask for. So is a ResNet whose file has its stride elsewhere.
+    Tensors of a known dialect are renamed: the authors' release and its port, timm's,
+    torchvision's, mmpretrain's, moskomule's and the article's. In a training's checkpoint the
+    network is found under `model.`, or `backbone.` and `head.`; a moving average takes precedence
+    over raw weights, and a note says so. SE layers may be linear or 1×1 convolutions. If only the
+    model's SE has biases, they become 0; the reverse is an error that names the SESpec to use. A
+    ResNet with its stride in another convolution is also an error.
 
     Args:
-        model: the network; inserted SE blocks that the file has nothing for stay as they are.
-        path: what `read_weights` reads, or a file written by `save`.
-        head: "replace": where the file's classifier has another number of classes, or is missing, the model's stays
-            as it is; "strict": that is an error.
+        model: the network; inserted SE blocks absent from the file stay unchanged.
+        path: a file for `read_weights`, or one from `save`.
+        head: "replace": if the file's classifier is missing or has another number of classes, the
+            model's stays unchanged; "strict": that is an error.
 
     Raises:
-        WeightsError: where the file cannot be read; where it is of another network, with the first keys that
-            differ and their shapes; a MismatchError, whose `difference` has them all.
-        ImportError: where a `.caffemodel` needs protobuf, with the command that installs it.
+        WeightsError: the file cannot be read, or is of another network. The latter is a
+            MismatchError: its message has the first differing keys, and its `difference` all of
+            them.
+        ImportError: a `.caffemodel` needs protobuf; the message has the command that installs it.
     """
     return load_file(model, read_file(path), head=head)
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
-    """`load_weights` of tensors that are read already; `source` is what messages call them."""
+    """`load_weights` for given tensors; `source` is their name in messages."""
     return load_file(model, WeightsFile.of(tensors, source))
 
 
 def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> LoadReport:
-    """`load_weights` of a file that is read already."""
+    """`load_weights` for a file that was already read."""
     if head not in ("replace", "strict"):
         raise InputError(f"head is 'replace' or 'strict', not {head!r}")
     file = file.fitted(model)
@@ -146,17 +147,17 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
 
 
 def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors, all compared before, into the model: all of them, or none.
+    """Copy tensors, which were compared before, into the model: all or none.
 
     Raises:
-        WeightsError: where the model has no values that could be replaced, or one tensor cannot be copied.
+        WeightsError: the model has no values to replace, or a tensor cannot be copied.
     """
     check_dense(tensors, source)
     values = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     for key, value in values.items():
         if problem := not_dense(value):
             raise WeightsError(f"{source} cannot be loaded into this {type(model).__name__}, whose {key} {problem}")
-    # load_state_dict copies tensor after tensor, and goes on after one that fails. So what was there is kept.
+    # load_state_dict copies tensor by tensor and continues after a failure, so we keep the old values.
     before = {key: value.clone() for key, value in values.items()}
     try:
         model.load_state_dict({**state, **tensors})
@@ -171,19 +172,19 @@ def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, T
 
 
 def note_preprocessing(model: nn.Module, preprocessing: Mapping[str, object]) -> None:
-    """Write on `model` what its input is, as `senet.study` has Preprocessing; nothing where that is empty."""
+    """Attach the preprocessing to `model`, as values of Preprocessing, unless it is empty."""
     model.__dict__.pop(_PREPROCESSING, None)
     if preprocessing:
         model.__dict__[_PREPROCESSING] = dict(preprocessing)
 
 
 def noted_preprocessing(model: nn.Module) -> dict[str, object]:
-    """What `note_preprocessing` wrote; empty where it wrote nothing."""
+    """The preprocessing from `note_preprocessing`; empty if there is none."""
     return dict(model.__dict__.get(_PREPROCESSING, {}))
 
 
 def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The inserted SE blocks that `tensors` has nothing at all for."""
+    """The inserted SE blocks without any tensor in `tensors`."""
     holders = inserted(model).keys()
     names = [
         name
@@ -194,7 +195,7 @@ def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tupl
 
 
 def _stride_in(model: nn.Module) -> str:
-    """Where the bottlenecks of a ResNet have their stride: "1x1", "3x3", or "" where it has none."""
+    """The convolution with the stride in a ResNet's bottlenecks: "1x1", "3x3", or "" if it has none."""
     try:
         first, second, _ = (model.get_submodule(f"layer2.0.conv{index}") for index in (1, 2, 3))
     except AttributeError:
@@ -216,7 +217,7 @@ def _check_stride(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Ten
 
 
 def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
-    """What no key and no shape shows, in words."""
+    """Differences that neither keys nor shapes show, in words."""
     notes = []
     for name, kind in file.kinds_for(model).items():
         block = dict(model.named_modules()).get(name)
@@ -245,7 +246,7 @@ def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
 
 
 def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, file: WeightsFile) -> str:
-    """What would fit, as far as it can be told."""
+    """A hint at what would fit, if it can be determined."""
     held, blocks = se_layers(tensors), [m for m in model.modules() if isinstance(m, SEBlock)]
     unknown_se = bool(rest.unexpected) and all(".se." in key for key in rest.unexpected)
     spec = spec_of(list(held.values()))

@@ -1,4 +1,4 @@
-"""SE put into a plain network as a state dict has it: `torch.save(se.state_dict())`, from a person's own loop."""
+"""Insert SE into a plain network to match a state dict, `torch.save(se.state_dict())` from a user's own loop."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _KNOBS = ("squeeze", "gate")
 
 
 def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec | None = None) -> str:
-    """Join SE blocks to `model` wherever `file` has some that it has not.
+    """Join the SE blocks of `file` that `model` lacks.
 
     A state dict says where a block is, how wide it is, and whether its layers have biases. What it squeezes by, and
     which gate it has, only `torch.save(se.state_dict())` says: elsewhere they are those of `asked`.
 
     Args:
-        model: the plain network; it is changed.
-        file: of tensors alone.
-        example: one input that the network takes, by which its sites are found.
-        asked: the SE that the network was trained with; None for mean and sigmoid, as the default has them.
+        model: the plain network, changed in place.
+        file: a file with only tensors.
+        example: an input of the network, to find its sites.
+        asked: the SE with which the network was trained; None means the default mean and sigmoid.
 
     Returns:
-        What was joined, in words; "" where the file has no SE of ours that the network has not.
+        What was joined, in words; "" if the file has no SE of ours that the network lacks.
 
     Raises:
-        WeightsError: where the file has SE at none of the network's sites, or other SE than was asked for.
+        WeightsError: the file's SE is at none of the network's sites, or differs from the requested SE.
     """
     if file.dialect is not SENET:
         return ""
@@ -76,7 +76,7 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
 
 
 def _of_kind(spec: SESpec, kind: tuple[str, str] | None) -> SESpec:
-    """`spec` with the squeeze and gate that a file says; not every gate has an identity start."""
+    """`spec` with the file's squeeze and gate; not every gate has an identity start."""
     if kind is None:
         return spec
     squeeze, gate = kind
@@ -84,11 +84,11 @@ def _of_kind(spec: SESpec, kind: tuple[str, str] | None) -> SESpec:
     return dataclasses.replace(spec, squeeze=squeeze, gate=gate, start=start)
 
 
-# What is at its default may not have been asked for, and the file says it.
+# A default may not have been requested, so the file's value applies.
 def _check_asked(
     asked: SESpec, placement: str, held: dict[str, SELayers], joined: dict[str, SESpec], source: str
 ) -> None:
-    """Refuse a spec that is not that of the file."""
+    """Refuse a spec that differs from the file's."""
     usual = SESpec()
     wrong: dict[str, object] = {}
     if asked.placement not in (usual.placement, placement):
@@ -109,7 +109,7 @@ def _check_asked(
 def _sites_for(
     model: nn.Module, held: dict[str, SELayers], example: Tensor, source: str
 ) -> tuple[dict[str, Site], str]:
-    """The sites of the placement that all of the file's blocks are at, by name."""
+    """The sites, by name, of the placement that contains all of the file's blocks."""
     for placement in _PLACEMENTS:
         with contextlib.suppress(InsertionError):
             found = {site.name: site for site in sites(model, example, placement=placement)}

@@ -1,4 +1,4 @@
-"""Read files of weights, running nothing that is in them."""
+"""Read files of weights without executing anything in them."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ __all__ = ["WeightsFile", "check_dense", "not_dense", "read_file", "read_preproc
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
-FIRST = ".fc1.weight"  # of an SE block's tensors
+FIRST = ".fc1.weight"  # keys of an SE block's tensors
 _MOST_STAND_INS = 24
 _KINDS = ".safetensors, .pth, .pt or .caffemodel"
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightsFile:
-    """What a file of weights holds, and what is known of the network that they are of.
+    """The content of a file of weights, and what it tells of its network.
 
     Attributes:
-        source: what messages call it.
-        tensors: under the file's own keys (a `.caffemodel`'s under those of its port).
-        dialect: in which they are named; None where that is not known.
-        stride: where the network's bottlenecks have their stride, "1x1", "3x3", or "" where that is not known.
-        caffe_pool: whether its first pooling is Caffe's, without padding and rounded up; None where not known.
-        preprocessing: what its input is, in the words of `senet.study`'s Preprocessing; empty where not known.
-        keys: what the file calls tensors that it calls otherwise.
-        notes: what is worth saying of how the tensors were found in the file.
-        left: keys of the file that are of no part of the network.
-        kinds: squeeze and gate of SE blocks of ours, by the key of fc1's weight, where the file says them.
+        source: its name in messages.
+        tensors: the tensors by the file's keys (a `.caffemodel`'s by those of its port).
+        dialect: the dialect of the keys; None if unknown.
+        stride: the convolution with the stride in the network's bottlenecks, "1x1", "3x3", or "" if unknown.
+        caffe_pool: whether its first pooling is Caffe's, without padding and rounded up; None if unknown.
+        preprocessing: its preprocessing, as values of `senet.study`'s Preprocessing; empty if unknown.
+        keys: the file's keys of renamed tensors.
+        notes: remarks on how the tensors were found in the file.
+        left: keys of the file outside the network.
+        kinds: squeeze and gate of our SE blocks, by the key of fc1's weight, if the file has them.
     """
 
     source: str
@@ -64,10 +64,10 @@ class WeightsFile:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], source: str, notes: tuple[str, ...] = ()) -> WeightsFile:
-        """What tensors tell of themselves.
+        """A WeightsFile from tensors, with what they tell of their network.
 
         Raises:
-            WeightsError: where one of them is no dense tensor; it may lie on the meta device, to be compared by shape.
+            WeightsError: a tensor is not dense. Tensors on the meta device are allowed, for comparing shapes.
         """
         check_dense(tensors, source, values=False)
         dialect = detect(tensors)
@@ -75,10 +75,10 @@ class WeightsFile:
         return cls(source, dict(tensors), dialect, stride_of(dialect, tensors), pool, notes=notes)
 
     def fitted(self, model: nn.Module) -> WeightsFile:
-        """The part of the file that is most of `model`: the whole, where it is as good as any part.
+        """The part of the file that matches `model` best; the whole wins ties.
 
-        Lightning's state dict has the network behind `model.`, mmpretrain's behind `backbone.` and `head.`, and beside
-        them there may be a loss with weights of its own, or a moving average.
+        Lightning's state dict has the network under `model.`, mmpretrain's under `backbone.` and
+        `head.`. There may also be a loss with its own weights, or a moving average.
         """
         state = model.state_dict().keys()
 
@@ -110,19 +110,19 @@ class WeightsFile:
         return dataclasses.replace(file, keys=part.keys, notes=tuple(notes), left=left, kinds=kinds)
 
     def kinds_for(self, model: nn.Module) -> dict[str, tuple[str, str]]:
-        """Squeeze and gate of the SE blocks whose file says them, by the names that `model` has or would have."""
+        """Squeeze and gate of the file's SE blocks, if recorded, by their names in `model`."""
         names = renamed(self.tensors, self.dialect, model)
         return {name.removesuffix(FIRST): self.kinds[key] for name, key in names.items() if key in self.kinds}
 
     def named_for(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors under the names that `model` has, and for each name the key in the file."""
+        """The tensors by the names of `model`, and the file's key of each."""
         names = renamed(self.tensors, self.dialect, model)
         tensors = {name: self.tensors[key] for name, key in names.items()}
         return tensors, {name: self.keys.get(key, key) for name, key in names.items()}
 
 
 def not_dense(value: Tensor) -> str:
-    """What keeps a tensor from being copied into a network's parameter, in words; "" where nothing does."""
+    """Why a tensor cannot be copied into a parameter, in words; "" if it can."""
     if value.is_nested:
         return "is a nested tensor"
     if value.is_meta:
@@ -133,10 +133,10 @@ def not_dense(value: Tensor) -> str:
 
 
 def check_dense(tensors: Mapping[str, Tensor], source: str, *, values: bool = True) -> None:
-    """See that every tensor can be copied into a parameter, on the meta device only where `values` are not needed.
+    """Check that every tensor can be copied into a parameter; the meta device is allowed without `values`.
 
     Raises:
-        WeightsError: where one of them cannot.
+        WeightsError: a tensor cannot.
     """
     for key, value in tensors.items():
         if (problem := not_dense(value)) and (values or value.is_nested or not value.is_meta):
@@ -144,27 +144,27 @@ def check_dense(tensors: Mapping[str, Tensor], source: str, *, values: bool = Tr
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors`, `.pth`, `.pt` or `.caffemodel` file, on the CPU; where possible mapped.
+    """Read the tensors of a `.safetensors`, `.pth`, `.pt` or `.caffemodel` file on the CPU, memory-mapped if possible.
 
-    Which of them it is, the file's content decides. A `.pth` is read with `weights_only=True`: nothing in it is
-    run, and what it holds beside tensors is left out. A state dict inside {"state_dict": ...}, {"model": ...} or the
-    like is found there, the averaged one first; the prefix that DataParallel, torch.compile or AveragedModel put before
-    every key is taken off. The tensors of a `.caffemodel` have the keys of its port.
+    The content decides the format. A `.pth` is read with `weights_only=True`: nothing in it is
+    executed, and other objects are left out. A state dict inside {"state_dict": ...}, {"model":
+    ...} or similar is found, averaged weights first. The prefixes of DataParallel, torch.compile
+    and AveragedModel are removed. The tensors of a `.caffemodel` have the keys of its port.
 
     Raises:
-        WeightsError: where the file is missing, truncated, damaged, holds more than tensors (a whole pickled
-            model, code) or unpacks to more than its size.
-        ImportError: where a `.caffemodel` needs protobuf, with the command that installs it.
+        WeightsError: the file is missing, truncated, damaged, holds more than tensors (a pickled
+            model, code), or unpacks to more than its size.
+        ImportError: a `.caffemodel` needs protobuf; the message has the command that installs it.
     """
     return read_file(path).tensors
 
 
 def read_file(path: str | os.PathLike[str]) -> WeightsFile:
-    """`read_weights`, with what the file tells of the network."""
+    """`read_weights` with what the file tells of its network."""
     file, start = _begun(path)
     if start[8:9] == b"{":
         tensors, header = fileformat.read(file)
-        if header is not None:  # of `save`: whose keys they are, it says
+        if header is not None:  # from `save`, whose header describes the keys
             return WeightsFile(str(path), tensors, SENET)
         return WeightsFile.of(without_wrappers(tensors), str(path))
     if is_caffe(file, start):
@@ -186,17 +186,17 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
 
 
 def read_preprocessing(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """What the input of the network is that a file's weights are of, where the kind of file tells; tensors stay unread.
+    """The preprocessing of a file's network, if its format states it; tensors are not read.
 
     Raises:
-        WeightsError, ImportError: as `read_weights`.
+        WeightsError, ImportError: as in `read_weights`.
     """
     file, start = _begun(path)
     return preprocessing_of(file) if start[8:9] != b"{" and is_caffe(file, start) else {}
 
 
 def _begun(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
-    """The file, and how it begins."""
+    """The file's path and its first bytes."""
     file = Path(path)
     if not file.exists():
         raise WeightsError(f"{file} does not exist; weights are a {_KINDS} file")
@@ -210,7 +210,7 @@ def _begun(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
 
 
 def _check_zip(file: Path) -> None:
-    """Refuse what torch.save never writes: compressed entries, and more bytes in them than in the file."""
+    """Refuse what torch.save never writes: compressed entries, or entries larger than the file."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -227,7 +227,7 @@ def _check_zip(file: Path) -> None:
 
 
 class _StandIn:
-    """Stands for an object of a file that is no tensor, such as the settings of a training. It does nothing."""
+    """An inert substitute for an object in a file that is not a tensor, such as a training's settings."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -235,17 +235,17 @@ class _StandIn:
 
 
 def _unpickled(file: Path, *, mapped: bool) -> tuple[object, list[str]]:
-    """What the file holds, and what it asks for beside tensors, by name: of that nothing is run.
+    """The file's content, and the names of other classes in it, none of which is executed.
 
-    PyTorch's own unpickler refuses every class that it does not know. A training's file may hold an
-    `argparse.Namespace` beside the weights; for that, and for whatever else, it is given a class that does nothing.
+    PyTorch's unpickler refuses unknown classes. A training's file may hold an `argparse.Namespace`
+    beside the weights, so every unknown class is replaced by an inert one.
     """
     unknown: list[str] = []
     while True:
         try:
             with warnings.catch_warnings(), safe_globals([(_StandIn, name) for name in unknown]):
-                warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read is an error below
-                if file.suffix == ".safetensors":  # torch.load would go by the name
+                warnings.simplefilter("ignore")  # of old pickle protocols; unreadable files raise an error below
+                if file.suffix == ".safetensors":  # torch.load would decide by the name
                     with file.open("rb") as stream:
                         return torch.load(stream, map_location="cpu", weights_only=True), unknown
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), unknown
@@ -254,7 +254,7 @@ def _unpickled(file: Path, *, mapped: bool) -> tuple[object, list[str]]:
             if asked is None or asked[1] in unknown or len(unknown) >= _MOST_STAND_INS or "blocked" in str(error):
                 raise _refused(file, [*unknown, *([asked[1]] if asked else [])]) from error
             unknown.append(asked[1])
-        except Exception as error:  # a damaged file fails in any part of the unpickler
+        except Exception as error:  # a damaged file can raise any error in the unpickler
             raise WeightsError(
                 f"{file} is truncated or damaged ({type(error).__name__}: {error}); fetch or write it again"
             ) from error
