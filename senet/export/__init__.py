@@ -1,1 +1,1 @@
-"""The inference form in a file: ONNX, OpenVINO, PyTorch."""
+"""Export the inference form to a file: ONNX, OpenVINO, PyTorch."""

@@ -1,4 +1,4 @@
-"""A written file held against the network: inside the shapes that it is for, and around them."""
+"""Compare a written file with its network, inside and around the shapes that it is for."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from senet.running import run, untouched
 
 __all__ = ["check_file", "check_names", "disagreements", "outputs_of"]
 
-_OPTIONAL = ("odd sizes",)  # which many networks do not take
+_OPTIONAL = ("odd sizes",)  # sizes that many networks refuse
 _Wanted = list[Tensor] | None
 
 
 def outputs_of(model: nn.Module, trials: Mapping[str, Any]) -> dict[str, _Wanted]:
-    """What the network itself gives for each trial; None where it refuses a size that a network need not take.
+    """The network's own outputs for each trial; None if it refuses an optional size.
 
     Raises:
-        InsertionError: (a ValueError) where it does not run on the example, which is the first.
-        ExportError: (a ValueError) where it runs on that alone.
+        InsertionError: (a ValueError) it does not run on the example, the first trial.
+        ExportError: (a ValueError) it runs only on the example.
     """
     found: dict[str, _Wanted] = {}
     for name, inputs in trials.items():
@@ -45,12 +45,12 @@ def outputs_of(model: nn.Module, trials: Mapping[str, Any]) -> dict[str, _Wanted
     return found
 
 
-# A reader of the file looks `classes[argmax]` up: one name missing at the front shifts every answer.
+# Readers of the file use `classes[argmax]`, so a missing first name would shift every answer.
 def check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
-    """Refuse a list of classes of which no output has as many, in dimension 1 or in the last.
+    """Refuse a list of classes whose length matches no output's dimension 1 or last dimension.
 
     Raises:
-        ExportError: where no output fits.
+        ExportError: no output fits.
     """
     if not isinstance(classes, list) or not classes:
         return
@@ -65,10 +65,10 @@ def check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
 def check_file(
     runner: Runtime, trials: Mapping[str, Any], wanted: Mapping[str, _Wanted], what: str, tolerance: float
 ) -> dict[str, float]:
-    """How far a written network is from what is wanted, as a share of the largest output, for each trial.
+    """The difference of a written network from the wanted outputs per trial, relative to the largest output.
 
     Raises:
-        ExportError: where it is further than the tolerance, does not run, or runs where the network does not.
+        ExportError: the difference exceeds the tolerance, or only one of file and network runs.
     """
     found = {}
     for name, inputs in trials.items():
@@ -98,10 +98,10 @@ def check_file(
 def disagreements(
     runner: Runtime, model: nn.Module, example: Any, shapes: Shapes, assumed: Sequence[str], tolerance: float
 ) -> tuple[str, ...]:
-    """Which conditions that PyTorch's operations took for granted the file needs.
+    """The conditions assumed by PyTorch's operations that the file needs.
 
-    Outside of such a condition the file gives other outputs than the network, or only one of the two runs. Conditions
-    that fail at no size that can be tried are needed too.
+    Outside such a condition the file's outputs differ from the network's, or only one of them runs.
+    Conditions that no possible trial violates are needed too.
     """
     return needed_conditions(example, shapes, assumed, lambda given: _agree(runner, model, given, tolerance))
 
@@ -114,7 +114,7 @@ def _agree(runner: Runtime, model: nn.Module, inputs: Any, tolerance: float) -> 
         wanted = None
     try:
         given: _Wanted = flat_outputs(runner.on(inputs))
-    except Exception:  # whatever its engine throws
+    except Exception:  # any error of its engine
         given = None
     if wanted is None or given is None:
         return wanted is given

@@ -1,4 +1,4 @@
-"""Around other people's converters: one line for what they throw, silence where they succeed, and Ctrl-C heard."""
+"""Wrap other libraries' converters: one-line errors, no output on success, and working Ctrl-C."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NOISE = re.compile(
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Within it what converters print, log and warn of is kept back: what went wrong they raise."""
+    """A context that suppresses converters' output, logs and warnings; failures still raise."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), turned_down(*_LOGGERS):
         warnings.simplefilter("ignore")
         yield
@@ -46,14 +46,14 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reported(what: str, instead: str) -> Iterator[None]:
-    """Within it whatever a converter or a runtime throws becomes one line that names the operator.
+    """A context that turns any error of a converter or runtime into one line that names the operator.
 
     Args:
-        what: which step of which network this is, as the line begins.
-        instead: what else the user can do.
+        what: the step and the network, with which the line begins.
+        instead: what the user can do instead.
 
     Raises:
-        ExportError: for anything that is no error of senet's, of the system's, or a missing package.
+        ExportError: any error other than senet's, the system's, or a missing package.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def reported(what: str, instead: str) -> Iterator[None]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a converter or a runtime says went wrong: the operators it names, and its own reason."""
+    """A converter's or runtime's error in one line: the operators that it names, and its reason."""
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(texts) < 10:
@@ -80,10 +80,10 @@ def in_one_line(error: BaseException) -> str:
     )
 
 
-# A converter calls back into Python, and what Ctrl-C raises there its C++ takes for one more error of the network's.
+# A converter calls back into Python, and its C++ code treats a KeyboardInterrupt there as an error of the network.
 @contextlib.contextmanager
 def hear_interrupts() -> Iterator[None]:
-    """Within it Ctrl-C ends in KeyboardInterrupt, whatever other code makes of the one that is raised inside it."""
+    """A context in which Ctrl-C ends in KeyboardInterrupt, even if other code swallows the one raised inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -96,7 +96,7 @@ def hear_interrupts() -> Iterator[None]:
         if callable(before):
             before(number, frame)
 
-    if not callable(before):  # somebody has turned Ctrl-C off
+    if not callable(before):  # Ctrl-C was disabled by the caller
         yield
         return
     signal.signal(signal.SIGINT, hear)
@@ -114,10 +114,10 @@ def hear_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Within it a disk that takes no more is said of `path`.
+    """A context in which errors of a full disk name `path`.
 
     Raises:
-        FileWriteError: for the system's errors of that kind.
+        FileWriteError: the system raised such an error.
     """
     try:
         yield
@@ -133,9 +133,9 @@ def file_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-# Torch's C++ ends the process where its writer's last bytes fail, so the error must wait until it is done.
+# Torch's C++ aborts the process if its writer's last bytes fail, so the error is raised only afterwards.
 class File(io.FileIO):
-    """A file that is written to the end whatever the system says; `failed` is the first error."""
+    """A file whose writes never raise; `failed` is the first error."""
 
     failed: OSError | None = None
 

@@ -1,4 +1,4 @@
-"""What an exported file says of its network, as strings by name, which every format can hold."""
+"""The description of a network in an exported file, as named strings, which every format can hold."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["FIRST", "describe_network", "from_strings", "to_strings"]
 
 FIRST = "senet"
-"""What each name begins with in a file, where other tools write names of their own: `senet.classes`."""
+"""The prefix of each name in a file, beside other tools' names: `senet.classes`."""
 
 _OURS = ("network", "options", "senet", "torch", "shapes")
 
 
 def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is known of a network: `network`, `options`, `senet` and `torch` (versions), and what is `given`.
+    """A network's description: `network`, `options`, `senet` and `torch` (versions), and the `given` values.
 
     Args:
-        model: the network. `preprocessing` is what its weights' file told, unless given.
-        given: the caller's own, anything JSON has: `classes`, `preprocessing`.
+        model: the network. `preprocessing` is by default that of its weights' file.
+        given: the caller's JSON values, such as `classes` and `preprocessing`.
 
     Raises:
-        ExportError: (a ValueError) where `given` has a name that is written here.
-        ValueError: where it has a value that JSON has not.
+        ExportError: (a ValueError) `given` has a reserved name.
+        ValueError: JSON cannot hold a value.
     """
     import torch
 
@@ -54,7 +54,7 @@ def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[
 
 
 def to_strings(description: Mapping[str, Any]) -> dict[str, str]:
-    """Each value as text: a string as it is, all else as JSON."""
+    """Each value as text: strings unchanged, all else as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
         for name, value in description.items()
@@ -62,7 +62,7 @@ def to_strings(description: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_strings(texts: Mapping[str, str]) -> dict[str, Any]:
-    """What `to_strings` was given; a string that could be read as JSON comes back as what it reads as."""
+    """The inverse of `to_strings`, except that a string of valid JSON comes back parsed."""
     found: dict[str, Any] = {}
     for name, text in texts.items():
         try:

@@ -1,4 +1,4 @@
-"""`export`: a network in a file that other programs run, checked against PyTorch once it is written."""
+"""`export`: write a network to a file for other programs, and compare the file with PyTorch."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ from senet.words import nearest
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
 
 TOLERANCE = 1e-4
-"""Of a written network's outputs, of their largest magnitude: engines add in other orders and take other algorithms."""
+"""The allowed difference relative to the largest output: engines use other orders and algorithms."""
 
 INT8_TOLERANCE = 0.5
-"""Likewise in INT8: eight bits a layer leave a tenth or two; what is no longer the network is off by 1 and more."""
+"""The same in INT8: eight bits per layer cost a tenth or two; a broken network is off by 1 or more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A network that was written; `str()` says it in a few lines.
+    """An exported network; `str()` is a summary.
 
     Attributes:
         paths: the files: one, or OpenVINO's .xml and .bin.
         format: "ONNX", "OpenVINO", "OpenVINO INT8" or "torch.export".
-        inputs: shape of each input by its name, "(batch, 3, 224, 224)".
-        outputs: likewise.
-        checks: the largest difference from PyTorch's outputs over their largest magnitude, for each input that
-            was tried, in words: {"batch 1": 3e-07}.
-        tolerance: that these are below; in INT8 a coarse one, and the accuracy tells more.
-        metadata: what the file says of its network.
-        moved: how many SE blocks there are, and in how many of them the squeeze reads the last linear layer's
-            input, as `optimize` has it.
-        note: which sizes the file is not for, and which outputs it leaves out; empty where there are none.
+        inputs: the shape of each input by name, "(batch, 3, 224, 224)".
+        outputs: the shape of each output by name.
+        checks: for each input tried, the largest difference from PyTorch relative to the largest
+            output: {"batch 1": 3e-07}.
+        tolerance: the bound on these; in INT8 it is coarse, and the accuracy tells more.
+        metadata: the network's description in the file.
+        moved: the number of SE blocks, and of those whose squeeze reads the last linear layer's
+            input; see `optimize`.
+        note: sizes that the file does not support, and outputs that it leaves out; may be empty.
     """
 
     paths: tuple[Path, ...]
@@ -101,37 +101,38 @@ def export(
     calibration: Iterable[Tensor] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Exported:
-    """Write `model` in its inference form to a file that ONNX Runtime, OpenVINO or PyTorch runs, for any batch.
+    """Write the inference form of `model` to a file for ONNX Runtime, OpenVINO or PyTorch, for any batch size.
 
-    The network is exported in eval mode, as `optimize` makes it: the normalisations folded, one reduction for each
-    SE block. The file is then run on the example and on another batch (and size), and compared with
-    PyTorch; only a file that agrees takes the place of `path`. The write is atomic: when it fails or is
-    killed, no half of it is there, of OpenVINO's pair neither.
+    The network is exported in eval mode, as by `optimize`: with folded normalisations and one
+    reduction per SE block. The file then runs on the example and on another batch (and size), and
+    is compared with PyTorch; only a file that agrees replaces `path`. The write is atomic, also for
+    OpenVINO's pair of files.
 
     Args:
-        model: any network in float32, on any device; it stays as it is.
-        example: what it takes: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword
-            arguments. The first dimension of the first map is the batch; `senet.Batched(x, dim)` in its place says
-            otherwise.
-        path: ends in .onnx (ONNX), .xml (OpenVINO; a .bin with the weights is written beside it) or .pt2
-            (`torch.export.load`). Its folder exists.
-        dynamic_size: let the file take pictures of any height and width, where the network does.
-        metadata: anything JSON has, kept in the file: `classes` (a list has one name for each output),
-            `preprocessing`. Beside it stand `network` and `options` (where `create` made it), `senet` and
-            `torch` (versions). In ONNX it is in `metadata_props` with names that begin with "senet.", in
-            OpenVINO in `rt_info` below "senet", in a .pt2 in the extra file "senet.json".
-        calibration: batches of inputs like those to come, about 300 pictures in all: the layers are then
-            computed in INT8 (.xml alone, by NNCF), which changes the outputs; see what it does to the accuracy.
-        progress: called with each step as it begins, in words; a conversion may take minutes.
+        model: any network in float32, on any device; it is not changed.
+        example: its input: a tensor (N, C, *space), a tuple of positional arguments, or a dict of
+            keyword arguments. The batch is the first dimension of the first map, unless
+            `senet.Batched(x, dim)` says otherwise.
+        path: a path that ends in .onnx (ONNX), .xml (OpenVINO, with the weights in a .bin beside
+            it) or .pt2 (`torch.export.load`), in an existing folder.
+        dynamic_size: whether the file takes images of any height and width that the network takes.
+        metadata: JSON values to keep in the file, such as `classes` (one name per output) and
+            `preprocessing`. The file also has `network` and `options` (if `create` made it),
+            `senet` and `torch` (versions). ONNX keeps them in `metadata_props` with the prefix
+            "senet.", OpenVINO in `rt_info` below "senet", and a .pt2 in the extra file
+            "senet.json".
+        calibration: batches of typical inputs, about 300 images in all. The layers are then
+            computed in INT8 (only .xml, by NNCF), which changes the outputs, so check the accuracy.
+        progress: a function called with a description of each step as it begins; a conversion may take minutes.
 
     Returns:
-        What was written and how it compares.
+        The files written, and their comparison with PyTorch.
 
     Raises:
-        ExportError: (a ValueError) on another suffix, with the nearest; where the network cannot be exported, and
-            where the file does not give PyTorch's outputs. What a converter throws is one of these too.
-        ImportError: where the format's packages are not installed, with the command that installs them.
-        OSError: where the file cannot be written; on a full disk it is a FileWriteError, which is an ExportError too.
+        ExportError: (a ValueError) the suffix is unknown, the network cannot be exported, the
+            file's outputs differ from PyTorch's, or a converter fails.
+        ImportError: the format's packages are not installed; the message has the command that installs them.
+        OSError: the file cannot be written. On a full disk it is a FileWriteError, which is also an ExportError.
     """
     path = Path(path)
     check_exportable(model, example)
@@ -146,7 +147,7 @@ def export(
     with (
         ONE_AT_A_TIME,
         file_errors(path),
-        atomic_write_all(*kind.files(path)) as temporary,  # before the work, so that it is not for nothing
+        atomic_write_all(*kind.files(path)) as temporary,  # before any work is wasted
         hear_interrupts(),
         reported(f"{type(model).__name__} cannot be written as {kind.name}", _instead(path)),
     ):
@@ -167,11 +168,11 @@ def _export(
     if devices_of(model) - {torch.device("cpu")}:
         model = copy.deepcopy(model).cpu()
         example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
-    # A file has no strides, and a capture on channels-last ones holds a batch of 1 for another function.
+    # A file has no strides, and a capture on channels-last tensors treats a batch of 1 as a special case.
     example = pytree.tree_map_only(Tensor, Tensor.contiguous, example)
     say("reading the network's graph")
     with untouched(model):
-        returned = run(model, example)  # in its own words where it does not run
+        returned = run(model, example)  # raises the network's own error if it does not run
     check_names(description.get("classes"), flat_outputs(returned))
     left_out = without_tensors(returned)
     form = _form(model, example, dynamic_size)
@@ -190,7 +191,7 @@ def _export(
             description["shapes"] = traced.shapes.to_json()
         texts = to_strings(description)
         tried = trials(example, traced.shapes, more=2)
-        tried.pop(ONE_POSITION, None)  # OpenVINO's kernels may end the process on such a map
+        tried.pop(ONE_POSITION, None)  # OpenVINO's kernels may crash the process on such a map
         wanted = outputs_of(model, tried)
         say(f"converting to {kind.name}")
         if batches is None:
@@ -229,7 +230,7 @@ def _instead(path: Path) -> str:
 
 
 def _form(model: nn.Module, example: Any, dynamic_size: bool) -> nn.Module:
-    """The inference form; where none can be had for any size because the network refuses others, it says so itself."""
+    """The inference form; if the network refuses other sizes, its own error is raised."""
     try:
         return inference_form(model, example, dynamic_size=dynamic_size)
     except ExportError:
@@ -251,10 +252,10 @@ def _note(shapes: Shapes, conditions: Sequence[str], left_out: Sequence[str], ki
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:
-    """The format that a path asks for by its suffix.
+    """The format for a path's suffix.
 
     Raises:
-        ExportError: (a ValueError) on another suffix, with the nearest.
+        ExportError: (a ValueError) the suffix is unknown; the message has the nearest.
     """
     path = Path(path)
     if (found := FORMATS.get(path.suffix)) is not None:
@@ -265,10 +266,10 @@ def format_of(path: str | os.PathLike[str]) -> Format:
 
 
 def inference_form(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
-    """What is exported in place of `model`: the same function, for less.
+    """The inference form that is exported instead of `model`.
 
     Raises:
-        ExportError: (a ValueError) where it cannot be taken as a graph.
+        ExportError: (a ValueError) the network cannot be captured as a graph.
     """
     try:
         return optimized(model, example, dynamic_size=dynamic_size, nothing_gained=logging.INFO)
@@ -296,10 +297,10 @@ def _calibration(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:
 def _narrowed(
     traced: Traced, form: nn.Module, example: Any, kind: Format, conditions: Sequence[str], dynamic_size: bool
 ) -> Traced:
-    """The graph for sizes that fulfil further conditions: the file says and checks them, or one batch is fixed in it.
+    """Restrict the graph to sizes that meet further conditions, by checks in the file or by fixing the batch.
 
     Raises:
-        ExportError: where the file can neither say nor check a condition on sizes in space.
+        ExportError: the file cannot check a condition on spatial sizes.
     """
     if kind.keeps_conditions:
         shapes = dataclasses.replace(traced.shapes, conditions=(*traced.shapes.conditions, *conditions))

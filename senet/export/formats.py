@@ -1,4 +1,4 @@
-"""The files that a graph is written to: ONNX, OpenVINO's pair, and PyTorch's own .pt2."""
+"""The file formats of a graph: ONNX, OpenVINO's pair, and PyTorch's .pt2."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["FORMATS", "Format", "openvino_model", "quantized", "read_openvino_mo
 
 _PT2_KEY = "senet.json"
 _aten = torch.ops.aten
-_COPIES = (  # which OpenVINO's converter takes for what they copy
+_COPIES = (  # OpenVINO's converter confuses copies with their source
     _aten.alias.default,
     _aten.clone.default,
     _aten.contiguous.default,
@@ -38,21 +38,21 @@ _COPIES = (  # which OpenVINO's converter takes for what they copy
     _aten.dropout.default,
     _aten.lift_fresh_copy.default,
 )
-_ONNX_LIMIT = 2**31  # bytes of one protocol buffer
+_ONNX_LIMIT = 2**31  # the largest size in bytes of one protocol buffer
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """A file format.
 
     Attributes:
-        name: in words.
-        modules: packages that write and run it; none for PyTorch's own.
-        files: the paths that it takes for one path that the user gave, which is the first.
-        write: the graph and the strings that go with it, to those paths.
-        run: a network that runs what is written there, with `metadata`, the strings.
-        keeps_conditions: whether whoever loads the file has conditions on sizes checked.
-        tensors_only: whether it holds no output but tensors.
+        name: its name.
+        modules: the packages that write and run it; none for PyTorch's own.
+        files: all paths for the user's path, which is the first.
+        write: a function that writes the graph and its strings to those paths.
+        run: a function that returns a runner of the files; its `metadata` has the strings.
+        keeps_conditions: whether the loaded file checks conditions on sizes.
+        tensors_only: whether all outputs must be tensors.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Format:
     tensors_only: bool = True
 
     def needed(self) -> None:
-        """Import what it needs.
+        """Import the packages that it needs.
 
         Raises:
-            ImportError: where that is not installed, with the command that installs it.
+            ImportError: one is not installed; the message has the command that installs it.
         """
         for module in self.modules:
             extra(module, "ship")
@@ -76,7 +76,7 @@ class Format:
 def _write_onnx(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
     with quietly():
         written = torch.onnx.export(traced.program, dynamo=True, verbose=False)
-    assert written is not None  # for mypy: with a graph and no file torch returns what it made
+    assert written is not None  # for mypy: given a graph and no file, torch returns the program
     model = written.model_proto
     pool_squeezes(model.graph)
     _clean(model.graph, traced.symbols)
@@ -89,7 +89,7 @@ def _write_onnx(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path])
 
 
 def _clean(graph: Any, symbols: Mapping[str, str]) -> None:
-    """Take out of an ONNX graph where in this machine's files its operations are from, and name its symbols."""
+    """Remove this machine's source paths from an ONNX graph, and name its symbols."""
     for entry in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del entry.metadata_props[:]
         entry.doc_string = ""
@@ -101,7 +101,7 @@ def _clean(graph: Any, symbols: Mapping[str, str]) -> None:
 
 
 def _name_ports(graph: Any, traced: Traced) -> None:
-    """Name what goes in and comes out; a value inside that has such a name gets another (torch lets two have one)."""
+    """Name inputs and outputs; inner values with such names are renamed, since torch allows duplicates."""
     ports = [*graph.input, *graph.output]
     wanted = [*traced.inputs, *traced.outputs]
     inside = {name for node in graph.node for name in (*node.input, *node.output)}
@@ -121,7 +121,7 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
 
 
 def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
-    """A graph as an `openvino.Model`, with the strings in its `rt_info` below "senet"."""
+    """Convert a graph to an `openvino.Model` with the strings in its `rt_info` below "senet"."""
     openvino = extra("openvino", "ship")
     _tell_outputs_apart(traced.program)
     with quietly():
@@ -130,7 +130,7 @@ def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
         port.get_tensor().set_names(set())
     for names, ports in ((traced.inputs, model.inputs), (traced.outputs, model.outputs)):
         for name, port in zip(names, ports, strict=True):
-            port.get_tensor().add_names({name})  # an input that is returned has both names
+            port.get_tensor().add_names({name})  # a returned input has both names
     # The conversion leaves sides free that the graph holds for numbers, and the file would run where it is wrong.
     shapes = [
         openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])
@@ -143,7 +143,7 @@ def openvino_model(traced: Traced, texts: Mapping[str, str]) -> Any:
 
 
 def _tell_outputs_apart(program: torch.export.ExportedProgram) -> None:
-    """Give each output an operation of its own: OpenVINO's converter takes no tensor that is returned twice."""
+    """Give each output its own operation, because OpenVINO's converter rejects a tensor returned twice."""
     output = program.graph.output_node()
     nodes, seen = [*output.args[0]], set()
     for i, node in enumerate(nodes):
@@ -164,7 +164,7 @@ def _tell_outputs_apart(program: torch.export.ExportedProgram) -> None:
 
 
 def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
-    """An `openvino.Model` with its layers in INT8, by the ranges of values that the batches lead to (NNCF)."""
+    """An `openvino.Model` with layers in INT8, using value ranges from the batches (NNCF)."""
     nncf = extra("nncf", "ship")
     batches = [batch.detach().contiguous().numpy() for batch in calibration]
     with quietly():
@@ -176,21 +176,21 @@ def _write_openvino(traced: Traced, texts: Mapping[str, str], paths: Sequence[Pa
 
 
 def write_openvino_model(model: Any, paths: Sequence[Path]) -> None:
-    """Write an `openvino.Model` to its two paths, weights in full precision.
+    """Write an `openvino.Model` to its two paths, with weights in full precision.
 
     Raises:
-        OSError: where the system does not take them.
+        OSError: the system refuses the write.
     """
     try:
         extra("openvino", "ship").serialize(model, str(paths[0]), str(paths[1]))
-    except RuntimeError as error:  # OpenVINO's word for it is "iostream error"
+    except RuntimeError as error:  # OpenVINO reports only "iostream error"
         if "iostream" not in str(error):
             raise
         raise OSError(errno.EIO, "the system takes no more") from error
 
 
 def read_openvino_model(paths: Sequence[Path]) -> Any:
-    """The `openvino.Model` of an .xml and a .bin, whatever their names."""
+    """Read the `openvino.Model` of an .xml and a .bin of any names."""
     return openvino_core().read_model(str(paths[0]), str(paths[1]))
 
 
@@ -203,7 +203,7 @@ def _write_pt2(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) 
 
 
 class _Pt2(Runtime):
-    """A .pt2 file that was written here a moment ago: reading one may run what is in it."""
+    """A .pt2 file that was just written here; reading a foreign one may execute its content."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -243,4 +243,4 @@ FORMATS: Mapping[str, Format] = {
         tensors_only=False,
     ),
 }
-"""By the suffix of the path."""
+"""The formats by suffix."""

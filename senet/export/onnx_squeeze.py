@@ -1,9 +1,10 @@
-"""The squeeze in an ONNX graph, written so that ONNX Runtime can take it in the layout of its convolutions.
+"""Rewrite the squeeze in an ONNX graph so that ONNX Runtime can keep the layout of its convolutions.
 
-ONNX Runtime keeps maps in blocks of channels from one convolution or pooling to the next, and writes them anew, in
-rows, for what knows rows alone. ReduceMean is such an operation, and GlobalAveragePool is not: with it the squeeze
-reads what the next convolution reads too. The layers behind it are then 1×1 convolutions on maps of one position. A map
-that SE squeezes and rescales is needed in rows anyway, and there the block stays as it stands.
+ONNX Runtime keeps maps in a blocked channel layout between convolutions and poolings, and converts
+them for operations that know only rows. ReduceMean is such an operation; GlobalAveragePool is not,
+so with it the squeeze reads the same blocked map as the next convolution. The following layers
+become 1×1 convolutions on one-position maps. A map that SE both squeezes and rescales is needed in
+rows anyway, so such a block stays unchanged.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _IN_BLOCKS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxP
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Values:
-    """What stands in a graph under which name.
+    """The values of a graph by name.
 
     Attributes:
         constants: the initializers.
-        users: nodes that take a value, once for each time; those with a branch that does among them.
-        outputs: names of what the graph gives.
+        users: the nodes that use a value, once per use, including nodes with a branch that does.
+        outputs: the names of the graph's outputs.
     """
 
     constants: Mapping[str, Any]
@@ -48,14 +49,14 @@ class _Values:
         return extra("onnx", "ship").numpy_helper.to_array(self.constants[name])
 
     def only_user(self, name: str) -> Any:
-        """The node that alone takes a value; None where there are others, or the graph gives it."""
+        """The only user of a value; None if there are others or the graph returns it."""
         users = self.users.get(name, [])
         return users[0] if len(users) == 1 and name not in self.outputs else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Block:
-    """SE up to its gate: ReduceMean, the layers and activations behind it, and the Reshape to (N, C, 1, 1)."""
+    """SE up to its gate: ReduceMean, layers and activations, and the Reshape to (N, C, 1, 1)."""
 
     squeeze: Any
     steps: tuple[Any, ...]
@@ -63,12 +64,13 @@ class _Block:
 
 
 def pool_squeezes(graph: Any) -> int:
-    """Rewrite in place each squeeze of a map (N, C, H, W), with the excitation behind it; how many there were.
+    """Rewrite in place each squeeze of a map (N, C, H, W) with its excitation; return their number.
 
-    ReduceMean over space, Gemm layers with their activations and the Reshape to (N, C, 1, 1) become GlobalAveragePool,
-    1×1 Conv layers and the same activations: for any batch and size, the same sums in another order at most. What is
-    not just that stays: signals of one and three dimensions, layers that share a weight, other operations between;
-    and so does the squeeze of a map that others than convolutions and pools take too, and that of a huge map.
+    ReduceMean over space, Gemm layers with activations, and the Reshape to (N, C, 1, 1) become
+    GlobalAveragePool, 1×1 Conv layers and the same activations. For any batch and size, the sums
+    differ at most in their order. Everything else stays: 1- and 3-dimensional signals, layers that
+    share a weight, and blocks with other operations between. So do squeezes of huge maps, and of
+    maps with users other than convolutions and poolings.
 
     Args:
         graph: an `onnx.GraphProto`.
@@ -83,7 +85,7 @@ def pool_squeezes(graph: Any) -> int:
 
 
 def _positions(graph: Any, name: str) -> int:
-    """How many positions a map has; sides that are free count 1."""
+    """The number of positions of a map; free sides count as 1."""
     values = (value for value in (*graph.value_info, *graph.input) if value.name == name)
     return max(
         (math.prod(side.dim_value or 1 for side in value.type.tensor_type.shape.dim[2:]) for value in values), default=1
@@ -100,7 +102,7 @@ def _values(graph: Any) -> _Values:
 
 
 def _taken(node: Any) -> Iterator[str]:
-    """Names that a node takes, and the nodes in its branches."""
+    """The names that a node and the nodes in its branches use."""
     yield from node.input
     for branch in branches(node):
         for other in branch.node:
@@ -108,7 +110,7 @@ def _taken(node: Any) -> Iterator[str]:
 
 
 def branches(node: Any) -> Iterator[Any]:
-    """The graphs within a node, such as those of a condition; they see what is outside."""
+    """The graphs within a node, such as those of a condition, which can use outer values."""
     for attribute in node.attribute:
         yield from [attribute.g] if attribute.HasField("g") else []
         yield from attribute.graphs
@@ -120,7 +122,7 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _is_squeeze(node: Any, values: _Values) -> bool:
-    """Whether it is ReduceMean (N, C, H, W) -> (N, C) of a map in blocks; the layers behind it say that it is a map."""
+    """Whether it is a ReduceMean (N, C, H, W) -> (N, C) of a blocked map; the layers after it confirm a map."""
     if node.op_type != "ReduceMean" or len(node.input) != 2 or _attributes(node).get("keepdims", 1) != 0:
         return False
     axes = values.array(node.input[1])
@@ -131,7 +133,7 @@ def _is_squeeze(node: Any, values: _Values) -> bool:
 
 
 def _block(squeeze: Any, values: _Values) -> _Block | None:
-    """The squeeze with what follows it, where that is the usual; None where it is anything else."""
+    """The squeeze with its excitation, if that has the usual form, else None."""
     if not _is_squeeze(squeeze, values):
         return None
     steps: list[Any] = []
@@ -152,7 +154,7 @@ def _block(squeeze: Any, values: _Values) -> _Block | None:
 
 
 def _layer_width(node: Any, values: _Values) -> int | None:
-    """How many channels a Gemm gives that is a linear layer with a weight of its own; None for another."""
+    """The output channels of a Gemm that is a linear layer with its own weight; None for any other node."""
     if {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0} | _attributes(node) != _LINEAR:
         return None
     if node.input[1] not in values.constants or values.only_user(node.input[1]) is None:
@@ -165,7 +167,7 @@ def _layer_width(node: Any, values: _Values) -> int | None:
 
 
 def _is_elementwise(node: Any, values: _Values) -> bool:
-    """Whether it does the same to each number, whatever the shape."""
+    """Whether the node is elementwise."""
     given = [name for name in node.input if name]
     others = [name for name in given if name in values.constants]
     if any(len(values.constants[name].dims) > 1 or values.array(name).size != 1 for name in others):
@@ -197,7 +199,7 @@ def _write_on_maps(graph: Any, block: _Block, values: _Values) -> None:
 
 
 def _drop_constants(graph: Any) -> None:
-    """Drop the initializers that nothing takes any more: axes and shapes."""
+    """Drop unused initializers: axes and shapes."""
     used = {name for node in graph.node for name in _taken(node)} | {port.name for port in graph.output}
     for entry in [entry for entry in graph.initializer if entry.name not in used]:
         graph.initializer.remove(entry)

@@ -1,4 +1,4 @@
-"""What a network returns, as a file can give it: tensors, each with a name of its own."""
+"""A network's outputs in a form for files: tensors with unique names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["TensorsOnly", "flat_outputs", "known_shapes", "name_of", "output_nam
 
 
 def flat_outputs(output: Any) -> list[Tensor]:
-    """The tensors in what a network returns, in order."""
+    """The tensors in a network's output, in order."""
     return [leaf.detach() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def without_tensors(output: Any) -> tuple[str, ...]:
-    """What a network returns beside tensors, in words: "output[1] = 3".
+    """The outputs other than tensors, in words: "output[1] = 3".
 
     Raises:
-        ExportError: where it returns nothing else.
+        ExportError: there are no tensors.
     """
     leaves, _ = pytree.tree_flatten_with_path(output)
     if not any(isinstance(leaf, Tensor) for _, leaf in leaves):
@@ -36,11 +36,11 @@ def without_tensors(output: Any) -> tuple[str, ...]:
 
 
 def output_names(output: Any, taken: Collection[str]) -> tuple[str, ...]:
-    """A name for each tensor that a network returns: its key in a flat mapping, else `output` or `output0`.
+    """A name for each output tensor: its key in a flat mapping, else `output` or `output0`.
 
     Args:
-        output: what the network returns.
-        taken: names of inputs. An output with such a name gets `_output` behind it: in ONNX all names differ.
+        output: the network's output.
+        taken: the inputs' names. An output with such a name gets the suffix `_output`, because ONNX names are unique.
     """
     count = len(flat_outputs(output))
     names = ["output"] if count == 1 else [f"output{i}" for i in range(count)]
@@ -56,24 +56,24 @@ def output_names(output: Any, taken: Collection[str]) -> tuple[str, ...]:
 
 
 def known_shapes(model: nn.Module) -> Shapes | None:
-    """What an inference form may be given; None for any other network."""
+    """The shapes of an inference form; None for any other network."""
     return model.meta.get("senet_shapes") if isinstance(model, torch.fx.GraphModule | TensorsOnly) else None
 
 
 def name_of(model: nn.Module) -> str:
-    """The class of a network, in messages."""
+    """The name of a network's class, for messages."""
     return type(model.network if isinstance(model, TensorsOnly) else model).__name__
 
 
 class TensorsOnly(nn.Module):
-    """A network that returns its tensors in order, and nothing of the constants that it returns beside them."""
+    """A wrapper that returns only a network's tensors, in order."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.meta = network.meta if isinstance(network, torch.fx.GraphModule) else {}
 
-        @functools.wraps(network.forward)  # torch.export names inputs by the signature
+        @functools.wraps(network.forward)  # torch.export names inputs after the signature
         def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
             return _tensors(network(*args, **kwargs))
 

@@ -1,4 +1,4 @@
-"""Exported networks as they run: ONNX Runtime's, OpenVINO's and PyTorch's, each called with tensors."""
+"""Run exported networks on tensors in ONNX Runtime, OpenVINO and PyTorch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SHARED = 1 << 16  # bytes
 
 
 class Runtime(nn.Module):
-    """An exported network that runs.
+    """A runnable exported network.
 
-    Its output is a tensor, or a tuple of them where there are several.
+    Its output is a tensor, or a tuple of several.
 
     Attributes:
-        metadata: what its file says of it, as text.
-        ports: names of the tensors that it takes, in order.
+        metadata: the strings in its file.
+        ports: the names of its input tensors, in order.
     """
 
     engine = "PyTorch"
@@ -42,11 +42,11 @@ class Runtime(nn.Module):
     ports: Sequence[str] = ()
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The network on its inputs, in the order of the file.
+        """Run the network on its inputs, in the file's order.
 
         Raises:
-            InputError: (a ValueError) where the file is for other shapes, or takes another number of tensors.
-            ExportError: (a ValueError) where the engine fails; no earlier output is given then.
+            InputError: (a ValueError) the file is for other shapes, or for another number of tensors.
+            ExportError: (a ValueError) the engine fails; no earlier output is returned.
         """
         self.check(inputs)
         if len(inputs) != len(self.ports):
@@ -60,28 +60,28 @@ class Runtime(nn.Module):
         raise NotImplementedError
 
     def check(self, inputs: Sequence[Tensor]) -> None:
-        """Refuse shapes that the network was not exported for.
+        """Refuse shapes for which the network was not exported.
 
         Raises:
-            InputError: (a ValueError) where the file says for which it was, and these are others.
+            InputError: (a ValueError) the file states its shapes, and these differ.
         """
         if "shapes" in self.metadata:
             _shapes(self.metadata["shapes"]).check(inputs)
 
     def on(self, example: Any) -> Any:
-        """The network on an example: its tensors, in order, whether positional or by name."""
+        """Run the network on the tensors of an example, positional or by name, in order."""
         return self(*(leaf for leaf in pytree.tree_leaves(as_call(example)) if isinstance(leaf, Tensor)))
 
 
 class OnnxRuntime(Runtime):
-    """An .onnx file, run by ONNX Runtime on the CPU. Shapes: those of the network that was exported.
+    """An .onnx file, run by ONNX Runtime on the CPU. Shapes: those of the exported network.
 
     Args:
         path: the file.
-        threads: that work on one layer; None: as many as PyTorch has.
+        threads: the threads per layer; None means PyTorch's number.
 
     Raises:
-        ImportError: where onnxruntime is not installed, with the command that installs it.
+        ImportError: onnxruntime is not installed; the message has the command that installs it.
     """
 
     engine = "ONNX Runtime"
@@ -92,11 +92,11 @@ class OnnxRuntime(Runtime):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors
-        # threads that wait busily would take the time of whatever runs next
+        # busy-waiting threads would slow down whatever runs next
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with reported(f"{self.engine} does not read {path}", "export it again"):
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        self.metadata = {  # ONNX's metadata_props; other tools write there too
+        self.metadata = {  # in ONNX's metadata_props, where other tools write too
             name.removeprefix(f"{FIRST}."): text
             for name, text in self._session.get_modelmeta().custom_metadata_map.items()
             if name.startswith(f"{FIRST}.")
@@ -109,15 +109,15 @@ class OnnxRuntime(Runtime):
 
 
 class OpenVino(Runtime):
-    """An .xml file, or a network of OpenVINO's in memory, run by OpenVINO on the CPU.
+    """An .xml file, or an `openvino.Model` in memory, run by OpenVINO on the CPU.
 
     Args:
         network: a path, or an `openvino.Model`.
-        precision: what it computes in, "f32" or "bf16" (which is f32 again where not `computes_in_bf16`).
-        threads: that work on one layer; None: as many as PyTorch has.
+        precision: the precision of computation, "f32" or "bf16" (which falls back to f32 unless `computes_in_bf16`).
+        threads: the threads per layer; None means PyTorch's number.
 
     Raises:
-        ImportError: where openvino is not installed, with the command that installs it.
+        ImportError: openvino is not installed; the message has the command that installs it.
     """
 
     engine = "OpenVINO"
@@ -143,8 +143,8 @@ class OpenVino(Runtime):
         self._compiled = openvino_core().compile_model(self._model, "CPU", self._settings)
         self._request = self._compiled.create_infer_request()
 
-    # With one thread OpenVINO 2026.4 does not raise where a size does not fit inside the network: it gives what the
-    # memory of its outputs held before, and ends the process at a later call. Its own check of sizes does raise.
+    # With one thread, OpenVINO 2026.4 does not raise if a size does not fit inside the network: it
+    # returns stale output memory, and crashes at a later call. Its own check of sizes does raise.
     def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
         if sizes not in self._fitting:
             if any(port.partial_shape.is_dynamic for port in self._model.inputs):
@@ -158,30 +158,30 @@ class OpenVino(Runtime):
         try:
             found = self._request.infer(arrays, share_inputs=shared, share_outputs=False)
         except BaseException:
-            self._compile()  # one that has failed fails again, or holds the output of an earlier call
+            self._compile()  # a failed request fails again, or returns an earlier call's output
             raise
         return [found[output] for output in self._compiled.outputs]
 
 
 @functools.cache
 def openvino_core() -> Any:
-    """OpenVINO's Core, one for the whole process.
+    """OpenVINO's Core, a single one per process.
 
-    Each Core gives the main thread a stack for signals of its own and, when it goes, puts back the one that it found:
-    of two that go in the order in which they came, the second puts back what the first has freed, and the next signal
-    ends the process. One that never goes does neither.
+    Each Core installs a signal stack for the main thread, and restores the previous one when
+    destroyed. Destroying two Cores in creation order restores a freed signal stack, and the next
+    signal crashes the process. So we keep one for ever.
 
     Raises:
-        ImportError: where openvino is not installed, with the command that installs it.
+        ImportError: openvino is not installed; the message has the command that installs it.
     """
     return extra("openvino", "ship").Core()
 
 
 def computes_in_bf16() -> bool:
-    """Whether this processor has instructions for bf16; where it has none, OpenVINO takes float32 and does not say so.
+    """Whether this processor has bf16 instructions; without them OpenVINO silently computes in float32.
 
     Raises:
-        ImportError: where openvino is not installed, with the command that installs it.
+        ImportError: openvino is not installed; the message has the command that installs it.
     """
     capabilities: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
@@ -196,6 +196,6 @@ def _shapes(text: str) -> Shapes:
 
 
 def _rt_info(model: Any) -> Mapping[str, str]:
-    """What the file says of itself: the entries of `rt_info` below "senet"."""
+    """The file's metadata: the entries of `rt_info` below "senet"."""
     info: Mapping[str, Any] = model.rt_info
     return {name: str(getattr(value, "value", value)) for name, value in info[FIRST].items()} if FIRST in info else {}

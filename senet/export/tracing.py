@@ -1,4 +1,4 @@
-"""A network as a graph that can be written: any batch, and on request any size of the picture."""
+"""Trace a network as a graph for a file, for any batch size and, on request, any image size."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Traced", "check_exportable", "trace"]
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A network's graph, with names for what goes in and comes out.
+    """A network's graph with names for inputs and outputs.
 
     Attributes:
-        program: the graph; the symbols in its shapes stand for what may change.
-        inputs: names of the tensors that it takes, in order.
-        outputs: of those that it gives.
-        symbols: name of each symbol, in words: batch, height, width.
-        shapes: what the graph may be given.
-        assumed: further conditions on sizes, as `Captured` has them.
+        program: the graph, with symbols for variable sizes.
+        inputs: the names of its input tensors, in order.
+        outputs: the names of its output tensors.
+        symbols: the name of each symbol: batch, height, width.
+        shapes: the shapes that the graph is for.
+        assumed: further conditions on sizes, as in `Captured`.
     """
 
     program: ExportedProgram
@@ -48,16 +48,16 @@ class Traced:
 
 
 def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed_batch: bool = False) -> Traced:
-    """The graph of `model`, which is on the CPU, in eval mode and for any batch.
+    """Trace the graph of `model`, on the CPU in eval mode, for any batch size.
 
     Args:
-        model: the network; it stays as it is.
+        model: the network; it is not changed.
         example: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword arguments.
-        dynamic_size: leave the sizes in space of tensors of three dimensions and more open too.
-        fixed_batch: make it for the example's batch alone. So it is too where `model` was optimized for one batch.
+        dynamic_size: also leave open the spatial sizes of tensors with three or more dimensions.
+        fixed_batch: fix the example's batch size, which also happens if `model` was optimized for one batch.
 
     Raises:
-        ExportError: (a ValueError) where the network cannot be made a graph, or for one batch or one size alone.
+        ExportError: (a ValueError) the network cannot be traced, or only for one batch or one size.
     """
     known = known_shapes(model)
     fixed: Literal["", "number", "test"] = "test" if fixed_batch else "" if known is None else known.fixed
@@ -77,7 +77,7 @@ def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed_b
     with untouched(model):
         returned = run(whole, example)
     for node in found.program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it would put the paths of this machine into the file
+        node.meta.pop("stack_trace", None)  # it would write this machine's paths into the file
     names = tuple(name for name, _ in found.shapes.inputs)
     shapes = dataclasses.replace(found.shapes, inputs=_named(found.shapes))
     inputs = ("input",) if len(names) == 1 else names
@@ -89,11 +89,11 @@ def _named(shapes: Shapes) -> tuple[tuple[str, Any], ...]:
 
 
 def check_exportable(model: nn.Module, example: Any) -> None:
-    """Refuse what no file can hold, before anything is done.
+    """Refuse what no file can hold, before any work.
 
     Raises:
-        ExportError: (a ValueError) where the network is not float32, or the example has no batch.
-        TypeError: where there is no network.
+        ExportError: (a ValueError) the network is not float32, or the example has no batch.
+        TypeError: `model` is not a network.
     """
     try:
         check_network(model)

@@ -1,1 +1,1 @@
-"""The inference form: the squeeze before the last linear layer, on the exported graph."""
+"""The inference form: an exported graph with the squeeze moved before the last linear layer."""

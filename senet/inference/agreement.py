@@ -1,4 +1,4 @@
-"""Hold an inference form against the network that it was made from, inside its shapes and around them."""
+"""Compare an inference form with its network, inside and around the shapes that it is for."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = [
     "unfounded",
 ]
 
-TOLERANCE = 1e-5  # of the largest output, in float32
+TOLERANCE = 1e-5  # relative to the largest output, in float32
 LARGER, ONE_POSITION = "a larger size", "one position"
-_SLACK = 1.25  # of one network's roundings, which on few outputs are much or little by chance
+_SLACK = 1.25  # of one network's rounding errors, which vary by chance on few outputs
 _FAINTER = 16  # examples more, each a little fainter, where the first few leave that open
 _EPS = {dtype: torch.finfo(dtype).eps / 16 for dtype in HALF}
-_MORE = 32  # positions: what halves its maps five times can have so many more
+_MORE = 32  # positions added: a network that halves its maps five times may need this many
 
 
 def check(model: nn.Module, other: nn.Module, examples: Mapping[str, Any]) -> str:
-    """Why `other` is not the same function as `model` on the examples; "" where it is.
+    """Why `other` is not the same function as `model` on the examples; "" if it is.
 
-    What the network refuses, `other` must refuse too. In half precision both are compared in float64, and then the
-    roundings of `other` with those of `model`.
+    `other` must also refuse what the network refuses. In half precision both are compared in
+    float64, and then the rounding errors of `other` with those of `model`.
     """
     exact, form, trials = (model, other, examples) if not _is_half(model) else _all_doubled(model, other, examples)
     for given in trials.values():
@@ -54,9 +54,9 @@ def check(model: nn.Module, other: nn.Module, examples: Mapping[str, Any]) -> st
 def unfounded(
     model: nn.Module, other: nn.Module, example: Any, shapes: Shapes, assumed: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Which of the conditions that PyTorch's operations took for granted `other` needs: outside it is another function.
+    """The conditions assumed by PyTorch's operations that `other` needs, because outside them it is another function.
 
-    Those that fail at no size that can be tried are needed too.
+    A condition that no possible trial violates is needed too.
     """
     if _is_half(model):
         model, other, example = _all_doubled(model, other, example)
@@ -66,13 +66,13 @@ def unfounded(
 def needed_conditions(
     example: Any, shapes: Shapes, assumed: Sequence[str], agree: Callable[[Any], bool]
 ) -> tuple[str, ...]:
-    """Those of the conditions on sizes outside of which two functions do not agree, or that nothing can be tried for.
+    """The conditions on sizes outside which two functions disagree, or that no trial can violate.
 
     Args:
-        example: what both functions take.
-        shapes: what the example may be resized to.
+        example: the input of both functions.
+        shapes: the shapes to which the example may be resized.
         assumed: the conditions.
-        agree: whether the two agree on a resized example; asked once for each size.
+        agree: whether the two agree on a resized example; called once per size.
     """
     outside, _ = failing(shapes, assumed, shapes.sizes(tensors_of(example)))
     known: dict[tuple[int, ...], bool] = {}
@@ -88,12 +88,12 @@ def needed_conditions(
 
 
 def trials(example: Any, shapes: Shapes, *, more: int = 1) -> dict[str, Any]:
-    """The example and others of its kind that `shapes` allow, by what is special about each.
+    """The example and variants that `shapes` allow, by a description of each.
 
     Args:
-        example: what the network takes.
-        shapes: what may be given.
-        more: samples that another batch has more.
+        example: the network's input.
+        shapes: the allowed shapes.
+        more: the number of samples by which another batch is larger.
     """
     sizes = shapes.sizes(tensors_of(example))
     batch = {name: size for name, size in sizes.items() if name not in shapes.space}
@@ -120,7 +120,7 @@ def _is_half(model: nn.Module) -> bool:
 
 
 def _all_doubled(model: nn.Module, form: nn.Module, given: Any) -> tuple[nn.Module, nn.Module, Any]:
-    """Copies in float64 of a network and of its inference form, which names precisions inside; and what they take."""
+    """Float64 copies of a network, of its inference form, whose graph names precisions, and of their input."""
     model, form = copy.deepcopy(model).double(), copy.deepcopy(form).double()
     if isinstance(form, fx.GraphModule):
         for node in form.graph.nodes:
@@ -130,7 +130,7 @@ def _all_doubled(model: nn.Module, form: nn.Module, given: Any) -> tuple[nn.Modu
 
 
 class _Doubled(nn.Module):
-    """A network whose outputs are in float64, whatever it casts them to."""
+    """A network whose outputs are float64, even if it casts them."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def _double(given: Any) -> Any:
 
 
 def _difference(model: nn.Module, other: nn.Module, given: Any) -> float:
-    """Between the outputs of two networks; 0 where both refuse what is given, infinity where one does."""
+    """The difference between two networks' outputs: 0 if both refuse the input, infinity if only one does."""
     with untouched(model):
         expected, found = _output(model, given), _output(other, given)
     if expected is None or found is None:
@@ -157,10 +157,10 @@ def _difference(model: nn.Module, other: nn.Module, given: Any) -> float:
     return relative_difference(expected[0], found[0])
 
 
-# The error of a few outputs is much or little by chance, and alike in all of them. So the errors of all trials count
-# as one, and those of further examples where that is not enough.
+# The error on few outputs varies by chance and is correlated among them. So the errors of all
+# trials are pooled, and those of further examples if these are too few.
 def _rounds_more(exact: nn.Module, model: nn.Module, other: nn.Module, examples: Sequence[Any]) -> str:
-    """Why `other`, in half precision, is further from the exact network than `model`; "" where it is not."""
+    """Why `other`, in half precision, is further from the exact network than `model`; "" if it is not."""
     more = (_fainter(examples[0], 1 - i / (2 * _FAINTER)) for i in range(1, _FAINTER + 1))
     errors: dict[int, Tensor] = {}
     for index, given in enumerate((*examples, *more), 1):
@@ -189,7 +189,7 @@ def _errors(plain: Sequence[Any], found: Sequence[Any], true: Sequence[Any]) -> 
 
 
 def _further(errors: Mapping[int, Tensor]) -> str:
-    """How many times as far one is than the other; "" where that is within what may be."""
+    """The ratio of the two distances, in words; "" if it is within the allowed one."""
     for plain, found, last in (each.sqrt().tolist() for each in errors.values()):
         if not (found <= _SLACK * plain + last or plain != plain):
             return f"{found / max(plain, last):.2g}"
@@ -208,7 +208,7 @@ def _output(model: nn.Module, given: Any) -> tuple[Any] | None:
 
 
 def relative_difference(expected: Any, given: Any) -> float:
-    """The largest difference over the largest output, over all tensors; infinity where they differ in kind."""
+    """The largest difference over all tensors, relative to the largest output; infinity if they differ in kind."""
     ours, structure = tree_flatten(expected)
     theirs, other = tree_flatten(given)
     if structure != other:

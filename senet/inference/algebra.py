@@ -1,9 +1,9 @@
-"""The mean of a linear layer's output, from its input.
+"""Compute the mean of a linear layer's output from its input.
 
-Averaging is linear: mean(W h + b) = W mean(h) + b for a 1×1 convolution. A larger kernel sees, at each of its taps, the
-zero-padded map shifted; the sum of that is the sum of the map less what the shift leaves out: border sums. With a
-stride it is the sum of a strided subset. So the mean needs h once, and the first FC layer W1 folds in:
-W1 (W p + b) = (W1 W) p + W1 b.
+Averaging is linear: mean(W h + b) = W mean(h) + b for a 1×1 convolution. With a larger kernel, each
+tap sees the zero-padded map shifted. The sum over a shifted map is the whole sum minus border sums;
+with a stride it is the sum of a strided subset. So the mean reads h once, and the first FC layer W1
+folds in: W1 (W p + b) = (W1 W) p + W1 b.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def window_means(
     dilation: Sequence[int],
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The mean of `h`, zero-padded, over the positions that each tap of a kernel sees.
+    """The mean of the zero-padded `h` over the positions that each tap of a kernel sees.
 
-    Shapes: (N, K, *space) -> (N, K, *kernel). A convolution of the result with the kernel's own weights, which has
-    one position, is the mean of the convolution of `h`.
+    Shapes: (N, K, *space) -> (N, K, *kernel). Convolving the result with the kernel's weights gives
+    one position: the mean of the convolution of `h`.
 
     Args:
         h: the convolution's input.
-        kernel: its size.
-        stride: of the convolution.
+        kernel: the kernel's size.
+        stride: the convolution's stride.
         padding: zeros before and after, for each dimension.
-        dilation: of the convolution.
-        dtype: what is computed in; None: the dtype of `h`.
+        dilation: the convolution's dilation.
+        dtype: the dtype of the computation; None means that of `h`.
     """
     positions = 1
     for dim in reversed(range(len(kernel))):
@@ -57,7 +57,7 @@ def window_means(
 
 
 def _sums(h: Tensor, at: int, excluded: list[tuple[int, int]], dtype: torch.dtype | None) -> Tensor:
-    """The sum over a dimension for each tap, without so many of the first and last; the taps in its place."""
+    """Replace a dimension by one sum per tap, each without its number of first and last positions."""
     total = h.sum(at, keepdim=True, dtype=dtype)
     if excluded == [(0, 0)]:
         return total
@@ -73,7 +73,7 @@ def _sums(h: Tensor, at: int, excluded: list[tuple[int, int]], dtype: torch.dtyp
 
 
 def _part(h: Tensor, at: int, start: int | None, stop: int | None, step: int = 1) -> Tensor:
-    """A slice of one dimension; of a map that is smaller, all that there is."""
+    """A slice of one dimension, cut to the size of a smaller map."""
     return h[(slice(None),) * at + (slice(start, stop, step),)]
 
 
@@ -88,22 +88,22 @@ def _strided_sums(
 ) -> Tensor:
     span = (outputs - 1) * step + 1
     if not isinstance(h.shape[at], int):
-        # Where the size is free, so is the sign of a slice's end, which not every converter follows. With zeros for the
-        # padding before the map no slice begins or ends before it.
+        # With a free size, the sign of a slice's end is free too, which some converters cannot
+        # handle. With explicit zeros for the padding, no slice begins or ends before the map.
         h, before = constant_pad(h, (*(0, 0) * (h.dim() - 1 - at), before, 0)), 0
     sums = []
     for tap in range(taps):
         start = tap * gap - before
         stop = start + span
         if isinstance(h.shape[at], int):
-            start, stop = (start % step if start < 0 else start), max(stop, 0)  # from the first that is no padding
+            start, stop = (start % step if start < 0 else start), max(stop, 0)  # from the first position on the map
         sums.append(_part(h, at, start, stop, step).sum(at, keepdim=True, dtype=dtype))
     return torch.cat(sums, at) if taps > 1 else sums[0]
 
 
 @torch.no_grad()
 def folded_fc(layer: Layer, fc_weight: Tensor, fc_bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """W1 W and W1 b, in float64: the FC layer on what `window_means` gives, flattened.
+    """W1 W and W1 b in float64: the FC layer on the flattened result of `window_means`.
 
     Shapes: weight (H, C), bias (H,) -> (H, K × taps), (H,).
     """

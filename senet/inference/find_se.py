@@ -1,6 +1,6 @@
-"""Find SE in a graph: an average over space, what is computed from it alone, and the map that it rescales.
+"""Find SE in a graph: a spatial average, the operations on it alone, and the map that they rescale.
 
-By what the operations do, not by who wrote them: ours, timm's and torchvision's blocks, and those in users' networks.
+Blocks are found by their operations, from any library: ours, timm's, torchvision's, and those in users' networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from senet.inference.layers import Affine, Layer, as_affine, as_layer, bind
 __all__ = ["Gate", "Maximum", "Source", "find_gates", "source_of", "space_of_average"]
 
 _aten = torch.ops.aten
-_LIMIT = 48  # operations between the average and the product; SE has at most a dozen
+_LIMIT = 48  # the most operations between the average and the product; SE has at most a dozen
 _AVERAGES = {
     _aten.adaptive_avg_pool1d.default: 1,
     _aten.adaptive_avg_pool2d.default: 2,
@@ -38,11 +38,11 @@ class Gate:
     """One SE block.
 
     Attributes:
-        average: the squeeze, of `averaged`.
-        averaged: makes the map that is squeezed.
-        channel: the dimension of its channels.
-        between: what is computed from the average alone, in the graph's order.
-        products: multiply the map, or a permutation of it, by what came of it.
+        average: the squeeze of `averaged`.
+        averaged: the node of the squeezed map.
+        channel: the map's channel dimension.
+        between: the nodes computed from the average alone, in graph order.
+        products: the nodes that multiply the map, or a permutation of it, by the result.
     """
 
     average: fx.Node
@@ -54,14 +54,14 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Maximum:
-    """An SE-like block that squeezes by the maximum, alone or beside the average: nothing linear."""
+    """An SE-like block with a maximum in its squeeze, which is not linear."""
 
     squeeze: fx.Node
     products: tuple[fx.Node, ...]
 
 
 def find_gates(network: Network) -> tuple[list[Gate], list[Maximum]]:
-    """Every SE block in the graph, and what would be one but for its squeeze, in the graph's order."""
+    """Every SE block in graph order, including those whose squeeze is not linear."""
     gates, maxima = [], []
     for node in network.graph.nodes:
         if node.op != "call_function":
@@ -87,7 +87,7 @@ def find_gates(network: Network) -> tuple[list[Gate], list[Maximum]]:
 
 
 def space_of_average(node: fx.Node) -> tuple[int, ...] | None:
-    """The dimensions over which `node` takes the mean of a map (N, ...), all but two; None where it does not."""
+    """The dimensions over which `node` averages a map (N, ...), all but two; None if it does not."""
     if not isinstance(value_of(node), Tensor) or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     fake = value_of(node.args[0])
@@ -115,7 +115,7 @@ def space_of_average(node: fx.Node) -> tuple[int, ...] | None:
 def _between(
     network: Network, squeeze: fx.Node, averaged: fx.Node
 ) -> tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]] | None:
-    """What is made from `squeeze` and constants alone, up to products with `averaged`; None where more is made."""
+    """The nodes made only from `squeeze` and constants, up to products with `averaged`; None if others use them."""
     inside: dict[fx.Node, None] = {squeeze: None}
     products: dict[fx.Node, None] = {}
     waiting = [squeeze]
@@ -142,7 +142,7 @@ def _between(
 
 
 def _rescales(product: fx.Node, inside: Any, averaged: fx.Node) -> bool:
-    """Whether it multiplies the averaged map by something made from the average."""
+    """Whether the node multiplies the averaged map by a value made from the average."""
     if len(product.args) != 2:
         return False
     a, b = product.args
@@ -154,12 +154,12 @@ def _rescales(product: fx.Node, inside: Any, averaged: fx.Node) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """The layer that makes a map, with the constant steps between the two; or why there is none.
+    """The layer that makes a map, and the constant steps between; or the reason why there is none.
 
     Attributes:
-        layer: the linear layer, None where there is none.
-        steps: scale and shift the layer's channels on the way, in order.
-        reason: in words.
+        layer: the linear layer, or None.
+        steps: the scales and shifts of the layer's channels in between, in order.
+        reason: the reason in words.
     """
 
     layer: Layer | None
@@ -168,7 +168,7 @@ class Source:
 
 
 def source_of(network: Network, gate: Gate) -> Source:
-    """The linear layer whose output, permuted or with its channels scaled and shifted, `gate` squeezes."""
+    """The linear layer whose output `gate` squeezes, perhaps permuted or with scaled and shifted channels."""
     node, channel = gate.averaged, gate.channel
     steps: list[Affine] = []
     while True:

@@ -1,4 +1,4 @@
-"""Everything constant computed once, and normalisations, scales and shifts folded into the layer before them."""
+"""Compute constants once, and fold normalisations, scales and shifts into the preceding layer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["HALF", "applied", "fits", "fold_affine", "fold_constants", "fold_int
 
 HALF = (torch.float16, torch.bfloat16)
 _aten = torch.ops.aten
-_GROWTH = 1 << 20  # elements up to which a constant may be larger than what it is made from
+_GROWTH = 1 << 20  # elements up to which a constant may be larger than its sources
 
 
 @torch.no_grad()
 def fold_constants(network: Network) -> int:
-    """Compute what depends on constants alone: standardised weights, parametrisations, casts. How many were."""
+    """Compute nodes that depend only on constants: standardised weights, parametrisations, casts; return the number."""
     known: dict[fx.Node, Any] = {}
     for node in network.graph.nodes:
         if node.op == "get_attr":
@@ -37,7 +37,7 @@ def fold_constants(network: Network) -> int:
     count = 0
     for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor)]:
         if all(user in known and isinstance(known[user], Tensor) for user in node.users):
-            continue  # nothing but constants is made from it
+            continue  # only constants are made from it
         with network.graph.inserting_before(node):
             constant = network.add(f"constant.{node.name}", known[node].clone())
         node.replace_all_uses_with(constant, delete_user_cb=lambda user: user not in known)
@@ -54,11 +54,11 @@ def _is_deterministic(target: Any) -> bool:
 
 @torch.no_grad()
 def fold_affine(network: Network) -> int:
-    """Fold what scales and shifts the channels of a convolution's or linear layer's output into its weights.
+    """Fold scales and shifts of the channels of a convolution's or linear layer's output into its weights.
 
-    That is batch normalisation in eval mode, the frozen kind, layer scale, and other constant factors and
-    addends. Computed in float64. In half precision it is done where the folded weights need no rounding of
-    their own. Returns how many were folded.
+    These are batch normalisation in eval mode, frozen batch normalisation, layer scale, and other
+    constant factors and addends. They are computed in float64. In half precision they are folded
+    only if the folded weights need no rounding. Returns the number folded.
     """
     count = 0
     for node in list(network.graph.nodes):
@@ -87,7 +87,7 @@ def _only_user(network: Network, layer: Layer) -> Affine | None:
 
 
 def applied(layer: Layer, scale: Tensor | None, shift: Tensor | None) -> Layer:
-    """The layer with its output's channels scaled, then shifted; its weights are in float64 then."""
+    """The layer with its output channels scaled and then shifted, with weights in float64."""
     weight, bias = layer.weight.double(), None if layer.bias is None else layer.bias.double()
     if scale is not None:
         scale = scale.expand(len(weight))
@@ -98,10 +98,11 @@ def applied(layer: Layer, scale: Tensor | None, shift: Tensor | None) -> Layer:
     return dataclasses.replace(layer, weight=weight, bias=bias)
 
 
-# What a normalisation's own pass rounds differs from position to position, and averages out. A weight that is rounded
-# is off by the same everywhere: in 16 bits networks were 1.13 times as far from float64 so (RMS, ResNets of 6 units).
+# Rounding errors of a normalisation's own pass differ between positions and average out. A rounded
+# weight has the same error everywhere: in 16 bits, networks were then 1.13 times as far from
+# float64 (RMS, ResNets of 6 units).
 def fits(layer: Layer, scale: Tensor | None, shift: Tensor | None) -> bool:
-    """Whether a layer can have the weights of `applied` in its own dtype: exactly, where that is half precision."""
+    """Whether the layer's dtype can hold the weights of `applied`, in half precision exactly."""
     dtype = layer.weight.dtype
     if dtype not in HALF:
         return True
@@ -110,7 +111,7 @@ def fits(layer: Layer, scale: Tensor | None, shift: Tensor | None) -> bool:
 
 
 def fold_into(network: Network, layer: Layer, scale: Tensor | None, shift: Tensor | None) -> None:
-    """Give the layer's node the weights of `applied`, in their own dtype."""
+    """Give the layer's node the weights of `applied`, in the original dtype."""
     new, node, dtype = applied(layer, scale, shift), layer.node, layer.weight.dtype
     name = str(node.args[1].target)  # type: ignore[union-attr]
     arguments = [*node.args, *[None] * (3 - len(node.args))]

@@ -1,7 +1,7 @@
-"""The network as a graph of ATen operations and a table of constants, which the other files here rewrite.
+"""The network as a graph of ATen operations with a table of constants, for rewriting.
 
-`torch.export` makes it, in eval mode, without in-place operations; so a rewriting only has to keep values equal. What
-belongs to training (dropout) or to tracing alone is gone.
+`torch.export` makes it in eval mode, without in-place operations, so a rewrite only has to preserve
+values. Operations of training (dropout) or of tracing are removed.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _THROUGH = (
 
 @dataclasses.dataclass(slots=True)
 class Network:
-    """A graph and its constants: `get_attr` nodes name entries of the table.
+    """A graph with its constants; `get_attr` nodes name entries of the table.
 
     Attributes:
-        graph: of ATen operations, functional.
-        constants: parameters, buffers and what is computed from them, by dotted names.
-        shapes: what the graph may be given.
-        assumed: further conditions on sizes, as `Captured` has them.
-        note: what a user should know of how it was taken; empty where there is nothing.
-        wanted: the name that a constant shall have where it is free in the end.
+        graph: a functional graph of ATen operations.
+        constants: parameters, buffers and values computed from them, by dotted names.
+        shapes: the shapes that the graph is for.
+        assumed: further conditions on sizes, as in `Captured`.
+        note: a remark for the user on the capture; may be empty.
+        wanted: the preferred final name of a constant, if it is free.
     """
 
     graph: fx.Graph
@@ -63,7 +63,7 @@ class Network:
         return None
 
     def add(self, name: str, tensor: Tensor) -> fx.Node:
-        """A node for a new constant, at the graph's insert point, under `name` or a free name like it."""
+        """Add a node for a new constant at the graph's insert point, under `name` or a similar free name."""
         free, number = name, 1
         while free in self.constants:
             number += 1
@@ -75,7 +75,7 @@ class Network:
         return node
 
     def drop(self, node: fx.Node) -> None:
-        """Erase a node, and then what was made for it alone, where nothing uses it any more."""
+        """Erase an unused node, and then nodes that only it used."""
         waiting, gone = [node], set()
         while waiting:
             node = waiting.pop()
@@ -85,7 +85,7 @@ class Network:
                 gone.add(node)
 
     def module(self, name_of_class: str) -> fx.GraphModule:
-        """A module that runs the graph; its tensors are its own, and learn nothing."""
+        """A module that runs the graph, with its own tensors, none of them trainable."""
         nodes = [node for node in self.graph.nodes if node.op == "get_attr"]
         names = {str(node.target) for node in nodes}
         tensors: dict[str, Any] = {}
@@ -99,27 +99,27 @@ class Network:
                     node.target = name
         for node in self.graph.nodes:
             if getattr(node.target, "__module__", "").startswith("senet."):
-                node.meta["is_wrapped"] = True  # to be called, not looked into, where the graph is read from a pickle
+                node.meta["is_wrapped"] = True  # a leaf when the graph is unpickled
         module = fx.GraphModule(tensors, self.graph, name_of_class)
         module.graph.lint()
         return module.eval()
 
 
 def value_of(node: fx.Node) -> Any:
-    """The fake tensor (shape, dtype, device) that stands for what a node makes; None where it is not known."""
+    """The fake tensor (shape, dtype, device) of a node's result; None if unknown."""
     return node.meta.get("val")
 
 
 def capture(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Network:
-    """The graph that `model` runs in eval mode on `example`, for any batch size where the network allows it.
+    """Capture the graph that `model` runs in eval mode on `example`, for any batch size if the network allows it.
 
     Raises:
-        OptimizeError: where `torch.export` cannot follow the network, or the size is to be free and is not.
+        OptimizeError: `torch.export` cannot trace the network, or a size that should be free is not.
     """
     captured = capture_program(model, example, dynamic_size=dynamic_size)
     with untouched(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # what the guards say is in `captured`, and the graph checks it itself
+        # the guards are in `captured`, and the graph checks them itself
         module = captured.program.run_decompositions({}).module(check_guards=False)
     if not isinstance(module, fx.GraphModule):
         raise OptimizeError(f"torch.export made a {type(module).__name__} of {type(model).__name__}, not a graph")
@@ -129,7 +129,7 @@ def capture(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Ne
             constants[node.target] = operator.attrgetter(node.target)(module)
             if not isinstance(constants[node.target], Tensor):
                 raise OptimizeError(f"{type(model).__name__} holds control flow, which stays as it is: {node.target}")
-    graph = fx.Graph()  # of its own, that no module holds to its attributes
+    graph = fx.Graph()  # torch's own metadata, which no module needs
     graph.output(graph.graph_copy(module.graph, {}))
     graph.set_codegen(module.graph._codegen)
     network = Network(graph, constants, captured.shapes, tuple(captured.assumed), captured.note)
@@ -150,7 +150,7 @@ def _clean(network: Network) -> None:
 
 
 def _plain_call(network: Network, example: Any) -> None:
-    """Take and give tensors directly where the network does, with nothing packed or unpacked on each call."""
+    """If the network takes and returns plain tensors, skip packing and unpacking at each call."""
     args, kwargs = as_call(example)
     if kwargs or not all(isinstance(arg, Tensor) for arg in args) or not returns_one_tensor(network.graph):
         return
@@ -160,7 +160,7 @@ def _plain_call(network: Network, example: Any) -> None:
 
 
 def _guard(network: Network, example: Any) -> None:
-    """Have the graph refuse what it was not captured for: other shapes, other kinds of numbers, other values."""
+    """Make the graph refuse inputs that it was not captured for: other shapes, dtypes or values."""
     placeholders = [node for node in network.graph.nodes if node.op == "placeholder"]
     tensors = [node for node in placeholders if isinstance(value_of(node), Tensor)]
     first = next((node for node in tensors if node.users), None)
@@ -185,7 +185,7 @@ def _guard(network: Network, example: Any) -> None:
 
 
 def require(graph: fx.Graph, conditions: Iterable[str]) -> None:
-    """Have a graph refuse sizes for which one of these conditions does not hold either."""
+    """Make a graph also refuse sizes that violate one of these conditions."""
     more = tuple((condition, parsed(condition)) for condition in conditions)
     for node in graph.nodes:
         if node.op == "call_function" and node.target is expect:

@@ -1,7 +1,7 @@
-"""Names of torch that it does not promise to keep, and on which `optimize` and `export` depend.
+"""Private names of torch on which `optimize` and `export` depend.
 
-They tell which tests of shapes a capture went through. A torch without one of them must not give a wrong
-result: then a graph is for the example's shapes alone, and its note says so.
+They show which shape tests a capture passed. A torch without one of them must not lead to wrong
+results: the graph is then only for the example's shapes, and its note says so.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Guard:
     """A condition on sizes under which a graph was captured.
 
     Attributes:
-        code: in Python, over the names of symbols.
-        own: whether the network's own code tested it, or ours; else one of PyTorch's operations did.
+        code: Python code over the names of symbols.
+        own: whether the network's code, or ours, tested it, rather than an operation of PyTorch.
     """
 
     code: str
@@ -44,7 +44,7 @@ class Guard:
 
 @contextlib.contextmanager
 def sizes_of_one() -> Iterator[bool]:
-    """Within it `torch.export` takes no size of 1 for granted, so that a test for 1 is a guard; whether it does."""
+    """A context in which `torch.export` does not specialise size 1, so that a test for 1 is a guard; yields success."""
     try:
         from torch.fx.experimental import _config
 
@@ -57,7 +57,7 @@ def sizes_of_one() -> Iterator[bool]:
 
 
 def guards_of(program: torch.export.ExportedProgram) -> tuple[list[Guard], Mapping[str, str]] | None:
-    """The guards of a capture, and the source of each symbol: `L['x'].size()[0]`; None where torch does not tell."""
+    """The guards of a capture, and each symbol's source, `L['x'].size()[0]`; None if torch does not expose them."""
     try:
         from torch.utils._sympy.printers import PythonPrinter
 
@@ -76,7 +76,7 @@ def guards_of(program: torch.export.ExportedProgram) -> tuple[list[Guard], Mappi
 
 
 def drop_guards(program: torch.export.ExportedProgram, codes: Collection[str]) -> None:
-    """Take guards out of what a saved program checks; `codes` as `guards_of` gives them."""
+    """Remove guards, given as `codes` from `guards_of`, from the checks of a saved program."""
     told, kept = guards_of(program), getattr(program, "_guards_code", None)
     if told is None or kept is None or len(kept) != len(told[0]):
         return
@@ -92,14 +92,14 @@ def _shape_environment(program: torch.export.ExportedProgram) -> Any:
 
 
 def _is_own(place: Any) -> bool:
-    """Whether a guard arose outside torch's own files; also where that is not known."""
+    """Whether a guard arose outside torch's files; True if unknown."""
     name = getattr(getattr(place, "framework_loc", None), "filename", None)
     return not (isinstance(name, str) and name.startswith(os.path.dirname(torch.__file__) + os.sep))  # noqa: PTH120
 
 
 @contextlib.contextmanager
 def quiet_solver() -> Iterator[None]:
-    """Within it torch does not tell at length which equations between sizes it cannot solve."""
+    """A context that silences torch's long messages on equations between sizes that it cannot solve."""
     solver = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     disabled, solver.disabled = solver.disabled, True
     try:
@@ -109,18 +109,18 @@ def quiet_solver() -> Iterator[None]:
 
 
 def returns_one_tensor(graph: fx.Graph) -> bool:
-    """Whether a captured graph returns one value and nothing around it; False where torch does not tell."""
+    """Whether a captured graph returns a single bare value; False if torch does not expose it."""
     info = getattr(getattr(graph, "_codegen", None), "pytree_info", None)
     spec = getattr(info, "out_spec", None)
     return spec is not None and bool(spec.is_leaf())
 
 
 def is_jit_tracing() -> bool:
-    """Whether `torch.jit.trace` is at work, under which sizes are tensors."""
+    """Whether `torch.jit.trace` is running, under which sizes are tensors."""
     state = getattr(torch._C, "_get_tracing_state", None)
     return bool(state() if state is not None else torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def forward_mode() -> bool:
-    """Whether derivatives are being computed in forward mode; True where torch does not tell."""
+    """Whether forward-mode derivatives are being computed; True if torch does not expose it."""
     return getattr(forward_ad, "_current_level", 0) >= 0

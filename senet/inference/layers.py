@@ -1,4 +1,4 @@
-"""Convolutions and linear layers in a graph, in one form; and tensors that scale or shift their channels."""
+"""A common form for convolutions and linear layers in a graph, and for scales and shifts of their channels."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ class Layer:
     """A convolution or linear layer with constant weights: u = W h + b.
 
     Attributes:
-        node: makes u.
-        h: makes h.
+        node: the node of u.
+        h: the node of h.
         weight: (C, K / groups, *kernel), for a linear layer (C, K).
         bias: (C,), or None.
-        channel: the dimension of the channels in h and u.
-        stride, padding, dilation: for each dimension in space; padding is zeros before and after. Empty for linear.
-        groups: of the convolution, 1 for linear.
+        channel: the channel dimension of h and u.
+        stride, padding, dilation: one per spatial dimension; padding is zeros before and after.
+            Empty for a linear layer.
+        groups: the convolution's groups, 1 for a linear layer.
     """
 
     node: fx.Node
@@ -51,12 +52,12 @@ class Layer:
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """Its size in space; empty for a linear layer."""
+        """The kernel's size; empty for a linear layer."""
         return tuple(self.weight.shape[2:])
 
     @property
     def pointwise(self) -> bool:
-        """Whether each position of u is made from the same position of h alone."""
+        """Whether each position of u depends only on the same position of h."""
         return (
             math.prod(self.kernel) == 1
             and all(step == 1 for step in self.stride)
@@ -65,7 +66,7 @@ class Layer:
 
 
 def as_layer(network: Network, node: Any) -> Layer | None:
-    """The layer that `node` is; None where it is another operation, or its weights are not constant."""
+    """`node` as a Layer; None if it is another operation or its weights are not constant."""
     if not isinstance(node, fx.Node) or node.op != "call_function":
         return None
     if node.target is _aten.linear.default:
@@ -84,14 +85,14 @@ def as_layer(network: Network, node: Any) -> Layer | None:
         return Layer(node, h, weight, bias, fake.dim() - 1) if weight.dim() == 2 else None
     dims = _CONVOLUTIONS[node.target]
     if fake.dim() != dims + 2:
-        return None  # without a batch
+        return None  # without a batch dimension
     dilation = _each(given["dilation"], dims, 1)
     padding = _padding(given["padding"], dilation, tuple(weight.shape[2:]))
     return Layer(node, h, weight, bias, 1, _each(given["stride"], dims, 1), padding, dilation, given["groups"] or 1)
 
 
 def bind(node: fx.Node, *names: str) -> dict[str, Any]:
-    """The arguments of a call by name; None where one is not given."""
+    """The arguments of a call by name; None for an omitted one."""
     given: dict[str, Any] = dict.fromkeys(names)
     given.update(zip(names, node.args, strict=False))
     given.update(node.kwargs)
@@ -111,16 +112,16 @@ def _each(given: Any, dims: int, default: int) -> tuple[int, ...]:
 def _padding(given: Any, dilation: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     if given == "valid":
         return ((0, 0),) * len(kernel)
-    if given == "same":  # the odd zero goes behind
+    if given == "same":  # the extra zero goes at the end
         totals = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     return tuple((pad, pad) for pad in _each(given, len(kernel), 0))
 
 
 def _per_channel(network: Network, given: Any, like: Any, channel: int) -> Tensor | None:
-    """What `given` is beside a tensor `like`, in float64, where it is the same at every sample and position.
+    """`given` in float64, as it broadcasts to `like`, if it is the same at every sample and position.
 
-    A number or (C,); None where it is not constant, not that, or would change the dtype.
+    A number or (C,); None if it is not constant, varies otherwise, or would change the dtype.
     """
     if isinstance(given, int | float) and not isinstance(given, bool):
         return torch.tensor(given, dtype=torch.float64, device=like.device)
@@ -137,7 +138,7 @@ def _per_channel(network: Network, given: Any, like: Any, channel: int) -> Tenso
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Affine:
-    """A step v -> scale * v + shift with constants for each channel, in float64; None: no scale, or no shift."""
+    """A step v -> scale * v + shift with constants per channel in float64; None means no scale, or no shift."""
 
     node: fx.Node
     v: fx.Node
@@ -149,7 +150,7 @@ _NORMALISATION = _aten._native_batch_norm_legit_no_training.default
 
 
 def as_affine(network: Network, node: Any, v: fx.Node, channel: int) -> Affine | None:
-    """The affine step from `v` that `node` is, or begins; None where it is another operation."""
+    """The affine step from `v` that `node` is, or begins; None if it is another operation."""
     if not isinstance(node, fx.Node) or node.op != "call_function" or not isinstance(value_of(v), Tensor):
         return None
     like = value_of(v)
@@ -170,12 +171,12 @@ def as_affine(network: Network, node: Any, v: fx.Node, channel: int) -> Affine |
         return Affine(node, v, 1 / constant, None)
     alpha = float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
     if node.args[0] is not v and alpha != 1:
-        return None  # then v is what alpha multiplies
+        return None  # alpha multiplies v
     return Affine(node, v, None, constant * (alpha if node.target is _aten.add.Tensor else -alpha))
 
 
 def _normalisation(network: Network, node: fx.Node, v: fx.Node) -> Affine | None:
-    """Batch normalisation in eval mode, whose first result alone is used."""
+    """Batch normalisation in eval mode, of which only the first result is used."""
     given = bind(node, "input", "weight", "bias", "mean", "var", "momentum", "eps")
     mean, var = network.constant(given["mean"]), network.constant(given["var"])
     weight, bias = network.constant(given["weight"]), network.constant(given["bias"])

@@ -1,4 +1,4 @@
-"""`optimize`: a network for inference, in which SE knows its gates before the layer that they rescale has run."""
+"""`optimize`: a network for inference that computes SE's gates before the layer that they rescale."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = ["Outcome", "optimize", "optimized"]
 
 _aten = torch.ops.aten
 _log = logging.getLogger("senet")
-_WORTH = 0.5  # the squeeze moves where it then reads at most this part of what it read
+_WORTH = 0.5  # the squeeze moves if it then reads at most this fraction
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one SE block: `squeeze` names its node in the graph, `reason` says why it stayed, or "" ."""
+    """The outcome for one SE block: `squeeze` names its node in the graph; `reason` says why it stayed, or is ""."""
 
     squeeze: str
     moved: bool
@@ -46,28 +46,30 @@ class Outcome:
 @torch.inference_mode(False)
 @torch.no_grad()
 def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
-    """The network for inference: normalisations folded, and the squeeze of SE before the last linear layer.
+    """Make a network for inference, with folded normalisations and SE's squeeze before the last linear layer.
 
-    SE of any library is found by what the network computes. Where a linear layer makes the map that is squeezed, the
-    average is taken of that layer's input, and the first FC layer is folded with it; scale, addition and
-    ReLU are one step behind the layer. What the algebra does not cover stays as it is. The result is held
-    against the network on the example and on another batch, within 1e-5 of the largest output. In half precision
-    that is done in float64, and normalisations are folded where that rounds no weight.
+    SE of any library is found by its operations. If a linear layer makes the squeezed map, the
+    layer's input is averaged instead, and the first FC layer is folded with the layer. Scale,
+    addition and ReLU become one step after the layer. Anything that the algebra does not cover
+    stays unchanged. The result is compared with the network on the example and on another batch,
+    and agrees within 1e-5 of the largest output. In half precision the comparison is in float64,
+    and normalisations are folded only if that rounds no weight.
 
     Args:
-        model: any network that `torch.export` follows, on any device; it stays as it is.
-        example: what it takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
-        dynamic_size: whether the result takes other sizes in space too. Without it, only the example's.
+        model: any network that `torch.export` can trace, on any device; it is not changed.
+        example: its input: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        dynamic_size: whether the result takes other spatial sizes; otherwise only the example's.
 
     Returns:
-        A `torch.fx.GraphModule` in eval mode for any batch size, with tensors of its own, to be run, copied,
-        compiled, exported or converted; `meta["senet"]` is a tuple with an `Outcome` for each SE block. Where
-        there is nothing to gain, `model` itself. Both say why in the log "senet".
+        A `torch.fx.GraphModule` in eval mode for any batch size, with its own tensors, which can be
+        run, copied, compiled, exported or converted. `meta["senet"]` is a tuple with an `Outcome`
+        per SE block. If there is nothing to gain, `model` itself. The log "senet" gives the
+        reasons.
 
     Raises:
-        OptimizeError: (a ValueError) where the network does not run on the example, cannot be exported, is
-            compiled, scripted or wrapped, or with `dynamic_size` fixes the size.
-        TypeError: where `model` is no nn.Module.
+        OptimizeError: (a ValueError) the network does not run on the example, cannot be exported,
+            is compiled, scripted or wrapped, or fixes its size despite `dynamic_size`.
+        TypeError: `model` is not an nn.Module.
     """
     if isinstance(model, nn.Module):
         tell_of_lost(model)
@@ -77,13 +79,13 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
 def optimized(
     model: nn.Module, example: Any, *, dynamic_size: bool = False, nothing_gained: int = logging.WARNING
 ) -> nn.Module:
-    """What `optimize` does, for a caller who has told of lost SE already.
+    """`optimize`, for a caller who has already warned of lost SE.
 
     Args:
-        model: as there.
-        example: as there.
-        dynamic_size: as there.
-        nothing_gained: the level of the log at which it is said that `model` comes back for want of SE.
+        model: as in `optimize`.
+        example: as in `optimize`.
+        dynamic_size: as in `optimize`.
+        nothing_gained: the log level of the message that `model` is returned for lack of SE.
     """
     check_network(model)
     if padding.lengths is not None:
@@ -98,7 +100,7 @@ def _optimized(model: nn.Module, example: Any, dynamic_size: bool, nothing_gaine
     try:
         network = capture(model, example, dynamic_size=dynamic_size)
     except OptimizeError:
-        if dynamic_size:  # a network that refuses another size says so in its own words
+        if dynamic_size:  # a network that refuses another size raises its own error
             _try(model, trials(example, free_space(example)).get(LARGER, example))
         raise
     tried = trials(example, network.shapes)
@@ -135,7 +137,7 @@ def _try(model: nn.Module, example: Any) -> None:
 
 
 def _move_squeezes(network: Network) -> list[Outcome]:
-    """Rewrite every SE block of the graph; what became of each."""
+    """Rewrite every SE block of the graph; return the outcomes."""
     gates, maxima = find_gates(network)
     outcomes = [Outcome(each.squeeze.name, False, "the maximum is not linear, so its squeeze stays") for each in maxima]
     products = [product for each in maxima for product in each.products]
@@ -154,10 +156,10 @@ def _move_squeezes(network: Network) -> list[Outcome]:
 
 
 def _move(network: Network, gate: Gate) -> tuple[Outcome, fx.Node | None]:
-    """Rewrite one SE block: squeeze before the layer where that is less to read, excitation on vectors.
+    """Rewrite one SE block: the squeeze before the layer if that reads less, and the excitation on vectors.
 
     Returns:
-        What became of it, and the node that gives its gates where the excitation was written anew.
+        The outcome, and the node of its gates if the excitation was rewritten.
     """
     source, reason, result = source_of(network, gate), "", None
     layer = source.layer
@@ -193,18 +195,18 @@ def _move(network: Network, gate: Gate) -> tuple[Outcome, fx.Node | None]:
 
 
 def _worth(layer: Layer, gate: Gate) -> bool:
-    """Whether the layer's input is so much smaller to read than what is squeezed that moving the squeeze pays."""
+    """Whether the layer's input is enough smaller than the squeezed map that moving the squeeze pays."""
     skipped = math.prod(max(step / taps, 1) for step, taps in zip(layer.stride, layer.kernel, strict=True))
     return _elements(layer.h) / skipped <= _WORTH * _elements(gate.averaged)
 
 
 def _elements(node: fx.Node) -> int:
-    """How many a sample has, in the example's size."""
+    """The number of elements of a sample, at the example's size."""
     return math.prod(int(side if isinstance(side, int) else side.node.hint) for side in value_of(node).shape[1:])
 
 
 def _takes_factor(gate: Gate, layer: Layer | None, factor: float) -> bool:
-    """Whether the layer can take the gate's constant factor: its output is used for this SE block alone."""
+    """Whether the layer can absorb the gate's constant factor: only this SE block uses its output."""
     if layer is None or factor in (0, 1) or not fits(layer, _number(factor, layer), None):
         return False
     return set(layer.node.users) <= {gate.average, *gate.products}
@@ -223,9 +225,10 @@ def _mean(network: Network, node: fx.Node, channel: int, dtype: torch.dtype) -> 
 
 
 def _means(network: Network, layer: Layer, gate: Gate) -> fx.Node:
-    """(N, K × taps): the averages of the layer's input that its weights are to multiply.
+    """(N, K × taps): the averages of the layer's input that its weights multiply.
 
-    In float32 at least: the sums of a map in half precision leave its range, and lose more than its average does.
+    They are at least float32, because sums over a half-precision map can overflow and lose more
+    digits than its average.
     """
     dtype = at_least_single(value_of(gate.average).dtype)
     if layer.pointwise or not layer.kernel:
@@ -236,7 +239,7 @@ def _means(network: Network, layer: Layer, gate: Gate) -> fx.Node:
 
 
 def _mean_of_layer(network: Network, layer: Layer, gate: Gate) -> fx.Node:
-    """What the squeeze gave, from the layer's input: for an excitation that is more than layers and activations."""
+    """The squeeze's result from the layer's input, for an excitation that is more than layers and activations."""
     graph, fake = network.graph, value_of(gate.average)
     means = _means(network, layer, gate)
     folded, bias = folded_fc(layer, torch.eye(len(layer.weight), device=layer.weight.device), None)

@@ -1,7 +1,8 @@
-"""The excitation rebuilt on vectors: two linear layers and their activations, with the first one folded where told to.
+"""Rebuild the excitation on vectors: linear layers with activations, the first one optionally folded.
 
-Libraries write it as 1×1 convolutions of a map of one position, or as linear layers with views around them. Here it is
-(N, ·) from the squeeze to the gate and one view at the end, which is less for every engine to do.
+Libraries write it as 1×1 convolutions of a one-position map, or as linear layers between views.
+Here it is (N, ·) from the squeeze to the gate with one view at the end, which costs every engine
+less.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _SCALAR = (_aten.mul.Tensor, _aten.add.Tensor, _aten.div.Tensor)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Excitation:
-    """The steps from the squeeze to the gate, each a layer or an element-wise node, and the gate as it was.
+    """The steps from the squeeze to the gate, each a layer or an elementwise node, and the old gate.
 
     Attributes:
-        steps: in order; the first is a layer.
+        steps: the steps in order; the first is a layer.
         result: the node that the products multiply by.
-        factor: what multiplies the last step's result.
+        factor: the factor of the last step's result.
     """
 
     steps: tuple[Layer | fx.Node, ...]
@@ -52,7 +53,7 @@ class Excitation:
 
 
 def read_excitation(network: Network, gate: Gate) -> Excitation | None:
-    """The excitation between squeeze and products; None where it is another function of the average than layers."""
+    """Read the excitation between squeeze and products; None if it consists of more than layers and activations."""
     node, factor = gate.average, 1.0
     steps: list[Layer | fx.Node] = []
     products = set(gate.products)
@@ -90,12 +91,12 @@ def read_excitation(network: Network, gate: Gate) -> Excitation | None:
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
-    """Float32 in place of half precision."""
+    """The dtype, with float32 instead of half precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _is_vector(node: fx.Node) -> bool:
-    """Whether it is (N, ·), or that with dimensions of 1."""
+    """Whether the value is (N, ·), up to dimensions of 1."""
     fake = value_of(node)
     return isinstance(fake, Tensor) and fake.dim() >= 2 and sum(side != 1 for side in fake.shape[1:]) <= 1
 
@@ -124,21 +125,21 @@ def _only_views_follow(node: fx.Node, products: set[fx.Node]) -> bool:
 def write_excitation(
     network: Network, excitation: Excitation, squeezed: fx.Node, *, before: Layer | None, scale: float, factor: float
 ) -> fx.Node:
-    """The excitation on (N, ·) from `squeezed`, with the shape of the old one at the end.
+    """Write the excitation on (N, ·) from `squeezed`, reshaped like the old one at the end.
 
     Args:
-        network: where it goes, at the insert point.
-        excitation: as it was read.
-        squeezed: makes (N, C), or with `before` what `window_means` gives of that layer's input, flattened.
-        before: the layer through which the squeeze was moved, to be folded into the first one.
-        scale: divides the first layer's weight: what it is given is so many times what it was.
-        factor: multiplies the gate at the end.
+        network: the network, written to at the insert point.
+        excitation: the excitation that was read.
+        squeezed: the node of (N, C), or with `before` of the flattened `window_means` of that layer's input.
+        before: the layer past which the squeeze was moved, to fold into the first one.
+        scale: the factor by which the first layer's input grew, and by which its weight is divided.
+        factor: the final factor of the gate.
     """
     graph, node = network.graph, squeezed
     for index, step in enumerate(excitation.steps):
         if isinstance(step, fx.Node):
             scalar = _scalar(network, step)
-            if scalar is not None:  # a constant's own node may stand further down
+            if scalar is not None:  # a constant's own node may come later
                 node = graph.call_function(_aten.mul.Tensor, (node, scalar))
                 continue
             args = tuple(node if isinstance(a, fx.Node) and network.constant(a) is None else a for a in step.args)

@@ -1,7 +1,7 @@
-"""The shapes that a captured graph is right for, in words that a file can keep and a runtime can check.
+"""The shapes for which a captured graph is valid, in a form that files can store and runtimes can check.
 
-A capture follows one branch of every test on sizes. The conditions under which that branch is the right one are
-comparisons in Python over the names of the free sides: "batch <= 8", "height % 32 == 0".
+A capture follows one branch of every test on sizes. The conditions for that branch are Python
+comparisons over the names of free sides: "batch <= 8", "height % 32 == 0".
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
 }
 _TRIED = (*range(1, 70), 95, 96, 97, 127, 128, 129, 192, 200, 201, 223, 224, 225, 255, 256, 257, 299, 333, 512, 1024)
 _FAR = (2048, 4096, 10_007, 65_536, 1_000_000)
-_MOST = 8  # times the example's elements: a larger trial would take too long
+_MOST = 8  # times the example's elements; a larger trial would take too long
 
 
-# A condition may come from a file that somebody sent, so it is never handed to eval. Its tree is of plain tuples, which
-# a graph holds and torch.compile looks through.
+# A condition may come from an untrusted file, so it never reaches eval. It is parsed into plain
+# tuples, which a graph can hold and torch.compile can trace.
 @functools.lru_cache(maxsize=4096)
 def parsed(condition: str) -> Any:
-    """A condition as nested tuples of an operator's name and its operands: ("LtE", "batch", 8).
+    """Parse a condition into nested tuples of an operator's name and its operands: ("LtE", "batch", 8).
 
     Raises:
-        InputError: where it is no condition on sizes.
+        InputError: it is not a condition on sizes.
     """
     try:
         return _tuples(ast.parse(condition, mode="eval").body)
@@ -92,10 +92,10 @@ def _tuples(node: ast.AST) -> Any:
 
 
 def holds(condition: str, sizes: Mapping[str, Any]) -> bool:
-    """Whether a condition holds for these sizes, by name; not where it divides by zero.
+    """Whether a condition holds for these sizes, given by name; False if it divides by zero.
 
     Raises:
-        InputError: where it is no condition on them.
+        InputError: it is not a condition on them.
     """
     tree = parsed(condition)
     try:
@@ -120,7 +120,7 @@ def _value(tree: Any, sizes: Mapping[str, Any]) -> Any:
 
 
 def condition_in_words(code: str, names: Mapping[str, str]) -> str | None:
-    """Torch's code for a guard over the names of sides; None where it is no condition that can be kept."""
+    """A guard's code from torch as a condition over the names of sides; None if it cannot be stored."""
     try:
         tree = ast.parse(code, mode="eval")
         condition = ast.unparse(_Renamed(names).visit(tree))
@@ -131,7 +131,7 @@ def condition_in_words(code: str, names: Mapping[str, str]) -> str | None:
 
 
 class _Renamed(ast.NodeTransformer):
-    """Names for symbols, and functions without their modules."""
+    """Renames symbols, and removes modules from function names."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
@@ -147,14 +147,14 @@ class _Renamed(ast.NodeTransformer):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shapes:
-    """What a graph may be given.
+    """The shapes that a graph takes.
 
     Attributes:
-        inputs: for each tensor that goes in, its name and its sides: numbers, and names of those that are free. A
-            name that stands twice stands for one size.
-        conditions: which hold for the free sides.
-        fixed: why the batch is a number and not free: "number", the network computes with it as one; "test", the
-            network tests it, and another test would take another branch; "" where it is free.
+        inputs: the name and sides of each input tensor: numbers, and names of free sides. A
+            repeated name is the same size.
+        conditions: the conditions on free sides.
+        fixed: why the batch is fixed: "number" if the network computes with it as a constant,
+            "test" if the network tests it; "" if it is free.
     """
 
     inputs: tuple[tuple[str, Sides], ...]
@@ -163,17 +163,17 @@ class Shapes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The free sides, each once."""
+        """The names of free sides, each once."""
         sides = dict.fromkeys(side for _, sides in self.inputs for side in sides if isinstance(side, str))
         return tuple(sides)
 
     @property
     def space(self) -> tuple[str, ...]:
-        """Those that are no batch."""
+        """The free sides that are not the batch."""
         return tuple(name for name in self.names if not is_batch(name))
 
     def sizes(self, tensors: Sequence[Tensor]) -> dict[str, int]:
-        """The size of each free side in these tensors."""
+        """The sizes of free sides in these tensors."""
         found: dict[str, int] = {}
         for (_, sides), tensor in zip(self.inputs, tensors, strict=True):
             for side, size in zip(sides, tensor.shape, strict=True):
@@ -189,7 +189,7 @@ class Shapes:
         """Refuse tensors of other shapes.
 
         Raises:
-            InputError: with what was given and what would be right.
+            InputError: a shape is not allowed; the message has the given and the allowed shapes.
         """
         if len(tensors) != len(self.inputs):
             raise InputError(f"this network takes {counted(len(self.inputs), 'tensor')}, not {len(tensors)}")
@@ -199,15 +199,15 @@ class Shapes:
         _check_conditions([(condition, parsed(condition)) for condition in self.conditions], sizes)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Plain JSON values."""
         return {"inputs": {name: list(sides) for name, sides in self.inputs}, "conditions": list(self.conditions)}
 
     @classmethod
     def from_json(cls, given: Any) -> Shapes:
-        """From what `to_json` gave.
+        """The shapes from the result of `to_json`.
 
         Raises:
-            InputError: where it is not that.
+            InputError: the value is not such a result.
         """
         try:
             inputs = tuple((str(name), tuple(sides)) for name, sides in given["inputs"].items())
@@ -217,7 +217,7 @@ class Shapes:
         return cls(inputs, conditions)
 
     def violations(self, condition: str, near: Mapping[str, int]) -> list[dict[str, int]]:
-        """Sizes near the given ones, then far from them, for which a condition does not hold."""
+        """Sizes that violate a condition, near the given ones first."""
         return [sizes for sizes in self._around(condition, near) if not holds(condition, sizes)]
 
     def _around(self, condition: str, near: Mapping[str, int]) -> Iterator[dict[str, int]]:
@@ -238,7 +238,7 @@ def is_batch(name: str) -> bool:
 
 
 def free_space(example: Any) -> Shapes:
-    """Shapes in which every size in space of an example is free, each by itself, and nothing else is."""
+    """Shapes in which exactly the spatial sizes of an example are free, independently of each other."""
     tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
     sides = [(None, None, *(f"side{i}_{dim}" for dim in range(2, x.dim())))[: x.dim()] for i, x in enumerate(tensors)]
     return Shapes(tuple((f"input{i}", each) for i, each in enumerate(sides)))
@@ -247,9 +247,9 @@ def free_space(example: Any) -> Shapes:
 def failing(
     shapes: Shapes, conditions: Iterable[str], near: Mapping[str, int]
 ) -> tuple[dict[str, list[dict[str, int]]], set[str]]:
-    """Where conditions do not hold: for each the sizes to try, and the conditions that fail at no size.
+    """The sizes that violate each condition, and the conditions that no size violates.
 
-    The sizes are those nearest to the given ones from either side, and the smallest; none is many times larger.
+    The sizes are the nearest ones on either side and the smallest; none is many times larger.
     """
     found: dict[str, list[dict[str, int]]] = {}
     always = set()
@@ -262,13 +262,13 @@ def failing(
         small = [sizes for sizes in outside if math.prod(sizes.values()) <= most and shapes.allow(sizes)]
         below = [sizes for sizes in small if sum(sizes.values()) < sum(near.values())]
         above = [sizes for sizes in small if sum(sizes.values()) > sum(near.values())]
-        here = [sizes for sizes in small if sizes == near]  # where an example of one sample was captured twice
+        here = [sizes for sizes in small if sizes == near]  # if an example of one sample was duplicated for the capture
         found[condition] = [*here[:1], *below[:1], *above[:1], *below[-1:]]
     return found, always
 
 
 def resized(example: Any, shapes: Shapes, sizes: Mapping[str, int]) -> Any:
-    """The example in other sizes: its samples, rows and columns go on from the start, each sample a little fainter."""
+    """The example at other sizes: samples, rows and columns repeat cyclically, with each sample slightly fainter."""
     leaves, structure = tree_flatten(example)
     sides = iter(shapes.inputs)
     made = []
@@ -298,18 +298,18 @@ def expect(
     others: Sequence[tuple[Tensor, Sides, torch.dtype | None]] = (),
     values: Sequence[tuple[Any, Any]] = (),
 ) -> Tensor:
-    """`x`, where it and what is given beside it are what a graph was captured for.
+    """Return `x` if all inputs are what a graph was captured for.
 
     Args:
-        x: the first tensor that the graph takes.
+        x: the graph's first tensor.
         shape: numbers, names of free sides, and None for any size.
-        dtype: of a number's kind alone: another floating-point dtype may stand for it.
-        conditions: on the free sides, each in words and as `parsed` has it.
-        others: the other tensors, each with its shape and dtype.
-        values: what is given beside tensors, each with what it was in the capture.
+        dtype: the dtype; another one of the same kind, such as floating-point, is allowed.
+        conditions: the conditions on free sides, each as text and as parsed.
+        others: the other tensors with their shapes and dtypes.
+        values: inputs other than tensors, each with its value in the capture.
 
     Raises:
-        InputError: (a ValueError) where something is not so.
+        InputError: (a ValueError) an input does not match.
     """
     if is_jit_tracing():
         return x

@@ -1,1 +1,1 @@
-"""The inference form's last steps in compiled calls, for eager PyTorch."""
+"""Compiled calls for the inference form's final steps in eager PyTorch."""

@@ -1,7 +1,8 @@
-"""Whether an operation may be done behind PyTorch's back: by compiled functions that it does not see.
+"""Decide whether compiled functions, which PyTorch does not see, may do an operation.
 
-That is found out once for a run of a network. Python's own work counts here: between two convolutions, whose weights
-have filled the processor's caches, a dozen lines of it take longer than the arithmetic of an SE block for one picture.
+This is decided once per run of a network, because Python's own time counts here: between two
+convolutions, whose weights fill the caches, a dozen lines take longer than an SE block's arithmetic
+for one image.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ _KINDS = (Tensor, torch.nn.Parameter)
 
 
 def computed_now(*tensors: Tensor | None) -> bool:
-    """Whether what is done to these is done now, not traced, and not to be derived."""
+    """Whether operations on these run now, and are neither traced nor differentiated."""
     if torch.compiler.is_compiling() or is_jit_tracing() or forward_mode():
         return False
     return not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors))
 
 
 def threads(*tensors: Tensor) -> int:
-    """How many threads compiled functions may use in this run; 0 where PyTorch's own operations have to do.
+    """The number of threads for compiled functions in this run; 0 if PyTorch's operations must be used.
 
     Args:
-        tensors: what the network is given, and the weights that those functions read.
+        tensors: the network's inputs, and the weights that those functions read.
     """
     for x in tensors[1:]:
         if type(x) not in _KINDS or not x.is_cpu or x.dtype is not tensors[1].dtype or not x.is_contiguous():
@@ -41,7 +42,7 @@ def threads(*tensors: Tensor) -> int:
 
 
 def share_threads(network: Network, nodes: list[fx.Node]) -> None:
-    """Have `threads` be asked where the graph begins, and what it says be the first argument of those nodes."""
+    """Call `threads` at the graph's beginning, and pass its result as the first argument of those nodes."""
     graph = network.graph
     given = [node for node in graph.nodes if node.op == "placeholder" and isinstance(value_of(node), Tensor)]
     if not nodes or not given:
@@ -54,7 +55,7 @@ def share_threads(network: Network, nodes: list[fx.Node]) -> None:
     for weight in weights:
         at.append(weight)
         at = weight
-        name = str(weight.target)  # at the top of the module tree it is found at once, not level by level
+        name = str(weight.target)  # at the top of the module tree, lookup takes a single step
         network.wanted[name] = network.wanted.get(name, name).replace(".", "_")
     with graph.inserting_after(at):
         known = graph.call_function(threads, (given[0], *weights))

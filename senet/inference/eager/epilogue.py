@@ -1,7 +1,7 @@
-"""Scale, addition and activation in one pass over a fresh tensor, where PyTorch runs operation by operation.
+"""Scale, addition and activation in one pass over a fresh tensor in eager PyTorch.
 
-A compiler or a converter that looks inside sees the plain formula and fuses it in its own way. Run as it is, the
-result goes where the layer's output lay: a large new tensor costs the operating system more than the arithmetic.
+Compilers and converters see the plain formula and fuse it themselves. In eager mode the result
+overwrites the layer's output, because allocating a large new tensor costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rescale(u: Tensor, gate: Tensor) -> Tensor:
 def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
     """U * gate + x. `u` may be overwritten. Shapes: as `rescale`; `x` that of `u`.
 
-    With `threads` compiled functions may use so many; 0 leaves the work to PyTorch's operations.
+    Compiled functions may use `threads` threads; with 0 PyTorch's operations do the work.
     """
     if threads and _in_one_pass(threads, u, gate, x, 0):
         return u
@@ -53,7 +53,7 @@ def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor
 
 
 def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor, relu: int) -> bool:
-    """Do it over u by the compiled functions, where the tensors lie as they take them; whether it is done."""
+    """Try the compiled kernel in place; return False if it does not support the layout or dtype."""
     shape, dtype = u.shape, u.dtype
     if dtype not in _COMPILED or x.shape != shape or x.dtype is not dtype or gate.dtype is not dtype or not u.is_cpu:
         return False
@@ -93,7 +93,7 @@ _FRESH = (
     rescale_add_relu,
 )
 _NORMALISATION = _aten._native_batch_norm_legit_no_training.default  # stays in half precision; its first result is new
-_READERS = (gates, window_means, _aten.mean.dim)  # what they give is their own
+_READERS = (gates, window_means, _aten.mean.dim)  # their results are new tensors
 _IN_PLACE = {
     _aten.add.Tensor: _aten.add_.Tensor,
     **{
@@ -105,10 +105,10 @@ _IN_PLACE = {
 
 
 def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
-    """Join each product of SE with the addition and ReLU behind it; write element-wise results over their operands.
+    """Fuse each product of SE with the following addition and ReLU, and make elementwise nodes overwrite operands.
 
     Returns:
-        The nodes that want to know how many threads they may use.
+        The nodes that take the number of threads.
     """
     fused = [node for node in (_fuse(network, product) for product in products) if node is not None]
     for node in list(network.graph.nodes):
@@ -156,7 +156,7 @@ def _overwrite(node: fx.Node) -> None:
 
 
 def _is_fresh(given: Any, user: fx.Node) -> bool:
-    """Whether a new tensor was made for `user`, which nobody wants any more but who has read it before."""
+    """Whether `user`'s operand is a new tensor whose other readers have all run before."""
     if not isinstance(given, fx.Node) or given.op != "call_function" or user not in given.users:
         return False
     if not all(other is user or (other.target in _READERS and other < user) for other in given.users):
@@ -171,7 +171,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _like(a: Any, b: fx.Node) -> bool:
-    """Whether both are known to have one shape and dtype."""
+    """Whether both are known to have the same shape and dtype."""
     ours, theirs = value_of(a), value_of(b)
     if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
         return False

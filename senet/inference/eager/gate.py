@@ -1,7 +1,7 @@
-"""Squeeze and excitation in one call, where PyTorch runs operation by operation.
+"""Squeeze and excitation in one call in eager PyTorch.
 
-For few pictures the eight operations from a map to its gates take longer to call than to compute. A compiler or a
-converter that looks inside sees them as they are.
+For few images, calling the eight operations from a map to its gates takes longer than computing
+them. Compilers and converters see the separate operations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["fuse_gates", "gates"]
 _aten = torch.ops.aten
 _ACTIVATIONS = {getattr(_aten, each.op).default: each.native for each in ACTIVATIONS if each.native}
 _FLOAT = torch.float32
-_FEW = 8  # samples, beyond which a library's matrix product is faster than a product for each
+_FEW = 8  # samples above which a library's matrix product is faster than one product per sample
 _ONES = tuple((1,) * n for n in range(8))
 _FUNCTIONS = {number: function for function, number in _ACTIVATIONS.items()}
 
@@ -38,18 +38,18 @@ def gates(
     outer: int,
     ones: int = 0,
 ) -> Tensor:
-    """outer(weight2 · inner(weight1 · mean(h) + bias1) + bias2), the equations 2 and 3 of the paper.
+    """outer(weight2 · inner(weight1 · mean(h) + bias1) + bias2): equations 2 and 3 of the paper.
 
     Args:
-        threads: that compiled functions may use; 0 leaves the work to PyTorch's operations.
+        threads: the threads for compiled functions; with 0 PyTorch's operations do the work.
         h: (N, C, *space), or its means (N, C).
         weight1: (K, C).
         bias1: (K,).
-        inner: number of the activation behind it.
+        inner: the number of the first activation.
         weight2: (C', K).
         bias2: (C',).
-        outer: number of the gate's activation.
-        ones: dimensions of 1 behind the result's.
+        outer: the number of the gate's activation.
+        ones: the number of trailing dimensions of 1.
 
     Returns:
         (N, C', 1, ...).
@@ -80,7 +80,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     if not compiling or type(x.shape[0]) is not int or x.shape[0] != 1:
         return F.linear(x, weight, bias)
-    y = (weight * x).sum(1)  # which a compiler writes into one loop with what is around it, and a matrix product not
+    y = (weight * x).sum(1)  # a compiler fuses this with its surroundings, but not a matrix product
     return (y if bias is None else y + bias)[None]
 
 
@@ -89,7 +89,7 @@ def _activated(x: Tensor, number: int) -> Tensor:
 
 
 def fuse_gates(network: Network, result: fx.Node) -> fx.Node | None:
-    """Join the squeeze, two linear layers and their activations that `result` comes from; None where it is not so."""
+    """Fuse the squeeze, two linear layers and activations that lead to `result`; None if these do not."""
     node: fx.Node | None = result
     outer, shape = 0, []
     if result.target is _aten.reshape.default:
@@ -117,7 +117,7 @@ def fuse_gates(network: Network, result: fx.Node) -> fx.Node | None:
 
 
 def _made_for_it(node: fx.Node | None, *targets: Any) -> fx.Node | None:
-    """The node that makes the first argument of one with that target, if it makes it for that one alone."""
+    """The node of the first argument of a node with that target, if it has no other user."""
     if node is None or (targets and node.target not in targets) or not node.args:
         return None
     made = node.args[0]
@@ -126,7 +126,7 @@ def _made_for_it(node: fx.Node | None, *targets: Any) -> fx.Node | None:
 
 
 def _is_of_space(mean: fx.Node) -> bool:
-    """Whether it is the mean over all dimensions behind the channels', which go."""
+    """Whether the node averages over all dimensions after the channels, and removes them."""
     source, space, *keep = mean.args
     fake: Tensor = value_of(source)  # type: ignore[arg-type]
     return not any(keep) and fake.dim() > 2 and set(space) == set(range(2, fake.dim()))  # type: ignore[arg-type]

@@ -64,13 +64,12 @@ _WITH_SE: Mapping[str, str] = MappingProxyType(
 def list_models(pattern: str = "*") -> list[str]:
     """The sorted names of the zoo's networks that match an fnmatch pattern.
 
-    `resnet50` has no SE, and `se_resnet50` is the same with SE. Where the published network holds
-    SE, the one without is called plain: `senet154_plain` and `senet154`;
-    `mobilenet_v3_small_plain`, the published `mobilenet_v3_small`, and `se_mobilenet_v3_small`,
-    which is the plain one with SE as the SE paper has it. `resnet50` and deeper are the paper's,
-    with the stride in the first 1×1 convolution; `resnet50_v1_5` is today's.
+    `resnet50` has no SE, and `se_resnet50` is the same with SE. If the published network holds SE,
+    the one without is called plain: `senet154` and `senet154_plain`. `se_mobilenet_v3_small` is
+    `mobilenet_v3_small_plain` with the SE paper's blocks. `resnet50` and deeper are the paper's,
+    with the stride in the first 1×1 convolution; `resnet50_v1_5` is the modern form.
 
-    Beside these `create` takes torchvision's (`torchvision:NAME`) and timm's (`timm:NAME`).
+    `create` also takes torchvision's (`torchvision:NAME`) and timm's (`timm:NAME`).
     """
     return sorted(name for name in (*_NETWORKS, *_WITH_SE) if fnmatch.fnmatchcase(name, pattern))
 
