@@ -315,6 +315,8 @@ def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int]
         raise BenchError(f"{path} is no measurement that senet bench wrote: give another folder") from error
     for what in ("model", "example", "peer", "quick", "machine"):
         before, here = getattr(then, what), getattr(now, what)
+        if what == "machine":  # the same measurement may be asked for in other words
+            before, here = ({**machine, "command": None} for machine in (before, here))
         if before != here:
             if what == "machine":
                 what = next(key for key in {**before, **here} if before.get(key) != here.get(key))

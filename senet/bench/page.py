@@ -26,6 +26,7 @@ def bench_page(result: Bench) -> Page:
         f"What SE costs in {result.model}",
         [f"On inputs of {shape_words(result)}."],
         [Section("Cost", parts), Section("Machine", [machine_facts(result.machine)])],
+        str(result.machine.get("command", "")),
     )
 
 

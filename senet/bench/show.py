@@ -11,6 +11,7 @@ from senet.files.atomic import atomic_write
 from senet.report import Cell, Column, Series, Table, cell, forest
 from senet.report.figures import COLOURS as PALETTE
 from senet.report.figures import save_figure
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,10 +101,8 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     """The machine in one line."""
     versions = [f"{name} {machine[name]}" for name in ("torch", "onnxruntime", "openvino", "timm") if name in machine]
     device = "" if machine["device"] == "cpu" else f", {machine['device']}"
-    return (
-        f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"{machine['instructions']}{device}; {', '.join(versions)}."
-    )
+    units = ", ".join(counted(machine[f"{each}s"], each) for each in ("core", "thread"))
+    return f"Machine: {machine['processor']}, {units}, {machine['instructions']}{device}; {', '.join(versions)}."
 
 
 def meaning(result: Bench) -> str:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import io
 import re
 import threading
 import warnings
@@ -97,10 +99,10 @@ def _attempt(model: nn.Module, example: Any, free_batch: bool, free_size: bool) 
         except SenetError:
             raise
         except Exception as error:
-            raise OptimizeError(
-                f"{name} cannot be exported on {describe(example)}: {first_line(error)}. "
-                f"optimize takes networks that torch.export can follow"
-            ) from error
+            line, takes = first_line(error), "optimize takes networks that torch.export can follow"
+            if "data-dependent" in line:  # such as a detector that picks its boxes
+                takes += ": give the part in front of what depends on values, as a module that returns its tensors"
+            raise OptimizeError(f"{name} cannot be exported on {describe(example)}: {line}. {takes}") from error
     symbols: dict[str, str] = {}
     shapes = _shapes(program, batch_dims(example), symbols)
     if free_size:
@@ -135,8 +137,8 @@ def _export(model: nn.Module, example: Any, free_batch: bool, free_size: bool) -
 
     described = tree_map(free, args), {key: tree_map(free, value) for key, value in kwargs.items()}
     shapes = _described(model, *described) if free_batch or free_size else None
-    with quiet_solver(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet_solver(), warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # and torch prints the whole graph where it could follow a part of it
         return export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 

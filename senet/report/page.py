@@ -150,6 +150,7 @@ def render(page: Page) -> str:
     environment.filters["svg"] = lambda chart: inline_svg(chart.figure, chart.name, chart.title)
     environment.filters["as_data"] = lambda part: f"data:text/csv;charset=utf-8,{quote(part.csv(), safe=_SAFE)}"
     environment.filters["anchor"] = _anchor
+    environment.filters["whole"] = _whole
     script, style = _asset("script.js"), _asset("style.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -191,6 +192,12 @@ def _write(path: Path, text: str) -> None:
 
 def _asset(name: str) -> str:
     return (files("senet.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _whole(number: str) -> str:
+    """A number in a narrow column: a line ends behind a value, before its interval, and not within either."""
+    within = r"(?<=\d) (?=%|±|to [+−\d])|(?<=%) (?=to )|(?<=±) (?=\d)|(?<= to) (?=[+−\d])"
+    return re.sub(within, "\u00a0", number)
 
 
 def _anchor(text: str) -> str:

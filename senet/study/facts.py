@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 __all__ = ["facts_of"]
 
 
-def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Facts]:
-    """The settings of a study and its machine, for its page."""
-    return [settings_facts(settings), machine_facts(machine)]
+def facts_of(settings: Mapping[str, Any], machine: Mapping[str, Any], name: str = "") -> list[Facts]:
+    """The settings of a study and its machine, for its page.
+
+    On a page of several studies each has a `name`, and the command that made it stands here.
+    """
+    own = (("run", name), ("command", str(machine.get("command", "")))) if name else ()
+    return [Facts([*(row for row in own if row[1]), *settings_facts(settings).rows]), machine_facts(machine)]

@@ -186,7 +186,7 @@ def test_every_engine_of_the_processor_and_the_files(monkeypatch, tmp_path):
         "What SE costs in net",
         "OpenVINO bf16",
         "kept for backward",
-        "threads",
+        " thread",
         f"torch {torch.__version__}",
     ):
         assert words in table
@@ -231,6 +231,10 @@ def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch)
     assert len(measured) == 2
     with pytest.raises(ValueError, match=r"model was net and is now other: give another folder, or --no-resume"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **{**given, "name": "other"})
+    asked = {**second.machine, "command": "senet bench in other words"}
+    monkeypatch.setattr("senet.bench.measurement.machine_of_figures", lambda: asked)
+    bench(Network(), EXAMPLE, tmp_path, engines=["channels-last"], **given)
+    assert len(measured) == 2
     monkeypatch.setattr("senet.bench.measurement.machine_of_figures", lambda: {**second.machine, "threads": 77})
     with pytest.raises(ValueError, match=r"threads was \d+ and is now 77"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)

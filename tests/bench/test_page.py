@@ -20,12 +20,13 @@ ROWS = (
 
 
 def test_the_report_of_a_measurement(chromium, tmp_path):
-    result = Bench(EVIL, (1, 3, 224, 224), "timm's", False, {"processor": "Some", "cores": 2}, ROWS)
+    result = Bench(EVIL, (1, 3, 224, 224), "timm's", False, {"processor": "Some", "command": "senet bench"}, ROWS)
     path = write_page(bench_page(result), tmp_path)
     opened(chromium, path)
     assert complaints(chromium) == []
     assert requests(chromium) == [path.as_uri()]
     assert chromium.find_element("tag name", "h1").text == f"What SE costs in {EVIL}"
+    assert chromium.find_element("class name", "command").text == "senet bench"
     text = chromium.find_element("tag name", "main").text
     assert "1.010 [1.000, 1.020]" in text
     assert "without SE (1: SE costs nothing)" in text

@@ -168,6 +168,13 @@ class Deciding(nn.Module):
         return x + 1 if x.sum() > 0 else x
 
 
+class Finding(nn.Module):
+    """It says where its map is brightest, as a detector does; torch prints the graph of what it could follow."""
+
+    def forward(self, x):
+        return torch.tensor([divmod(int(each.flatten().argmax()), each.shape[-1]) for each in x])
+
+
 def half():
     return nn.Conv2d(3, 2, 1).to(torch.bfloat16)
 
@@ -179,7 +186,8 @@ BAD = {
     "weights": (Network, {"path": "net.safetensors"}, r"ends in \.onnx"),
     "fixed batch": (FixedBatch, {}, "FixedBatch computes with its batch as a fixed number"),
     "fixed size": (FixedSize, {"dynamic_size": True}, "FixedSize runs on the example and not on a larger size"),
-    "control flow on values": (Deciding, {}, "Deciding cannot be exported on .*data-dependent"),
+    "control flow on values": (Deciding, {}, "Deciding cannot be exported on .*data-dependent.*give the part in front"),
+    "a place as the output": (Finding, {}, "Finding cannot be exported on .*give the part in front of what depends"),
     "half precision": (half, {}, r"weight is bfloat16.*model\.float\(\)"),
     "another input": (Network, {"example": torch.zeros(1, 4, 8, 8)}, "does not run on the example"),
     "no input": (Network, {"example": {}}, "needs a tensor"),
@@ -192,12 +200,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("make", "arguments", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be_exported_says_why(tmp_path, make, arguments, message):
+def test_what_cannot_be_exported_says_why(tmp_path, capfd, make, arguments, message):
     given = {"path": "net.pt2", "example": example(), **arguments}
     path = tmp_path / given.pop("path")
     with pytest.raises(ValueError, match=f"(?s){message}"):
         senet.export(make(), given.pop("example"), path, **given)
     assert names(tmp_path) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_network(tmp_path):

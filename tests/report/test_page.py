@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from urllib.parse import unquote
 
@@ -238,6 +240,53 @@ def test_print_has_no_empty_first_page(chromium, tmp_path):
     tall.figure.set_size_inches(8, 14)
     assert pages_of(tall) == 1
     assert pages_of(small, WIDE) == pages_of(WIDE)
+    wide = [chart(name) for name in ("one", "two", "three")]
+    for each in wide:
+        each.figure.set_size_inches(10, 3)
+    assert pages_of(*wide[:2]) == 1
+    assert pages_of(*wide) == 2
+    facts = Facts([(f"setting {n}", "a value") for n in range(30)])
+    assert pages_of(small, facts) == 1
+
+
+def test_print_repeats_the_headings_on_every_page(chromium, tmp_path):
+    if not shutil.which("pdftotext"):
+        pytest.skip("needs pdftotext (poppler-utils), which is not on this machine")
+    rows = [[f"row-{row}", row] for row in range(90)]
+    long = Table("long", "A long table", [Column("name", number=False), Column("what is counted")], rows)
+    opened(chromium, write_page(Page("t", [], [Section("s", [long])]), tmp_path))
+    printed = chromium.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+    (tmp_path / "t.pdf").write_bytes(base64.b64decode(printed))
+    text = subprocess.run(["pdftotext", "-layout", tmp_path / "t.pdf", "-"], capture_output=True, text=True, check=True)
+    pages = text.stdout.removesuffix("\f").split("\f")
+    assert len(pages) > 1
+    assert [page.count("what is counted") for page in pages if "row-" in page] == [1] * len(pages)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_in_light_and_dark(chromium, tmp_path, width):
+    axe_selenium = pytest.importorskip("axe_selenium_python", reason="needs axe-selenium-python (extra 'dev')")
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == 390}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        opened(chromium, write_page(page(), tmp_path))
+        axe = axe_selenium.Axe(chromium)
+        axe.inject()
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
+            assert [(each["id"], each["nodes"]) for each in axe.run()["violations"]] == []
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_number_is_not_broken_within_itself_or_within_its_interval():
+    rows = [["a to b", Cell("−3.76 (−62.27 to +54.75)", 1.0)], ["c", Cell("58.08 ± 18.32 %", 0.58)]]
+    html = render(Page("t", [], [Section("s", [Table("t", "t", [Column("n", number=False), Column("x")], rows)])]))
+    assert ">−3.76 (−62.27\xa0to\xa0+54.75)</td>" in html
+    assert ">58.08\xa0±\xa018.32\xa0%</td>" in html
+    assert ">a to b</td>" in html
 
 
 def test_what_no_font_has_is_spelt_out_in_a_png_and_text_in_an_svg(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_a_page_has_the_long_texts():
     pytest.importorskip("jinja2")
     html = render(Page("t", [], [Section("s", [TABLE])]))
     assert html.count("<th ") == 3
-    assert 'data-value="0.931">93.10 (91 to 95)<' in html
+    assert 'data-value="0.931">93.10 (91\xa0to\xa095)<' in html
     assert ">sd (fraction)<" not in html
     assert "accuracy (%)" in html
 

@@ -7,9 +7,9 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.console import display
 from senet.console.command import typed
 from senet.console.progress import duration
+from senet.cost import tables
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
 from senet.errors import InputError, StudyError
@@ -143,7 +143,8 @@ def several_page(comparisons: Sequence[Comparison]) -> Page:
         for number, (name, each) in enumerate(zip(names, comparisons, strict=True))
         for section in _sections(each, f"{number}_")
     ]
-    machines = [part for each in comparisons for part in facts_of(each.settings, each.machine)]
+    together = zip(names, comparisons, strict=True)
+    machines = [part for name, each in together for part in facts_of(each.settings, each.machine, name)]
     sections = [overview, *parts, Section("Settings and machines", machines)]
     return Page("Comparisons", [f"{len(comparisons)} comparisons."], sections, typed())
 
@@ -286,7 +287,7 @@ def _cost(comparison: Comparison, prefix: str) -> Table:
         ["multiply-adds", plain.multiply_adds, se.multiply_adds, _added(plain.multiply_adds, se.multiply_adds)],
         ["rescaling (multiplications beside these)", plain.rescaling, se.rescaling, None],
         [
-            "bytes kept for the backward pass",
+            "activations kept for the backward pass (bytes)",
             plain.activation_bytes,
             se.activation_bytes,
             _added(plain.activation_bytes, se.activation_bytes),
@@ -295,10 +296,8 @@ def _cost(comparison: Comparison, prefix: str) -> Table:
     for row in rows:
         row[1:3] = [cell(value, f"{value:,}") for value in row[1:3]]
     if se.latency_ratio is not None:
-        more = cell(se.latency_ratio - 1, f"{100 * (se.latency_ratio - 1):+.1f} %".replace("-", "−"))
-        rows.append(
-            ["time of a forward pass, measured in turn", 1, cell(se.latency_ratio, f"{se.latency_ratio:.3f}"), more]
-        )
+        ratio = cell(se.latency_ratio, f"{se.latency_ratio:.3f}")
+        rows.append(["time of a forward pass, measured in turn", 1, ratio, _added(1, se.latency_ratio)])
     columns = [Column("of one image", number=False), Column("plain")]
     columns += [Column(f"with {comparison.block}"), Column("difference", csv="difference (fraction)")]
     return Table(f"{prefix}cost", "Cost", columns, rows)
@@ -316,7 +315,7 @@ def _ratio(comparison: Comparison) -> Any:
 
 
 def _added(plain: float, se: float) -> Any:
-    return cell(se / plain - 1, f"+{display.share(se / plain - 1)}") if plain else None
+    return cell(se / plain - 1, tables.more(plain, se)) if plain else None
 
 
 def _means(comparison: Comparison, name: str) -> Table:

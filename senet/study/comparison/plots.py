@@ -31,7 +31,6 @@ def learning_curves(comparison: Comparison) -> Figure:
     loss.set_ylabel("training loss (cross entropy, nats)")
     for axes in (accuracy, loss):
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     accuracy.legend(loc="lower right", frameon=False)
@@ -53,7 +52,7 @@ def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> No
         mean = [statistics.fmean(values) for values in zip(*runs, strict=True)]
         label = f"{name}, mean" if len(runs) > 1 else name
         axes.plot(epochs, mean, color=colour, linewidth=2.2, marker=marker, label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # 1 alone where there is one epoch
 
 
 def _series(arm: Trained, column: str, scale: float) -> list[list[float]]:

@@ -99,7 +99,8 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
         for number, (name, each) in enumerate(zip(names, judgements, strict=True))
         for section in judgement_page(each).sections[:-1]
     ]
-    facts = [part for each in judgements for part in facts_of(each.settings, each.machine)]
+    together = zip(names, judgements, strict=True)
+    facts = [part for name, each in together for part in facts_of(each.settings, each.machine, name)]
     sections = [side, *own, Section("Settings and machines", facts)]
     return Page("Judgements", [f"{len(judgements)} judgements."], sections, typed())
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from senet.cost.tables import comparison_table
 from senet.study import StudyError, compare
 from senet.study.comparison.pages import read_comparison, several_page, write_comparison, write_several
 from tests.browser import complaints, opened, requests
@@ -47,7 +48,13 @@ def test_the_report_of_a_comparison(compared, chromium):
     ends = [means[3][f"95 % interval, {end} (fraction)"] for end in ("low", "high")]
     assert ends == [str(compared.over_images.low), str(compared.over_images.high)]
     with (compared.folder / "cost.csv").open() as file:
-        assert next(csv.DictReader(file))["plain"] == str(compared.plain.cost.parameters)
+        costs = list(csv.DictReader(file))
+    assert costs[0]["plain"] == str(compared.plain.cost.parameters)
+    terminal = comparison_table(compared.plain.cost, compared.se.cost, "", compared.block)
+    named = [row["of one image"].removesuffix(" (bytes)") for row in costs]
+    assert named == [row[0] for row in terminal.rows]
+    html = path.read_text()
+    assert all(f">{difference}</td>" in html.replace("\xa0", " ") for *_, difference in terminal.rows if difference)
     assert head(compared.folder / "cost.csv") == ["of one image", "plain", "with SE", "difference (fraction)"]
     assert head(compared.folder / "difference.csv") == ["seed", "plain (fraction)", "with SE (fraction)"]
     assert write_comparison(read_comparison(compared.folder)).read_bytes() == before  # the folder has all of it
@@ -69,6 +76,8 @@ def test_several_comparisons_on_one_page(compared, chromium, tmp_path):
         "difference (fraction)",
         *(f"{end} over {what} (fraction)" for what in ("seeds", "images") for end in ("low", "high")),
     ]
+    facts = [each.text for each in chromium.find_elements("css selector", "dl")]
+    assert [each.split("\n")[:2] for each in facts[::2]] == [["run", rows[0].text.split()[0]], ["run", "other/study"]]
 
 
 def test_what_is_no_comparison(compared, tmp_path):
