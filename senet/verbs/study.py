@@ -114,25 +114,12 @@ def compare(
       senet compare --model resnet20 --data digits --seeds 3 --out runs/digits
       senet compare --model torchvision:mobilenet_v2 --weights pretrained --data photos --out runs/photos
     """
-    from senet.study import compare as study
+    from senet.study.comparison.compare import compare_cells
 
-    own: dict[str, Any] = {
-        "out": out,
-        "weights": weights,
-        "spec": spec,
-        "where": where,
-        "make": make,
-        "seeds": seeds,
-        "resume": resume,
-    }
-    if cells == CellOptions():
-        display.show(*study(model, data, **own, **options).parts())
-    else:
-        from senet.study.comparison.compare import compare_cells
-
-        with commands_alone(cells):
-            found = compare_cells(model, data, cells, **own, **options)
-        show_cells(found)
+    own: dict[str, Any] = {"weights": weights, "spec": spec, "where": where, "make": make}
+    with commands_alone(cells):
+        found = compare_cells(model, data, cells, out=out, seeds=seeds, resume=resume, **own, **options)
+    show_cells(found)
 
 
 def ablate(
@@ -162,19 +149,14 @@ def ablate(
       senet ablate --model resnet20 --data photos --grid reduction-ratio=4,16 gate=sigmoid,tanh --out runs/grid
       senet ablate --model resnet20 --data photos --grid make=se,eca,cbam --out runs/blocks
     """
-    from senet.study import ablate as study
+    from senet.study.ablation.ablate import ablate_cells
     from senet.study.ablation.grid import parse_grid
 
-    own: dict[str, Any] = {"out": out, "table": table, "grid": parse_grid(grid or ()), "weights": weights, "spec": spec}
-    more: dict[str, Any] = {"where": where, "make": make, "seeds": seeds, "resume": resume}
-    if cells == CellOptions():
-        display.show(*study(model, data, **own, **more, **options).parts())
-    else:
-        from senet.study.ablation.ablate import ablate_cells
-
-        with commands_alone(cells):
-            found = ablate_cells(model, data, cells, **own, **more, **options)
-        show_cells(found)
+    own: dict[str, Any] = {"weights": weights, "spec": spec, "where": where, "make": make}
+    own |= {"table": table, "grid": parse_grid(grid or ())}
+    with commands_alone(cells):
+        found = ablate_cells(model, data, cells, out=out, seeds=seeds, resume=resume, **own, **options)
+    show_cells(found)
 
 
 def report(runs: list[str], out: str) -> None:

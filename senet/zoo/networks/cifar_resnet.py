@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from senet.block import _positive_int
 from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
+from senet.zoo.networks.layers import stage
 
 __all__ = ["NETWORKS", "BasicBlock", "CifarResNet", "Shortcut"]
 
@@ -92,9 +93,9 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(n, _STEM, _STEM, 1)
-        self.layer2 = _stage(n, _STEM, 2 * _STEM, 2)
-        self.layer3 = _stage(n, 2 * _STEM, 4 * _STEM, 2)
+        self.layer1 = stage(BasicBlock, n, _STEM, _STEM, 1)
+        self.layer2 = stage(BasicBlock, n, _STEM, 2 * _STEM, 2)
+        self.layer3 = stage(BasicBlock, n, 2 * _STEM, 4 * _STEM, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(4 * _STEM, num_classes)
@@ -108,11 +109,6 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
-
-
-def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 def _entry(depth: int) -> Entry:

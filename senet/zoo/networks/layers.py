@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from senet.block import _positive_int
 from senet.errors import InputError
 
-__all__ = ["ConvUnit", "initialise", "scaled", "with_dropout", "with_in_channels"]
+__all__ = ["ConvUnit", "initialise", "scaled", "stage", "with_dropout", "with_in_channels"]
 
 
 class ConvUnit(nn.Sequential):
@@ -50,6 +52,14 @@ class ConvUnit(nn.Sequential):
         if relu:
             layers["relu"] = nn.ReLU(inplace=True)
         super().__init__(layers)
+
+
+def stage(
+    block: Callable[..., nn.Module], blocks: int, in_channels: int, channels: int, stride: int, *more: Any
+) -> nn.Sequential:
+    """A stage of blocks, of which the first changes channels and size; `more` goes to every block."""
+    first = block(in_channels, channels, stride, *more)
+    return nn.Sequential(first, *(block(channels, channels, 1, *more) for _ in range(blocks - 1)))
 
 
 def initialise(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from senet.block import _positive_int
 from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise
+from senet.zoo.networks.layers import initialise, stage
 
 __all__ = ["NETWORKS", "PreActBottleneck", "PreActResNet"]
 
@@ -74,9 +74,9 @@ class PreActResNet(nn.Module):
         if rest or n < 1:
             raise InputError(f"depth is 9n + 2 (164, or 11, 20, 29, ...), not {depth!r}")
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
-        self.layer1 = _stage(n, _STEM, 4 * _STEM, 1)
-        self.layer2 = _stage(n, 4 * _STEM, 8 * _STEM, 2)
-        self.layer3 = _stage(n, 8 * _STEM, 16 * _STEM, 2)
+        self.layer1 = stage(PreActBottleneck, n, _STEM, 4 * _STEM, 1)
+        self.layer2 = stage(PreActBottleneck, n, 4 * _STEM, 8 * _STEM, 2)
+        self.layer3 = stage(PreActBottleneck, n, 8 * _STEM, 16 * _STEM, 2)
         self.bn = nn.BatchNorm2d(16 * _STEM)
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -90,11 +90,6 @@ class PreActResNet(nn.Module):
         x = self.avgpool(self.relu(self.bn(x)))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))
         return logits
-
-
-def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    first = PreActBottleneck(in_channels, channels, stride)
-    return nn.Sequential(first, *(PreActBottleneck(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(

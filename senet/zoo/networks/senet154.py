@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from senet.block import _positive_int
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise
+from senet.zoo.networks.layers import initialise, stage
 
 __all__ = ["NETWORKS", "Bottleneck", "SENet154"]
 
@@ -75,8 +75,7 @@ class SENet154(nn.Module):
         stages = []
         for index, count in enumerate(_BLOCKS):
             wanted = 256 * 2**index
-            first = Bottleneck(channels, wanted, 1 if index == 0 else 2)
-            stages.append(nn.Sequential(first, *(Bottleneck(wanted, wanted, 1) for _ in range(count - 1))))
+            stages.append(stage(Bottleneck, count, channels, wanted, 1 if index == 0 else 2))
             channels = wanted
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)

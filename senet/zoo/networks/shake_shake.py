@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from senet.block import _positive_int
 from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise
+from senet.zoo.networks.layers import initialise, stage
 
 __all__ = ["NETWORKS", "Shake", "ShakeBlock", "ShakeShake", "ShiftedShortcut"]
 
@@ -126,9 +126,9 @@ class ShakeShake(nn.Module):
             raise InputError(f"width is an even number of channels, such as 96, not {width!r}")
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
-        self.layer1 = _stage(n, _STEM, width, 1)
-        self.layer2 = _stage(n, width, 2 * width, 2)
-        self.layer3 = _stage(n, 2 * width, 4 * width, 2)
+        self.layer1 = stage(ShakeBlock, n, _STEM, width, 1)
+        self.layer2 = stage(ShakeBlock, n, width, 2 * width, 2)
+        self.layer3 = stage(ShakeBlock, n, 2 * width, 4 * width, 2)
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
@@ -141,11 +141,6 @@ class ShakeShake(nn.Module):
         x = self.avgpool(self.relu(x))
         logits: Tensor = self.fc(self.dropout(x.flatten(1)))
         return logits
-
-
-def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    first = ShakeBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(ShakeBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from senet.block import _positive_int
 from senet.errors import InputError
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise
+from senet.zoo.networks.layers import initialise, stage
 
 __all__ = ["NETWORKS", "WideBlock", "WideResNet"]
 
@@ -75,9 +75,9 @@ class WideResNet(nn.Module):
             raise InputError(f"depth is 6n + 4 (16, 22, 28, 40), not {depth!r}")
         base = _STEM * _positive_int("width", width)
         self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
-        self.layer1 = _stage(n, _STEM, base, 1, dropout)
-        self.layer2 = _stage(n, base, 2 * base, 2, dropout)
-        self.layer3 = _stage(n, 2 * base, 4 * base, 2, dropout)
+        self.layer1 = stage(WideBlock, n, _STEM, base, 1, dropout)
+        self.layer2 = stage(WideBlock, n, base, 2 * base, 2, dropout)
+        self.layer3 = stage(WideBlock, n, 2 * base, 4 * base, 2, dropout)
         self.bn = nn.BatchNorm2d(4 * base)
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -90,11 +90,6 @@ class WideResNet(nn.Module):
         x = self.avgpool(self.relu(self.bn(x)))
         logits: Tensor = self.fc(x.flatten(1))
         return logits
-
-
-def _stage(blocks: int, in_channels: int, channels: int, stride: int, dropout: float) -> nn.Sequential:
-    first = WideBlock(in_channels, channels, stride, dropout)
-    return nn.Sequential(first, *(WideBlock(channels, channels, 1, dropout) for _ in range(blocks - 1)))
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(
