@@ -1,1 +1,1 @@
-"""Training: normalisation and SE in one pass. README.md says how."""
+"""Fuse normalisation and SE into one pass in training; see README.md."""

@@ -1,4 +1,4 @@
-"""When normalisation and SE may share a pass: only where that changes nothing but time and memory."""
+"""When normalisation and SE may be fused: only where fusion changes nothing but time and memory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
-    """Whether the pass may be shared here and now.
+    """Whether normalisation and SE may be fused now.
 
-    It may not
+    They may not be
     - in eval mode, where the plain path equals the plain network bit for bit;
-    - while something looks at the operations (`is_being_traced`);
-    - if a hook waits for the tensor between normalisation and SE;
-    - over small tensors, where it would take longer.
+    - while something observes the operations (`is_being_traced`);
+    - if a hook needs the tensor between normalisation and SE;
+    - over small tensors, for which fusion takes longer.
 
     Args:
-        norm: a normalisation, or one that SE was joined to.
+        norm: a normalisation, with or without joined SE.
         block: the SE block; None for the normalisation alone.
         v: the normalisation's input.
     """
@@ -36,9 +36,9 @@ def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
         and v.dim() > 2
         and v.dtype in _DTYPES
         and v.shape[1] == getattr(norm, "num_features", getattr(norm, "num_channels", 0))
-        and v.numel() > v.shape[1]  # the normalisation itself refuses one value per channel
+        and v.numel() > v.shape[1]  # the normalisation itself raises on one value per channel
         and fusing(v)
-        and not is_being_traced()  # before what relies on torch's internals
+        and not is_being_traced()  # before anything that relies on torch's internals
         and bool(layout(v))
         and (block is None or _takes_part(block, v.shape[1]))
         and _parameters_fit([norm] if block is None else [norm, *block.children()], v)
@@ -58,7 +58,7 @@ def _takes_part(block: nn.Module, channels: int) -> bool:
 
 
 def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
-    """Whether all parameters are plain, on v's device, and of its dtype or the dtype of sums."""
+    """Whether all parameters are plain tensors on v's device, with its dtype or the dtype of sums."""
     allowed = (v.dtype, compute_dtype(v))
     return all(
         tensor is None
@@ -70,6 +70,6 @@ def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody's hook or assigned `forward` waits for this module's call."""
+    """Whether a hook or an assigned `forward` needs this module to be called."""
     own = module.__dict__
     return "forward" in own or "_senet_forwards" in own or any(map(needs_module_call, hooks_of(module)))

@@ -1,4 +1,4 @@
-"""The backward pass of normalisation and SE in one (`senet.fused.norm` has the forward pass and the symbols)."""
+"""The backward pass of fused normalisation and SE (`senet.fused.norm` has the forward pass and the symbols)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["Inputs", "Kept", "Plan", "exactly", "gradients", "squeezed", "twice_
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one call needs besides tensors."""
+    """The settings of one call, besides tensors."""
 
     passes: Passes
     statistics: Statistics
     gate: str  # "" without SE
     relu: bool  # whether the output is rectified
-    rectified: bool  # whether SE is given the rectified normalisation
+    rectified: bool  # whether SE takes the rectified normalisation
 
 
 class Inputs(NamedTuple):
-    """What can have a gradient, or those gradients, or whether they are wanted."""
+    """The inputs that can have a gradient, or their gradients, or whether these are needed."""
 
     v: Any
     weight: Any
@@ -44,7 +44,7 @@ class Inputs(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the forward pass keeps: two activations at most (v, and out if there is a ReLU), the rest small."""
+    """The tensors that the forward pass keeps: at most two activations (v, and out with a ReLU), and small ones."""
 
     v: Tensor
     weight: Tensor | None  # γ
@@ -54,7 +54,7 @@ class Kept(NamedTuple):
     fc2_weight: Tensor | None
     fc2_bias: Tensor | None
     scale: Tensor | None  # of the gate
-    hidden: Tensor | None  # behind the first layer and its ReLU
+    hidden: Tensor | None  # after the first layer and its ReLU
     argument: Tensor | None  # of the gate
     passed: Tensor | None  # the share of positions that the ReLU lets through, and their mean of v − center
     center: Tensor
@@ -75,15 +75,15 @@ _BACK: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def gradients(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
-    """The gradients that are needed, from that of the output; the others are None.
+    """The needed gradients, from the output's; the others are None.
 
-    All but the first and the last pass is of size (N, C).
+    Only the first and the last pass read activations; all else is of size (N, C).
     """
     center, rest, inv = (plan.statistics.spread(x) for x in (kept.center, kept.rest, kept.inv))
     gain = _times(inv, kept.weight)
-    dy = like(dy, kept.v)  # a sum's gradient is expanded, another layer's may lie in another layout
+    dy = like(dy, kept.v)  # the gradient of a sum is expanded, and another layer's may have another layout
     total, about_mean, dy = plan.passes.sums(dy, kept.v, kept.mean, kept.out, keep=need.other)
-    out = None if need.other else kept.out  # a dy that was kept is rectified already
+    out = None if need.other else kept.out  # a kept dy is already rectified
     moment = (about_mean + (kept.mean - center + rest) * total) * inv  # Σ dy·xhat
 
     layers, dz, s = _of_layers(kept, plan, need, total, moment, gain)
@@ -102,7 +102,7 @@ def gradients(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
 def _of_layers(
     kept: Kept, plan: Plan, need: Inputs, total: Tensor, moment: Tensor, gain: Tensor
 ) -> tuple[tuple[Tensor | None, ...], Tensor | None, Tensor | None]:
-    """Of the two layers; dz, of the squeeze; and the gate s. Without SE there are none.
+    """The gradients of the two layers, dz of the squeeze, and the gate s; all None without SE.
 
     ds = γ·inv·dA + β·dB, with dA = Σ dy·(v − center) and dB = Σ dy. Then, with z the squeeze, h the
     hidden layer and t the gate's argument,
@@ -128,7 +128,7 @@ def _of_layers(
 
 
 def _of_affine(kept: Kept, need: Inputs, du: Tensor, du_xhat: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Of the normalisation's weight and bias: dγ = Σ du·xhat and dβ = Σ du, over samples and space."""
+    """The gradients of the normalisation's weight and bias: dγ = Σ du·xhat and dβ = Σ du, over samples and space."""
     weight, bias = kept.weight, kept.bias
     return (
         du_xhat.sum(0).to(weight.dtype) if need.weight and weight is not None else None,
@@ -145,16 +145,16 @@ def _of_input(
     dy: Tensor,
     out: Tensor | None,
 ) -> Tensor:
-    """Of v: dv = s·γ·inv·dy − inv²·⟨γ·du·xhat⟩·(v − center) + γ·inv·dz/S − inv·⟨γ·du⟩.
+    """The gradient of v: dv = s·γ·inv·dy − inv²·⟨γ·du·xhat⟩·(v − center) + γ·inv·dz/S − inv·⟨γ·du⟩.
 
-    ⟨ ⟩ is the mean over all that shares its statistics. Where SE is given the rectified normalisation,
-    the third term counts only where the ReLU lets something through.
+    ⟨ ⟩ is the mean over all values that share statistics. If SE takes the rectified normalisation,
+    the third term applies only at positions that pass the ReLU.
     """
     (center, rest, inv), (scale, du, du_xhat) = moments, sums
     space = kept.v[0, 0].numel()
     mean, mean_xhat = plan.statistics.averages(_times(du, kept.weight), _times(du_xhat, kept.weight), space)
     c1 = -inv * inv * mean_xhat
-    c0 = rest * c1 - inv * mean  # v is measured from the rounded center, `rest` away from the exact one
+    c0 = rest * c1 - inv * mean  # v is relative to the rounded center, which differs by `rest` from the exact one
     spread = None if dz is None else _times(inv, kept.weight) * dz / space
     if spread is not None and not plan.rectified:
         c0, spread = c0 + spread, None
@@ -162,7 +162,7 @@ def _of_input(
 
 
 def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
-    """The same gradients as a graph that can be differentiated again: from the equations as they stand."""
+    """The same gradients as a differentiable graph, from the unfused equations."""
     inputs = Inputs(*kept[:7])
     wanted = [i for i, needed in enumerate(need[:7]) if needed]
     dy = dy if kept.out is None else torch.where(kept.out <= 0, 0, dy)
@@ -176,13 +176,13 @@ def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> In
 
 
 def exactly(v: Tensor) -> AbstractContextManager[Any]:
-    """No autocast: the small layers are computed in the dtype of the sums."""
+    """A context without autocast: the small layers are computed in the dtype of the sums."""
     device = v.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def squeezed(off: Tensor, passed: Tensor | None, gain: Tensor, bias: Tensor | None) -> Tensor:
-    """Equation 2 of the normalisation, or of its ReLU, from means over space: (N, C)."""
+    """Equation 2 applied to the normalisation, or to its ReLU, from means over space: (N, C)."""
     share, mean_off = (1.0, off) if passed is None else passed
     z: Tensor = mean_off * gain
     return z if bias is None else z + share * bias.to(gain.dtype)

@@ -1,8 +1,8 @@
-"""Names of torch that it does not promise to keep, and on which the fused pass depends.
+"""Private names of torch on which the fused pass depends.
 
-They say who is looking at the operations, so that the pass steps aside. A torch without one of them
-must not stop a training: then nothing is fused, and the log says so once. No other file of `fused` uses
-a private name of torch.
+They show whether something observes the operations, in which case nothing is fused. A torch without
+one of them must not stop a training: then nothing is fused, and the log says so once. No other file
+of `fused` uses a private name of torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["NAMES", "available", "hooks_of", "is_being_traced", "tensors_of", "v
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
 
-NAMES: Mapping[str, tuple[str, ...]] = {  # by owner; of a class, what its instances have
+NAMES: Mapping[str, tuple[str, ...]] = {  # by owner; for a class, attributes of its instances
     "_C": ("_is_tracing", "_len_torch_dispatch_stack"),
     "_C._functorch": ("maybe_current_level",),
     "autograd.forward_ad": ("_current_level",),
@@ -37,7 +37,7 @@ log = logging.getLogger("senet")
 
 @functools.cache
 def available() -> bool:
-    """Whether this torch has all of `NAMES`; what is missing is logged once."""
+    """Whether this torch has all of `NAMES`; missing names are logged once."""
     missing = [f"torch.{owner}.{name}" for owner, names in NAMES.items() for name in names if not _has(owner, name)]
     if missing:
         log.warning(
@@ -56,10 +56,10 @@ def _has(owner: str, name: str) -> bool:
 
 
 def is_being_traced() -> bool:
-    """Whether something looks at single operations or at every module, or whether that cannot be known.
+    """Whether something observes single operations or every module; also True if that is unknown.
 
-    A compiler, a tracer, a dispatch mode, a function transform and a global hook must see the equations
-    as they stand.
+    A compiler, a tracer, a dispatch mode, a function transform and a global hook must see the
+    unfused equations.
     """
     return bool(
         not available()
@@ -73,17 +73,17 @@ def is_being_traced() -> bool:
 
 
 def hooks_of(module: nn.Module) -> Iterator[object]:
-    """The hooks that wait for this module's call, forward and backward."""
+    """The module's forward and backward hooks."""
     for hooks in _HOOKS:
         yield from (getattr(module, hooks) or {}).values()
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor | None]:
-    """The module's own parameters and buffers; faster than through the public iterators, which recurse."""
+    """The module's own parameters and buffers, without the slower public iterators, which recurse."""
     yield from module._parameters.values()
     yield from module._buffers.values()
 
 
 def version(x: Tensor) -> int:
-    """How often x was written to."""
+    """The number of in-place writes to x."""
     return x._version

@@ -1,4 +1,4 @@
-"""What a class says of the SE that `insert` put around it: written in `senet.insertion`, read by the passes here."""
+"""How a class records the SE that `insert` joined to it: written by `senet.insertion`, read by the fused pass."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Use:
     """How SE is joined to the modules of a class.
 
     Attributes:
-        base: the class that they had before.
-        position: "output", "input", "shortcut" or "source", or "unit" for what surrounds a module
-            that holds SE.
-        child: the name of the SE block in the module.
-        channel_dim: the dimension that counts the channels.
+        base: their class without SE.
+        position: "output", "input", "shortcut" or "source", or "unit" for a module around one that
+            holds SE.
+        child: the SE block's name in the module.
+        channel_dim: the channel dimension.
     """
 
     base: type[nn.Module]
@@ -37,15 +37,15 @@ class Use:
 
     @property
     def is_normalisation(self) -> bool:
-        """Whether SE rescales the output of a normalisation that a pass can hold."""
+        """Whether SE rescales the output of a normalisation that can be fused."""
         return self.position == "output" and self.channel_dim == 1 and normalises(self.base)
 
     @property
     def is_relu(self) -> bool:
-        """Whether SE rescales the output of a ReLU, whose normalisation may take both into its pass."""
+        """Whether SE rescales the output of a ReLU, which can be fused with the normalisation before it."""
         return self.position == "output" and self.channel_dim == 1 and self.base is nn.ReLU
 
 
 def use_of(kind: type) -> Use | None:
-    """What was joined to the modules of exactly this class, if anything was."""
+    """The use of SE by exactly this class, if any."""
     return vars(kind).get(USE)

@@ -1,6 +1,6 @@
-"""Normalisation and SE in one pass, in training: the same function, at the cost of the normalisation alone.
+"""Fused normalisation and SE in training: the same function at the cost of the normalisation alone.
 
-v is the normalisation's input, n a sample, c a channel, S the number of positions. The normalisation gives
+v is the normalisation's input, n a sample, c a channel, and S the number of positions. The normalisation returns
 
     u = γ·inv·(v − center) + β        inv = 1/√(var + ε)
 
@@ -9,16 +9,16 @@ reading u:
 
     z = γ·inv·(mean − center) + β
 
-With the gate s the output is one affine pass. Autograd keeps v, as the normalisation does anyway, and not u:
+With the gate s, the output is one affine pass. Autograd keeps v, as for the normalisation alone, but not u:
 
     s·u = (v − center)·(s·γ·inv) + s·β
 
 `senet.fused.gradients` has the backward pass. The passes over activations are in `senet.fused.passes`; all
 else here is of size (N, C).
 
-Where a ReLU stands between the two and the gate is always positive, s·relu(u) = relu(s·u). The squeeze is
-then (γ·inv·Σ(v − center) + β·n)/S over the n positions that the ReLU lets through: one reading of v. The
-backward pass needs these two sums as well.
+If a ReLU is between the two and the gate is always positive, s·relu(u) = relu(s·u). The squeeze is
+then (γ·inv·Σ(v − center) + β·n)/S over the n positions that pass the ReLU, which takes one reading
+of v. The backward pass needs these two sums as well.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from senet.fused.normalisations import statistics_of
 from senet.fused.passes.choose import passes_for
 from senet.fused.passes.pointers import dense
 from senet.fused.passes.protocol import compute_dtype
-from senet.fused.switch import report
+from senet.fused.switch import notify
 
 __all__ = ["normalise_and_excite"]
 
@@ -52,24 +52,24 @@ def normalise_and_excite(
     relu: bool = False,
     rectified: bool = False,
 ) -> Tensor | None:
-    """SE of the normalisation of v, plus `other`, rectified, if one pass can do it.
+    """Apply normalisation and SE to v, add `other`, and rectify, if one pass can do it.
 
-    Running statistics are updated as the normalisation does it. `senet.fused.conditions.can_fuse` says
-    whether this may be called.
+    Running statistics are updated as by the normalisation. Call it only if
+    `senet.fused.conditions.can_fuse` allows.
 
     Shapes: (N, C, *space), the output like v.
 
     Args:
         norm: a batch, group or instance normalisation in training mode.
-        kind: its class without SE.
+        kind: the normalisation's class without SE.
         block: an SEBlock that averages; None for the normalisation alone.
         v: the normalisation's input; if it is not contiguous or channels last, it is copied.
-        other: what is added (the shortcut), of v's shape, dtype and device.
+        other: the shortcut to add, with v's shape, dtype and device.
         relu: whether the sum is rectified.
-        rectified: whether SE is given the rectified normalisation; nothing is added then.
+        rectified: whether SE takes the rectified normalisation; `other` is then None.
 
     Returns:
-        The output, or None if this device or this normalisation has no such pass. Nothing has been done then.
+        The output, or None, without any effect, if this device or this normalisation has no such pass.
     """
     passes, statistics = passes_for(v), statistics_of(norm, kind)
     if passes is None or statistics is None:
@@ -95,9 +95,9 @@ def normalise_and_excite(
 
 
 class _Moments(NamedTuple):
-    """What a call knows of v, in the dtype of its sums. A large mean is rounded, so its rest is kept beside it."""
+    """A call's statistics of v, in the dtype of its sums. A large mean is rounded, so its remainder is kept too."""
 
-    center: Tensor  # the mean of all that shares its statistics, rounded
+    center: Tensor  # the mean of all values that share statistics, rounded
     rest: Tensor  # the rounded center less the exact one: v − exact = (v − center) + rest
     inv: Tensor  # 1/√(variance + ε)
     mean: Tensor  # of each map, rounded
@@ -106,7 +106,7 @@ class _Moments(NamedTuple):
 
 def _always_positive(block: SEBlock) -> bool:
     """Whether the gate is greater than 0 for any input."""
-    # Reading the scale waits for a GPU, so it is read again only after it was written to.
+    # Reading the scale synchronises with a GPU, so it is read again only after a write.
     known, positive = _positive.get(block.scale, (-1, False))
     if known != version(block.scale):
         positive = float(block.scale) > 0
@@ -114,7 +114,7 @@ def _always_positive(block: SEBlock) -> bool:
     return positive and block.gate_function == "sigmoid"
 
 
-_positive: Any = WeakTensorKeyDictionary()  # by scale: its version when it was read, whether it was greater than 0
+_positive: Any = WeakTensorKeyDictionary()  # by scale: its version when read, and whether it was positive
 
 
 class _NormaliseAndExcite(torch.autograd.Function):
@@ -147,7 +147,7 @@ class _NormaliseAndExcite(torch.autograd.Function):
             out: Tensor = plan.passes.affine(v, center, a, b, inputs.other, plan.relu)
         if block is not None and hidden is not None and argument is not None:
             small = (moments.rest, moments.mean, moments.off, hidden, argument)
-            report(block, small if passed is None else (*small, passed))
+            notify(block, small if passed is None else (*small, passed))
         ctx.plan = plan
         kept = Kept(*inputs[:7], scale, hidden, argument, passed, *moments, out if plan.relu else None)
         ctx.save_for_backward(*kept)

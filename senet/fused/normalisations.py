@@ -1,4 +1,4 @@
-"""Which values share a mean and a variance in each kind of normalisation, and what is remembered of them."""
+"""The values that share a mean and a variance in each kind of normalisation, and their running statistics."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Statistics(Protocol):
-    """Which values share their statistics. Values of maps are (N, C); shared ones have PyTorch's own shape."""
+    """The sharing of statistics. Values of maps are (N, C); shared ones have PyTorch's own shape."""
 
     def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
         """The shared mean and biased variance, from each map's mean and sum of squared deviations."""
 
     def spread(self, shared: Tensor) -> Tensor:
-        """Each map's value of what is shared: (N, C), or (1, C)."""
+        """Expand shared values to maps: (N, C), or (1, C)."""
 
     def averages(self, first: Tensor, second: Tensor, space: int) -> tuple[Tensor, Tensor]:
-        """The means over all values that share statistics, from two sums of each map; spread again."""
+        """The means over all values that share statistics, from two sums per map, expanded to maps."""
 
     def normalised(self, v: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """The normalisation of v in PyTorch's operations, to differentiate twice; nothing is remembered."""
+        """The normalisation of v in PyTorch's operations, differentiable twice, without updating statistics."""
 
 
 class GroupStatistics:
@@ -63,7 +63,7 @@ class GroupStatistics:
 
 
 class BatchStatistics:
-    """Batch normalisation: a channel over the samples of the batch, and of all processes where there is a group."""
+    """Batch normalisation: a channel over the samples of the batch, and of all processes in a group."""
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, group: dist.ProcessGroup | None) -> None:
         self.norm = norm
@@ -100,7 +100,7 @@ class BatchStatistics:
         """As `Statistics` says.
 
         Raises:
-            NotImplementedError: where the statistics go over processes.
+            NotImplementedError: the statistics cover several processes.
         """
         if self.group is not None:
             raise NotImplementedError("statistics that go over processes cannot be differentiated twice")
@@ -123,7 +123,7 @@ class BatchStatistics:
 def _together(
     mean: Tensor, m2: Tensor, samples: int, space: int, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, float]:
-    """The statistics of all processes together; each may have another number of samples, or size of map."""
+    """The statistics over all processes, which may differ in their number of samples or map sizes."""
     count = mean.new_full((1, 1), samples * space)
     ours = torch.cat([mean, m2, count], 1)
     all_of = [torch.empty_like(ours) for _ in range(dist.get_world_size(group))]
@@ -136,20 +136,20 @@ def _together(
 
 
 def normalises(kind: type[nn.Module]) -> bool:
-    """Whether SE can share the pass of modules of exactly this class."""
+    """Whether modules of exactly this class can be fused with SE."""
     return kind in _BATCH or kind in _INSTANCE or kind is nn.GroupNorm or issubclass(kind, OverProcesses)
 
 
 class OverProcesses:
-    """The base of a batch normalisation whose statistics go over processes."""
+    """The base of a batch normalisation with statistics over several processes."""
 
     def group(self) -> dist.ProcessGroup | None:
-        """The processes that take part now; None if this is the only one."""
+        """The processes that take part; None if this is the only one."""
         raise NotImplementedError
 
 
 def statistics_of(norm: nn.Module, kind: type[nn.Module]) -> Statistics | None:
-    """How a normalisation of exactly the class `kind` gets its statistics in training; None for another class."""
+    """The statistics of a normalisation of exactly the class `kind` in training; None for any other class."""
     if kind in _BATCH:
         return BatchStatistics(norm, None)  # type: ignore[arg-type]
     if isinstance(norm, OverProcesses):

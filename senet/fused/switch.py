@@ -1,4 +1,4 @@
-"""Switches: fuse or not, small tensors too, and who is told of it."""
+"""Switches for fusion: off, also for small tensors, and watchers of fused blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = [
     "fuse_any_size",
     "fusing",
     "needs_module_call",
-    "report",
+    "notify",
     "straightforward",
     "unfused",
     "unobtrusive",
@@ -24,7 +24,7 @@ Watcher = Callable[[nn.Module, Sequence[Tensor]], None]
 _Hook = TypeVar("_Hook", bound=Callable[..., Any])
 _UNOBTRUSIVE = "_senet_unobtrusive"
 
-_WORTH = 1 << 17  # elements on a CPU, below which calling a joint pass takes longer than it saves
+_WORTH = 1 << 17  # elements on a CPU below which a fused pass takes longer than it saves
 
 _fusing: ContextVar[bool] = ContextVar("senet_fusing", default=True)
 _any_size: ContextVar[bool] = ContextVar("senet_any_size", default=False)
@@ -32,17 +32,17 @@ _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("senet_watchers", defaul
 
 
 def fusing(v: Tensor | None = None) -> bool:
-    """Whether passes may be fused here; over `v`, if given, since a small one would take longer."""
+    """Whether fusion is on; with `v`, also whether it is large enough to gain."""
     pays = v is None or v.device.type != "cpu" or v.numel() >= _WORTH or _any_size.get()
     return pays and _fusing.get()
 
 
 @contextlib.contextmanager
 def unfused() -> Iterator[None]:
-    """Within it SE runs after its normalisation, as equations 2 to 4 stand.
+    """A context in which SE runs unfused after its normalisation, as in equations 2 to 4.
 
-    Compare with it, or measure against it. Results are the same but for rounding. It holds for this
-    thread (or task) only.
+    It serves comparisons and measurements. Results are the same up to rounding. It applies only to
+    this thread (or task).
     """
     token = _fusing.set(False)
     try:
@@ -56,7 +56,7 @@ straightforward = unfused  # its public name, `senet.fast.straightforward`
 
 @contextlib.contextmanager
 def fuse_any_size() -> Iterator[None]:
-    """Within it small tensors are fused too, as for tests, or where a small example stands for a large one."""
+    """A context in which small tensors are fused too, for tests or if a small example stands for a large one."""
     token = _any_size.set(True)
     try:
         yield
@@ -66,10 +66,10 @@ def fuse_any_size() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within it `watcher(block, kept)` is called for each SE block that runs in its normalisation's pass.
+    """A context that calls `watcher(block, kept)` for each SE block that runs fused with its normalisation.
 
     Args:
-        watcher: takes the block, and the tensors that are kept for the backward pass because of it alone.
+        watcher: a function of the block and the tensors that are kept for the backward pass only because of it.
     """
     token = _watchers.set((*_watchers.get(), watcher))
     try:
@@ -78,18 +78,18 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watchers.reset(token)
 
 
-def report(block: nn.Module, kept: Sequence[Tensor]) -> None:
-    """Tell the watchers that `block` ran in its normalisation's pass."""
+def notify(block: nn.Module, kept: Sequence[Tensor]) -> None:
+    """Tell the watchers that `block` ran fused with its normalisation."""
     for watcher in _watchers.get():
         watcher(block, kept)
 
 
 def unobtrusive(hook: _Hook) -> _Hook:
-    """Mark a hook whose owner is also a watcher: it does not keep passes apart."""
+    """Mark a hook whose owner is also a watcher, so that it does not prevent fusion."""
     setattr(hook, _UNOBTRUSIVE, True)
     return hook
 
 
 def needs_module_call(hook: object) -> bool:
-    """Whether a hook needs its module to be called, which a fused pass does not do."""
+    """Whether a hook needs its module to be called, and so prevents fusion."""
     return not getattr(hook, _UNOBTRUSIVE, False)

@@ -1,8 +1,7 @@
-"""Units whose addition and ReLU join the pass that normalises and rescales their branch.
+"""Residual units whose addition and ReLU are fused with the normalisation and SE of their branch.
 
-A residual unit is run here only if the code of its class is known to the letter: the branch's layers,
-then the shortcut, the addition and the activation. Anything else runs as its class says, and so does a
-unit in which a hook waits.
+A unit runs here only if its class's code is exactly known: the branch's layers, then the shortcut,
+the addition and the activation. Any other unit runs its own forward, and so does a unit with hooks.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ log = logging.getLogger("senet")
 
 
 def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor) -> Tensor | None:
-    """SE of the normalisation of v in one pass; None if that may not be, and nothing has been done."""
+    """Fused normalisation and SE of v; None, without any effect, if fusion is not possible."""
     if not can_fuse(norm, block, v) or not isinstance(block, SEBlock):
         return None
     return normalise_and_excite(norm, kind, block, v)
 
 
 def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *, in_place: bool) -> Tensor:
-    """relu(SE(norm(v)) + shortcut), in one pass if that may be; else added as the class does, in place or not."""
+    """relu(SE(norm(v)) + shortcut), fused if possible; else with the class's own addition, in place or not."""
     use = use_of(type(norm))
     if use is not None and use.is_normalisation and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
         block = getattr(norm, use.child)
@@ -53,7 +52,7 @@ def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *,
 
 
 def _adds(v: Tensor, shortcut: Tensor) -> bool:
-    """Whether the sum has v's shape, dtype and device. Its layout may differ: the gate of the passes sees to that."""
+    """Whether the sum has v's shape, dtype and device. Its layout may differ, which `pointers` handles."""
     return type(shortcut) is Tensor and all(getattr(v, a) == getattr(shortcut, a) for a in ("shape", "dtype", "device"))
 
 
@@ -110,7 +109,7 @@ def _timm_finished(unit: Any, norm: nn.Module, v: Tensor, x: Tensor, act: nn.Mod
 
 
 def _sequence(unit: Any, x: Tensor) -> Tensor:
-    """The modules of an nn.Sequential in turn; a normalisation together with the ReLU that SE was joined to."""
+    """Run the modules of an nn.Sequential, a normalisation together with a ReLU that holds SE."""
     modules = list(unit)
     at = 0
     while at < len(modules):
@@ -122,7 +121,7 @@ def _sequence(unit: Any, x: Tensor) -> Tensor:
 
 
 def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
-    """SE of the rectified normalisation of v, if SE was joined to the ReLU and the pass may be shared; else None."""
+    """Fused SE of the rectified normalisation of v, if SE is joined to the ReLU and fusion is possible, else None."""
     use = use_of(type(relu))
     if use is None or not use.is_relu or not normalises(type(norm)):
         return None
@@ -135,7 +134,7 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
 
 
 def _joined_relus(unit: Any) -> nn.Module:
-    """One of the modules that SE was joined to; the unit itself if there is none."""
+    """A module that SE is joined to; the unit itself if there is none."""
     uses = ((module, use_of(type(module))) for module in unit)
     joined = (module for module, use in uses if use is not None and (use.is_relu or use.is_normalisation))
     found: nn.Module = next(joined, unit)
@@ -143,11 +142,11 @@ def _joined_relus(unit: Any) -> nn.Module:
 
 
 class KnownUnit(NamedTuple):
-    """A class of units: its branch's last normalisation, what runs in its place, a digest of the code it repeats."""
+    """A known class of units: its branch's last normalisation, its fused forward, and a digest of its own code."""
 
     norm: Callable[[Any], nn.Module]
     unit: Callable[[Any, Tensor], Tensor]
-    digest: str  # of the forward that `unit` does again; "" for a class of ours
+    digest: str  # of the forward that `unit` reimplements; "" for our own classes
 
 
 _UNITS: Mapping[tuple[str, str], KnownUnit] = {
@@ -168,7 +167,7 @@ _SEQUENCE = KnownUnit(_joined_relus, _sequence, "")
 
 
 def unit_of(model: nn.Module, name: str) -> nn.Module | None:
-    """The module that may run `name`, to which SE is joined, in one pass with what surrounds it; None for most.
+    """The unit that may run `name`, which holds SE, fused with its surroundings; None for most modules.
 
     It is a residual unit of a known class whose branch ends with the normalisation `name`, or an
     nn.Sequential in which the ReLU `name` follows a normalisation.
@@ -191,7 +190,7 @@ def unit_of(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
-    """What is known of a class of units; None if its code is not the code that is repeated here."""
+    """The KnownUnit of a class; None if its code is not the code that we reimplement."""
     known = _UNITS.get((kind.__module__, kind.__qualname__))
     if known is None and issubclass(kind, nn.Sequential) and kind.forward is nn.Sequential.forward:
         return _SEQUENCE
@@ -200,9 +199,9 @@ def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
 
 @functools.cache
 def _is_as_known(forward: Callable[..., Any], digest: str) -> bool:
-    """Whether a unit's forward is the one that was retyped here; another is logged once."""
+    """Whether a unit's forward is the one that we reimplement; a mismatch is logged once."""
     known = not digest or code_digest(forward) == digest
-    if not known and not forward.__module__.startswith("senet."):  # our own subclasses are no news
+    if not known and not forward.__module__.startswith("senet."):  # our own subclasses are not logged
         log.info(
             "%s.%s is not the code that senet knows: its addition and ReLU run as they are, right but slower",
             *(forward.__module__, forward.__qualname__),
@@ -211,7 +210,7 @@ def _is_as_known(forward: Callable[..., Any], digest: str) -> bool:
 
 
 def code_digest(function: Callable[..., Any]) -> str:
-    """A digest of a function's code without layout, comments and annotations; "" if there is no source."""
+    """A digest of a function's code without layout, comments and annotations; "" without source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -221,5 +220,5 @@ def code_digest(function: Callable[..., Any]) -> str:
 
 
 def runs(unit: nn.Module, x: object) -> bool:
-    """Whether `unit` may run here and now in place of its class's forward."""
+    """Whether `unit` may now run here instead of its class's forward."""
     return unit.training and type(x) is Tensor and fusing() and not is_being_traced()

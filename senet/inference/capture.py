@@ -1,4 +1,4 @@
-"""A network as `torch.export` captures it, with what the capture took for granted about sizes.
+"""Capture a network with `torch.export`, with the conditions on sizes that the capture assumed.
 
 `optimize` and `export` both begin here.
 """
@@ -26,24 +26,24 @@ from senet.running import as_call, batch_dims, describe, untouched
 
 __all__ = ["ONE_AT_A_TIME", "Captured", "batch_size", "capture_program", "check_network", "first_line", "tensors_of"]
 
-# torch.export and the converters set names of whole modules aside while they work, for every thread.
+# torch.export and the converters replace names in whole modules while they work, for every thread.
 ONE_AT_A_TIME = threading.RLock()
-"""Held by whoever captures or converts a network."""
+"""A lock held while a network is captured or converted."""
 
 _SPACE = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Captured:
-    """A graph and where it is right.
+    """A graph and the conditions under which it is valid.
 
     Attributes:
         program: the graph, in eval mode.
-        shapes: what it may be given. Its conditions are what the network's own code tested.
-        assumed: further conditions, which PyTorch's operations took for granted, each with torch's own code for it.
-            Most concern layouts alone, so whoever uses the graph tries both sides of each.
-        symbols: the name of each symbol that stands in the graph's shapes.
-        note: what a user should know of how it was taken; empty where there is nothing.
+        shapes: the allowed shapes. Their conditions are those that the network's own code tested.
+        assumed: further conditions, assumed by PyTorch's operations, each with torch's code for it.
+            Most concern only layouts, so users of the graph test both sides of each.
+        symbols: the name of each symbol in the graph's shapes.
+        note: a remark for the user on the capture; may be empty.
     """
 
     program: torch.export.ExportedProgram
@@ -56,16 +56,16 @@ class Captured:
 def capture_program(
     model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed: Literal["", "number", "test"] = ""
 ) -> Captured:
-    """The graph that `model` runs in eval mode on `example`, for any batch where the network allows it.
+    """Capture the graph that `model` runs in eval mode on `example`, for any batch size if the network allows it.
 
     Args:
-        model: the network; it stays as it is.
+        model: the network; it is not changed.
         example: a tensor, a tuple of positional arguments or a dict of keyword arguments.
-        dynamic_size: leave the sizes in space free too.
-        fixed: why the batch shall be the example's, as `Shapes.fixed` has it; "": it shall be free.
+        dynamic_size: also leave the spatial sizes free.
+        fixed: the reason to fix the example's batch, as in `Shapes.fixed`; "" leaves it free.
 
     Raises:
-        OptimizeError: where `torch.export` cannot follow the network, or the size is to be free and is not.
+        OptimizeError: `torch.export` cannot trace the network, or a size that should be free is not.
     """
     name, batch = type(model).__name__, batch_size(example)
     if batch == 0:
@@ -143,12 +143,12 @@ def _export(model: nn.Module, example: Any, free_batch: bool, free_size: bool) -
 
 
 def _described(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Descriptions of arguments as `torch.export` takes them: by the names of the parameters."""
+    """The dynamic shapes for `torch.export`, by parameter names."""
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
 def _shapes(program: torch.export.ExportedProgram, dims: Sequence[int | None], symbols: dict[str, str]) -> Shapes:
-    """The tensors that a graph takes, with a name for each symbol, which goes into `symbols`."""
+    """The shapes of a graph's tensors, with a name for each symbol, which is added to `symbols`."""
     inputs: list[tuple[str, Sides]] = []
     taken = program.graph_signature.user_inputs
     fakes = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
@@ -185,9 +185,9 @@ def _check_sizes(name: str, example: Any, shapes: Shapes) -> None:
 def _conditions(
     model: nn.Module, program: torch.export.ExportedProgram, example: Any, shapes: Shapes
 ) -> tuple[Shapes, list[str], dict[str, str]] | None:
-    """What was tested on the way, by the network's own code and by PyTorch's operations; None where it is not known.
+    """The conditions tested by the network's own code and by PyTorch's operations; None if unknown.
 
-    Sides that the network's own code compares get a name each in the shapes that are returned first.
+    Sides that the network's own code compares get separate names in the returned shapes.
     """
     told = guards_of(program)
     if told is None:
@@ -202,7 +202,7 @@ def _conditions(
             at, place = sides[path], int(dim[:-1])
             if place >= 2 and isinstance(at[place], str) and symbol in tested and at[place] in at[2:place]:
                 at[place] = _other_name(at, place)
-            names[symbol] = str(at[place])  # a number where the capture found that it can be no other
+            names[symbol] = str(at[place])  # a number if the capture found that no other is possible
     shapes = Shapes(tuple((name, tuple(each)) for (name, _), each in zip(shapes.inputs, sides.values(), strict=True)))
     near = shapes.sizes(tensors_of(example))
     own: dict[str, str] = {}
@@ -218,13 +218,13 @@ def _conditions(
 
 
 def _other_name(sides: Sequence[Any], place: int) -> str:
-    """What a side in space is called where it does not share another's name."""
+    """The name of a spatial side that does not share another's name."""
     words = _SPACE.get(len(sides) - 2, ("size",) * len(sides))
     return words[place - 2] if words[place - 2] not in sides else f"{words[place - 2]}{place}"
 
 
 def _paths(model: nn.Module, example: Any) -> list[str]:
-    """What torch calls each tensor of an example in its guards, in their order: L['x'], L['xs'][0]."""
+    """Torch's names for an example's tensors in its guards, in order: L['x'], L['xs'][0]."""
     args, kwargs = as_call(example)
     leaves, structure = tree_flatten((args, kwargs))
     numbered, named = tree_unflatten(list(range(len(leaves))), structure)
@@ -239,13 +239,13 @@ def tensors_of(example: Any) -> list[Tensor]:
 
 
 def batch_size(example: Any) -> int | None:
-    """How many samples an example has; None where no tensor of it has a dimension."""
+    """The number of samples of an example; None if no tensor has a dimension."""
     pairs = zip(tensors_of(example), batch_dims(example), strict=True)
     return next((tensor.shape[dim] for tensor, dim in pairs if dim is not None), None)
 
 
 def _two(example: Any) -> Any:
-    """An example of one sample, twice: torch.export takes a size of 1 for fixed."""
+    """Duplicate an example of one sample, because torch.export specialises a size of 1."""
     dims = iter(batch_dims(example))
 
     def twice(leaf: Any) -> Any:
@@ -258,17 +258,17 @@ def _two(example: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """An error's message in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
 def check_network(model: Any) -> None:
-    """Refuse what `torch.export` does not follow.
+    """Refuse networks that `torch.export` cannot trace.
 
     Raises:
-        OptimizeError: where the network is compiled, scripted, wrapped or without values.
-        InputTypeError: where it is no network.
+        OptimizeError: the network is compiled, scripted, wrapped or without values.
+        InputTypeError: it is not a network.
     """
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"a network is an nn.Module, not {type(model).__name__}")

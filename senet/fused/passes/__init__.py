@@ -1,1 +1,1 @@
-"""The five passes over an activation: in C, in Triton, in PyTorch's operations."""
+"""The five passes over an activation, in C, in Triton, and in PyTorch's operations."""

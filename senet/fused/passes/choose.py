@@ -1,4 +1,4 @@
-"""Which way of computing the passes serves an activation."""
+"""Choose the implementation of the passes for an activation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["passes_for"]
 
 
 def passes_for(v: Tensor) -> Passes | None:
-    """The fastest way this machine has for v; None if v's device has none."""
+    """The fastest implementation on this machine for v; None if v's device has none."""
     if v.device.type == "cpu":
         found = library()
         # Not every compiler has a half float.

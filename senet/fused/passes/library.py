@@ -1,7 +1,7 @@
-"""The compiled library: built once by this machine's C compiler, kept in the user's cache, called through ctypes.
+"""The compiled library: built once by this machine's C compiler, cached, and called through ctypes.
 
-It is a speed-up and nothing else. Whatever goes wrong here is said once, in the log "senet", and
-PyTorch's operations do the work.
+It is only a speed-up. Any failure is logged once (log "senet"), and PyTorch's operations do the
+work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from senet.files.cache import cache_folder
 
 __all__ = ["OFF", "library"]
 
-OFF = "SENET_NATIVE"  # set to 0: PyTorch's operations are used
+OFF = "SENET_NATIVE"  # 0 means PyTorch's operations
 _FOLDER = Path(__file__).with_name("c")
 _SOURCES = ("passes.c", "excitation.c")
 _READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h")
@@ -35,8 +35,9 @@ _COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapp
 _OWN_MACHINE = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 _LIMIT_S = 120
 
-# What each pass takes in C: maps, values for each sample and channel, flags. The sizes stand behind the
-# maps and the number of threads at the end. Undeclared, ctypes would cut a pointer to 32 bits.
+# The arguments of each pass in C: maps, values per sample and channel, flags. The sizes follow the
+# maps, and the number of threads comes last. Without declarations ctypes would truncate pointers to
+# 32 bits.
 _PASSES = {"stats": (1, 2, 0), "affine": (3, 3, 1), "sums": (4, 3, 0), "passed": (1, 5, 0), "input": (4, 5, 0)}
 _RESCALE = {"rescale": (2, 1, 1)}
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -46,11 +47,11 @@ log = logging.getLogger("senet")
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled passes, or None if this machine cannot have them; the reason is logged once.
+    """The compiled passes, or None if they are unavailable; the reason is logged once.
 
-    It needs a C compiler that links the OpenMP library of PyTorch itself (gcc): the one that $CC names,
-    else gcc or cc. The first call of all compiles for some seconds. SENET_NATIVE=0 in the environment
-    turns it off.
+    They need a C compiler that links PyTorch's own OpenMP library (gcc): $CC, else gcc or cc. The
+    first call on a machine compiles for some seconds. SENET_NATIVE=0 in the environment turns them
+    off.
     """
     if os.environ.get(OFF, "1") in ("0", ""):
         return None
@@ -60,8 +61,8 @@ def library() -> ctypes.CDLL | None:
         return None
     said = ""
     for compiler in compilers:
-        for folder in (_shared_folder, _private_folder):  # the first may be full, or forbid running code
-            # Whatever it is, a training must not stop for want of speed.
+        for folder in (_shared_folder, _private_folder):  # the first may be full, or mounted noexec
+            # No failure of a speed-up may stop a training.
             try:
                 return _declared(ctypes.CDLL(str(_compiled(compiler, folder()))))
             except Exception as error:
@@ -99,7 +100,7 @@ def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _compiled(compiler: Sequence[str], folder: Path) -> Path:
-    """The shared library in `folder`: the one that is there if it is whole and this user's own, else a new one."""
+    """The shared library in `folder`: an existing one if it is intact and owned by this user, else a new one."""
     name = f"passes-{_fingerprint(compiler)}"
     for path in folder.glob(f"{name}-*.so"):
         if _is_whole(path):
@@ -119,12 +120,12 @@ def _compiled(compiler: Sequence[str], folder: Path) -> Path:
             break
         made.chmod(0o700)
         path = folder / f"{name}-{_digest(made)}.so"
-        made.replace(path)  # whole or not at all, whoever else compiles at the same time
+        made.replace(path)  # atomic, because other processes may compile at the same time
     return path
 
 
 def _run(words: Sequence[str]) -> str:
-    """What a command writes. Compilers write in the user's language and encoding, which need not be UTF-8."""
+    """The output of a command. Compilers use the user's encoding, which may not be UTF-8."""
     done = subprocess.run(words, check=True, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S)
     return done.stdout
 
@@ -134,15 +135,15 @@ def _digest(path: Path) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file holds what its name vouches for, and nobody else could have written it.
+    """Whether the file matches the digest in its name, and only this user could have written it.
 
-    The loader maps a library without reading it: a truncated one would kill the process much later.
+    The loader maps a library without reading it, so a truncated one would crash the process much later.
     """
     return path.is_file() and _is_safe(path) and path.stem.endswith(f"-{_digest(path)}")
 
 
 def _fingerprint(compiler: Sequence[str]) -> str:
-    """What the library depends on: the source, the flags, the compiler and the processor."""
+    """A digest of everything that the library depends on: source, flags, compiler and processor."""
     digest = hashlib.sha256()
     for name in (*_SOURCES, *_READ_BY_THEM):
         digest.update((_FOLDER / name).read_bytes())
@@ -153,7 +154,7 @@ def _fingerprint(compiler: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """The processor's abilities: a cache may be shared by machines that differ in them."""
+    """The processor's features, since different machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -162,7 +163,7 @@ def _processor() -> str:
 
 
 def _shared_folder() -> Path:
-    """The user's cache folder, if code from there is safe to run; else one for this process alone."""
+    """The user's cache folder if it is safe to run code from, else a private folder of this process."""
     folder = cache_folder()
     try:
         if not os.access(folder, os.W_OK):
@@ -177,13 +178,13 @@ def _shared_folder() -> Path:
 
 @functools.cache
 def _private_folder() -> Path:
-    """A folder that goes with this process."""
+    """A folder that is removed at the end of this process."""
     folder = tempfile.mkdtemp(prefix="senet-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
 def _is_safe(path: Path) -> bool:
-    """Whether nobody but this user could have written it: code is loaded from there."""
+    """Whether only this user could have written it, since code is loaded from there."""
     found = path.stat()
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

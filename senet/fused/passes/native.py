@@ -14,13 +14,13 @@ from senet.fused.passes.protocol import compute_dtype
 
 __all__ = ["NativePasses", "library"]
 
-_SMALL = 1 << 14  # elements, below which a second thread costs more than it saves
+_SMALL = 1 << 14  # elements below which a second thread costs more than it saves
 
 
 class NativePasses(TorchPasses):
     """The passes of `senet.fused.passes.protocol.Passes` on the CPU.
 
-    Where there is no memory for the scratch of a call, PyTorch's operations do that call.
+    If memory for a call's scratch space is exhausted, PyTorch's operations do that call.
     """
 
     def __init__(self, functions: ctypes.CDLL) -> None:
@@ -87,24 +87,24 @@ class NativePasses(TorchPasses):
         results: list[Tensor],
         *flags: int,
     ) -> bool:
-        """Call one function of the C; False if it had no memory.
+        """Call a C function; return False if it had no memory.
 
         Args:
             name: the pass.
-            v: a dense activation, whose layout and dtype decide which function it is.
+            v: a dense activation, whose layout and dtype select the function.
             read: maps of v's shape.
             written: new maps like v.
-            given: values for each sample and channel.
+            given: values per sample and channel.
             results: new tensors (N, C).
-            flags: whatever else the function takes.
+            flags: the function's other arguments.
         """
         samples, channels = v.shape[:2]
         space = v.numel() // (samples * channels)
         threads = torch.get_num_threads() if v.numel() >= _SMALL else 1
         kind = layout(v)
-        pieces = min(-(-threads // samples), space)  # of a sample, so that few samples keep all threads busy
+        pieces = min(-(-threads // samples), space)  # per sample, so that few samples keep all threads busy
         sizes = (samples * channels, space) if kind == "rows" else (samples, space, channels, pieces)
-        # Copies must be held until the call returns: an address alone keeps nothing alive.
+        # Keep copies until the call returns: an address alone keeps nothing alive.
         maps = [None if x is None else like(x, v) for x in read] + [
             None if x is None else writable(x, v) for x in written
         ]

@@ -13,8 +13,8 @@ __all__ = ["TorchPasses"]
 class TorchPasses:
     """The passes in PyTorch's operations.
 
-    They serve machines without a compiler and tensors that compiled code does not take, and the others
-    are checked against them.
+    They serve machines without a compiler and tensors that compiled code does not support, and the
+    other implementations are tested against them.
     """
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:

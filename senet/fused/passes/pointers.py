@@ -1,8 +1,8 @@
-"""The one gate between tensors and compiled code, for C and Triton alike.
+"""The single place where tensors become pointers for compiled code, for C and Triton.
 
-A compiled function gets a pointer and sizes, and believes both. Whatever is not as it believes gives
-wrong numbers or reads foreign memory, in silence. So a tensor is checked here, right before the call,
-and nothing else in senet takes its address.
+A compiled function trusts its pointers and sizes. A mismatch silently gives wrong numbers or reads
+foreign memory. So tensors are checked here, right before the call, and no other code in senet takes
+their address.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ LAST: Final = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class UnfitError(InputError):
-    """A tensor is not what compiled code would take it for."""
+    """A tensor's memory is not what compiled code would assume."""
 
 
 def layout(v: Tensor) -> str:
-    """How the elements of v lie: "rows" (contiguous), "last" (channels last) or "" (otherwise)."""
+    """The memory layout of v: "rows" (contiguous), "last" (channels last) or "" (any other)."""
     if v.is_contiguous():
         return "rows"
     last = LAST.get(v.dim())
@@ -32,7 +32,7 @@ def layout(v: Tensor) -> str:
 
 
 def dense(v: Tensor) -> Tensor:
-    """The activation v itself if it is contiguous or channels last and as it seems, else a contiguous copy."""
+    """The activation v itself if it is contiguous or channels last in plain memory, else a contiguous copy."""
     return v if layout(v) and not _seems(v) else v.resolve_neg().contiguous()
 
 
@@ -44,18 +44,18 @@ def like(x: Tensor, v: Tensor) -> Tensor:
     """
     if x.shape != v.shape or x.device != v.device:
         raise UnfitError(f"{_described(x)} stands beside {_described(v)}: their shapes and devices must be equal")
-    # Two dense tensors of one shape have the same order of elements exactly if `layout` calls them the
-    # same. Strides do not say so: those of dimensions of size 1 are arbitrary.
+    # Two dense tensors of one shape have the same element order exactly if `layout` agrees. Strides
+    # do not tell, because those of dimensions of size 1 are arbitrary.
     if x.dtype == v.dtype and layout(x) == layout(v) and not _seems(x):
         return x
     return torch.empty_like(v).copy_(x)
 
 
 def writable(x: Tensor, v: Tensor) -> Tensor:
-    """X itself, a new tensor with v's shape, dtype and layout that compiled code may write.
+    """X itself, checked to be a new tensor with v's shape, dtype and layout that compiled code may write.
 
     Raises:
-        UnfitError: it differs; a copy would be written in its place, and be lost.
+        UnfitError: it differs; a copy would be written instead, and be lost.
     """
     if like(x, v) is not x:
         raise UnfitError(f"{_described(x)} does not lie as {_described(v)} does and cannot be written in its place")
@@ -63,7 +63,7 @@ def writable(x: Tensor, v: Tensor) -> Tensor:
 
 
 def per_map(x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
-    """A value for each sample and channel of v, contiguous: x (N, C), or what broadcasts to it, in `dtype`.
+    """Contiguous values per sample and channel of v: x (N, C), or broadcast to it, in `dtype`.
 
     Raises:
         UnfitError: x does not broadcast to (N, C), or lies on another device.
@@ -75,11 +75,11 @@ def per_map(x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def address(x: Tensor | None) -> int | None:
-    """Where the elements of a dense tensor begin; None for None.
+    """The address of a dense tensor's elements; None for None.
 
     Raises:
-        UnfitError: its memory was given back (as FSDP does with parameters), it is negated only when read
-            (as the imaginary part of a conjugate is), or its class hides what it is.
+        UnfitError: its memory was freed (as FSDP does with parameters), it is lazily negated (as
+            the imaginary part of a conjugate), or it is a tensor subclass.
     """
     if x is None:
         return None
@@ -92,7 +92,7 @@ def address(x: Tensor | None) -> int | None:
 
 
 def overlaps(u: Tensor, x: Tensor) -> bool:
-    """Whether writing to the dense tensor u changes an element of the dense x that belongs to another of u."""
+    """Whether writing an element of the dense tensor u changes another position's element of the dense x."""
     a, b = u.data_ptr(), x.data_ptr()
     if a == b and u.shape == x.shape and layout(u) == layout(x):
         return False
@@ -103,7 +103,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _seems(x: Tensor) -> bool:
-    """Whether the bytes of x are not its values: PyTorch negates some views only when they are read."""
+    """Whether the bytes of x differ from its values, since PyTorch negates some views lazily."""
     return x.is_neg()
 
 

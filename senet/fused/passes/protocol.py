@@ -1,8 +1,8 @@
-"""The five passes over an activation that normalisation and SE need together, on any machine.
+"""The interface of the five passes over an activation that fused normalisation and SE need.
 
-An activation v is (N, C, *space). What a pass takes or returns for each sample and channel is (N, C), or
-broadcasts to it, in float32, or in float64 for float64. `stats` always returns float64: where a mean is
-many standard deviations, its own rounding would be seen.
+An activation v is (N, C, *space). Values per sample and channel are (N, C), or broadcast to it, in
+float32, or float64 for float64. `stats` always returns float64, because a mean of many standard
+deviations would show its rounding.
 
     stats   v                                    -> mean and sum of squared deviations over space
     affine  (v − center)·scale + shift [+ other] [ReLU]
@@ -10,8 +10,8 @@ many standard deviations, its own rounding would be seen.
     input   scale·dy + c1·(v − center) + c0      -> the gradient of v
     passed  where a ReLU of (v − center)·scale + shift passes: how many positions, and Σ (v − center) over them
 
-A map may lie in memory as it likes: what is not dense is copied first (`senet.fused.passes.pointers`).
-Results lie as v does.
+Maps may have any memory layout: a map that is not dense is copied first
+(`senet.fused.passes.pointers`). Results have v's layout.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Passes", "compute_dtype"]
 
 
 class Passes(Protocol):
-    """One way to compute the passes."""
+    """An implementation of the passes."""
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sum of squared deviations over space: v (N, C, *space) -> two of (N, C)."""
@@ -40,8 +40,8 @@ class Passes(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Σ dy and Σ dy·(v − mean) over space, (N, C), and dy.
 
-        If `out` is given, dy counts where out is not ≤ 0, as the ReLU that made `out` passes it back.
-        With `keep` the third result is that dy, else the one that was given.
+        With `out`, dy counts only where out is not ≤ 0, as in the backward pass of the ReLU that
+        made `out`. With `keep` the third result is that dy, else the given one.
         """
 
     def input(
@@ -55,10 +55,10 @@ class Passes(Protocol):
         out: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """scale·dy + c1·(v − center) + c0, like v; `out` as in `sums`, and `extra` is added where that passes."""
+        """scale·dy + c1·(v − center) + c0, like v; `out` as in `sums`, and `extra` is added where out passes."""
 
     def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The positions of each map that a ReLU of the affine pass lets through, and Σ (v − center) over them."""
+        """The number of positions of each map that pass a ReLU of the affine pass, and Σ (v − center) over them."""
 
 
 def compute_dtype(v: Tensor) -> torch.dtype:

@@ -27,7 +27,7 @@ def available() -> bool:
         return False
     try:
         kernels()
-    except Exception as error:  # a Triton for other devices, or of another age: slower, but no reason to stop
+    except Exception as error:  # a Triton for other devices, or of another version: slower, but no reason to stop
         _say(error)
         return False
     return True
@@ -42,7 +42,7 @@ def kernels() -> Any:
 class TritonPasses(TorchPasses):
     """The passes of `senet.fused.passes.protocol.Passes`, on CUDA tensors (or, in Triton's interpreter, on any).
 
-    Where a kernel cannot be compiled, PyTorch's operations do its work.
+    If a kernel cannot be compiled, PyTorch's operations do its work.
     """
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class TritonPasses(TorchPasses):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Passes` says."""
         v = dense(v)
-        # Kernels have no null: what is not used is given as a tensor that is there anyway.
+        # Kernels have no null, so unused arguments get an existing tensor.
         kept = torch.empty_like(v) if keep and out is not None else None
         read, written = [dy, v, v if out is None else out], [] if kept is None else [kept]
         s0, s1 = _per_map(v), _per_map(v)
@@ -106,7 +106,7 @@ def _per_map(v: Tensor) -> Tensor:
 
 
 def block_sizes(v: Tensor, *, reduces: bool) -> tuple[int, int]:
-    """How many channels and positions of v a program of a kernel takes at a time: powers of 2."""
+    """The numbers of channels and positions of v that a kernel's program handles at a time: powers of 2."""
     channels, space = v.shape[1], v.numel() // (v.shape[0] * v.shape[1])
     if layout(v) == "rows":
         wide = min(1024, _power_of_2(space))
@@ -124,14 +124,14 @@ def _reduce(
     results: list[Tensor],
     **options: bool,
 ) -> bool:
-    """Launch a kernel whose programs take whole maps and sum over them; False if it cannot be compiled."""
+    """Launch a kernel whose programs sum over whole maps; return False if it cannot be compiled."""
     c, s = block_sizes(v, reduces=True)
     grid = (_blocks(v.shape[1], c), len(v))
     return _launch(name, grid, v, read, written, given, results, C=c, S=s, **options)
 
 
 def _map(name: str, v: Tensor, read: list[Tensor], written: list[Tensor], given: list[Tensor], **options: bool) -> bool:
-    """Launch a kernel whose programs take parts of maps; False if it cannot be compiled."""
+    """Launch a kernel whose programs handle parts of maps; return False if it cannot be compiled."""
     c, s = block_sizes(v, reduces=False)
     grid = (_blocks(v.shape[1], c), _blocks(v[0, 0].numel(), s), len(v))
     return _launch(name, grid, v, read, written, given, [], C=c, S=s, **options)
@@ -157,20 +157,20 @@ def _launch(
         return False
     try:
         if v.device.type == "cuda":
-            with torch.cuda.device(v.device):  # which need not be the current one
+            with torch.cuda.device(v.device):  # v's device may not be the current one
                 kernel[grid](*arguments, LAST=layout(v) == "last", **options)
         else:
             kernel[grid](*arguments, LAST=layout(v) == "last", **options)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # no assembler, no compiler for the launcher, a device that is too old
+    except Exception as error:  # no assembler, no compiler for the launcher, or too old a device
         _failed.add(name)
         _say(error)
         return False
     return True
 
 
-_failed: set[str] = set()  # kernels that this machine cannot compile: said once, and not tried again
+_failed: set[str] = set()  # kernels that this machine cannot compile: logged once, and not tried again
 
 
 def _say(error: Exception) -> None:
@@ -182,5 +182,5 @@ def _blocks(n: int, size: int) -> int:
 
 
 def _power_of_2(n: int) -> int:
-    """The least power of 2 that is not below n."""
+    """The least power of 2 that is at least n."""
     return 1 << (n - 1).bit_length()

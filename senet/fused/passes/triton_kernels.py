@@ -1,8 +1,8 @@
-"""The passes in Triton, a kernel each: one reading and at most one writing of each map.
+"""The passes as Triton kernels, each reading a map once and writing at most once.
 
-A program takes one map or several (contiguous), or one run of positions of some channels (channels last); the sums
-over a map are taken by one program, in a fixed order, so that results are the same each time. Half precision is read
-and written, float32 computed in. What the arguments are is said in passes.py.
+A program handles one or several maps (contiguous), or a run of positions of some channels (channels
+last). One program sums over a map in a fixed order, so results are reproducible. Half precision is
+read and written, and float32 computed in. protocol.py explains the arguments.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _at(n, c, i, channels, space, LAST: tl.constexpr):
-    """Where element (n, c, i) lies; n, c and i broadcast."""
+    """The offset of element (n, c, i); n, c and i broadcast."""
     return (n * space + i) * channels + c if LAST else (n * channels + c) * space + i
 
 
