@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.block.made import block_in, known_maker
 from senet.cost.tables import comparison_table
 from senet.errors import InputError, StudyError, WeightsError
 from senet.extras import extra
@@ -114,17 +115,22 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
     return target
 
 
-def bare(value: Any) -> Any:
-    """A JSON value with every path cut to its last part; names of networks stay."""
+def bare(value: Any, *, named: bool = False) -> Any:
+    """A JSON value with every path cut to its last part; names of networks stay.
+
+    Args:
+        value: the value.
+        named: whether it is a name, of data or weights, and no prose: then any slash makes it a path.
+    """
     if isinstance(value, dict):
-        return {key: bare(each) for key, each in value.items()}
+        return {key: bare(each, named=key in ("name", "make")) for key, each in value.items()}
     if isinstance(value, list):
         return [bare(each) for each in value]
     if not isinstance(value, str) or value.startswith(_KNOWN):
         return value
     scheme = "wds:" if value.startswith("wds:") else ""
     path = value.removeprefix(scheme).rstrip("/\\")
-    return scheme + re.split(r"[/\\]", path)[-1] if _PATH.match(path) else value
+    return scheme + re.split(r"[/\\]", path)[-1] if named or _PATH.match(path) else value
 
 
 def card(name: str, about: Mapping[str, Any], result: Mapping[str, Any], comparison: Comparison | None) -> str:
@@ -132,13 +138,18 @@ def card(name: str, about: Mapping[str, Any], result: Mapping[str, Any], compari
     settings, metadata = result["settings"], about["metadata"]
     model, data = settings["model"]["name"], settings["data"]["name"]
     with_se = bool(about["sites"] or about["pruned"])
-    title = f"{model}{' with Squeeze-and-Excitation' if with_se else ''}, trained on {data}"
+    block = block_in(settings) if settings.get("se") else "SE" if comparison is None else comparison.block
+    put = f" with {'Squeeze-and-Excitation' if block == 'SE' else block}" if with_se else ""
+    title = f"{model}{put}, trained on {data}"
     parts = [_front_matter(title, data, result), f"# {title}", _measured(result, data)]
     if comparison is not None:
-        parts += ["## Compared with the same network without SE", *_compared(comparison)]
+        parts += [
+            f"## Compared with the same network {'without' if with_se else 'with'} {block}",
+            *_compared(comparison),
+        ]
     parts += ["## Load it", _how_to_load(name, about)]
     if with_se and about["sites"]:
-        parts += ["## Where SE is", _where(about["sites"])]
+        parts += [f"## Where {block} is", _where(about["sites"])]
     parts += ["## Its input", _listed(metadata.get("preprocessing", {}))]
     if classes := metadata.get("classes"):
         parts += ["## Its classes", ", ".join(f"`{each}`" for each in classes)]
@@ -165,8 +176,10 @@ def _write_network(source: Path, target: Path) -> None:
     known: dict[str, Any] = {
         key: header.metadata[key] for key in ("classes", "preprocessing", "accuracy") if key in header.metadata
     }
-    model = None if header.model is None else bare(header.model)
-    fileformat.write(target, tensors, dataclasses.replace(header, model=model, metadata=known))
+    model = None if header.model is None else bare(header.model, named=True)
+    sites = tuple((site, bare(spec)) for site, spec in header.sites)  # a made block's spec names its maker's file
+    cut = {"options": bare(header.options), "changed": bare(header.changed)}
+    fileformat.write(target, tensors, dataclasses.replace(header, model=model, sites=sites, metadata=known, **cut))
 
 
 def _comparison(folder: Path) -> Comparison | None:
@@ -201,30 +214,47 @@ def _measured(result: Mapping[str, Any], data: str) -> str:
 
 
 def _compared(comparison: Comparison) -> list[str]:
-    lines = [part for part in comparison.parts() if isinstance(part, str) and part.startswith(("SE − plain", "  "))]
+    told = dataclasses.replace(comparison, skipped=(), notes=())  # which name pictures
+    lines = [
+        part
+        for part in told.parts()
+        if isinstance(part, str) and part.startswith((f"{comparison.block} − plain", "  "))
+    ]
     return [
         comparison.verdict,
         comparison.accuracy_table("Accuracy").markdown(),
         "\n".join(f"- {line.strip()}" for line in lines),
         "Cost of one image:",
-        comparison_table(comparison.plain.cost, comparison.se.cost, "Cost of one image").markdown(),
+        comparison_table(comparison.plain.cost, comparison.se.cost, "Cost of one image", comparison.block).markdown(),
     ]
 
 
 def _how_to_load(name: str, about: Mapping[str, Any]) -> str:
-    if (about["model"] or ":").rpartition(":")[0].endswith(".py") or about["model"] is None:
-        made = about["model"] or "a function of its owner's"
+    makers = {each["spec"]["make"] for each in about["sites"] if "make" in each["spec"]}
+    unknown = sorted(each for each in makers if known_maker(each) is None)
+    own = about["model"] is None or about["model"].rpartition(":")[0].endswith(".py")
+    if not own and not unknown:
         return (
-            f"The plain network is made by {made}, which is not here: a file never makes anybody run code. Make it, "
-            f'and `senet.load("{name}", model=network)` puts SE and weights into it.'
+            f'```python\nimport senet\n\nnetwork = senet.load("{name}")  # in eval mode\n```\n\n'
+            f"```sh\nsenet predict --model {name} --data picture.jpg\n```"
         )
+    made = [f"Its blocks are made by {' and '.join(unknown)}"] if unknown else []
+    made += [f"The plain network is made by {about['model'] or 'a function of its owner'}"] if own else []
+    given = [name, *["model=network"] * own, *["make=function"] * bool(unknown)]
+    flags = f"--model path/net.py:function --weights {name}" if own else f"--model {name}"
+    flags += " --make path/blocks.py:function" if unknown else ""
     return (
-        f'```python\nimport senet\n\nnetwork = senet.load("{name}")  # in eval mode\n```\n\n'
-        f"```sh\nsenet predict --model {name} --data picture.jpg\n```"
+        f"{'. '.join(made)}. That code is not here: a file never makes anybody run code. With yours, "
+        f'`senet.load("{name}"{"".join(f", {each}" for each in given[1:])})` puts SE and weights into it; '
+        f"at the command line, `senet predict {flags} --data picture.jpg`."
     )
 
 
 def _where(sites: list[dict[str, Any]]) -> str:
+    if any("make" in each["spec"] for each in sites):
+        rows = ["| site | channels | block |", "|---|---:|---|"]
+        places = ((each["site"], each["spec"].get("make", "SE")) for each in sites)
+        return "\n".join([*rows, *(f"| `{site['name']}` | {site['channels']} | {block} |" for site, block in places)])
     rows = ["| site | channels | reduction ratio or width | squeeze | gate |", "|---|---:|---:|---|---|"]
     for each in sites:
         site, spec = each["site"], each["spec"]

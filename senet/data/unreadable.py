@@ -18,6 +18,7 @@ from senet.data.decoding import depth_of, to_rgb
 from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages, twins_in
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -281,7 +282,11 @@ def listed(bad: Sequence[BadFile]) -> list[str]:
     if not bad:
         return []
     more = [f"  and {len(bad) - SHOWN} more, in result.json"] if len(bad) > SHOWN else []
-    return [f"{len(bad)} files were skipped:", *(f"  {file}" for file in bad[:SHOWN]), *more]
+    return [
+        f"{counted(len(bad), 'file')} {'was' if len(bad) == 1 else 'were'} skipped:",
+        *(f"  {file}" for file in bad[:SHOWN]),
+        *more,
+    ]
 
 
 def to_json(bad: Sequence[BadFile]) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ def test_several_sizes_are_measured_in_turn_and_pictures_are_named(senet, study,
     (data / "val/a/002.png").write_bytes(b"")
     options = ("--epochs", 1, "--batch-size", 8, "--devices", "cpu")
     status, out, _ = senet("train", "--model", "resnet20", "--data", data, "--out", run, *options)
-    assert (status, out.splitlines()[-2:]) == (0, ["1 files were skipped:", "  val/a/002.png: the file is empty"])
+    assert (status, out.splitlines()[-2:]) == (0, ["1 file was skipped:", "  val/a/002.png: the file is empty"])
     status, out, _ = senet("evaluate", "--model", run, "--data", data, "--size", 8, 16, "--out", tmp_path / "measured")
     assert status == 0
     assert [f"middle {size} × {size}" in out for size in (8, 16)] == [True, True]

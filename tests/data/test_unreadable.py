@@ -69,7 +69,7 @@ def test_a_comparison_lists_them_too(paint, tiny, tmp_path):
     (folder / "a/003.png").write_bytes(b"")
     result = compare(tiny, folder, out=tmp_path / "out", seeds=1, **{**SHORT, "batch_size": 8, "size": None})
     assert [file.name for file in result.skipped] == ["a/003.png"]
-    assert str(result).endswith("1 files were skipped:\n  a/003.png: the file is empty")
+    assert str(result).endswith("1 file was skipped:\n  a/003.png: the file is empty")
     assert json.loads((tmp_path / "out/result.json").read_text())["bad_files"][0]["name"] == "a/003.png"
 
 

@@ -26,10 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["cat", "TV/monitor"]
 
 
-def write_run(folder: Path, *, model: str = "resnet20", home: str = "/home/jo doe/secret") -> Path:
+def write_run(
+    folder: Path, *, model: str = "resnet20", home: str = "/home/jo doe/secret", make: str | None = None
+) -> Path:
     """A finished run, as `train` writes it, in a second and without a training."""
     network = senet.create("resnet20", num_classes=2).eval()
-    se = senet.insert(network, torch.randn(1, 3, 32, 32), senet.SESpec(reduction_ratio=4))
+    spec = senet.SESpec(reduction_ratio=4) if make is None else None
+    se = senet.insert(network, torch.randn(1, 3, 32, 32), spec, make=make)
     if model != "resnet20":
         se._senet_origin["model"] = model
     data = {"name": f"{home}/photos/", "content": {"train": "8 images, 1f", "val": "4 images, 2f"}}
@@ -40,6 +43,8 @@ def write_run(folder: Path, *, model: str = "resnet20", home: str = "/home/jo do
         "data": data,
         "recipe": {"batch_size": 4, "epochs": 1, "lr": 0.1, "milestones": [], "nesterov": True, "se_lr": None},
     }
+    if make is not None:
+        settings["se"] = {"make": {"name": make, "content": "sha256 3f"}, "placement": "standard", "start": "identity"}
     preprocessing = {"size": 32, "resize": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     metadata = {"classes": CLASSES, "preprocessing": preprocessing, "accuracy": 0.75, "settings": settings}
     folder.mkdir(parents=True)
@@ -113,6 +118,27 @@ def test_nothing_of_this_machine_goes_up(run, tmp_path):
             assert word not in content, (file.name, word)
 
 
+def test_names_with_a_space_are_paths_too():
+    settings = {"data": {"name": "my photos/of jo", "content": "a b/c"}, "make": "my code/net.py:gate"}
+    assert hub.bare(settings) == {"data": {"name": "of jo", "content": "a b/c"}, "make": "net.py:gate"}
+
+
+def test_blocks_of_another_maker_go_up_without_its_folder(tmp_path):
+    """Their file's name is what loads them; the card names them, and what to give."""
+    code = tmp_path / "jo doe" / "secret" / "blocks.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("from torch import nn\n\n\ndef gate(channels):\n    return nn.Conv2d(channels, channels, 1)\n")
+    run = write_run(tmp_path / "runs" / "se-0", make=f"{code}:gate")
+    there = hub.prepare(run, tmp_path / "up")
+    for file in there.iterdir():
+        assert not any(word in file.read_bytes() for word in (b"jo doe", b"secret")), file.name
+    card = (there / "README.md").read_text()
+    assert "# resnet20 with blocks.py:gate, trained on photos\n" in card
+    assert "| `layer1.0.bn2` | 16 | blocks.py:gate |" in card
+    assert 'senet.load("hf:owner/name", make=function)' in card
+    assert len(senet.blocks(senet.load(there, make=f"{code}:gate"))) == 9
+
+
 def test_the_network_is_the_same(run, tmp_path):
     there = hub.prepare(run, tmp_path / "up")
     x = torch.randn(1, 3, 32, 32)
@@ -147,6 +173,7 @@ def test_a_run_of_a_comparison_says_what_it_was_compared_with(tmp_path, paint):
     data = paint({"train/cat": 4, "train/dog": 4, "val/cat": 3, "val/dog": 3})
     from senet.study import compare
 
+    next(data.glob("train/*")).joinpath("jo at the beach.png").write_bytes(b"x")
     found = compare("resnet20", data, seeds=2, epochs=1, batch_size=4, size=16, out=tmp_path / "both", progress=False)
     card = (hub.prepare(tmp_path / "both" / "se-0", tmp_path / "up") / "README.md").read_text()
     assert "## Compared with the same network without SE" in card
@@ -155,13 +182,19 @@ def test_a_run_of_a_comparison_says_what_it_was_compared_with(tmp_path, paint):
     assert re.search(r"^\| mean ± sd \|", card, re.MULTILINE)
     assert re.search(r"^\| parameters +\|", card, re.MULTILINE)
     assert str(tmp_path) not in card
+    assert "skipped" in str(found)
+    assert "beach" not in card  # nor the names of pictures that were skipped
+    plain = (hub.prepare(tmp_path / "both/plain-0", tmp_path / "plain") / "README.md").read_text()
+    assert "# resnet20, trained on " in plain
+    assert "## Compared with the same network with SE" in plain
 
 
 def test_a_network_of_a_function_is_named_and_not_promised(tmp_path):
     run = write_run(tmp_path / "run", model="/home/jo doe/net.py:build")
     there = hub.prepare(run, tmp_path / "up", name="hf:jo/own")
     card = (there / "README.md").read_text()
-    assert "The plain network is made by net.py:build, which is not here" in card
+    assert "The plain network is made by net.py:build. That code is not here" in card
+    assert 'senet.load("hf:jo/own", model=network)' in card
     assert read_metadata(there)["model"] == "net.py:build"
 
 
