@@ -37,6 +37,8 @@ Try:
 
 RESUMABLE = ("train", "compare", "ablate", "judge", "bench")
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
+MOST_LETTERS = 2000
+"""Of an error's line."""
 
 VERBS: Mapping[str, Callable[..., int | None]] = {
     verb.__name__: verb
@@ -124,6 +126,12 @@ def _values_of(flag: str, given: Sequence[str]) -> list[str]:
 
 
 def _in_one_line(error: Exception) -> str:
+    line = _line_of(error)
+    # A name within a hostile file may have 200,000 letters.
+    return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2]} … {line[-MOST_LETTERS // 4 :]}"
+
+
+def _line_of(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"{package} is not installed: {how_to_install('timm' if package == 'timm' else 'study')}"

@@ -37,6 +37,9 @@ _WHOLE = (1.0, 1.0)  # of the area
 _MODES = {"RGB": "RGB", "BGR": "RGB", "grey": "L", "RGBA": "RGBA"}
 """The orders of channels, and PIL's modes for them, with one letter per channel."""
 
+MOST_STORED = 8192
+"""The largest side in pixels that is taken from a file."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -180,6 +183,9 @@ class Preprocessing:
         unknown = sorted(set(values) - known)
         if unknown:
             raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
+        for name in ("size", "resize"):
+            if type(side := values.get(name)) is int and side > MOST_STORED:  # a small file would fill the memory
+                raise InputError(f"preprocessing is damaged: its {name} is {side}, more than {MOST_STORED} pixels")
         try:
             return cls(**{"transparency": None, **values})  # files of earlier versions leave it out
         except (TypeError, ValueError) as error:

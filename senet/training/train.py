@@ -18,7 +18,7 @@ from senet.data.source import DataSource
 from senet.data.sources import open_data
 from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
-from senet.errors import InputError
+from senet.errors import InputError, StudyError
 from senet.evaluation.given import given_model
 from senet.evaluation.logits import predict_all
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, input_channels, known_preprocessing
@@ -135,6 +135,10 @@ def train(
         processes.first(lambda: stack.enter_context(locked(folder)))
         held = processes.first(lambda: finished_run(folder, setup.source.reported[1].names))
         if held is not None:
+            if not (folder / MODEL).is_file():
+                raise StudyError(
+                    f"{folder} is a finished run, and its {MODEL} is missing or no file: train in another folder"
+                )
             shown.note(f"{folder} holds this run, finished")
             return held
         for line in made.notes:

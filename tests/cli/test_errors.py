@@ -169,13 +169,13 @@ def test_the_traceback_on_request(monkeypatch, how):
 @pytest.mark.parametrize(
     ("verb", "error", "status", "message"),
     [
-        ("compare", KeyboardInterrupt(), 130, "the same command goes on where it was"),
         ("train", KeyboardInterrupt(), 130, "the same command goes on where it was"),
+        ("compare", KeyboardInterrupt(), 130, "the same command goes on where it was"),
         ("evaluate", KeyboardInterrupt(), 130, "senet: interrupted\n"),
         ("train", Stopped(15, "stopped by SIGTERM"), 143, "stopped by SIGTERM; the same command goes on where"),
-        ("compare", ModuleNotFoundError("No module", name="lightning.pytorch"), 2, "[study]'"),
-        ("compare", ModuleNotFoundError("No module", name="timm"), 2, "[timm]'"),
-        ("compare", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),
+        ("train", ModuleNotFoundError("No module", name="lightning.pytorch"), 2, "[study]'"),
+        ("train", ModuleNotFoundError("No module", name="timm"), 2, "[timm]'"),
+        ("train", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),
         ("train", OSError(28, "No space left on device", "runs/x"), 2, "runs/x: No space left on device"),
     ],
 )
@@ -183,7 +183,8 @@ def test_interruptions_and_missing_extras(senet, study, monkeypatch, verb, error
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(study, verb, fail)
+    where = "senet.study.comparison.compare.compare_cells" if verb == "compare" else f"senet.study.{verb}"
+    monkeypatch.setattr(where, fail)
     out = () if verb == "evaluate" else ("--out", "x")
     found, _, err = senet(verb, "--model", "resnet20", "--data", "digits", *out)
     assert found == status
@@ -195,3 +196,10 @@ def test_numbers_are_checked_where_they_are_typed():
     assert flags._number("0.5", kind=float, least=None) == 0.5
     with pytest.raises(argparse.ArgumentTypeError, match="a whole number of at least 1, not '0'"):
         flags._number("0", kind=int, least=1)
+
+
+def test_a_line_is_not_as_long_as_a_hostile_name(capsys):
+    assert cli.main(["sites", "--model", "x" * 100_000]) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 2000
+    assert " … " in said

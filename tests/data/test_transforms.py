@@ -56,6 +56,8 @@ def test_preprocessing_survives_json():
     assert Preprocessing.from_json(json.loads(json.dumps(how.to_json()))) == how
     with pytest.raises(ValueError, match="not crop"):
         Preprocessing.from_json({**how.to_json(), "crop": 3})
+    with pytest.raises(ValueError, match="its resize is 60000, more than 8192 pixels"):
+        Preprocessing.from_json({**how.to_json(), "resize": 60000})
 
 
 @pytest.mark.parametrize(

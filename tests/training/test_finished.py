@@ -245,3 +245,11 @@ def test_whatever_stands_in_a_result_is_read_or_one_line(tmp_path, kind, read):
             refused.append(str(error))
     assert len(refused) > 30
     assert not any("\n" in words or "\x1b" in words for words in refused)
+
+
+@pytest.mark.parametrize("edit", [lambda run: (run / "model.safetensors").unlink(), pipe("model.safetensors")])
+def test_a_finished_run_without_its_network_is_named(tiny, pictures, tmp_path, edit):
+    train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    edit(tmp_path / "run")
+    with pytest.raises(StudyError, match=r"run is a finished run, and its model.safetensors is missing or no file"):
+        train(tiny, pictures, out=tmp_path / "run", **SHORT)
