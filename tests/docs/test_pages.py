@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pydoc
 import re
 import runpy
 import shutil
@@ -142,6 +143,13 @@ def test_every_file_and_column_of_a_run_is_explained(tmp_path, monkeypatch):
                 column = re.sub(r", (low|high) \(fraction\)$", " (fraction)", column)
                 same = re.sub(r"_[2-5]$", "_2", column)
                 assert same in plain or column.startswith("class ") or ": top-" in column, (file.name, column)
+
+
+def test_names_of_ours_in_a_text_are_there():
+    for page in [*ALL, README]:
+        for dotted in re.findall(r"`(senet(?:\.[A-Za-z_]\w*)+)", page.read_text("utf-8")):
+            if dotted != "senet.json":  # a file inside a .pt2
+                assert pydoc.locate(dotted) is not None, (page, dotted)
 
 
 def test_marks_above_blocks_are_known():

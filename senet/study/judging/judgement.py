@@ -12,6 +12,7 @@ from senet.block.made import block_in
 from senet.console import display
 from senet.console.progress import duration
 from senet.errors import MissingPackageError
+from senet.extras import how_to_install
 from senet.report.table import Cell, Column, Table, cell
 from senet.study.judging.verdict import Measure, Verdict, fixed, places
 from senet.words import counted
@@ -144,7 +145,9 @@ class Judgement:
     def parts(self) -> list[str | Table]:
         """The parts of `str()`, for a terminal."""
         sites = [] if self.control else [f"{self.block} at {counted(len(self.sites), 'site')}"]
-        return [*sites, self.scores_table(), self.cost_table(), *self.lead, f"Report: {self.folder}/report.html"]
+        page = self.folder / "report.html"  # which needs jinja2
+        report = [f"Report: {page}"] if page.exists() else []
+        return [*sites, self.scores_table(), self.cost_table(), *self.lead, *report]
 
     def scores_table(self) -> Table:
         """The scores per seed, with means in the last row."""
@@ -257,5 +260,5 @@ def write_judgement(found: Judgement) -> str:
     except ModuleNotFoundError as error:
         if isinstance(error, MissingPackageError) or error.name not in ("jinja2", "markupsafe"):
             raise
-        return f"There is no report.html, as {error.name} is not installed: pip install 'senet[study]'"
+        return f"There is no report.html, as {error.name} is not installed: {how_to_install('study')}"
     return ""

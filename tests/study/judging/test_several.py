@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from senet.errors import StudyError
+from senet.extras import how_to_install
 from senet.files.run_folder import read_csv
 from senet.study import judge
 from senet.study.comparison.pages import write_several
+from senet.study.judging.judgement import write_judgement
 from senet.study.judging.several import read_judgement
 
 
@@ -47,6 +49,17 @@ def test_a_judgement_is_read_as_it_was_written(judged):
         found = read_judgement(folder)
         assert found.to_json() == json.loads((folder / "result.json").read_text())
         assert (found.folder, found.se.name, found.verdict.examples.images) == (folder, "with SE", 2)
+
+
+def test_without_jinja2_no_report_is_promised(judged, monkeypatch):
+    found = read_judgement(judged[0])
+    assert write_judgement(found) == ""
+    assert f"Report: {judged[0]}/report.html" in str(found)
+    (judged[0] / "report.html").unlink()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    told = write_judgement(found)
+    assert told == f"There is no report.html, as jinja2 is not installed: {how_to_install('study')}"
+    assert "Report:" not in str(found)
 
 
 def test_judgements_stand_side_by_side_each_in_its_unit(judged, tmp_path):
