@@ -71,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with typing_in(given):
             status = VERBS[verb](**values)
     except KeyboardInterrupt:
-        again = "; the same command goes on where it was" if verb in RESUMABLE else ""
+        again = "; the same command resumes it" if verb in RESUMABLE else ""
         tell(f"\nsenet: interrupted{again}")
         return INTERRUPTED
     except Stopped as stop:
-        tell(f"senet: {stop}; the same command goes on where it was")
+        tell(f"senet: {stop}; the same command resumes it")
         return 128 + stop.number
     except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -93,7 +93,7 @@ def test_an_empty_sample_is_no_nan():
         ({"lengths": [float("nan"), 1]}, "from 0 to 1"),
         ({"lengths": "all"}, "from 0 to 1"),
         ({"lengths": [1.0]}, r"one number per sample, \(2,\)"),
-        ({"lengths": [1.0, 1.0], "axis": 1}, "axis=1 is no axis of space"),
+        ({"lengths": [1.0, 1.0], "axis": 1}, "axis=1 is not a spatial axis"),
         ({"lengths": [1.0, 1.0], "mask": torch.ones(2, 5, dtype=torch.bool)}, "not both"),
         ({"mask": torch.ones(2, 4, dtype=torch.bool)}, r"is \(2, 1, 5\)"),
     ],

@@ -312,7 +312,7 @@ def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int]
         then_code = values.pop("code")
         then = Bench.from_json(values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BenchError(f"{path} is no measurement that senet bench wrote: give another folder") from error
+        raise BenchError(f"{path} is not a measurement that senet bench wrote: give another folder") from error
     for what in ("model", "example", "peer", "quick", "machine"):
         before, here = getattr(then, what), getattr(now, what)
         if what == "machine":  # the same measurement may be asked for in other words

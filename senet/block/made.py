@@ -331,7 +331,9 @@ def _resolved(make: Make) -> Callable[[int], nn.Module]:
     if colon and path.endswith(".py"):
         return functools.partial(_from_file, Path(path).expanduser(), function)
     if make not in _TIMM:
-        raise InputError(f"make={make!r} is no block of timm's, and no path/net.py:function{did_you_mean(make, _TIMM)}")
+        raise InputError(
+            f"make={make!r} is neither a block of timm's nor path/net.py:function{did_you_mean(make, _TIMM)}"
+        )
     return functools.partial(_by_timm, make)
 
 

@@ -105,7 +105,7 @@ def _what(content: bytes) -> str:
         return "this is an SVG drawing, not a picture of pixels"
     if start.startswith(b"%pdf"):
         return "this is a PDF document, not a picture"
-    return "this is a text, not a picture" if _is_text(content[:4096]) else "this is no picture that can be read here"
+    return "this is a text, not a picture" if _is_text(content[:4096]) else "this is not a readable picture"
 
 
 def _is_text(start: bytes) -> bool:

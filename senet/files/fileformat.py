@@ -156,7 +156,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], Header | Non
             found = {key: file.get_tensor(key) for key in keys} if tensors else {}
     except SafetensorError as error:
         raise WeightsError(
-            f"{path} is no whole safetensors file: truncated or damaged ({error}); fetch or write it again"
+            f"{path} is not a whole safetensors file: truncated or damaged ({error}); fetch or write it again"
         ) from error
     if header is not None and tensors:
         found |= {name: found[stored] for name, stored in header.aliases.items()}
@@ -189,7 +189,7 @@ def _stored_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str,
 
 def _check_writable(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise InputError(f"{name} is a {type(value).__name__}, not a tensor; a file of weights holds tensors alone")
+        raise InputError(f"{name} is a {type(value).__name__}, not a tensor; a file of weights holds only tensors")
     if nn.parameter.is_lazy(value):
         raise InputError(f"{name} has no values yet (a lazy module): run the network once, then save it")
     if value.is_meta:

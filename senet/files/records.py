@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError, MemoryError) as error:
         words = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise StudyError(f"{path} cannot be read ({words}): the folder is not that of a study, or damaged") from error
+        raise StudyError(f"{path} cannot be read ({words}): the folder is not a study's, or damaged") from error
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, follow: bool = False) -> None:
@@ -101,17 +101,17 @@ def read_text(path: Path, most: int = MOST) -> str:
         with open(descriptor, "rb") as file:  # noqa: PTH123 a descriptor
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise StudyError(f"{path} is no file: the folder is not that of a study, or damaged")
+                raise StudyError(f"{path} is not a file: the folder is not a study's, or damaged")
             if status.st_size > most:
                 raise StudyError(f"{path} has {status.st_size} bytes, and no study writes more than {most}")
             return file.read(most).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         words = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not in UTF-8"
-        raise StudyError(f"{path} cannot be read ({words}): the folder is not that of a study, or damaged") from error
+        raise StudyError(f"{path} cannot be read ({words}): the folder is not a study's, or damaged") from error
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number that a study writes")
+    raise ValueError(f"{name} is not a number that a study writes")
 
 
 def inert(value: Any) -> Any:

@@ -68,7 +68,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
                 "Give those settings again, or another folder"
             )
         if not resume:
-            raise StudyError(f"{folder} holds a study already: choose another folder, or go on with it (resume)")
+            raise StudyError(f"{folder} holds a study already: choose another folder, or resume it")
         return folder
     strangers = [name for name in (RESULT, METRICS, MODEL, CHECKPOINTS) if (folder / name).exists()]
     if strangers:
@@ -86,7 +86,7 @@ def _check_folders(folder: Path) -> None:
     for name in (CHECKPOINTS, TENSORBOARD):
         path = folder / name
         if (path.exists() or path.is_symlink()) and not path.is_dir():
-            what = f"a link to {path.readlink()}, which is no folder" if path.is_symlink() else "no folder"
+            what = f"a link to {path.readlink()}, which is not a folder" if path.is_symlink() else "no folder"
             raise StudyError(f"{path} is {what}: make that folder, or remove it")
 
 

@@ -109,7 +109,7 @@ def _optimized(model: nn.Module, example: Any, dynamic_size: bool, nothing_gaine
     folded = fold_affine(network)
     outcomes = _move_squeezes(network)
     if not folded and not outcomes:
-        _log.log(nothing_gained, "%s comes back as it is: it holds no SE, and no normalisation that folds", name)
+        _log.log(nothing_gained, "%s is returned unchanged: it holds no SE, and no normalisation that folds", name)
         return model
     result = network.module(name)
     result.meta["senet"] = tuple(outcomes)
@@ -121,7 +121,7 @@ def _optimized(model: nn.Module, example: Any, dynamic_size: bool, nothing_gaine
         shapes = dataclasses.replace(shapes, conditions=(*shapes.conditions, *needed))
         problem = "" if shapes.allow(shapes.sizes(tensors_of(example))) else "it is another function for other sizes"
     if problem:
-        _log.warning("%s comes back as it is: %s", name, problem)
+        _log.warning("%s is returned unchanged: %s", name, problem)
         return model
     result.meta["senet_shapes"] = shapes
     _say(name, outcomes, folded, network.note, shapes)

@@ -65,7 +65,7 @@ def parsed(condition: str) -> Any:
     try:
         return _tuples(ast.parse(condition, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"{condition[:200]!r} is no condition on sizes: {error}") from None
+        raise InputError(f"{condition[:200]!r} is not a condition on sizes: {error}") from None
 
 
 def _tuples(node: ast.AST) -> Any:
@@ -103,7 +103,7 @@ def holds(condition: str, sizes: Mapping[str, Any]) -> bool:
     except ZeroDivisionError:
         return False
     except (KeyError, TypeError):
-        raise InputError(f"{condition[:200]!r} is no condition on {', '.join(sizes)}") from None
+        raise InputError(f"{condition[:200]!r} is not a condition on {', '.join(sizes)}") from None
 
 
 def _value(tree: Any, sizes: Mapping[str, Any]) -> Any:

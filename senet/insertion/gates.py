@@ -112,7 +112,7 @@ def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Modul
     for name in names:
         if name not in found:
             hint = did_you_mean(name, found, ".", most=1)
-            raise InsertionError(f"{name!r} is no SE block of this network{hint} They are {', '.join(found)}")
+            raise InsertionError(f"{name!r} is not an SE block of this network{hint} They are {', '.join(found)}")
     return {name: found[name] for name in names}
 
 

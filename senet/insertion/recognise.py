@@ -126,7 +126,7 @@ def blocks(model: nn.Module, example: Any = None, *, tell: bool = True) -> dict[
 def squeezed_values(flow: Dataflow) -> frozenset[int]:
     """The values of a run that SE computed between a map and its product, wherever the SE is written."""
     made = {index for gate in channel_gates(flow) for index in gate.made}
-    # Our block without a squeeze has a gate per position. That is no channel gate, but still SE.
+    # Our block without a squeeze has a gate per position. That is not a channel gate, but still SE.
     ours = (range(call.first, call.end) for call in flow.calls if isinstance(call.module, SEBlock | MadeBlock))
     return frozenset(made.union(*ours))
 
@@ -149,7 +149,7 @@ def gate(block: nn.Module, x: Tensor) -> Tensor:
         raise InputTypeError(block.refusal())
     form = _form(block)
     if form is None:
-        raise InputTypeError(f"{type(block).__name__} is no SE block: `senet.blocks` lists those of a network")
+        raise InputTypeError(f"{type(block).__name__} is not an SE block: `senet.blocks` lists those of a network")
     # We run the block and watch its product, which gives the gate that it computes, with its
     # gradient. x is copied because some blocks multiply in place. The class's forward is called
     # because `holding` replaces the instance's.
@@ -170,7 +170,7 @@ def _gate_of_made(block: MadeBlock, x: Tensor) -> Tensor:
     """1 + α · (s − 1), where the module multiplies each channel by s."""
     if not is_se(block.module):
         raise InputTypeError(
-            f"{block.named()} is no channel gate: it has no weights of channels to look at, to hold or to prune"
+            f"{block.named()} is not a channel gate: it has no weights of channels to look at, to hold or to prune"
         )
     s = gate(block.module, x)
     s = s + 1 if adds_input(block.module) else s
@@ -210,7 +210,7 @@ def _form_of(block: nn.Module) -> _Form:
         return _Form(block.channels, block.channel_dim)
     form = _form(block)
     if form is None:
-        raise InputTypeError(f"{type(block).__name__} is no SE block: `senet.blocks` lists those of a network")
+        raise InputTypeError(f"{type(block).__name__} is not an SE block: `senet.blocks` lists those of a network")
     return form
 
 

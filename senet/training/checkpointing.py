@@ -115,7 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         StudyError: it is not intact; nothing of it is used.
     """
     if not is_whole(path):
-        raise StudyError(f"the checkpoint {path} is not whole: remove it to go on from the one before")
+        raise StudyError(f"the checkpoint {path} is not whole: remove it to resume from the one before")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     step = content.get("global_step")
     if step is not None and _NAME.fullmatch(path.name) and step != step_of(path):

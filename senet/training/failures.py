@@ -76,4 +76,4 @@ def _goes_on(folder: Path) -> str:
     found = newest(folder).path
     if found is None:
         return "There is no checkpoint yet"
-    return f"The last checkpoint, {found.name}, is whole: the same command goes on from it"
+    return f"The last checkpoint, {found.name}, is whole: the same command resumes from it"

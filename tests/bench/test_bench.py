@@ -240,7 +240,7 @@ def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch)
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
     bench(Network(), EXAMPLE, tmp_path, engines=["eager"], resume=False, **given)
     (tmp_path / "bench.json").write_text("[]")
-    with pytest.raises(ValueError, match="is no measurement that senet bench wrote"):
+    with pytest.raises(ValueError, match="is not a measurement that senet bench wrote"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
 
 

@@ -169,10 +169,10 @@ def test_the_traceback_on_request(monkeypatch, how):
 @pytest.mark.parametrize(
     ("verb", "error", "status", "message"),
     [
-        ("train", KeyboardInterrupt(), 130, "the same command goes on where it was"),
-        ("compare", KeyboardInterrupt(), 130, "the same command goes on where it was"),
+        ("train", KeyboardInterrupt(), 130, "the same command resumes it"),
+        ("compare", KeyboardInterrupt(), 130, "the same command resumes it"),
         ("evaluate", KeyboardInterrupt(), 130, "senet: interrupted\n"),
-        ("train", Stopped(15, "stopped by SIGTERM"), 143, "stopped by SIGTERM; the same command goes on where"),
+        ("train", Stopped(15, "stopped by SIGTERM"), 143, "stopped by SIGTERM; the same command resumes"),
         ("train", ModuleNotFoundError("No module", name="lightning.pytorch"), 2, "[study]'"),
         ("train", ModuleNotFoundError("No module", name="timm"), 2, "[timm]'"),
         ("train", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),

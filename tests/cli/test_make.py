@@ -76,7 +76,7 @@ def test_cost_counts_a_block_that_is_put_into_a_copy(senet, maker):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--make", "ecca"), "make='ecca' is no block of timm's"),
+        (("--make", "ecca"), "make='ecca' is neither a block of timm's"),
         (("--make", "eca", "--reduction-ratio", 4), "reduction_ratio=4 is SE's own, and make=eca makes another block"),
         (("--make", "nowhere.py:gate"), "nowhere.py does not exist"),
         (("--make", "MAKER:broken"), "make=MAKER:broken raised ZeroDivisionError: division by zero (MAKER, line 8)"),

@@ -50,7 +50,7 @@ def test_insert_proves_and_writes_what_load_reads(senet, tmp_path):
     assert (status, err) == (0, "")
     assert "SE is in resnet20, in 3 places" in out
     assert "shape (1, 1, 8, 8): the same as before, bit for bit (largest difference 0)" in out
-    assert "116 of 116 tensors are as they were; 15 are new" in out
+    assert "116 of 116 tensors are unchanged; 15 are new" in out
     assert str(file) in out
     network = load(file)
     assert list(blocks(network)) == [f"layer3.{block}.bn2.se" for block in range(3)]

@@ -199,7 +199,7 @@ def test_files_that_are_no_pictures_harm_nothing(browser, subject, tmp_path):
         (svg, "this is an SVG drawing, not a picture of pixels"),
         (large, "10000 × 10000 pixels, 100 million; the page takes at most 50 million"),
         (thread, "30000 × 2 pixels"),
-        (hostile, "this is no picture that can be read here"),
+        (hostile, "this is not a readable picture"),
         (big, "this file has 17 MiB; the page takes pictures of at most 16 MiB"),
     ):
         browser.drop(file)

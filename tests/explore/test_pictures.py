@@ -59,14 +59,14 @@ BAD = {
         "text",
     ),
     "nothing": (b"", "is empty"),
-    "noise": (bytes(range(256)) * 4, "no picture that can be read"),
+    "noise": (bytes(range(256)) * 4, "not a readable picture"),
     "cut off": (file_of(PHOTO, "JPEG")[:400], "cannot be decoded"),
     "cut off png": (file_of(PHOTO)[:3000], "cannot be decoded"),
     "damaged png": (png_of(50, 50, b"x" * 10), "cannot be decoded"),
     "100 megapixels": (file_of(Image.new("1", (10_000, 10_000))), "10000 × 10000 pixels, 100 million; .* 50 million"),
     "a header that promises 4 billion": (png_of(65_000, 65_000), "too many pixels|4225 million"),
     "a thread": (file_of(Image.new("L", (30_000, 1))), "30000 × 1 pixels; .* 40 times"),
-    "pickle": (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x04os\x94.", "no picture that can be read"),
+    "pickle": (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x04os\x94.", "not a readable picture"),
 }
 
 

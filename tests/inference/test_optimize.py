@@ -217,7 +217,7 @@ def test_other_precisions(dtype):
 def test_nothing_to_gain_comes_back_the_same(caplog):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     assert optimize(model, torch.randn(1, 3, 8, 8)) is model
-    assert "comes back as it is: it holds no SE" in caplog.text
+    assert "is returned unchanged: it holds no SE" in caplog.text
 
 
 def test_what_does_not_compute_the_same_twice_comes_back_the_same(caplog):

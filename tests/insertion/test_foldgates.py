@@ -194,7 +194,7 @@ def test_some_blocks_of_several_and_tied_weights():
 @pytest.mark.parametrize(
     ("gates", "words"),
     [
-        ({"layer1.0.bn2": torch.ones(16)}, "is no SE block"),
+        ({"layer1.0.bn2": torch.ones(16)}, "is not an SE block"),
         ({"layer1.0.bn2.se": torch.ones(8)}, r"are \(16,\), not \(8,\)"),
     ],
 )
@@ -229,8 +229,8 @@ def test_a_file_that_prunes_what_is_no_block_is_refused(tmp_path):
 
     model = senet.create("resnet20", num_classes=10)
     for name, kind, words in (
-        ("fc", "held", "'fc' is no SE block"),
-        ("nowhere", "folded", "is no SE block"),
+        ("fc", "held", "'fc' is not an SE block"),
+        ("nowhere", "folded", "is not an SE block"),
         ("layer1.0.bn2.se", "burnt", "is folded or held, not 'burnt'"),
     ):
         held = senet.create("resnet20", spec=senet.SESpec(), num_classes=10)

@@ -159,5 +159,5 @@ def test_misfits_that_show_only_on_running(network):
         pass
     with pytest.raises(InsertionError, match="holds no SE block"), recording(nn.Linear(2, 2)):
         pass
-    with pytest.raises(InsertionError, match="is no SE block of this network"), recording(model, ["fc"]):
+    with pytest.raises(InsertionError, match="is not an SE block of this network"), recording(model, ["fc"]):
         pass

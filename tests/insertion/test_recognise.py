@@ -119,7 +119,7 @@ def test_monai(dims):
 @pytest.mark.parametrize("module", [SpatialGate(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid()), nn.Linear(4, 4)])
 def test_what_only_looks_like_se_is_none(module):
     assert not is_se(module)
-    with pytest.raises(TypeError, match="is no SE block"):
+    with pytest.raises(TypeError, match="is not an SE block"):
         senet.gate(module, torch.zeros(1, 8, 2, 2))
 
 

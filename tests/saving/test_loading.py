@@ -38,7 +38,7 @@ def path(tmp_path, se_resnet20):
 @pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
 def test_truncated(path, part):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
-    with pytest.raises(WeightsError, match=r"m.safetensors is no whole safetensors file: truncated or damaged"):
+    with pytest.raises(WeightsError, match=r"m.safetensors is not a whole safetensors file: truncated or damaged"):
         load(path)
 
 

@@ -143,7 +143,7 @@ def test_a_state_dict_with_made_blocks_is_loaded_into_a_network_by_name(tmp_path
     again = senet.create("resnet20", weights=tmp_path / "state.pth", make="eca").eval()
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(again(x), network(x))
-    with pytest.raises(WeightsError, match="has blocks with a learnt α, which start='paper' has not: leave it out"):
+    with pytest.raises(WeightsError, match="has blocks with a learnt α, which start='paper' lacks: leave it out"):
         senet.create("resnet20", weights=tmp_path / "state.pth", spec=SESpec(start="paper"), make="eca")
     with pytest.raises(WeightsError, match=r"layer1.0.bn2.se.alpha"):
         senet.create("resnet20", weights=tmp_path / "state.pth")

@@ -63,7 +63,7 @@ EDITS = {
     "better": (edited(accuracy=0.9), r"result.json: accuracy is 0.9, not the 144 right answers of 359 in predictions"),
     "no accuracy": (edited(accuracy=None), "result.json: accuracy is missing, not a number"),
     "an accuracy in words": (edited(accuracy="high"), "result.json: accuracy is 'high', not a number"),
-    "not a number": (written("result.json", '{"accuracy": NaN}'), "NaN is no number that a study writes"),
+    "not a number": (written("result.json", '{"accuracy": NaN}'), "NaN is not a number that a study writes"),
     "another split": (edited(split="all"), "result.json: split is 'all', not one of test, val"),
     "fewer images": (edited(images=3), r"predictions.csv has 359 images, and result.json says 3"),
     "no whole number": (edited(images=1e300), r"result.json: images is 1e\+300, not a whole number"),
@@ -76,7 +76,7 @@ EDITS = {
     "deep": (written("result.json", "[" * 100_000), "result.json cannot be read .it is nested too deeply"),
     "many digits": (written("result.json", '{"accuracy": 1' + "0" * 5000 + "}"), "result.json cannot be read"),
     "no text": (lambda run: (run / "result.json").write_bytes(b"\xff\xfe"), "result.json cannot be read .it is not in"),
-    "a pipe": (pipe("predictions.csv"), "predictions.csv is no file"),
+    "a pipe": (pipe("predictions.csv"), "predictions.csv is not a file"),
     "an epoch more": (
         written("metrics.csv", "epoch,lr\n1,0.1\n2,0.1\n"),
         "metrics.csv has 2 epochs, and result.json says 1",
@@ -177,7 +177,7 @@ class TestLinks:
     def test_a_link_to_nothing(self, tiny, pictures, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run/checkpoints").symlink_to(tmp_path / "nowhere")
-        with pytest.raises(StudyError, match=r"checkpoints is a link to .*nowhere, which is no folder"):
+        with pytest.raises(StudyError, match=r"checkpoints is a link to .*nowhere, which is not a folder"):
             train(tiny, pictures, out=tmp_path / "run", **SHORT)
 
     def test_a_pipe_among_the_checkpoints_is_not_waited_for(self, tmp_path):

@@ -38,9 +38,7 @@ def test_whatever_fails_on_the_way(tmp_path):
 
     model, path = Refusing(), written(tmp_path / "w.safetensors", Small().state_dict())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(
-        WeightsError, match=r"w\.safetensors cannot be copied into this Refusing, which stays as it was"
-    ):
+    with pytest.raises(WeightsError, match=r"w\.safetensors cannot be copied into this Refusing, which is unchanged"):
         load_weights(model, path)
     assert same(model.state_dict(), before)
 
@@ -49,7 +47,7 @@ def test_a_number_that_no_parameter_takes(tmp_path):
     state, model = Small().state_dict(), Small()
     state["bn.weight"] = torch.zeros(4, dtype=torch.float4_e2m1fn_x2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(WeightsError, match="the state dict cannot be copied into this Small, which stays as it was"):
+    with pytest.raises(WeightsError, match="the state dict cannot be copied into this Small, which is unchanged"):
         load_tensors(
             model,
             {key: value + 1 if key != "bn.weight" else value for key, value in state.items()},

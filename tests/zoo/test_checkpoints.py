@@ -155,7 +155,7 @@ def test_absent_biases_are_zero(tmp_path, small):
     model = network(bias=True)
     torch.save(in_dialect(small[1], MOSKOMULE), tmp_path / "w.pth")
     report = load_weights(model, tmp_path / "w.pth")
-    assert report.notes == ("5 SE blocks have biases, which the file has not: they are 0, which is the same",)
+    assert report.notes == ("5 SE blocks have biases, which the file lacks: they are 0, which is the same",)
     assert not any(value.any() for key, value in model.state_dict().items() if ".se." in key and key.endswith("bias"))
 
 

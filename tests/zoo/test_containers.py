@@ -113,12 +113,12 @@ class TestPrefixes:
         state, model = Small().state_dict(), Small()
         report = load_weights(model, written(tmp_path / "w.safetensors", wrap({k: v + 3 for k, v in state.items()})))
         assert same(model.state_dict(), {k: v + 3 for k, v in state.items()})
-        assert any("is what the file has behind" in note for note in report.notes)
+        assert any("is the part of the file under" in note for note in report.notes)
 
     def test_what_was_left_out_is_said(self, tmp_path):
         state = {**behind("net.", Small().state_dict()), "loss.weight": torch.ones(3), "loss.bias": torch.ones(1)}
         report = load_weights(Small(), written(tmp_path / "w.safetensors", state))
-        assert "the network is what the file has behind 'net.'" in report.notes
+        assert "the network is the part of the file under 'net.'" in report.notes
         assert "2 other tensors of the file left out: loss.bias, loss.weight" in report.notes
         assert report.unplaced == ("loss.bias", "loss.weight")
 
@@ -150,7 +150,7 @@ class TestPrefixes:
         with caplog.at_level(logging.INFO, "senet"):
             model = create("se_resnet50_v1_5", weights=path).eval()
         assert torch.equal(model(EXAMPLE), ours(EXAMPLE))
-        assert "is what the file has behind 'backbone.'" in caplog.text
+        assert "is the part of the file under 'backbone.'" in caplog.text
         with pytest.raises(WeightsError, match="has its stride in the"):
             create("se_resnet50", weights=path)
 

@@ -107,7 +107,7 @@ def test_unknown_names(name, message):
 
 
 def test_a_folder_without_a_network(tmp_path):
-    with pytest.raises(ModelError, match=r"is no run folder: it has no model.safetensors"):
+    with pytest.raises(ModelError, match=r"is not a run folder: it has no model.safetensors"):
         create(str(tmp_path))
 
 

@@ -249,7 +249,7 @@ class TestLoad:
     def test_another_network(self, tmp_path):
         path = written(tmp_path / "w.pth", Small(channels=6).state_dict())
         with pytest.raises(
-            WeightsError, match=r"w.pth does not fit this Small, which stays as it was: \d of another shape: conv"
+            WeightsError, match=r"w.pth does not fit this Small, which is unchanged: \d of another shape: conv"
         ):
             load_weights(Small(), path)
 
@@ -275,7 +275,7 @@ class TestLoad:
         assert len(report.without_se) == 9
         assert report.without_se[0] == "layer1.0.bn2.se"
         assert report.fresh == ("fc",)
-        assert "9 SE blocks are not in the file and stay as they were: layer1.0.bn2.se, " in str(report)
+        assert "9 SE blocks are not in the file and stay unchanged: layer1.0.bn2.se, " in str(report)
         model.fc, plain.fc = nn.Identity(), nn.Identity()
         assert torch.equal(model(x), plain(x))
         # a part of a block is no block

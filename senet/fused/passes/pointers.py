@@ -70,7 +70,7 @@ def per_map(x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
     """
     broadcasts = x.dim() <= 2 and all(n in (1, v.shape[1 - i]) for i, n in enumerate(reversed(x.shape)))
     if x.device != v.device or not broadcasts:
-        raise UnfitError(f"{_described(x)} is no value for each sample and channel of {_described(v)}")
+        raise UnfitError(f"{_described(x)} does not hold a value for each sample and channel of {_described(v)}")
     return x.expand(v.shape[:2]).to(dtype).resolve_neg().contiguous()
 
 

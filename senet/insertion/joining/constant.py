@@ -82,7 +82,7 @@ def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
     except AttributeError:
         block = nn.Identity()
     if not name or not is_se(block):
-        raise InsertionError(f"{name!r} is no SE block of this {type(model).__name__}")
+        raise InsertionError(f"{name!r} is not an SE block of this {type(model).__name__}")
     if kind not in KINDS:
         raise InsertionError(f"a pruned block is {' or '.join(KINDS)}, not {kind!r}")
     new: nn.Module = PrunedSE()

@@ -59,7 +59,7 @@ def fold_gates(
     found = blocks(model)
     for name, gate in gates.items():
         if name not in found:
-            raise InsertionError(f"{name!r} is no SE block of this network; they are {', '.join(found)}")
+            raise InsertionError(f"{name!r} is not an SE block of this network; they are {', '.join(found)}")
         if tuple(gate.shape) != (channels_of(found[name]),):
             raise InsertionError(f"the gates of {name} are ({channels_of(found[name])},), not {tuple(gate.shape)}")
     for host, _, at in attached(model):

@@ -205,7 +205,7 @@ def _check_network(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
     if not sets_mode(model):
-        raise InsertionError(f"the `train` of {type(model).__name__} sets no mode, so it is no network{meant(model)}")
+        raise InsertionError(f"the `train` of {type(model).__name__} sets no mode, so it is not one{meant(model)}")
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     if isinstance(model, wrappers):
         raise InsertionError(

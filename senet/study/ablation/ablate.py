@@ -291,7 +291,7 @@ def _judged(
     plain = by_variant[PLAIN]
     trained = {key: each for key, each in by_variant.items() if each.keys() & plain.keys()}
     if not trained:
-        raise StudyError(f"{folder} has no finished run of the plain network yet, which the others are compared with")
+        raise StudyError(f"{folder} has no finished run of the plain network yet, with which the others are compared")
 
     def shared(one: str, other: str) -> list[int]:
         return [seed for seed in trained.get(one, ()) if seed in trained[other]]

@@ -141,7 +141,7 @@ def _variant(base: SESpec | MadeSpec, chosen: Mapping[str, Any]) -> SESpec | Mad
     except (TypeError, ValueError) as error:
         if isinstance(error, StudyError):
             raise
-        raise StudyError(f"the grid asks for what SE has not: {error}") from error
+        raise StudyError(f"the grid asks for what SE lacks: {error}") from error
 
 
 def _same(one: SESpec | MadeSpec | None, other: SESpec | MadeSpec) -> bool:
@@ -250,7 +250,7 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
         name, equals, values = word.partition("=")
         axis = name.strip().removeprefix("--").replace("-", "_")
         if not equals or not values.strip(", "):
-            raise StudyError(f"{word!r} is no axis with its values, such as gate=sigmoid,tanh")
+            raise StudyError(f"{word!r} is not an axis with values, such as gate=sigmoid,tanh")
         grid[axis] = [_value(axis, value.strip()) for value in values.split(",") if value.strip()]
     return grid
 

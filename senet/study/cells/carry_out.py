@@ -20,7 +20,7 @@ __all__ = ["GOES_ON", "Carried", "Work", "carry_out", "listed"]
 
 R = TypeVar("R")
 
-GOES_ON = "The same command goes on where it was"
+GOES_ON = "The same command resumes it"
 
 
 @dataclasses.dataclass(frozen=True)

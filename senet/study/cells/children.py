@@ -115,7 +115,7 @@ def run_children(
                     if why is None:
                         progress.note(f"{child.cell.name} is trained")
                     elif child.tries < TRIES and child.process.returncode != REFUSED:
-                        progress.note(f"{child.cell.name} {why}: it is started again, and goes on where it was")
+                        progress.note(f"{child.cell.name} {why}: it is restarted and resumes")
                         waiting.appendleft((child.cell, child.tries + 1))
                     else:
                         progress.note(f"{child.cell.name} {why}")

@@ -224,7 +224,7 @@ def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], li
         means = load_file(folder / GATES)
         advised = [str(name) for name in content["advice"]["blocks"]]
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise StudyError(f"{folder} is no folder of explain, or damaged ({error}): run explain again") from error
+        raise StudyError(f"{folder} is not a folder of explain, or damaged ({error}): run explain again") from error
     return means, advised
 
 

@@ -91,7 +91,7 @@ def judge(
     """
     if INSIDE in os.environ:
         raise StudyError(
-            "judge() was called while a command imports this file for its training: let it stand under "
+            "judge() was called while a command imports this file for its training: put it under "
             "if __name__ == '__main__':"
         )
     found = judge_cells(

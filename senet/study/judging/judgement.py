@@ -137,7 +137,7 @@ class Judgement:
         """The outcome in sentences."""
         text = self.verdict.text
         if self.control:
-            text = f"Control, plain against plain: what differs here is chance alone. {text}"
+            text = f"Control, plain against plain: differences here are due to chance. {text}"
         failed = [f"{name} {why}" for name, why in self.failed.items()]
         missing = [f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []
         return [text, *filter(None, [self.verdict.power]), *self.verdict.notes, *self.notes, *failed, *missing]

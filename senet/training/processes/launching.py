@@ -78,5 +78,5 @@ def _said(error: Any) -> Exception:
         return StudyError(rest)
     why = text.splitlines()[0] if text else f"exit status {failure.exitcode}"
     return StudyError(
-        f"process {rank} of the training ended ({why}); the same command goes on from the last checkpoint"
+        f"process {rank} of the training ended ({why}); the same command resumes from the last checkpoint"
     )

@@ -112,7 +112,7 @@ def create(
         # function under either start.
         model = _with_se(source, built, wanted, "identity" if alphas else "paper")
         if isinstance(wanted, MadeSpec) and wanted.start == "paper" and not all(bool((a == 1).all()) for a in alphas):
-            raise WeightsError(f"{file.source} has blocks with a learnt α, which start='paper' has not: leave it out")
+            raise WeightsError(f"{file.source} has blocks with a learnt α, which start='paper' lacks: leave it out")
         if wanted is named_spec:
             take_se(model, file)
         _load(model, file, head_rule)

@@ -38,7 +38,7 @@ def for_model(model: nn.Module, file: WeightsFile) -> tuple[dict[str, Tensor], d
         for prefix, module in without:
             tensors[f"{prefix}fc1.bias"] = torch.zeros_like(module.fc1.bias)
             tensors[f"{prefix}fc2.bias"] = torch.zeros_like(module.fc2.bias)
-        notes.append(f"{len(without)} SE blocks have biases, which the file has not: they are 0, which is the same")
+        notes.append(f"{len(without)} SE blocks have biases, which the file lacks: they are 0, which is the same")
     notes += _move_head(model, tensors, names)
     return tensors, names, notes
 

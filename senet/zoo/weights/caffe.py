@@ -282,7 +282,7 @@ def _inception(nodes: Sequence[_Node]) -> dict[str, Tensor]:
         found = re.fullmatch(r"(?:inception_)?(\w+)/(\w+)", name)
         unit = found and _UNITS.get(found[2])
         if found is None or unit is None:
-            raise _UnknownError(f"{name} is no layer of BN-Inception")
+            raise _UnknownError(f"{name} is not a layer of BN-Inception")
         module = found[1] if name.startswith("conv") else f"inception.{found[1]}."
         if name.startswith("conv"):
             unit = {"conv1": "", "conv2": f".{int(unit != 'branch_3x3.0')}"}.get(module, unit)

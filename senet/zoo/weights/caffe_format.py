@@ -229,7 +229,7 @@ def _blob(data: mmap.mmap, start: int, end: int) -> Tensor:
     dtype = torch.float64 if double else torch.float32
     buffer = bytearray(double or single)
     if len(buffer) % dtype.itemsize:
-        raise _DamagedError(f"{len(buffer)} bytes are no whole number of {dtype}")
+        raise _DamagedError(f"{len(buffer)} bytes are not a whole number of {dtype}")
     legacy = (blob.num, blob.channels, blob.height, blob.width)
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else legacy
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(buffer):

@@ -115,7 +115,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     rest = difference.without([*spared, *counters, *fresh, *lacking])
     if rest:
         raise MismatchError(
-            f"{file.source} does not fit this {type(model).__name__}, which stays as it was: {rest}"
+            f"{file.source} does not fit this {type(model).__name__}, which is unchanged: {rest}"
             f"{_hint(rest, tensors, model, file)}",
             rest,
         )
@@ -130,7 +130,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     if absent is not None:
         notes.append(f"{absent}: not in the file: starts fresh")
     if without_se:
-        notes.append(f"{len(without_se)} SE blocks are not in the file and stay as they were: {_some(without_se)}")
+        notes.append(f"{len(without_se)} SE blocks are not in the file and stay unchanged: {_some(without_se)}")
     unplaced = tuple(names[key] for key in fresh if key in names)
     notes = [*file.notes, *notes]
     return LoadReport(
@@ -167,7 +167,7 @@ def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, T
                 value.copy_(before[key])
         words = " ".join(str(error).split())
         raise WeightsError(
-            f"{source} cannot be copied into this {type(model).__name__}, which stays as it was: {words:.300}"
+            f"{source} cannot be copied into this {type(model).__name__}, which is unchanged: {words:.300}"
         ) from error
 
 

@@ -100,7 +100,7 @@ class WeightsFile:
         part, file = (averaged or best)[0]
         (name, key), taken = next(iter(part.keys.items())), set(part.keys.values())
         left = tuple(each for each in self.tensors if each not in taken)
-        notes = [*self.notes, f"the network is what the file has behind {key.removesuffix(name)!r}"]
+        notes = [*self.notes, f"the network is the part of the file under {key.removesuffix(name)!r}"]
         if 0 < len(averaged) < len(best):
             notes.append("the file holds raw weights and averaged ones: the averaged are taken")
         if left:
@@ -263,7 +263,7 @@ def _unpickled(file: Path, *, mapped: bool) -> tuple[object, list[str]]:
 def _refused(file: Path, asked: list[str]) -> WeightsError:
     what = f" (it asks for {asked[-1]})" if asked else ""
     return WeightsError(
-        f"{file} is refused: it holds more than tensors{what}, and to load that may run code. "
+        f"{file} is refused: it holds more than tensors{what}, and loading that may run code. "
         f"Save model.state_dict() alone, best as a .safetensors file"
     )
 

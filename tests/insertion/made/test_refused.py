@@ -112,7 +112,7 @@ def test_a_layer_of_the_network_is_no_block():
     [
         (SESpec(reduction_ratio=4, bias=True), "eca", InputError, "reduction_ratio=4, bias=True is SE's own"),
         (SESpec(least_width=4), "eca", InputError, "least_width=4 is SE's own"),
-        (None, "ecca", InputError, "make='ecca' is no block of timm's, and no path/net.py:function; did you mean"),
+        (None, "ecca", InputError, "make='ecca' is neither a block of timm's nor path/net.py:function; did you mean"),
         (None, nn.Identity(), InputTypeError, "returns a new module: give a function such as lambda channels: Ident"),
         (None, 3, InputTypeError, "make is a callable from channels to a module, .* not a int"),
         ("eca", None, InputTypeError, "spec is a SESpec, not str"),

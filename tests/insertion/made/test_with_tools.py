@@ -146,5 +146,5 @@ def test_a_channel_gate_is_looked_at_through_alpha(plain, make, start):
 def test_what_is_no_channel_gate_says_so(plain):
     net = senet.insert(plain, EXAMPLE, make="cbam")
     block = senet.blocks(net)["1.branch.4.se"]
-    with pytest.raises(InputTypeError, match="the CbamModule of make=cbam is no channel gate"):
+    with pytest.raises(InputTypeError, match="the CbamModule of make=cbam is not a channel gate"):
         senet.gate(block, torch.randn(2, 8, 5, 5))

@@ -99,8 +99,8 @@ def test_a_grid_as_it_is_typed():
         "width": [8],
     }
     for word, message in (
-        ("gate", "is no axis with its values"),
-        ("gate=", "is no axis with its values"),
+        ("gate", "is not an axis with values"),
+        ("gate=", "is not an axis with values"),
         ("reduction-ratio=few", "takes whole numbers, not 'few'"),
         ("bias=maybe", "yes or no, not 'maybe'"),
     ):
@@ -166,7 +166,7 @@ def test_the_standard_block_may_be_a_made_one():
             {"make": ["se", "eca"], "reduction_ratio": [4]},
             "reduction_ratio is SE's own, and make=eca makes",
         ),
-        ({"make": ["ecca"]}, "make='ecca' is no block of timm's"),
+        ({"make": ["ecca"]}, "make='ecca' is neither a block of timm's"),
         ({"make": [lambda c: c, lambda c: c + 0]}, "two of the variants are called make-"),
         ({"least_width": [0]}, "least_width is a whole number of at least 1, not 0"),
     ],

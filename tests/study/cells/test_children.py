@@ -83,7 +83,7 @@ def test_a_killed_child_is_started_once_more(tmp_path):
     notes = Notes()
     assert run_children(CELLS[:1], ["cpu"], sh(once), tmp_path, notes) == {}
     assert notes.said == [
-        "plain-0 was ended by SIGKILL: it is started again, and goes on where it was",
+        "plain-0 was ended by SIGKILL: it is restarted and resumes",
         "plain-0 is trained",
     ]
     failed = run_children(CELLS[:2], ["cpu"], sh("[ $0 = se-0 ] || kill -SEGV $$"), tmp_path, Notes())

@@ -134,7 +134,7 @@ def test_a_script_judges_on_two_devices_by_children_that_do_not_begin_it_again(m
     assert "the loss is low" in (tmp_path / "script/logs/se-0.txt").read_text()
     mine.write_text(MINE.replace('if __name__ == "__main__"', "if True"))
     status, _, err = senet(capsys, "judge", "--code", "mine.py:train", "--out", "other", "--only", "se", "--seed", 0)
-    assert (status, "let it stand under if __name__ == '__main__'" in err) == (2, True)
+    assert (status, "put it under if __name__ == '__main__'" in err) == (2, True)
 
 
 def test_neither_lightning_nor_pil_is_needed(mine, tmp_path):

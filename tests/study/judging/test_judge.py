@@ -255,7 +255,7 @@ def test_a_control_trains_plain_against_plain(tmp_path):
 
     found = judge(train, out=tmp_path / "out", seeds=3, control=True, version="1", **QUIET)
     assert len({*found.plain.scores, *found.se.scores}) == 6
-    assert found.lead[0].startswith("Control, plain against plain: what differs here is chance alone.")
+    assert found.lead[0].startswith("Control, plain against plain: differences here are due to chance.")
     assert found.se.name == "plain again"
     assert sorted(path.name for path in (tmp_path / "out").glob("control-*")) == ["control-0", "control-1", "control-2"]
     with pytest.raises(StudyError, match="control was True and is now False"):
@@ -270,7 +270,7 @@ def test_a_control_trains_plain_against_plain(tmp_path):
         ({"train": 3}, InputTypeError, "judge takes a function that trains"),
         ({"train": lambda: 3}, InputTypeError, "train takes one argument, the cell"),
         ({"devices": "cpu*2"}, InputTypeError, "does not stand at the top level of one"),
-        ({"make": "ecca"}, InputError, "make='ecca' is no block of timm's.* did you mean 'eca'"),
+        ({"make": "ecca"}, InputError, "make='ecca' is neither a block of timm's.* did you mean 'eca'"),
         ({"make": "mine.py:eca"}, ModelError, "mine.py"),
         ({"make": "eca", "spec": SESpec(8)}, InputError, "reduction_ratio=8 is SE's own, and make=eca makes another"),
         ({"devices": "tpu"}, StudyError, "devices='tpu' is not on this machine"),
