@@ -231,7 +231,7 @@ def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], li
 def _check_means(subject: Subject, means: Mapping[str, Tensor]) -> None:
     shapes = {name: (channels_of(block),) for name, block in subject.blocks.items()}
     if {name: tuple(mean.shape) for name, mean in means.items()} != shapes:
-        raise StudyError(f"the explanation is of another network than {subject.model}: its SE blocks are others")
+        raise StudyError(f"the explanation is of another network than {subject.model}: it has other SE blocks")
 
 
 def _matching(subject: Subject, patterns: str | Sequence[str]) -> list[str]:

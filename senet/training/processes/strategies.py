@@ -23,7 +23,7 @@ class ReadsWhole(CheckpointIO):
     """Checkpoint IO that writes atomically and reads with `weights_only=True`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        """Write it."""
+        """Write the checkpoint atomically."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
@@ -31,7 +31,7 @@ class ReadsWhole(CheckpointIO):
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove it."""
+        """Remove the checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
