@@ -154,6 +154,11 @@ def setup(app):
         for name in undocumented():
             log.warning("the public name %s has no docstring", name)
 
+    def level(_app, _page, _template, context, _doctree):  # a heading for screen readers has a level
+        for part in {"body", "furo_navigation_tree"} & context.keys():
+            context[part] = context[part].replace('role="heading">', 'role="heading" aria-level="2">')
+
+    app.connect("html-page-context", level, priority=900)  # after the theme
     app.connect("source-read", complete)
     app.connect("autodoc-process-docstring", escape)
     app.connect("env-check-consistency", check)
