@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from senet.errors import ExportError, InsertionError
@@ -13,9 +14,9 @@ from senet.export.outputs import flat_outputs
 from senet.export.runtimes import Runtime
 from senet.inference.agreement import needed_conditions, relative_difference
 from senet.inference.shapes import Shapes
-from senet.running import run, untouched
+from senet.running import as_call, run, untouched
 
-__all__ = ["check_file", "check_names", "disagreements", "outputs_of"]
+__all__ = ["check_file", "check_names", "coupled_sizes", "disagreements", "outputs_of"]
 
 _OPTIONAL = ("odd sizes",)  # sizes that many networks refuse
 _Wanted = list[Tensor] | None
@@ -63,7 +64,12 @@ def check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
 
 
 def check_file(
-    runner: Runtime, trials: Mapping[str, Any], wanted: Mapping[str, _Wanted], what: str, tolerance: float
+    runner: Runtime,
+    trials: Mapping[str, Any],
+    wanted: Mapping[str, _Wanted],
+    what: str,
+    tolerance: float,
+    instead: str = "",
 ) -> dict[str, float]:
     """The difference of a written network from the wanted outputs per trial, relative to the largest output.
 
@@ -78,9 +84,9 @@ def check_file(
         except Exception as error:
             if expected is None:
                 continue
-            raise ExportError(f"{what} does not run it on {name}: {in_one_line(error)}") from error
+            raise ExportError(f"{what} does not run it on {name}: {in_one_line(error)}{instead}") from error
         if expected is None:
-            raise ExportError(f"{what} runs it on {name}, which the network itself refuses")
+            raise ExportError(f"{what} runs it on {name}, which the network itself refuses{instead}")
         if [x.shape for x in expected] != [x.shape for x in given]:
             raise ExportError(
                 f"{what} gives on {name} outputs of shapes {[tuple(x.shape) for x in given]}, not "
@@ -90,7 +96,7 @@ def check_file(
         if not found[name] <= tolerance:
             raise ExportError(
                 f"{what} differs from PyTorch by {found[name]:.2g} of the largest output on {name}, "
-                f"where {tolerance:g} is allowed; nothing is written"
+                f"where {tolerance:g} is allowed; nothing is written{instead}"
             )
     return found
 
@@ -103,21 +109,47 @@ def disagreements(
     Outside such a condition the file's outputs differ from the network's, or only one of them runs.
     Conditions that no possible trial violates are needed too.
     """
-    return needed_conditions(example, shapes, assumed, lambda given: _agree(runner, model, given, tolerance))
+    return needed_conditions(example, shapes, assumed, lambda given: _agree(runner.on, model, given, tolerance))
 
 
-def _agree(runner: Runtime, model: nn.Module, inputs: Any, tolerance: float) -> bool:
+# PyTorch runs the graph here: on such sizes OpenVINO's kernels may end the process.
+def coupled_sizes(
+    program: torch.export.ExportedProgram, model: nn.Module, example: Any, shapes: Shapes, tolerance: float
+) -> tuple[str, ...]:
+    """Which sizes of several inputs must be equal for a graph to be right, as they were in its capture.
+
+    An engine does not ask. Where they differ, the graph may refuse what the network runs, but give nothing else.
+    """
+    apart, equal = shapes.uncoupled()
+    if not equal:
+        return ()
+    graph = program.module(check_guards=False)
+    getattr(graph, "_forward_pre_hooks", {}).clear()  # its own checks of sizes, which a file has not
+
+    def run_graph(inputs: Any) -> Any:
+        args, kwargs = as_call(inputs)
+        with torch.no_grad():
+            return graph(*args, **kwargs)
+
+    return needed_conditions(
+        example, apart, equal, lambda given: _agree(run_graph, model, given, tolerance, may_refuse=True)
+    )
+
+
+def _agree(
+    runs: Callable[[Any], Any], model: nn.Module, inputs: Any, tolerance: float, *, may_refuse: bool = False
+) -> bool:
     try:
         with untouched(model):
             wanted: _Wanted = flat_outputs(run(model, inputs))
     except InsertionError:
         wanted = None
     try:
-        given: _Wanted = flat_outputs(runner.on(inputs))
+        given: _Wanted = flat_outputs(runs(inputs))
     except Exception:  # any error of its engine
         given = None
     if wanted is None or given is None:
-        return wanted is given
+        return wanted is given or (may_refuse and given is None)
     same = [x.shape for x in wanted] == [x.shape for x in given]
     return same and _difference(wanted, given) <= tolerance
 

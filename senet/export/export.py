@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from senet.block.equations import padding
 from senet.errors import ExportError, OptimizeError
-from senet.export.checking import check_file, check_names, disagreements, outputs_of
+from senet.export.checking import check_file, check_names, coupled_sizes, disagreements, outputs_of
 from senet.export.converting import file_errors, hear_interrupts, reported
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
@@ -203,11 +203,15 @@ def _export(
         say(f"comparing the {kind.name} file with PyTorch")
         runner = kind.run(temporary)
         needed = disagreements(runner, model, example, traced.shapes, tuple(traced.assumed), tolerance)
+        if not kind.keeps_conditions:
+            needed += coupled_sizes(traced.program, model, example, traced.shapes, tolerance)
         if not needed:
             break
         del runner  # which may have the file open
         traced, said = _narrowed(traced, form, example, kind, needed, dynamic_size), (*said, *needed)
-    checks = check_file(runner, tried, wanted, f"{type(model).__name__} was exported, and {kind.name}", tolerance)
+    instead = "; leave dynamic_size out, or write a file of another format" if traced.shapes.space else ""
+    what = f"{type(model).__name__} was exported, and {kind.name}"
+    checks = check_file(runner, tried, wanted, what, tolerance, instead)
     if dict(runner.metadata) != texts:
         raise ExportError(f"{kind.name} did not keep what the file is to say of its network: {runner.metadata}")
     del runner

@@ -138,6 +138,7 @@ class OpenVino(Runtime):
             self._compile()
         self.ports = [str(index) for index, _ in enumerate(self._model.inputs)]
         self._fitting: set[tuple[tuple[int, ...], ...]] = set()
+        self._dimensions: list[int] = []
 
     def _compile(self) -> None:
         self._compiled = openvino_core().compile_model(self._model, "CPU", self._settings)
@@ -147,9 +148,19 @@ class OpenVino(Runtime):
     # returns stale output memory, and crashes at a later call. Its own check of sizes does raise.
     def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
         if sizes not in self._fitting:
+            for port, given in zip(self._model.inputs, sizes, strict=True):
+                # `reshape` below would take another number in place of the file's, and the compiled network would not.
+                wanted = [None if side.is_dynamic else side.get_length() for side in port.partial_shape]
+                if len(wanted) != len(given) or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
+                    words = ", ".join("any" if side is None else str(side) for side in wanted)
+                    raise InputError(f"this file takes {port.any_name} of shape ({words}), not {given}")
             if any(port.partial_shape.is_dynamic for port in self._model.inputs):
                 model = self._model.clone()
                 model.reshape(dict(zip(model.inputs, map(list, sizes), strict=True)))
+                dimensions = [len(port.partial_shape) for port in model.outputs]
+                self._dimensions = self._dimensions or dimensions
+                if dimensions != self._dimensions:  # its kernels write past the end of such an output
+                    raise InputError(f"the outputs of this file have other dimensions for inputs of shapes {sizes}")
             self._fitting.add(sizes)
 
     def _infer(self, arrays: list[Any]) -> list[Any]:

@@ -216,6 +216,20 @@ class Shapes:
             raise InputError(f"{str(given)[:200]} does not say which shapes a network takes") from None
         return cls(inputs, conditions)
 
+    def uncoupled(self) -> tuple[Shapes, tuple[str, ...]]:
+        """The same with a name for each side of each tensor, and that those which shared one are equal."""
+        seen: dict[str, str] = {}
+        inputs, equal = [], []
+        for tensor, sides in self.inputs:
+            own: list[int | str | None] = []
+            for side in sides:
+                other = f"{tensor}_{side}"
+                apart = isinstance(side, str) and seen.setdefault(side, tensor) != tensor
+                equal += [f"{side} == {other}"] if apart else []
+                own.append(other if apart else side)
+            inputs.append((tensor, tuple(own)))
+        return Shapes(tuple(inputs), self.conditions), tuple(dict.fromkeys(equal))
+
     def violations(self, condition: str, near: Mapping[str, int]) -> list[dict[str, int]]:
         """Sizes that violate a condition, near the given ones first."""
         return [sizes for sizes in self._around(condition, near) if not holds(condition, sizes)]

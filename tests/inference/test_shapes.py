@@ -167,6 +167,39 @@ def test_files_for_other_sizes_are_right_or_refused(tmp_path, name, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
+class Comparing(nn.Module):
+    """A layer with SE, and a test of two inputs' sizes; no operation joins the two."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.conv, self.se, self.dim = nn.Conv2d(3, 16, 1), SEBlock(16, 4), dim
+
+    def forward(self, a, b):
+        u = self.se(self.conv(a))
+        return u if a.shape[self.dim] == b.shape[self.dim] else -u
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("dim", [0, 2])
+def test_sizes_of_two_inputs_that_are_compared_are_fixed_or_refused(tmp_path, suffix, dim):
+    _needs(suffix)
+    model = Comparing(dim).eval()
+    path = tmp_path / f"net{suffix}"
+    inputs = (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8))
+    if dim == 2:
+        with pytest.raises(ExportError, match="is right where height == b_height, which"):
+            senet.export(model, inputs, path, dynamic_size=True)
+    found = senet.export(model, inputs, path)
+    assert found.inputs["a"] == ("(1, 3, 8, 8)" if dim == 0 else "(batch, 3, 8, 8)")
+    assert ("The batch is fixed: the network tests it (batch == b_batch)" in str(found)) == (dim == 0)
+    made = _read(path)
+    torch.testing.assert_close(made(*inputs), model(*inputs).detach(), rtol=1e-4, atol=1e-5)
+    for size in ((2, 3, 8, 8), (1, 3, 9, 8)):
+        if size[dim] != inputs[0].shape[dim]:
+            with pytest.raises(ValueError, match=r"\d"):
+                made(inputs[0], torch.randn(size))
+
+
 def _needs(suffix):
     for module in {".onnx": ("onnxscript", "onnxruntime"), ".xml": ("openvino",), ".pt2": ()}[suffix]:
         pytest.importorskip(module, reason="the extra 'ship' is not installed")
