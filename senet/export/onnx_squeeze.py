@@ -84,11 +84,12 @@ def pool_squeezes(graph: Any) -> int:
     return len(found)
 
 
-def _positions(graph: Any, name: str) -> int:
-    """The number of positions of a map; free sides count as 1."""
+def _positions(graph: Any, name: str) -> float:
+    """The number of positions of a map; infinite where a side is free, since it may be long."""
     values = (value for value in (*graph.value_info, *graph.input) if value.name == name)
     return max(
-        (math.prod(side.dim_value or 1 for side in value.type.tensor_type.shape.dim[2:]) for value in values), default=1
+        (math.prod(side.dim_value or math.inf for side in value.type.tensor_type.shape.dim[2:]) for value in values),
+        default=math.inf,
     )
 
 

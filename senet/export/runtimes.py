@@ -138,7 +138,6 @@ class OpenVino(Runtime):
             self._compile()
         self.ports = [str(index) for index, _ in enumerate(self._model.inputs)]
         self._fitting: set[tuple[tuple[int, ...], ...]] = set()
-        self._dimensions: list[int] = []
 
     def _compile(self) -> None:
         self._compiled = openvino_core().compile_model(self._model, "CPU", self._settings)
@@ -157,10 +156,10 @@ class OpenVino(Runtime):
             if any(port.partial_shape.is_dynamic for port in self._model.inputs):
                 model = self._model.clone()
                 model.reshape(dict(zip(model.inputs, map(list, sizes), strict=True)))
-                dimensions = [len(port.partial_shape) for port in model.outputs]
-                self._dimensions = self._dimensions or dimensions
-                if dimensions != self._dimensions:  # its kernels write past the end of such an output
-                    raise InputError(f"the outputs of this file have other dimensions for inputs of shapes {sizes}")
+                for was, now in zip(self._model.outputs, model.outputs, strict=True):
+                    # OpenVINO's kernels end the process at a later call.
+                    if was.partial_shape.rank.is_dynamic or was.partial_shape.rank != now.partial_shape.rank:
+                        raise InputError("the number of an output's dimensions depends on the input's size")
             self._fitting.add(sizes)
 
     def _infer(self, arrays: list[Any]) -> list[Any]:
