@@ -178,7 +178,7 @@ def _export(
     form = _form(model, example, dynamic_size)
     if left_out and kind.tensors_only:
         form = TensorsOnly(form)
-    traced = trace(form, example, dynamic_size=dynamic_size)
+    traced = trace(form, example, returned=returned, dynamic_size=dynamic_size)
     tolerance = TOLERANCE if batches is None else INT8_TOLERANCE
     said: tuple[str, ...] = ()
     needed = traced.shapes.conditions

@@ -47,12 +47,15 @@ class Traced:
         return f"({', '.join(words)}{',' * (len(words) == 1)})"
 
 
-def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed_batch: bool = False) -> Traced:
+def trace(
+    model: nn.Module, example: Any, *, returned: Any = None, dynamic_size: bool = False, fixed_batch: bool = False
+) -> Traced:
     """Trace the graph of `model`, on the CPU in eval mode, for any batch size.
 
     Args:
         model: the network; it is not changed.
         example: a tensor (N, C, *space), a tuple of positional arguments, or a dict of keyword arguments.
+        returned: the network's output on the example, where it has run already; None runs it.
         dynamic_size: also leave open the spatial sizes of tensors with three or more dimensions.
         fixed_batch: fix the example's batch size, which also happens if `model` was optimized for one batch.
 
@@ -74,8 +77,9 @@ def trace(model: nn.Module, example: Any, *, dynamic_size: bool = False, fixed_b
             f"use x.shape[0] (x.flatten(1), not x.view({batch}, -1)); where another tensor or dimension counts the "
             f"samples, mark that one in the example: senet.Batched(x, dim=1)"
         )
-    with untouched(model):
-        returned = run(whole, example)
+    if returned is None:
+        with untouched(model):
+            returned = run(whole, example)
     for node in found.program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it would write this machine's paths into the file
     names = tuple(name for name, _ in found.shapes.inputs)
