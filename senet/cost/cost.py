@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import math
 import statistics
 import time
@@ -118,6 +119,9 @@ class Cost:
         from senet.cost.tables import cost_tables
 
         return display.plain_text(*cost_tables(self))
+
+    def _repr_html_(self) -> str:  # Jupyter would show every field of every block
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:

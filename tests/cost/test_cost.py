@@ -328,3 +328,11 @@ def test_on_a_cuda_device():
     assert se.activation_bytes - se.se_activation_bytes == plain.activation_bytes
     assert se.latency_ratio > 0
     assert torch.equal(torch.cuda.get_rng_state(), random)
+
+
+def test_a_notebook_shows_the_tables():
+    found = cost(
+        insert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.zeros(1, 3, 32, 32)),
+        torch.zeros(1, 3, 32, 32),
+    )
+    assert found._repr_html_().startswith("<pre>Cost on a float32 tensor of shape (1, 3, 32, 32)")
