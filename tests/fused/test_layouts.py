@@ -208,7 +208,7 @@ class TestTheGate:
         assert per_map(torch.ones(4, dtype=torch.float64), self.v, torch.float32).dtype == torch.float32
         assert per_map(torch.arange(8.0).view(4, 2).t(), self.v, torch.float32).is_contiguous()
         for wrong in (torch.ones(3), torch.ones(2, 4, 1), torch.ones(4, 2), torch.ones(4, device="meta")):
-            with pytest.raises(UnfitError, match="no value for each sample and channel"):
+            with pytest.raises(UnfitError, match="does not hold a value for each sample and channel"):
                 per_map(wrong, self.v, torch.float32)
 
     def test_what_is_written_is_no_copy(self):
