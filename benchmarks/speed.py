@@ -34,7 +34,8 @@ PAGE = Path("docs/speed.md")
 FILES = Path("docs/speed")
 
 WHOLE = None  # all engines
-STEPS = ("eager", "channels-last")
+STEPS = ("eager", "channels-last", "bf16")
+FILES_TOO = (*STEPS, "onnxruntime", "openvino", "openvino-bf16")
 NETWORKS: dict[str, tuple[int, tuple[str, ...] | None]] = {
     "resnet50_v1_5": (224, WHOLE),
     "resnet20": (32, WHOLE),
@@ -42,7 +43,7 @@ NETWORKS: dict[str, tuple[int, tuple[str, ...] | None]] = {
     "resnet34": (224, STEPS),
     "resnet101": (224, STEPS),
     "resnext50_32x4d": (224, STEPS),
-    "mobilenet_v1": (224, STEPS),
+    "mobilenet_v1": (224, FILES_TOO),
     "resnet56": (32, STEPS),
 }
 """Pixels a side, and the engines that are measured."""
@@ -65,9 +66,10 @@ HEAD = """# What SE costs, measured
 `make bench` made this page and the files beside it in docs/speed. Every figure is a ratio to the same network without
 SE, in the same engine and the same run. *Inference* of ours is what `senet.optimize` and `senet.export` give; the
 others are treated the same way but for that, normalisations folded. A *training step* is forward, cross entropy,
-backward and SGD with momentum. *Kept for backward* is what autograd holds between the passes, in bytes, parameters
-left out. Nothing was measured on a GPU. Where the squeeze stays in place (networks of basic blocks), ONNX Runtime
-and OpenVINO run the same operations for ours as for the straightforward block: what differs there is noise."""
+backward and SGD with momentum. In *bf16* training is under autocast, and inference has its weights converted. *Kept for
+backward* is what autograd holds between the passes, in bytes, parameters left out. Nothing was measured on a GPU. Where
+the squeeze stays in place (networks of basic blocks), ONNX Runtime and OpenVINO run the same operations for ours as for
+the straightforward block: what differs there is noise."""
 
 
 def measure(name: str) -> None:
