@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from senet.errors import InputError
+from senet.export.apart import Apart
 from senet.export.converting import reported
 from senet.export.description import FIRST
 from senet.extras import extra
@@ -70,7 +72,16 @@ class Runtime(nn.Module):
 
     def on(self, example: Any) -> Any:
         """Run the network on the tensors of an example, positional or by name, in order."""
-        return self(*(leaf for leaf in pytree.tree_leaves(as_call(example)) if isinstance(leaf, Tensor)))
+        return self(*self._tensors(example))
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[Callable[[Any], Any]]:
+        """A context with `on` for examples on which the engine might end the process."""
+        yield self.on
+
+    @staticmethod
+    def _tensors(example: Any) -> list[Tensor]:
+        return [leaf for leaf in pytree.tree_leaves(as_call(example)) if isinstance(leaf, Tensor)]
 
 
 class OnnxRuntime(Runtime):
@@ -90,12 +101,13 @@ class OnnxRuntime(Runtime):
         super().__init__()
         runtime = extra("onnxruntime", "ship")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        self._path, self._threads = os.fspath(path), threads or torch.get_num_threads()
+        options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors
         # busy-waiting threads would slow down whatever runs next
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with reported(f"{self.engine} does not read {path}", "export it again"):
-            self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         self.metadata = {  # in ONNX's metadata_props, where other tools write too
             name.removeprefix(f"{FIRST}."): text
             for name, text in self._session.get_modelmeta().custom_metadata_map.items()
@@ -106,6 +118,18 @@ class OnnxRuntime(Runtime):
     def _infer(self, arrays: list[Any]) -> list[Any]:
         found: list[Any] = self._session.run(None, dict(zip(self.ports, arrays, strict=True)))
         return found
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[Callable[[Any], Any]]:
+        """As in `Runtime`, in a process of its own."""
+        child = Apart(self._path, self._threads)
+
+        def on(example: Any) -> tuple[Tensor, ...]:
+            arrays = [tensor.detach().contiguous().numpy() for tensor in self._tensors(example)]
+            return tuple(map(torch.from_numpy, child.infer(arrays)))
+
+        with contextlib.closing(child):
+            yield on
 
 
 class OpenVino(Runtime):
