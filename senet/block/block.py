@@ -299,7 +299,7 @@ class SEBlock(nn.Module):
             axis: as in `forward`.
         """
         traced = isinstance(x, torch.fx.Proxy)
-        if padding.lengths is not None and (traced or torch.compiler.is_compiling() or torch._C._is_tracing()):
+        if padding.lengths is not None and (traced or torch.compiler.is_compiling() or torch.jit.is_tracing()):
             # A graph would keep this batch's lengths as constants.
             raise InputError("a network cannot be traced, exported or optimised inside senet.valid: leave it first")
         if not (mask is None and lengths is None and padding.lengths is None):  # saves a node in a traced graph

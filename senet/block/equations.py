@@ -69,7 +69,7 @@ def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype, mask: Tensor | None = N
             return torch.where(mask, x, 0).sum(space, dtype=dtype) / counted.clamp(min=1)
         return torch.where(counted > 0, cast_to(torch.where(mask, x, -torch.inf).amax(space), dtype), 0)
     # Mobile backends accept a reduction only with keepdim: XNNPACK cuts the graph at any other.
-    exported = torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and torch._C._is_tracing())
+    exported = torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and torch.jit.is_tracing())
     if kind == "avg":
         z = x.mean(space, keepdim=exported, dtype=None if x.dtype == dtype else dtype)
     else:

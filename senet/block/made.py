@@ -99,7 +99,7 @@ class MadeBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` + α · (f(`x`) − `x`). Shapes: (N, C, *space) -> (N, C, *space)."""
-        watching = isinstance(x, Tensor) and not (torch.compiler.is_compiling() or torch._C._is_tracing())
+        watching = isinstance(x, Tensor) and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         version = x._version if watching and not x.is_inference() else 0
         y: Tensor = self.module(x)
         if watching:

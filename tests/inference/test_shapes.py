@@ -225,9 +225,9 @@ def test_a_condition_is_read_and_never_run():
         "1 < batch < 3",
         "'a'",
     ):
-        with pytest.raises(InputError, match="no condition on sizes"):
+        with pytest.raises(InputError, match="is not a condition on sizes"):
             parsed(bad)
-    with pytest.raises(InputError, match="no condition on batch"):
+    with pytest.raises(InputError, match="is not a condition on batch"):
         holds("depth > 1", {"batch": 1})
 
 
