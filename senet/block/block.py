@@ -23,6 +23,7 @@ from senet.block.equations import (
     check_input,
     compute_dtype,
     counted_mask,
+    is_jit_tracing,
     like_map,
     padding,
     se_gate,
@@ -298,9 +299,8 @@ class SEBlock(nn.Module):
             lengths: as in `forward`.
             axis: as in `forward`.
         """
-        traced = isinstance(x, torch.fx.Proxy)
-        if padding.lengths is not None and (traced or torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            # A graph would keep this batch's lengths as constants.
+        traced = isinstance(x, torch.fx.Proxy)  # a graph would keep this batch's lengths as constants
+        if padding.lengths is not None and (traced or torch.compiler.is_compiling() or is_jit_tracing()):
             raise InputError("a network cannot be traced, exported or optimised inside senet.valid: leave it first")
         if not (mask is None and lengths is None and padding.lengths is None):  # saves a node in a traced graph
             mask = counted_mask(x, mask, lengths, axis)

@@ -20,6 +20,7 @@ __all__ = [
     "check_lengths",
     "compute_dtype",
     "counted_mask",
+    "is_jit_tracing",
     "like_map",
     "padding",
     "se_excite",
@@ -69,12 +70,19 @@ def se_squeeze(x: Tensor, kind: str, dtype: torch.dtype, mask: Tensor | None = N
             return torch.where(mask, x, 0).sum(space, dtype=dtype) / counted.clamp(min=1)
         return torch.where(counted > 0, cast_to(torch.where(mask, x, -torch.inf).amax(space), dtype), 0)
     # Mobile backends accept a reduction only with keepdim: XNNPACK cuts the graph at any other.
-    exported = torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and torch.jit.is_tracing())
+    exported = torch.compiler.is_exporting() or is_jit_tracing()
     if kind == "avg":
         z = x.mean(space, keepdim=exported, dtype=None if x.dtype == dtype else dtype)
     else:
         z = cast_to(x.amax(space, keepdim=exported), dtype)
     return z.flatten(1) if exported else z
+
+
+def is_jit_tracing() -> bool:
+    """Whether `torch.jit.trace` records, and no compiler does."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def se_excite(

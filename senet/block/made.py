@@ -19,7 +19,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from senet.block import SESpec
-from senet.block.equations import cast_to, compute_dtype
+from senet.block.equations import cast_to, compute_dtype, is_jit_tracing
 from senet.errors import InputError, InputTypeError, InsertionError, MissingPackageError, ModelError, StudyError
 from senet.extras import extra
 from senet.files.code_digest import digest_of_code
@@ -99,7 +99,7 @@ class MadeBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` + α · (f(`x`) − `x`). Shapes: (N, C, *space) -> (N, C, *space)."""
-        watching = isinstance(x, Tensor) and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        watching = isinstance(x, Tensor) and not (torch.compiler.is_compiling() or is_jit_tracing())
         version = x._version if watching and not x.is_inference() else 0
         y: Tensor = self.module(x)
         if watching:

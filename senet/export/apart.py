@@ -15,7 +15,7 @@ from typing import Any
 
 from senet.errors import ExportError
 
-__all__ = ["Apart"]
+__all__ = ["Apart", "EngineCrashError"]
 
 # The child imports nothing of ours: it starts in tenths of a second.
 _CHILD = """
@@ -40,6 +40,10 @@ for line in sys.stdin:
 """
 
 
+class EngineCrashError(ExportError):
+    """An engine ended its process."""
+
+
 class Apart:
     """An .onnx file in a child process, which starts at the first call and again after each end.
 
@@ -56,7 +60,8 @@ class Apart:
         """The output arrays.
 
         Raises:
-            ExportError: the engine refuses these inputs, or ends its process.
+            EngineCrashError: the engine ends its process.
+            ExportError: the engine refuses these inputs.
         """
         import numpy
 
@@ -64,8 +69,10 @@ class Apart:
             given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
             numpy.savez(given, *arrays)
             answer = self._ask(json.dumps([str(given), str(found)]))
+            if not answer:
+                raise EngineCrashError("ONNX Runtime ends its process on these sizes")
             if answer != "ran":
-                raise ExportError("ONNX Runtime refuses these sizes" if answer else "ONNX Runtime ends its process")
+                raise ExportError("ONNX Runtime refuses these sizes")
             with numpy.load(found, allow_pickle=False) as outputs:
                 return [outputs[f"arr_{index}"] for index in range(len(outputs.files))]
 

@@ -7,6 +7,7 @@ from torch import nn
 import senet
 from senet.errors import ExportError
 from senet.export import apart
+from senet.export.checking import _agree
 
 pytest.importorskip("onnxruntime", reason="the extra 'ship' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'ship' is not installed")
@@ -61,3 +62,15 @@ def test_a_child_that_ends_is_said_and_replaced(child):
     with pytest.raises(ExportError, match="ends its process"):
         child.infer([torch.randn(3, 4).numpy()])
     assert child._child is None
+
+
+def test_an_engine_that_ends_does_not_agree_with_a_network_that_refuses():
+    def ends(_):
+        raise apart.EngineCrashError("it ended")
+
+    def refuses(_):
+        raise ValueError("no such size")
+
+    network, refused = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 2, 2)
+    assert not _agree(ends, network, refused, 1e-4)
+    assert _agree(refuses, network, refused, 1e-4)
