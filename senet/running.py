@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from senet.errors import InputError, InsertionError
+from senet.words import kind_of
 
 __all__ = ["Batched", "as_call", "batch_dims", "count_parameters", "describe", "devices_of", "meant", "run"]
 __all__ += ["set_training", "sets_mode", "untouched"]
@@ -97,7 +98,7 @@ def describe(example: Any) -> str:
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in example.items()) + "}"
     if isinstance(example, tuple | list):
         return "(" + ", ".join(map(describe, example)) + ")"
-    return f"a {type(example).__name__}"
+    return kind_of(example)
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:

@@ -6,15 +6,28 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["counted", "did_you_mean", "nearest", "printable"]
+__all__ = ["counted", "did_you_mean", "kind_of", "nearest", "printable", "with_article"]
 
 # A terminal obeys control characters, and a file's name, key or class may hold them. Lone surrogates cannot be encoded.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# A class is often named by letters, and "LSTM" begins with that of an "el". An ndarray is an n-d array.
+_AN = re.compile(r"[aeioAEIO]|ndarray|[FHLMNRSX](?=[A-Z0-9])")
 
 
 def printable(text: str) -> str:
     """The text with control characters and direction marks escaped as in Python, so that no terminal obeys them."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def kind_of(value: object) -> str:
+    """The type of a value with its article: "a list", "an int"."""
+    return with_article(type(value).__name__)
+
+
+def with_article(noun: str) -> str:
+    """A noun behind its indefinite article, as it is said: "a list", "an int", "an LSTM"."""
+    return f"{'an' if _AN.match(noun) else 'a'} {noun}"
 
 
 def counted(number: int, noun: str) -> str:

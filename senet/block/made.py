@@ -25,7 +25,7 @@ from senet.extras import extra
 from senet.files.code_digest import digest_of_code
 from senet.files.own_code import function_in, importing_from, raised_at
 from senet.files.run_folder import digest_of
-from senet.words import did_you_mean
+from senet.words import did_you_mean, kind_of, with_article
 
 __all__ = [
     "MadeBlock",
@@ -114,7 +114,9 @@ class MadeBlock(nn.Module):
     def _check(self, x: Tensor, y: object, writes: int) -> None:
         if not isinstance(y, Tensor) or not y.is_floating_point():
             given = str(y.dtype).removeprefix("torch.") + " tensor" if isinstance(y, Tensor) else type(y).__name__
-            raise InputTypeError(f"{self.named()} returns a {given}, and a block returns a floating-point map")
+            raise InputTypeError(
+                f"{self.named()} returns {with_article(given)}, and a block returns a floating-point map"
+            )
         if y.shape != x.shape:
             raise InputError(
                 f"{self.named()} returns {tuple(y.shape)} for a map of {tuple(x.shape)}, and a block returns a map of "
@@ -213,7 +215,7 @@ class MadeSpec:
         except Exception as error:
             raise InsertionError(f"{of} raised {in_words(error)} for {channels} channels") from error
         if not isinstance(module, nn.Module):
-            given = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+            given = f"the class {module.__name__}" if isinstance(module, type) else kind_of(module)
             raise InsertionError(f"{of} returned {given} for {channels} channels; it returns a torch.nn.Module")
         if any(nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
             raise InsertionError(

@@ -15,6 +15,7 @@ from torch import nn
 from senet.errors import InputTypeError, ModelError
 from senet.files.code_digest import code_name, digest_of_code
 from senet.files.own_code import raised_at
+from senet.words import kind_of
 
 __all__ = ["Given", "given_model"]
 
@@ -48,7 +49,7 @@ class Given:
             words = " ".join(str(error).split()) or "no message"
             raise ModelError(f"{name} raised {type(error).__name__}: {words:.300}{raised_at(error)}") from error
         if not isinstance(network, nn.Module):
-            raise ModelError(f"{name} returned a {type(network).__name__}, not a torch.nn.Module")
+            raise ModelError(f"{name} returned {kind_of(network)}, not a torch.nn.Module")
         return network
 
 
@@ -70,5 +71,5 @@ def given_model(model: Model) -> tuple[str, Given | None]:
     if callable(model):
         return code_name(model), Given(digest_of_code(model), model)
     raise InputTypeError(
-        f"a network is a name, a torch.nn.Module, or a function that returns one, not a {type(model).__name__}"
+        f"a network is a name, a torch.nn.Module, or a function that returns one, not {kind_of(model)}"
     )

@@ -21,6 +21,7 @@ from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
 from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
+from senet.words import kind_of
 from senet.zoo.names.naming import is_saved, origin, resolve
 from senet.zoo.names.sources import Built, own_line
 from senet.zoo.weights.compatibility import head_of
@@ -79,7 +80,7 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):
             raise InputTypeError(
-                f"a study takes a network's name, not a {type(self.model).__name__}: runs are made anew for each "
+                f"a study takes a network's name, not {kind_of(self.model)}: runs are made anew for each "
                 "seed; a network of your own is named path/to/file.py:function"
             )
         if self.weights is not None and (path := Path(self.weights) / MODEL).is_file():

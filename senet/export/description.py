@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import ExportError
 from senet.files.fileformat import plain_json
+from senet.words import kind_of
 from senet.zoo.names.naming import origin
 from senet.zoo.weights.load import noted_preprocessing
 
@@ -38,7 +39,7 @@ def describe_network(model: nn.Module, given: Mapping[str, Any] | None) -> dict[
     from senet._version import __version__
 
     if given is not None and not isinstance(given, Mapping):
-        raise ExportError(f"metadata is a mapping, not a {type(given).__name__}")
+        raise ExportError(f"metadata is a mapping, not {kind_of(given)}")
     own = plain_json(given or {}, "metadata")
     if taken := [name for name in _OURS if name in own]:
         raise ExportError(f"metadata has {taken[0]!r}, which export writes itself; call it something else")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import InputError, WeightsError
+from senet.words import kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,7 +190,7 @@ def _stored_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str,
 
 def _check_writable(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise InputError(f"{name} is a {type(value).__name__}, not a tensor; a file of weights holds only tensors")
+        raise InputError(f"{name} is {kind_of(value)}, not a tensor; a file of weights holds only tensors")
     if nn.parameter.is_lazy(value):
         raise InputError(f"{name} has no values yet (a lazy module): run the network once, then save it")
     if value.is_meta:

@@ -21,6 +21,7 @@ from senet.inference.capture import capture_program
 from senet.inference.internals import returns_one_tensor
 from senet.inference.shapes import Shapes, expect, parsed
 from senet.running import as_call, untouched
+from senet.words import kind_of
 
 __all__ = ["Network", "capture", "expect", "require", "value_of"]
 
@@ -122,7 +123,7 @@ def capture(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Ne
         # the guards are in `captured`, and the graph checks them itself
         module = captured.program.run_decompositions({}).module(check_guards=False)
     if not isinstance(module, fx.GraphModule):
-        raise OptimizeError(f"torch.export made a {type(module).__name__} of {type(model).__name__}, not a graph")
+        raise OptimizeError(f"torch.export made {kind_of(module)} of {type(model).__name__}, not a graph")
     constants = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from senet.errors import InputError
 from senet.inference.internals import is_jit_tracing
-from senet.words import counted
+from senet.words import counted, kind_of, with_article
 
 __all__ = ["Shapes", "condition_in_words", "expect", "failing", "free_space", "holds", "is_batch", "parsed", "resized"]
 
@@ -85,9 +85,9 @@ def _tuples(node: ast.AST) -> Any:
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
             found = (name, *map(_tuples, arguments))
         case _:
-            raise ValueError(f"it holds a {type(node).__name__}")
+            raise ValueError(f"it holds {kind_of(node)}")
     if found[0] not in _OPERATORS:
-        raise ValueError(f"it holds a {found[0]}")
+        raise ValueError(f"it holds {with_article(found[0])}")
     return found
 
 

@@ -2,11 +2,14 @@ import argparse
 import re
 from urllib.error import URLError
 
+import numpy as np
 import pytest
+from torch import nn
 
 from senet import cli, create, flags
 from senet.console.stopping import Stopped
 from senet.errors import SenetError
+from senet.words import kind_of
 
 BAD = {
     "no verb": ((), "say which verb"),
@@ -203,3 +206,11 @@ def test_a_line_is_not_as_long_as_a_hostile_name(capsys):
     said = capsys.readouterr().err
     assert len(said) < 2000
     assert " … " in said
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(1, "an int"), ([], "a list"), (nn.LSTM(1, 1), "an LSTM"), (np.zeros(1), "an ndarray"), (nn.ReLU(), "a ReLU")],
+)
+def test_a_kind_has_the_article_that_is_said(value, words):
+    assert kind_of(value) == words

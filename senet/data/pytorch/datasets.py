@@ -16,6 +16,7 @@ from senet.data.decoding import upright
 from senet.data.images import BadImageError, digest
 from senet.data.source import DataSource
 from senet.errors import DataError
+from senet.words import kind_of, with_article
 
 __all__ = ["DatasetImages", "from_datasets"]
 
@@ -37,7 +38,7 @@ class DatasetImages:
         self.dataset, self.name = dataset, name
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise DataError(
-                f"{name} is a {type(dataset).__name__}: a data set has a length, and items by their number that are "
+                f"{name} is {kind_of(dataset)}: a data set has a length, and items by their number that are "
                 "(image, label)"
             )
         if len(dataset) == 0:
@@ -58,7 +59,7 @@ class DatasetImages:
     def _item(self, index: int) -> tuple[Image.Image, Any]:
         item = self.dataset[index]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple | list | dict) else "")
+            what = kind_of(item) + (f" of {len(item)}" if isinstance(item, tuple | list | dict) else "")
             raise DataError(f"item {index} of {self.name} is {what}: it is (image, label)")
         return _image(item[0], f"item {index} of {self.name}"), item[1]
 
@@ -85,7 +86,8 @@ def _image(value: Any, what: str) -> Image.Image:
     if pixels is None or pixels.dim() not in (2, 3) or (pixels.dim() == 3 and pixels.shape[0] not in (1, 3)):
         shape = type(value).__name__ if pixels is None else f"tensor of shape {tuple(pixels.shape)}"
         raise DataError(
-            f"{what} has a {shape} for its image: it is a PIL image, or a tensor (3, H, W), (1, H, W), (H, W)"
+            f"{what} has {with_article(shape)} for its image: it is a PIL image, or a tensor (3, H, W), (1, H, W) or "
+            "(H, W)"
         )
     if pixels.is_floating_point():
         low, high = float(pixels.min()), float(pixels.max())
@@ -106,7 +108,7 @@ def _label(value: Any, what: str) -> int:
     if isinstance(value, Tensor | np.ndarray | np.generic) and np.ndim(value) == 0:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        shown = f"a {type(value).__name__}" if not isinstance(value, float) else f"{value:g}"
+        shown = kind_of(value) if not isinstance(value, float) else f"{value:g}"
         raise DataError(
             f"{what} has {shown} for its label: a class is a whole number from 0. For targets of another kind, such as "
             "several labels or a number to be predicted, senet.study.judge takes a training of your own"
@@ -125,7 +127,7 @@ def from_datasets(datasets: Any) -> DataSource:
         DataError: these are not two data sets of such items, or a label has no class.
     """
     if not isinstance(datasets, tuple | list) or len(datasets) != 2:
-        what = f"{len(datasets)}" if isinstance(datasets, tuple | list) else f"a {type(datasets).__name__}"
+        what = f"{len(datasets)}" if isinstance(datasets, tuple | list) else kind_of(datasets)
         raise DataError(f"data is a name, or two data sets (to train on, to measure on), not {what}")
     train, val = (DatasetImages(each, name) for each, name in zip(datasets, ("train", "val"), strict=True))
     inner = datasets[0]

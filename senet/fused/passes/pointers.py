@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import InputError
+from senet.words import kind_of
 
 __all__ = ["LAST", "UnfitError", "address", "dense", "layout", "like", "overlaps", "per_map", "writable"]
 
@@ -84,7 +85,7 @@ def address(x: Tensor | None) -> int | None:
     if x is None:
         return None
     if type(x) not in _PLAIN or x.layout is not torch.strided or _seems(x):
-        raise UnfitError(f"compiled code cannot read {_described(x)}, a {type(x).__name__}, as it lies")
+        raise UnfitError(f"compiled code cannot read {_described(x)}, {kind_of(x)}, as it lies")
     end = (x.storage_offset() + x.numel()) * x.element_size()
     if x.untyped_storage().nbytes() < end:
         raise UnfitError(f"{_described(x)} reaches beyond its storage: {x.untyped_storage().nbytes()} of {end} bytes")

@@ -34,6 +34,7 @@ from senet.insertion.staying.joined import (
     rebuild,
 )
 from senet.insertion.staying.record import Entry, forget, remember
+from senet.words import kind_of
 
 __all__ = [
     "Attachment",
@@ -222,7 +223,7 @@ def why_not(module: nn.Module, *, exchanged: bool = False) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a scripted module, which cannot change; insert before scripting"
     if iterates_its_children(module):
-        return f"it is a {type(module).__name__}, which would run SE as one more layer"
+        return f"it is {kind_of(module)}, which would run SE as one more layer"
     if "forward" in vars(module) and not exchanged:
         return "its forward was replaced on the instance, which would pass SE by"
     return ""

@@ -17,7 +17,7 @@ from torch import nn
 from senet.errors import ModelError, SenetError, WeightsError
 from senet.extras import extra
 from senet.files.own_code import function_in, importing_from, own_line
-from senet.words import did_you_mean
+from senet.words import did_you_mean, kind_of
 from senet.zoo.networks.entry import Entry
 from senet.zoo.weights.load import load_tensors
 
@@ -211,7 +211,7 @@ class FileSource:
                 words = " ".join(str(error).split()) or "no message"
                 raise ModelError(f"{self.name} raised {type(error).__name__}: {words}{own_line(error)}") from error
         if not isinstance(model, nn.Module):
-            raise ModelError(f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module")
+            raise ModelError(f"{self.name} returned {kind_of(model)}, not a torch.nn.Module")
         return Built(model, all_options)
 
     def pretrained(self, _num_classes: int | None, _options: Mapping[str, Any], /) -> Built:

@@ -19,7 +19,7 @@ from torch.serialization import safe_globals
 from senet.block.kinds import kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
-from senet.words import counted
+from senet.words import counted, kind_of
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
 from senet.zoo.weights.containers import AVERAGED, RAW, parts_of, without_wrappers, wrapped
@@ -278,7 +278,7 @@ def _tensors(
     if isinstance(loaded, _StandIn):
         raise _refused(file, unknown[:1])
     if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{file} holds a {type(loaded).__name__}, not a state dict of tensors")
+        raise WeightsError(f"{file} holds {kind_of(loaded)}, not a state dict of tensors")
     if not loaded:
         raise WeightsError(f"{file} holds no tensors")
     for key, value in loaded.items():
@@ -288,7 +288,7 @@ def _tensors(
             raise _refused(file, unknown[:1])
         if not isinstance(value, Tensor):
             raise WeightsError(
-                f"{file}: {key!r} is a {type(value).__name__}, not a tensor; the state dict is looked for at the top, "
+                f"{file}: {key!r} is {kind_of(value)}, not a tensor; the state dict is looked for at the top, "
                 f"and under {', '.join(map(repr, (*RAW, *AVERAGED)))}"
             )
     kinds = {f"{name}{FIRST}": kind for name, kind in kinds_in(loaded).items()}
