@@ -35,12 +35,12 @@ from senet.insertion.joining.constant import pruned, replace
 from senet.running import set_training
 from senet.saving.bounded import TooLargeError, bounded, check_sizes, numbers_in
 from senet.saving.made import Spec, spec_of, with_makers
-from senet.words import counted
+from senet.words import counted, kind_of, with_article
 from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
 from senet.zoo.names.sources import FileSource
 from senet.zoo.names.structure import difference, structure_of
 from senet.zoo.weights.compatibility import compare
-from senet.zoo.weights.load import note_preprocessing, noted_preprocessing
+from senet.zoo.weights.load import note_preprocessing, noted_preprocessing, say_not_finite
 
 __all__ = ["atomic_write", "load", "read_metadata", "save", "write_network"]
 
@@ -84,7 +84,7 @@ def write_network(
     model = _unwrapped(model)
     tell_of_lost(model)
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise InputError(f"metadata is a mapping, not a {type(metadata).__name__}")
+        raise InputError(f"metadata is a mapping, not {kind_of(metadata)}")
     known = {"preprocessing": preprocessing} if (preprocessing := noted_preprocessing(model)) else {}
     header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
     state, writes = _gathered(model.state_dict())
@@ -134,6 +134,7 @@ def load(
         makers = {f"make={spec.name}" for _, spec in sites if isinstance(spec, MadeSpec)}
         with_blocks = f" with the blocks of {' and '.join(sorted(makers))}" if makers else ""
         raise WeightsError(f"{file} does not fit this {type(network).__name__}{with_blocks}: {difference}")
+    say_not_finite(tensors, file)
     _fill(network, tensors)
     preprocessing = header.metadata.get("preprocessing")
     note_preprocessing(network, preprocessing if isinstance(preprocessing, dict) else {})
@@ -327,7 +328,9 @@ def _join(network: nn.Module, site: Site, spec: Spec, file: Path) -> None:
         raise WeightsError(f"{file} has a made block at {site.name}: {error}") from error
     given = spec.of(block).module
     if given != spec.module:
-        raise WeightsError(f"{file} has a {spec.module} at {site.name}, and make={spec.name} makes a {given}")
+        raise WeightsError(
+            f"{file} has {with_article(spec.module)} at {site.name}, and make={spec.name} makes {with_article(given)}"
+        )
 
 
 def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, Spec]]:

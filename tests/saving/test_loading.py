@@ -42,6 +42,16 @@ def test_truncated(path, part):
         load(path)
 
 
+def test_a_network_that_diverged_is_loaded_and_said(path, caplog):
+    load(path)
+    assert caplog.messages == []
+    network = load(path)
+    network.get_parameter("fc.bias").data[1] = torch.nan
+    save(network, path)
+    load(path)
+    assert caplog.messages == [f"{path}: nan or inf is in 1 tensor: fc.bias"]
+
+
 @pytest.mark.parametrize("model", [None, "given"])
 def test_tensors_that_do_not_fit(path, model):
     given = None if model is None else create("resnet20", num_classes=3)

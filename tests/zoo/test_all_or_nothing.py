@@ -62,3 +62,11 @@ def test_a_network_without_values(tmp_path):
         WeightsError, match=r"cannot be loaded into this Small, whose conv\.weight is on the meta device"
     ):
         load_weights(Small().to("meta"), path)
+
+
+def test_a_network_that_diverged_is_loaded_and_said(tmp_path, caplog):
+    state = Small().state_dict()
+    state["head.weight"][0], state["bn.weight"] = torch.nan, state["bn.weight"] / 0
+    path = written(tmp_path / "w.safetensors", state)
+    load_weights(Small(), path)
+    assert caplog.messages == [f"{path}: nan or inf is in 2 tensors: bn.weight, head.weight"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from senet.block import SEBlock
 from senet.errors import InputError, WeightsError
 from senet.insertion import MadeBlock, inserted
 from senet.insertion.joining.attach import attached
+from senet.words import counted
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
 from senet.zoo.weights.dialects import network_of, se_layers
@@ -29,7 +31,10 @@ __all__ = [
     "note_preprocessing",
     "noted_preprocessing",
     "read_weights",
+    "say_not_finite",
 ]
+
+_log = logging.getLogger("senet")
 
 _PREPROCESSING = "_senet_preprocessing"  # in the __dict__ of a network, like its origin
 _PLAIN = "torchvision's ResNet"
@@ -169,6 +174,21 @@ def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, T
         raise WeightsError(
             f"{source} cannot be copied into this {type(model).__name__}, which is unchanged: {words:.300}"
         ) from error
+    say_not_finite(tensors, source)
+
+
+def say_not_finite(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Log a warning if tensors of a file hold nan or inf, as after a training that diverged."""
+    wrong = tuple(key for key, value in tensors.items() if value.is_floating_point() and not _is_finite(value))
+    if wrong:
+        _log.warning("%s: nan or inf is in %s: %s", source, counted(len(wrong), "tensor"), _some(wrong))
+
+
+def _is_finite(value: Tensor) -> bool:
+    try:
+        return bool((value if value.element_size() > 1 else value.float()).isfinite().all())
+    except RuntimeError:  # of a type in which PyTorch computes nothing, such as float4
+        return True
 
 
 def note_preprocessing(model: nn.Module, preprocessing: Mapping[str, object]) -> None:
