@@ -33,6 +33,7 @@ class Changes(TypedDict, total=False):
     milestones: list[float] | None
     lr_factor: float | None
     warm_up: float | None
+    warm_up_steps: int | None
     label_smoothing: float | None
     mixup: float | None
     cutmix: float | None
@@ -70,6 +71,7 @@ class Recipe:
         milestones: for "step": the shares of the run at which the learning rate is multiplied by `lr_factor`.
         lr_factor: the factor for "step".
         warm_up: the share of the run in which the learning rate rises linearly.
+        warm_up_steps: the least number of steps in which it does, but at most half of the run.
         label_smoothing: label smoothing of the cross entropy.
         mixup: alpha of mixup (Zhang et al. 2018); 0 for none. With both mixup and cutmix, each
             batch uses one at random.
@@ -147,6 +149,11 @@ class Recipe:
         default=0.1,
         flag=("SHARE", "share of the run in which the learning rate rises; without a recipe 0.1", 0),
     )
+    warm_up_steps: int = knob(
+        whole(0),
+        default=0,
+        flag=("N", "the least number of steps in which it rises, but at most half of the run; without a recipe 0", 0),
+    )
     label_smoothing: float = knob(
         at_least_0(below=1), default=0.0, flag=("X", "of the cross entropy; without a recipe 0", 0)
     )
@@ -204,8 +211,9 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The values by name. Options added later are left out at their default, so that older files compare equal."""
         values = dataclasses.asdict(self)
-        if self.freeze is None:
-            del values["freeze"]
+        for name in ("freeze", "warm_up_steps"):
+            if not values[name]:
+                del values[name]
         return values
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:

@@ -14,10 +14,11 @@ __all__ = ["frozen_from", "learning_rate_factor"]
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
     """The factor of the learning rates at `step` (from 0) of `steps`.
 
-    It rises linearly over the share `warm_up` of the steps. Then it falls along half a cosine to 0,
-    or by `lr_factor` at each milestone, a share of the whole run.
+    It rises linearly over the share `warm_up` of the steps, in a short run over `warm_up_steps` of
+    them if half of the run has so many. Then it falls along half a cosine to 0, or by `lr_factor`
+    at each milestone, a share of the whole run.
     """
-    rising = round(recipe.warm_up * steps)
+    rising = max(round(recipe.warm_up * steps), min(recipe.warm_up_steps, steps // 2))
     if step < rising:
         return (step + 1) / rising
     if recipe.schedule == "step":

@@ -164,13 +164,17 @@ def setup_of(
     Only the network knows the number of input channels, so it is made here, once, and returned for
     the training. A study in `out` that an earlier version began keeps that version's behaviour.
     """
-    earlier = _began_earlier(Path(out).expanduser())
+    held = _settings_in(Path(out).expanduser())
+    earlier = held is not None and "transparency" not in held["preprocessing"]
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
     allowed = options.get("max_bad")
     source = checked(source, max_bad=MAX_BAD if allowed is None else allowed, progress=progress)
     recipe = recipe_for(
         source.kind, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes_in(options)
     )
+    begun = None if held is None else held.get("recipe")
+    if isinstance(begun, dict) and "warm_up_steps" not in begun and not options.get("warm_up_steps"):
+        recipe = dataclasses.replace(recipe, warm_up_steps=0)
     if not earlier:
         recipe = _for_batch(recipe, len(source.train or ()), changes_in(options), progress)
     for line in (source.summary, *source.notes):
@@ -201,14 +205,13 @@ def setup_of(
     return dataclasses.replace(setup, preprocessing=preprocessing), made
 
 
-def _began_earlier(folder: Path) -> bool:
-    """Whether the run, or its study, was begun by a version that did not record transparency."""
+def _settings_in(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in the folder, or of its study, whose options may be fewer than today's; None if new."""
     for file in (folder / SETTINGS, folder.parent / SETTINGS):
         if file.is_file():
             held = read_json(file)
-            preprocessing = held.get("preprocessing") if isinstance(held, dict) else None
-            return isinstance(preprocessing, dict) and "transparency" not in preprocessing
-    return False
+            return held if isinstance(held, dict) and isinstance(held.get("preprocessing"), dict) else None
+    return None
 
 
 def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress) -> Recipe:

@@ -48,6 +48,13 @@ def test_the_learning_rate_rises_and_falls_to_almost_nothing():
     assert learning_rate_factor(0, 1, recipe) == 1
 
 
+@pytest.mark.parametrize(("steps", "rising"), [(64_000, 1920), (2000, 400), (390, 195), (1, 0)])
+def test_a_short_run_warms_up_for_some_steps_too(steps, rising):
+    recipe = Recipe(8, 1, 0.1, warm_up=0.03, warm_up_steps=400, schedule="step", milestones=(0.9,))
+    factors = [learning_rate_factor(step, steps, recipe) for step in range(rising + 1)]
+    assert factors == pytest.approx([*((step + 1) / rising for step in range(rising)), 1])
+
+
 def test_recipes_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe(8, 1, 0.1).lr = 1

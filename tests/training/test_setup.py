@@ -13,7 +13,7 @@ from senet.flags import parse
 from senet.training.processes.processes import Processes, device_layout
 from senet.training.train import setup_of, train
 
-EARLIER = {"preprocessing": {"size": 8, "resize": 8}}
+EARLIER = {"preprocessing": {"size": 8, "resize": 8}, "recipe": {"warm_up": 0.1}}
 
 
 class Told(Progress):
@@ -49,6 +49,8 @@ def test_what_an_earlier_version_began_is_planned_as_it_did(pictures, tmp_path, 
     setup = _setup(pictures, tmp_path / run)
     assert (setup.recipe.batch_size, setup.recipe.lr) == (128, 0.1)
     assert setup.preprocessing.transparency is setup.augmentation.transparency is None
+    assert _setup(pictures, tmp_path / run, recipe="cifar-resnet").recipe.warm_up_steps == 0
+    assert _setup(pictures, tmp_path / "new", recipe="cifar-resnet").recipe.warm_up_steps == 400
     new = _setup(pictures, tmp_path / "new")
     assert new.preprocessing.transparency == new.augmentation.transparency == "white"
 
