@@ -1,5 +1,8 @@
 """Squeeze-and-Excitation for any PyTorch network, at the cost the paper promised (arXiv 1709.01507)."""
 
+import senet.console.starting  # noqa: F401 before the others, which take a second to import
+
+# isort: split
 from senet._moved import redirect
 from senet._version import __version__
 from senet.block import SEBlock, SESpec

@@ -14,6 +14,7 @@ import torch
 from senet import flags
 from senet._version import __version__
 from senet.console.command import typing_in
+from senet.console.display import flush
 from senet.console.stopping import Stopped
 from senet.console.streams import open_streams, tell
 from senet.errors import ModelError, SenetError
@@ -67,9 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = ""
     try:
         version = f"senet {__version__} (PyTorch {torch.__version__})"
-        verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
+        try:
+            verb, values = flags.parse(VERBS, DESCRIPTION, version, given)
+        except SystemExit:  # help or the version is printed
+            flush()
+            raise
         with typing_in(given):
             status = VERBS[verb](**values)
+        flush()
     except KeyboardInterrupt:
         again = "; the same command resumes it" if verb in RESUMABLE else ""
         tell(f"\nsenet: interrupted{again}")

@@ -20,6 +20,7 @@ __all__ = [
     "MissingPackageError",
     "ModelError",
     "OptimizeError",
+    "OutputError",
     "SEWarning",
     "SenetError",
     "StudyError",
@@ -55,6 +56,10 @@ class InputTypeError(SenetError, TypeError):
 
 class MissingPackageError(SenetError, ImportError):
     """A package of an extra is not installed; the message has the command that installs it."""
+
+
+class OutputError(SenetError, OSError):
+    """Standard output cannot be written, such as on a full disk; the message has the reason."""
 
 
 class InsertionError(SenetError, ValueError):

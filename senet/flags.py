@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
+from senet.console import display
 from senet.errors import SenetError
 from senet.flagtexts import FLAGS, GROUPS, POSITIONAL, Flag
 from senet.recipe.elsewhere import elsewhere
@@ -143,8 +144,17 @@ def _without_none(hint: Any) -> Any:
     return kinds[0] if len(kinds) == 1 and types.NoneType in typing.get_args(hint) else hint
 
 
+class _Parser(ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and version; argparse itself says nothing of output that cannot be written."""
+        if file is None or file is sys.stdout:
+            display.write(message, end="")
+        else:
+            super()._print_message(message, file)
+
+
 def _parser(name: str, description: str) -> ArgumentParser:
-    return ArgumentParser(
+    return _Parser(
         prog=name,
         description=description,
         formatter_class=_HelpFormatter,

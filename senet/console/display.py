@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from senet.errors import OutputError
 from senet.words import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import TextIO
 
     from rich.console import RenderableType
@@ -22,10 +24,12 @@ __all__ = [
     "bytes_of",
     "console",
     "count",
+    "flush",
     "plain_text",
     "share",
     "show",
     "silence",
+    "write",
 ]
 
 WIDTH = 100  # of a table in plain text
@@ -123,9 +127,43 @@ def show(*renderables: RenderableType) -> None:
     renderables = _printable(renderables)
     to = console()
     if to.is_terminal:
-        to.print(*renderables, sep="\n")
+        with _output():
+            to.print(*renderables, sep="\n")
     else:
-        print(plain_text(*renderables, width=to.width, wrap=False))
+        write(plain_text(*renderables, width=to.width, wrap=False))
+
+
+def write(text: str, end: str = "\n") -> None:
+    """Print a text to standard output as it is.
+
+    Raises:
+        OutputError: it cannot be written, such as on a full disk.
+        BrokenPipeError: its reader has closed it.
+    """
+    with _output():
+        print(text, end=end)
+
+
+def flush() -> None:
+    """Write what standard output still buffers; errors as in `write`.
+
+    Python itself does so as it ends, too late for a message.
+    """
+    with _output():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise OutputError(
+            f"standard output cannot be written ({error.strerror or error}): send it elsewhere"
+        ) from error
 
 
 def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = True) -> str:

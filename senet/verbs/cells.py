@@ -29,6 +29,6 @@ def commands_alone(cells: CellOptions) -> Iterator[None]:
 def show_cells(found: Any) -> None:
     """Show a study's result, or the unwrapped lines in its place."""
     if isinstance(found, list):
-        print("\n".join(found))
+        display.write("\n".join(found))
     else:
         display.show(*found.parts())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from senet import flags
 from senet.block import SESpec
 from senet.block.made import MadeBlock, short_name
 from senet.console import display
+from senet.console.streams import tell
 from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
 from senet.report.table import Table
@@ -57,7 +57,8 @@ class Network:
 
         with heard() as notes:
             network = network_of(self.spec(block), num_classes=self.num_classes, in_channels=self.in_channels)
-        print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+        for note in notes:
+            tell(note)
         return network
 
     def example(self, network: nn.Module) -> Tensor:

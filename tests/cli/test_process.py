@@ -1,5 +1,12 @@
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from senet.console.starting import is_command
 
 
 def _python(*words: str) -> subprocess.CompletedProcess[str]:
@@ -24,3 +31,27 @@ def test_as_a_module_and_into_a_pipe_that_closes():
     code = f"{sys.executable} -m senet models | true"
     ran = subprocess.run(code, shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert ran.stderr == ""
+
+
+def test_ctrl_c_while_pytorch_is_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    found = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    words = [sys.executable, "-m", "senet", "models"]
+    ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": found}, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "\nsenet: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("python -m senet models", True),
+        ("python -P -m senet models", True),
+        ("/usr/bin/python3 /home/me/.venv/bin/senet train", True),
+        ("python train.py senet", False),
+        ("python -m pytest senet", False),
+        ("python -c senet", False),
+        ("python", False),
+    ],
+)
+def test_what_is_the_command(words, expected):
+    assert is_command(words.split()) is expected

@@ -69,6 +69,15 @@ class TestCommand:
         words = ["sh", "-c", f'"{sys.executable}" -c "$0" models --nothing 2>/dev/full', RUN]
         assert subprocess.run(words, timeout=100, check=False).returncode == 2
 
+    @pytest.mark.parametrize("words", ["models resnet20", "--help"])
+    def test_output_that_cannot_be_written_is_one_line(self, words):
+        words = ["sh", "-c", f'"{sys.executable}" -c "$0" {words} >/dev/full', RUN]
+        found = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+        assert found.returncode == 2
+        assert found.stderr == (
+            "senet: error: standard output cannot be written (No space left on device): send it elsewhere\n"
+        )
+
     def test_a_minus_sign_where_the_encoding_has_none(self):
         code = (
             "from senet.console.streams import open_streams; open_streams();"
