@@ -203,16 +203,28 @@ _TRAINING: Mapping[str, Flag] = {
 }
 _SCORE: Mapping[str, Flag] = {
     "code": Flag("FILE:FUNCTION", "the training, a function of a cell: path/to/file.py:FUNCTION (the file is run)"),
-    "score": Flag("NAME", "the score's name, such as mAP50-95"),
-    "unit": Flag("NAME", "the score's unit, such as points or dB; the default is none"),
-    "higher_is_better": Flag("", "whether a higher score is better; --no-higher-is-better is for errors"),
+    "score": Flag(
+        "NAME", "the score's name, such as mAP50-95; the default is that of the judgement in --out, or score"
+    ),
+    "unit": Flag(
+        "NAME", "the score's unit, such as points or dB; the default is that of the judgement in --out, or none"
+    ),
+    "higher_is_better": Flag(
+        "",
+        "whether a higher score is better; --no-higher-is-better is for errors; the default is as in the judgement in "
+        "--out, or yes",
+    ),
     "control": Flag("", "compare plain with plain, from other seeds, to see chance differences"),
     "version": Flag("NAME", "a name for this training instead of a digest of its code"),
 }
 _CELLS: Mapping[str, Flag] = {
     "only": Flag(
         "VARIANT",
-        "train only the cells of this variant, and draw no report: plain, se, or a variant of an ablation",
+        "train only the cells of this variant, and draw no report: plain, se, or one that --table or --grid varies",
+        verbs={
+            "compare": "train only the cells of this network, and draw no report: plain or se",
+            "judge": "train only the cells of this arm, and draw no report: plain, se or control",
+        },
     ),
     "list_cells": Flag("", "train nothing; print the command of each cell, one per line, for any scheduler"),
     "report_only": Flag("", "train nothing; draw the report of the finished cells"),

@@ -17,6 +17,7 @@ from senet.cost.tables import comparison_table
 from senet.errors import InputError, StudyError, WeightsError
 from senet.extras import extra
 from senet.files import fileformat
+from senet.files.atomic import atomic_write
 from senet.files.hub import HubName
 from senet.files.run_folder import MODEL, RESULT, read_json, write_json
 from senet.saving import read_metadata
@@ -111,7 +112,8 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
     result.get("machine", {}).pop("command", None)  # its words may be paths
     write_json(target / RESULT, {key: bare(result[key]) for key in kept if key in result})
     about = read_metadata(target / MODEL)
-    (target / CARD).write_text(card(name, about, bare(result), _comparison(folder)), encoding="utf-8")
+    with atomic_write(target / CARD, follow=False) as temporary:
+        temporary.write_text(card(name, about, bare(result), _comparison(folder)), encoding="utf-8")
     return target
 
 

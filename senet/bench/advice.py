@@ -161,7 +161,7 @@ class Advice:
         folder.mkdir(parents=True, exist_ok=True)
         texts = {ADVICE: json.dumps(self.to_json(), indent=1, ensure_ascii=False), "table.txt": str(self)}
         for name, text in texts.items():
-            with atomic_write(folder / name) as temporary:
+            with atomic_write(folder / name, follow=False) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -329,5 +329,5 @@ def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int]
 
 
 def _write(folder: Path, result: Bench, code: str) -> None:
-    with atomic_write(folder / RESULT) as temporary:
+    with atomic_write(folder / RESULT, follow=False) as temporary:
         temporary.write_text(json.dumps({"code": code, **result.to_json()}, indent=1) + "\n", encoding="utf-8")

@@ -88,7 +88,7 @@ def write_table(result: Bench, folder: Path) -> None:
     """Write the table as table.txt and, for a page, as table.md."""
     texts = {"table.txt": display.plain_text(*parts(result), width=display.LOG_WIDTH), "table.md": markdown(result)}
     for name, text in texts.items():
-        with atomic_write(folder / name) as temporary:
+        with atomic_write(folder / name, follow=False) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from senet.errors import StudyError
 from senet.files.atomic import atomic_write
+from senet.words import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -167,6 +168,13 @@ class Record:
             raise self.wrong(name, "a finite number" + (f" of at least {low:g}{upper}" if low > -math.inf else ""))
         return number
 
+    def flag(self, name: str) -> bool:
+        """True or False."""
+        value = self.fields.get(name)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
     def count(self, name: str, least: int = 0) -> int:
         """A whole number of at least `least`."""
         value = self.fields.get(name)
@@ -214,5 +222,5 @@ def _short(value: object, most: int = 60) -> str:
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # an integer with more digits than Python converts
-        return f"a {type(value).__name__}"
+        return kind_of(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -20,8 +20,10 @@ __all__ = [
     "digest_of",
     "named",
     "open_folder",
+    "own_folder",
     "read_csv",
     "read_json",
+    "refuse_link",
     "writable_folder",
     "write_csv",
     "write_json",
@@ -36,6 +38,8 @@ RESULT = "result.json"
 SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
+LOGGED = (TENSORBOARD, "wandb", "mlflow.db")
+"""What the loggers write by a name that is known beforehand."""
 
 
 def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) -> Path:
@@ -78,16 +82,49 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
 
 
 def _check_folders(folder: Path) -> None:
-    """Check that paths are folders; a link to a folder, say on a larger disk, is allowed.
+    """Check the paths in which a training writes.
+
+    Its checkpoints may be a link to a folder, say on a scratch disk: whoever made it wants them
+    there, and they go when the training ends. Anything else would be written outside, and stay.
 
     Raises:
-        StudyError: one is a file, or a broken link.
+        StudyError: one is not what it should be.
     """
-    for name in (CHECKPOINTS, TENSORBOARD):
-        path = folder / name
-        if (path.exists() or path.is_symlink()) and not path.is_dir():
-            what = f"a link to {path.readlink()}, which is not a folder" if path.is_symlink() else "no folder"
-            raise StudyError(f"{path} is {what}: make that folder, or remove it")
+    path = folder / CHECKPOINTS
+    if (path.exists() or path.is_symlink()) and not path.is_dir():
+        what = f"a link to {path.readlink()}, which is not a folder" if path.is_symlink() else "no folder"
+        raise StudyError(f"{path} is {what}: make that folder, or remove it")
+    if not (folder / RESULT).is_file():  # a finished training writes nothing more
+        for name in LOGGED:
+            refuse_link(folder / name)
+        if (folder / TENSORBOARD).exists() and not (folder / TENSORBOARD).is_dir():
+            raise StudyError(f"{folder / TENSORBOARD} is no folder: remove it")
+
+
+def refuse_link(path: Path) -> None:
+    """Check that a path within a study's folder does not lead out of it.
+
+    Raises:
+        StudyError: it is a link.
+    """
+    if path.is_symlink():
+        raise StudyError(
+            f"{path} is a link to {path.readlink()}, and a study writes only into its own folder (checkpoints/ alone "
+            "may be a link): remove the link"
+        )
+
+
+def own_folder(path: Path) -> Path:
+    """Make a folder within a study's folder if it is missing, and return it.
+
+    Raises:
+        StudyError: it is a link, or no folder.
+    """
+    refuse_link(path)
+    if path.exists() and not path.is_dir():
+        raise StudyError(f"{path} is no folder: remove it")
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def _kind(settings: Any) -> str:

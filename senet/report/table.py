@@ -44,7 +44,7 @@ class Column:
         title: the heading, with the text's unit.
         number: whether it is right-aligned.
         help: an explanation in a sentence, shown below the table on a page.
-        csv: the heading in the CSV, with the value's unit; by default the title.
+        csv: the heading in the CSV, with the value's unit; by default the title. "" leaves the column out.
         short: the heading in a terminal and in Markdown; by default the title. "" leaves the column out.
         shown: False if it appears only in the CSV.
     """
@@ -128,7 +128,7 @@ class Table:
 
     def csv(self) -> str:
         """The unrounded values; a cell without one gives its text, and a dash gives nothing."""
-        columns, rows = self._part(lambda _: True, foot=False)
+        columns, rows = self._part(lambda column: column.csv != "", foot=False)
         values = [[_value(each) for each in row] for row in rows]
         return csv_text([column.title if column.csv is None else column.csv for column in columns], values)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import InputError, MissingPackageError
 from senet.files.atomic import atomic_write
+from senet.files.records import read_text
 from senet.files.run_folder import TENSORBOARD
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def logger_for(name: str, folder: Path) -> Logger:
     if name == "csv":
         return loggers.CSVLogger(folder, name="", version=_free(folder, "csv"))
     if name == "tensorboard":
+        # It writes through a link at this name; a link that stands for one of our files gives way too.
+        hyperparameters = folder / TENSORBOARD / loggers.TensorBoardLogger.NAME_HPARAMS_FILE
+        if hyperparameters.is_symlink():
+            hyperparameters.unlink()
         return loggers.TensorBoardLogger(folder, name="", version=TENSORBOARD)
     own: dict[str, Any]
     try:
@@ -67,7 +72,7 @@ def logger_for(name: str, folder: Path) -> Logger:
 def _free(folder: Path, name: str) -> str:
     """An unused name, because Lightning's logger deletes an earlier session's files under the same name."""
     number = 0
-    while (folder / (found := f"{name}-{number}" if number else name)).exists():
+    while os.path.lexists(folder / (found := f"{name}-{number}" if number else name)):
         number += 1
     return found
 
@@ -90,9 +95,9 @@ def _run_id(folder: Path) -> str:
 
 def _held_id(folder: Path) -> str | None:
     file = folder / RUN_ID
-    return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
+    return read_text(file, 1000).strip() or None if file.is_file() else None
 
 
 def _write_id(folder: Path, value: str) -> None:
-    with atomic_write(folder / RUN_ID) as temporary:
+    with atomic_write(folder / RUN_ID, follow=False) as temporary:
         temporary.write_text(f"{value}\n", encoding="utf-8")

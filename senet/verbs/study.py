@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from senet.block import SESpec
 from senet.console import display
 from senet.evaluation.options import PredictOptions, SplitOptions
+from senet.files.run_folder import refuse_link
 from senet.recipe.options import Options
 from senet.study.cells.cell import CellOptions
 from senet.verbs.cells import commands_alone, show_cells
@@ -71,6 +72,8 @@ def evaluate(
     sizes: list[int | None] = list(size) if size else [None]
     for each in sizes:
         folder = out if out is None or len(sizes) == 1 else str(Path(out) / f"size-{each}")
+        if folder != out and folder is not None:
+            refuse_link(Path(folder))
         result = measure(model, data, size=each, max_bad=max_bad, out=folder, predictions=predictions, **options)
         written = [] if folder is None else [f"written to {folder}"]
         display.show(*result.parts(), *written, *[""] * (each != sizes[-1]))

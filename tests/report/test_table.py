@@ -18,8 +18,12 @@ TABLE = Table(
         Column("accuracy (%)", csv="accuracy (fraction)", short="acc."),
         Column("sd (fraction)", shown=False),
         Column("blocks", short=""),
+        Column("in words", csv="", short=""),
     ],
-    [["a|b", Cell("93.10 (91 to 95)", 0.931, "93.10"), cell(0.01), 3], ["plain", cell(None), None, None]],
+    [
+        ["a|b", Cell("93.10 (91 to 95)", 0.931, "93.10"), cell(0.01), 3, "good"],
+        ["plain", cell(None), None, None, None],
+    ],
 )
 
 
@@ -48,7 +52,8 @@ def test_csv_holds_fractions_under_heads_that_say_so():
 def test_a_page_has_the_long_texts():
     pytest.importorskip("jinja2")
     html = render(Page("t", [], [Section("s", [TABLE])]))
-    assert html.count("<th ") == 3
+    assert html.count("<th ") == 4
+    assert ">good<" in html
     assert 'data-value="0.931">93.10 (91\xa0to\xa095)<' in html
     assert ">sd (fraction)<" not in html
     assert "accuracy (%)" in html

@@ -145,12 +145,25 @@ class TestLinks:
         for name in names:
             (run / name).unlink(missing_ok=True)
             (run / name).symlink_to(outside)
+        (run / "tensorboard/hparams.yaml").unlink()
+        (run / "tensorboard/hparams.yaml").symlink_to(tmp_path / "nowhere")
         (run / "checkpoints").mkdir(exist_ok=True)
         for step in range(1, 10):
             place(run, step).symlink_to(outside)
         train(tiny, pictures, out=run, **SHORT)
         assert outside.read_text() == "precious"
+        assert not (tmp_path / "nowhere").exists()
         assert not any(path.is_symlink() for path in run.rglob("*"))
+
+    @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow.db"])
+    def test_a_folder_that_leads_out_is_refused(self, tiny, pictures, tmp_path, name):
+        run, outside = tmp_path / "run", tmp_path / "outside"
+        for folder in (run, outside):
+            folder.mkdir()
+        (run / name).symlink_to(outside)
+        with pytest.raises(StudyError, match=rf"run/{name} is a link to .*outside, and a study writes only into its"):
+            train(tiny, pictures, out=run, **SHORT)
+        assert list(outside.iterdir()) == []
 
     def test_checkpoints_on_another_disk(self, tiny, pictures, tmp_path):
         run, scratch = tmp_path / "run", tmp_path / "scratch"

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from senet.errors import StudyError
+from senet.files.run_folder import RESULT, refuse_link
 from senet.study.cells.cell import Cell, CellOptions, incomplete
 from senet.study.cells.children import run_children
 from senet.study.cells.commands import of_cell, one_line
@@ -90,6 +91,9 @@ def carry_out(
     Raises:
         Exception: any error from training a cell here.
     """
+    for cell in cells:
+        if not (work.folder / cell.name / RESULT).is_file():  # a finished training may lie elsewhere: it is only read
+            refuse_link(work.folder / cell.name)
     found = {cell: result for cell in cells if (result := work.finished(cell)) is not None}
     waiting = [cell for cell in cells if cell not in found]
     failed: dict[Cell, str] = {}

@@ -16,6 +16,7 @@ import torch
 
 from senet.console.stopping import Stopped
 from senet.data.signals import StopRequest
+from senet.files.run_folder import own_folder
 from senet.study.cells.cell import Cell
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def run_children(
     Raises:
         KeyboardInterrupt, Stopped: a signal asked to stop. It was passed on, and the children can be resumed.
     """
-    (folder / LOGS).mkdir(exist_ok=True)
+    own_folder(folder / LOGS)
     waiting = deque((cell, 1) for cell in cells)
     free, running = list(devices), list[_Child]()
     failed: dict[Cell, str] = {}
@@ -145,7 +146,10 @@ def _started(
     count: int,
 ) -> _Child:
     words = command(cell, device)
-    with (folder / LOGS / f"{cell.name}.txt").open("ab") as log:
+    path = folder / LOGS / f"{cell.name}.txt"
+    if path.is_symlink() or path.is_fifo():  # a link would be followed, and a pipe waited for
+        path.unlink()
+    with path.open("ab") as log:
         begun = log.tell()
         process = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHED, "senet", *words],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from senet.console.stopping import Stopped
 from senet.data.signals import StopRequest
 from senet.errors import StudyError
+from senet.files.run_folder import own_folder
 from senet.study.cells.children import LOGS
 from senet.words import counted
 
@@ -54,7 +55,7 @@ def submit(commands: Sequence[str], folder: Path, options: CellOptions, shown: P
     """
     if shutil.which("sbatch") is None:
         raise StudyError("there is no sbatch here: call this where SLURM is, or see --list-cells for other schedulers")
-    (folder / LOGS).mkdir(exist_ok=True)
+    own_folder(folder / LOGS)
     words = [
         *("sbatch", "--parsable", f"--array=0-{len(commands) - 1}"),
         f"--output={folder.resolve() / LOGS}/slurm-%A_%a.txt",

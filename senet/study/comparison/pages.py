@@ -362,9 +362,9 @@ def _mean_columns(what: str, help_: str = "") -> list[Column]:
 
 
 def _interval_columns(what: str) -> list[Column]:
-    """Columns for an interval in points, with its two ends in the CSV."""
+    """Columns for an interval: in points on a page, and its two ends as fractions in the CSV."""
     return [
-        Column(f"{what} (points)", number=False),
+        Column(f"{what} (points)", number=False, csv=""),
         *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),
     ]
 

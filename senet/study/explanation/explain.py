@@ -277,6 +277,6 @@ def _write(explanation: Explanation, folder: Path) -> None:
 
     write_page(explanation_page(explanation), folder)
     write_csv(folder / "channels.csv", channel_rows(explanation))
-    with atomic_write(folder / GATES) as temporary:
+    with atomic_write(folder / GATES, follow=False) as temporary:
         save_file({name: mean.contiguous() for name, mean in explanation.means.items()}, temporary)
     write_json(folder / EXPLANATION, explanation.to_json())

@@ -14,7 +14,8 @@ from senet.console.progress import Progress, duration
 from senet.errors import InputError, InputTypeError, StudyError
 from senet.files.code_digest import code_name, command_name, digest_of_code
 from senet.files.lock import locked
-from senet.files.run_folder import RESULT, SETTINGS, named, open_folder, write_json
+from senet.files.records import Record
+from senet.files.run_folder import RESULT, SETTINGS, named, open_folder, read_json, write_json
 from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, incomplete, seeds_in
 from senet.study.cells.children import INSIDE
@@ -23,7 +24,7 @@ from senet.study.judging.judgement import Arm, Judgement, arm_names, write_judge
 from senet.study.judging.trained import CONTROL, CellFailedError, Trained, read_trained, train_cell
 from senet.study.judging.verdict import CONFIDENCE, Measure, judged
 from senet.training.processes.processes import asked_here
-from senet.words import counted
+from senet.words import counted, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,9 +45,9 @@ def judge(
     where: Where = None,
     make: Make | None = None,
     seeds: int = 5,
-    score: str = "score",
-    unit: str = "",
-    higher_is_better: bool = True,
+    score: str | None = None,
+    unit: str | None = None,
+    higher_is_better: bool | None = None,
     control: bool = False,
     version: str | None = None,
     devices: str | int | None = None,
@@ -70,9 +71,10 @@ def judge(
         where: the sites to use.
         make: the maker of blocks to insert instead of SE, as in `senet.insert`.
         seeds: the number of trainings per arm, with seeds 0 to seeds - 1.
-        score: the score's name.
-        unit: the score's unit.
-        higher_is_better: whether a higher score is better; False for errors.
+        score: the score's name; by default that of the judgement in `out`, or "score".
+        unit: the score's unit; by default that of the judgement in `out`, or none.
+        higher_is_better: whether a higher score is better; False for errors. By default as in the
+            judgement in `out`, or True.
         control: compare the plain network with itself, trained from other seeds, to see chance differences.
         version: a name for this training instead of a digest of its code.
         devices: "auto", "cpu", "cuda:1". Of several ("cpu*2", "cuda:0,1") each trains its own cells
@@ -125,9 +127,9 @@ def judge_cells(
     where: Where = None,
     make: Make | None = None,
     seeds: int = 5,
-    score: str = "score",
-    unit: str = "",
-    higher_is_better: bool = True,
+    score: str | None = None,
+    unit: str | None = None,
+    higher_is_better: bool | None = None,
     control: bool = False,
     version: str | None = None,
     devices: str | int | None = None,
@@ -142,7 +144,6 @@ def judge_cells(
     """
     _check(train, seeds, confidence)
     shown = progress if isinstance(progress, Progress) else Progress(progress)
-    measure = Measure(score, unit, higher_is_better)
     block = block_spec(spec, make)
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)
@@ -162,11 +163,12 @@ def judge_cells(
     if not cells.report_only:
         check_maker(block)
     folder = _opened(out, settings, resume=resume, report_only=cells.report_only)
+    measure = _measure(folder, score, unit, higher_is_better, shown)
     if cells.report_only:
         chosen = seeds_in(folder, arms, seeds)
 
     def said(cell: Cell, found: Trained) -> str:
-        return f"{cell.name}: {measure.score} {found.score:.6g} {unit}".rstrip()
+        return f"{cell.name}: {measure.score} {found.score:.6g} {measure.unit}".rstrip()
 
     def trained(cell: Cell) -> Trained:
         own = {**settings, "arm": cell.variant, "seed": cell.seed}
@@ -206,7 +208,7 @@ def judge_cells(
 def _check(train: Any, seeds: int, confidence: float) -> None:
     check_seeds(seeds)
     if not callable(train):
-        raise InputTypeError(f"judge takes a function that trains, which is given a cell, not a {type(train).__name__}")
+        raise InputTypeError(f"judge takes a function that trains, which is given a cell, not {kind_of(train)}")
     try:
         inspect.signature(train).bind(None)
     except TypeError as error:
@@ -242,6 +244,33 @@ def _settings(
         "where": sites,
         "control": control,
     }
+
+
+def _measure(
+    folder: Path, score: str | None, unit: str | None, higher_is_better: bool | None, shown: Progress
+) -> Measure:
+    """The meaning of the score: as given, else as in the folder's judgement; a change of it is said.
+
+    A call that adds seeds and forgets the flags must not turn a verdict on errors around.
+    """
+    before = None
+    if (folder / RESULT).is_file():
+        held = Record(folder / RESULT, read_json(folder / RESULT))
+        before = Measure(held.text("score"), held.text("unit"), held.flag("higher_is_better"))
+    usual = before or Measure()
+    found = Measure(
+        usual.score if score is None else score,
+        usual.unit if unit is None else unit,
+        usual.higher_is_better if higher_is_better is None else higher_is_better,
+    )
+    if before is not None and found != before:
+        shown.note(f"the score of {folder} was {_named(before)}, and is now {_named(found)}")
+    return found
+
+
+def _named(measure: Measure) -> str:
+    unit = f" in {measure.unit}" if measure.unit else ""
+    return f"{measure.score!r}{unit} ({'higher' if measure.higher_is_better else 'lower'} is better)"
 
 
 def _opened(out: str | Path, settings: Mapping[str, Any], *, resume: bool, report_only: bool) -> Path:

@@ -79,7 +79,8 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
         Column("plain"),
         Column("with the block"),
         Column("difference"),
-        Column("interval over seeds", number=False),
+        Column("interval over seeds", number=False, csv=""),
+        *(Column(f"interval over seeds, {end}", shown=False) for end in ("low", "high")),
         Column("difference shown", number=False),
     ]
     rows: list[list[Any]] = []
@@ -91,7 +92,9 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
         if of.low is not None and of.high is not None:
             over_seeds = f"{fixed(of.low, digits)} to {fixed(of.high, digits)}"
         shown = "yes" if each.verdict.shown else "no"
-        rows.append([name, each.measure.score, each.measure.unit, len(each.seeds), *means, over_seeds, shown])
+        rows.append(
+            [name, each.measure.score, each.measure.unit, len(each.seeds), *means, over_seeds, of.low, of.high, shown]
+        )
     verdicts = [Text(f"{name}: {' '.join(each.lead)}") for name, each in zip(names, judgements, strict=True)]
     side = Section("Side by side", [Table("judgements", "Scores", columns, rows), *verdicts])
     own = [

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from senet.cost.cost import cost
 from senet.errors import InputTypeError, SenetError, StudyError
+from senet.files.atomic import atomic_write
 from senet.files.run_folder import RESULT, read_csv, read_json, write_csv, write_json
 from senet.insertion import InsertionError, blocks, insert, inserted
 from senet.study.judging.states import kept, seed_all
+from senet.words import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -86,7 +88,7 @@ class TrainingCell:
             InputTypeError: the model is not a network.
         """
         if not isinstance(model, nn.Module):
-            raise InputTypeError(f"cell.put takes a torch.nn.Module and an example, not a {type(model).__name__}")
+            raise InputTypeError(f"cell.put takes a torch.nn.Module and an example, not {kind_of(model)}")
         if inserted(model):
             raise InsertionError("the model given to cell.put holds SE already: give the plain network")
         self.puts += 1
@@ -155,7 +157,9 @@ def train_cell(
     Raises:
         CellFailedError: it raised an error or returned no score. The traceback is in its folder.
     """
-    work = folder / WORK
+    work = folder / WORK  # as of checkpoints/, the user may want its files on another disk
+    if (work.exists() or work.is_symlink()) and not work.is_dir():
+        raise StudyError(f"{work} is no folder: remove it, or make it one")
     resumed = work.exists()
     work.mkdir(exist_ok=True)
     own_seed = seed + OTHER_SEED if arm == CONTROL else seed
@@ -173,7 +177,8 @@ def train_cell(
     except (Exception, SystemExit) as error:
         if os.getpid() != process:
             os._exit(1)
-        (folder / ERROR).write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+        with atomic_write(folder / ERROR, follow=False) as temporary:
+            temporary.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
         what = "" if isinstance(error, SenetError) else f"{type(error).__name__}: "
         raise CellFailedError(f"failed: {what}{_line(error)} ({folder / ERROR} has the traceback)") from error
     found = Trained(score, each, time.perf_counter() - begun, tuple(cell.sites), _sum(cell.costs), tuple(cell.notes))
@@ -231,7 +236,7 @@ def scores_in(said: Any) -> tuple[float, dict[str, float] | None]:
     if said.get("each") is None:
         return score, None
     if not isinstance(said["each"], dict) or not said["each"]:
-        what = "an empty dict" if said["each"] == {} else f"a {type(said['each']).__name__}"
+        what = "an empty dict" if said["each"] == {} else kind_of(said["each"])
         raise StudyError(f'train returned as "each" {what}: it is a dict of example: score')
     each = {str(name): _number(value, f'train returned in "each" for {name!r}') for name, value in said["each"].items()}
     if len(each) < len(said["each"]):
@@ -247,7 +252,7 @@ def _number(value: Any, what: str) -> float:
             found = value.item()
         except (ValueError, RuntimeError):
             shape = tuple(getattr(value, "shape", ()))
-            raise StudyError(f"{what} a {type(value).__name__} of shape {shape}: a score is one number") from None
+            raise StudyError(f"{what} {kind_of(value)} of shape {shape}: a score is one number") from None
     if isinstance(found, bool) or not isinstance(found, numbers.Real):
         raise StudyError(f'{what} {_shown(value)}: a score is a number, or {{"score": number, "each": {{…}}}}')
     if not math.isfinite(found):
@@ -256,7 +261,7 @@ def _number(value: Any, what: str) -> float:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else kind_of(value)
 
 
 def _sum(costs: list[dict[str, int]]) -> dict[str, int] | None:

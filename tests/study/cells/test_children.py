@@ -15,6 +15,7 @@ import pytest
 
 from senet.console.progress import Progress
 from senet.console.stopping import Stopped
+from senet.errors import StudyError
 from senet.study.cells.cell import Cell
 from senet.study.cells.children import run_children
 
@@ -78,6 +79,21 @@ def test_what_a_child_prints_is_kept_and_its_error_is_one_line(tmp_path):
     assert (tmp_path / "logs/se-0.txt").read_text() == "working\nsenet: error: the loss is nan at step 3\n"  # once
 
 
+def test_logs_go_nowhere_else(tmp_path):
+    study, outside = tmp_path / "study", tmp_path / "outside"
+    (study / "logs").mkdir(parents=True)
+    outside.write_text("precious")
+    (study / "logs/se-0.txt").symlink_to(outside)
+    (study / "logs/plain-1.txt").symlink_to(tmp_path / "nowhere")
+    run_children(CELLS[1:3], ["cpu"], sh("echo working"), study, Notes())
+    assert (outside.read_text(), (tmp_path / "nowhere").exists()) == ("precious", False)
+    assert (study / "logs/se-0.txt").read_text() == "working\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/logs").symlink_to(study / "logs")
+    with pytest.raises(StudyError, match=r"other/logs is a link to .*logs, and a study writes only into its own"):
+        run_children(CELLS, ["cpu"], sh("echo working"), tmp_path / "other", Notes())
+
+
 def test_a_killed_child_is_started_once_more(tmp_path):
     once = f"[ -e {tmp_path}/$0 ] && exit 0; touch {tmp_path}/$0; kill -KILL $$"
     notes = Notes()
@@ -121,7 +137,9 @@ import sys
 from pathlib import Path
 from senet.console.progress import Progress
 from senet.study.cells.cell import Cell
+from senet.study.cells import children
 from senet.study.cells.children import run_children
+children.GRACE_S = 0.5  # for these, which do not hear SIGTERM
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 at = Path(sys.argv[1])
 script = f"trap '' TERM; sleep 60 & echo $! >> {at}/pids; echo $$ >> {at}/pids; wait"

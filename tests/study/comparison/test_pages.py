@@ -44,6 +44,7 @@ def test_the_report_of_a_comparison(compared, chromium):
     with (compared.folder / "means.csv").open() as file:
         means = list(csv.DictReader(file))
     assert [row["mean (fraction)"] for row in means[:2]] == [str(compared.plain.mean), str(compared.se.mean)]
+    assert all("fraction" in name for name in list(means[0])[1:])
     assert means[0]["sd (fraction)"] == str(compared.plain.sd)
     ends = [means[3][f"95 % interval, {end} (fraction)"] for end in ("low", "high")]
     assert ends == [str(compared.over_images.low), str(compared.over_images.high)]

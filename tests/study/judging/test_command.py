@@ -129,6 +129,8 @@ def test_another_training_is_not_mixed_in(mine, tmp_path, capsys, change, change
 
 def test_a_script_judges_on_two_devices_by_children_that_do_not_begin_it_again(mine, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
+    words = ["judge", "--code", "mine.py:train", "--seeds", 1, "--out", "script", "--devices", "cpu"]
+    assert senet(capsys, *words, "--only", "plain")[0] == 0  # a child takes seconds, and one shows as much as two
     runpy.run_path("mine.py", run_name="__main__")
     assert len(read_json(tmp_path / "script/result.json")["plain"]["scores"]) == 1
     assert "the loss is low" in (tmp_path / "script/logs/se-0.txt").read_text()

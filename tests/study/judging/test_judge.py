@@ -78,7 +78,7 @@ def segmentation(cell):
     return {"score": 100 * float(both.sum() / either.sum()), "each": dict(enumerate(each))}
 
 
-def test_a_regression_is_judged_by_its_error(page, tmp_path):
+def test_a_regression_is_judged_by_its_error(page, tmp_path, capfd):
     found = judge(
         regression,
         out=tmp_path / "out",
@@ -105,6 +105,13 @@ def test_a_regression_is_judged_by_its_error(page, tmp_path):
     again = judge(regression, out=tmp_path / "out", seeds=4, **QUIET)  # one more seed, and the others as they were
     assert again.plain.scores[:3] == found.plain.scores
     assert len(again.se.scores) == 4
+    assert again.measure == found.measure  # also where the call does not say it again
+    how = {**QUIET, "progress": True, "unit": "kHz", "higher_is_better": True}
+    other = judge(regression, out=tmp_path / "out", seeds=4, **how)
+    assert (other.measure.score, other.measure.unit) == ("mean absolute error", "kHz")
+    assert (
+        "was 'mean absolute error' in Hz (lower is better), and is now 'mean absolute error' in kHz (higher is better)"
+    ) in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_segmentation_is_judged_by_what_is_no_mean_over_its_pictures(tmp_path):
@@ -155,6 +162,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
         cell.put(Residual(1), torch.zeros(1, 1, 8))
         if (cell.arm, cell.seed) == ("se", 1) and not cell.resumed:
             (cell.folder / "checkpoint").write_text("half")
+            (cell.folder.parent / "error.txt").symlink_to(tmp_path / "nowhere")
             raise RuntimeError("the disk\nis full")
         return random.random()
 
@@ -163,6 +171,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
     error = tmp_path / "out/se-1/error.txt"
     assert found.failed == {"se-1": f"failed: RuntimeError: the disk is full ({error} has the traceback)"}
     assert 'raise RuntimeError("the disk' in error.read_text()
+    assert not (tmp_path / "nowhere").exists()
     assert "se-1 failed: RuntimeError" in " ".join(str(found).split())
     assert read_json(tmp_path / "out/result.json")["failed"] == found.failed
 

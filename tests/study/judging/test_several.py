@@ -70,6 +70,9 @@ def test_judgements_stand_side_by_side_each_in_its_unit(judged, tmp_path):
         ("of 1e+07", "", "yes"),
     ]
     assert [float(row["difference"]) for row in rows] == pytest.approx([40 * 0.52, 1e7 * 0.52])
+    ends = [[float(row[f"interval over seeds, {end}"]) for end in ("low", "high")] for row in rows]
+    of = [read_judgement(folder).verdict.difference for folder in judged]
+    assert ends == [[each.low, each.high] for each in of]
     assert "SE is better by 21 points (51 %)" in text
     assert "SE is worse by 5,200,000 (51 %)" in text or "SE is worse by 5200000 (51 %)" in text
     for number in ("0", "1"):
