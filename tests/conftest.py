@@ -59,9 +59,15 @@ def _one_thread(request: pytest.FixtureRequest):
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory):
-    """What senet keeps of data it has looked at goes with the tests."""
+    """What senet keeps of data it has looked at, and what it compiles, goes with the tests.
+
+    The processes of pytest-xdist share it, so that each need not compile.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if _WORKERS > 1 else base) / "senet-cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SENET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SENET_CACHE", str(folder))
         yield
 
 

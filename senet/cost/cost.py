@@ -20,6 +20,7 @@ from senet.errors import InputError
 from senet.fused.switch import fuse_any_size
 from senet.insertion import InlineSE, MadeBlock, blocks, remove
 from senet.running import as_call, count_parameters, describe, devices_of, run, untouched
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +120,13 @@ class Cost:
         from senet.cost.tables import cost_tables
 
         return display.plain_text(*cost_tables(self))
+
+    def __repr__(self) -> str:  # a dataclass's own has every field of every block
+        latency = "" if self.latency_ratio is None else f", latency_ratio={self.latency_ratio:.3f}"
+        return (
+            f"Cost(parameters={self.parameters}, multiply_adds={self.multiply_adds}, "
+            f"activation_bytes={self.activation_bytes}{latency}, {counted(len(self.blocks), 'SE block')})"
+        )
 
     def _repr_html_(self) -> str:  # Jupyter would show every field of every block
         return f"<pre>{html.escape(str(self))}</pre>"

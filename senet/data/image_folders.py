@@ -42,6 +42,7 @@ _HELD_OUT = 0.2  # of the images, in a split that we draw
 _BEHIND = re.compile(r"[-_. ]*(set|data|images|split)$")
 _TABLES = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".mat", ".txt")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".h5", ".hdf5")
+_CONVERTIBLE = (".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".nef")
 _OTHERWISE = "; senet judge takes a training that reads them"
 _ANNOTATIONS = ("annotations", "labels")
 _LITTER = frozenset({"desktop.ini", "thumbs.db"})
@@ -346,7 +347,7 @@ def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImage
     files = [images for images, _ in found]
     if not any(files):
         kinds = sorted({path.suffix.lower() for _, strangers in found for path in strangers if path.suffix})
-        there = f", and files that end in {', '.join(kinds[:4])}: convert them, such as to .png" if kinds else ""
+        there = f", and files that end in {', '.join(kinds[:4])}: convert them{_how(kinds)}" if kinds else ""
         raise DataError(f"the class folders of {folder} hold no images (of {', '.join(sorted(EXTENSIONS))}){there}")
     empty = [name for name, inside in zip(classes, files, strict=True) if not inside]
     if empty:
@@ -355,6 +356,12 @@ def _images(folder: Path, root: Path, classes: Sequence[str]) -> tuple[FileImage
     labels = [label for label, inside in enumerate(files) for _ in inside]
     others = [named_otherwise(path, root) for _, strangers in found for path in strangers]
     return FileImages([path for inside in files for path in inside], labels, root), others
+
+
+def _how(kinds: Sequence[str]) -> str:
+    """How files of these kinds become images, where a usual program makes images of them."""
+    kind = next((kind for kind in kinds if kind in _CONVERTIBLE), None)
+    return ", such as to .png" + ("" if kind is None else f" (by ImageMagick: magick mogrify -format png *{kind})")
 
 
 def named_otherwise(path: Path, root: Path) -> BadFile:

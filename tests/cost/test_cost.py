@@ -335,4 +335,6 @@ def test_a_notebook_shows_the_tables():
         insert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.zeros(1, 3, 32, 32)),
         torch.zeros(1, 3, 32, 32),
     )
+    params, adds, kept = found.parameters, found.multiply_adds, found.activation_bytes
+    assert repr(found) == f"Cost(parameters={params}, multiply_adds={adds}, activation_bytes={kept}, 1 SE block)"
     assert found._repr_html_().startswith("<pre>Cost on a float32 tensor of shape (1, 3, 32, 32)")

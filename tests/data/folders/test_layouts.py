@@ -130,7 +130,7 @@ REFUSED = {
     ),
     "zip files": ((), ["a.zip", "b.zip"], r"'a.zip', 'b.zip': archives are not read; unpack them\)"),
     "shards without wds:": ((), ["000.tar"], r"unpack them, or name shards of WebDataset as wds:.*pictures\)"),
-    "photos of a phone": ((), ["a/1.heic", "b/2.HEIC"], "files that end in .heic: convert them"),
+    "photos of a phone": ((), ["a/1.heic", "b/2.HEIC"], "end in .heic: convert them, such as to .png .by ImageMagick"),
     "nothing": ((), (), "is empty"),
     "no folders": ((), ["read.me"], "holds no images: images belong into one folder for each class"),
 }
