@@ -69,7 +69,10 @@ others are treated the same way but for that, normalisations folded. A *training
 backward and SGD with momentum. In *bf16* training is under autocast, and inference has its weights converted. *Kept for
 backward* is what autograd holds between the passes, in bytes, parameters left out. Nothing was measured on a GPU. Where
 the squeeze stays in place (networks of basic blocks), ONNX Runtime and OpenVINO run the same operations for ours as for
-the straightforward block: what differs there is noise."""
+the straightforward block: what differs there is noise.
+
+[From a trained network to milliseconds](export.md) says how ours is computed and why some engines gain nothing.
+[SE within a latency budget](advise.md) measures the same by stage on your machine."""
 
 
 def measure(name: str) -> None:
@@ -147,7 +150,7 @@ def page(results: dict[str, Bench]) -> str:
             markdown(result),
             f"{meaning(result)} {machine_line(result.machine)} [JSON](speed/{name}.json)"
             f"{f' Not measured here: {missing}.' * bool(missing)}",
-            f"![Time of {name} with SE over without, by engine](speed/{name}.svg)",
+            f"![Time of {name} with SE, relative to without, by engine](speed/{name}.svg)",
             *filter(None, [placements(name)]),
         ]
     sections += [*(filter(None, (placements(name) for name in PLACED if name not in results))), ANCHORS]

@@ -36,7 +36,8 @@ def page() -> str:
         "# SE into every network: a survey",
         "",
         f"`make survey` made this page: torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{os.cpu_count()} CPU cores. Random weights; every network checked for everything that insertion promises.",
+        f"{os.cpu_count()} CPU cores. Random weights; every network checked for everything that "
+        "[insertion](insertion.md) promises.",
         "",
         "Columns: *identity*: the output in eval mode, and in training mode with the same seed, against the plain "
         "network's, SE computed as its equations stand. *joint*: blocks that in training run in their normalisation's "

@@ -18,7 +18,7 @@ from senet.console.display import flush
 from senet.console.stopping import Stopped
 from senet.console.streams import open_streams, tell
 from senet.errors import ModelError, SenetError
-from senet.extras import how_to_install
+from senet.extras import how_to_get
 from senet.verbs.excitation import explain, prune
 from senet.verbs.explore import explore
 from senet.verbs.judge import judge
@@ -140,7 +140,7 @@ def _in_one_line(error: Exception) -> str:
 def _line_of(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"{package} is not installed: {how_to_install('timm' if package == 'timm' else 'study')}"
+        return f"{package} is not installed: {how_to_get(package)}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

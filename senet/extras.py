@@ -11,7 +11,18 @@ from urllib.parse import unquote, urlsplit
 
 from senet.errors import MissingPackageError
 
-__all__ = ["extra", "how_to_install"]
+__all__ = ["EXTRAS", "extra", "how_to_get", "how_to_install"]
+
+EXTRAS = {
+    "study": "lightning tensorboard torchvision torchmetrics matplotlib jinja2 PIL pyarrow sklearn scipy",
+    "ship": "onnx onnxscript onnxruntime openvino nncf",
+    "explore": "starlette uvicorn",
+    "wds": "webdataset",
+    "timm": "timm",
+    "hub": "huggingface_hub",
+    "caffe": "google",
+}
+"""The modules that each extra installs for users, as they are imported."""
 
 
 def extra(module: str, name: str = "") -> Any:
@@ -29,6 +40,13 @@ def extra(module: str, name: str = "") -> Any:
             raise
         message = f"{error.name} is not installed: {how_to_install(name) if name else f'pip install {root}'}"
         raise MissingPackageError(message, name=error.name) from None
+
+
+def how_to_get(module: str) -> str:
+    """The command that installs a module: by the extra that has it, else by the module's own name."""
+    root = module.partition(".")[0]
+    name = next((name for name, modules in EXTRAS.items() if root in modules.split()), None)
+    return f"pip install {root}" if name is None else how_to_install(name)
 
 
 def how_to_install(name: str) -> str:

@@ -20,12 +20,13 @@ from senet.bench.advice import Advice, Placed, patterns
 from senet.bench.cases import ENGINES, INFERENCE, Case
 from senet.bench.contestants import PLAIN, folded, optimized
 from senet.bench.engines import inference
-from senet.bench.measurement import machine_of_figures, missing
+from senet.bench.measurement import NOT_INSTALLED, machine_of_figures, missing
 from senet.bench.rows import Ratio
 from senet.bench.timing import FULL, QUICK, in_turn
 from senet.block import PLACEMENTS, SESpec
 from senet.console.progress import Progress
 from senet.errors import InputError, InsertionError
+from senet.extras import how_to_install
 from senet.insertion import Site, blocks, insert, remove, sites
 from senet.running import count_parameters
 from senet.words import did_you_mean
@@ -89,7 +90,8 @@ def advise(
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}{did_you_mean(engine, ENGINES)}")
     if why := missing(Case(INFERENCE, engine, batch_size)):
-        raise InputError(f"{ENGINES[engine].words}: {why}")
+        how = f": {how_to_install(ENGINES[engine].extra)}" if why.startswith(NOT_INSTALLED) else ""
+        raise InputError(f"{ENGINES[engine].words}: {why}{how}")
     if not 1 < budget < float("inf"):
         raise InputError(f"the budget is the time with SE over the time without, such as 1.02, not {budget:g}")
     accuracies = {} if ablation is None else _accuracies(Path(ablation))

@@ -27,6 +27,7 @@ from senet.bench.timing import FULL, QUICK, Effort, in_turn
 from senet.console.machine import has_bf16
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
+from senet.extras import how_to_install
 from senet.files.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -34,9 +35,20 @@ if TYPE_CHECKING:
 
     from senet.report import Table
 
-__all__ = ["RESULT", "Bench", "BenchError", "bench", "machine_of_figures", "missing"]
+__all__ = [
+    "NOT_INSTALLED",
+    "RESULT",
+    "Bench",
+    "BenchError",
+    "bench",
+    "machine_of_figures",
+    "missing",
+    "what_to_install",
+]
 
 RESULT = "bench.json"
+NOT_INSTALLED = "not installed"
+"""The beginning of the note of a case whose engine is not installed."""
 _PACKAGES = ("timm", "onnxruntime", "openvino", "nncf")
 
 
@@ -156,13 +168,25 @@ def bench(
     from senet.bench.show import write_figures, write_table
 
     write_table(result, folder)
-    write_figures(result, folder)
-    if importlib.util.find_spec("jinja2") and importlib.util.find_spec("matplotlib"):  # from the extra "study"
+    if _can_draw():
         from senet.bench.page import bench_page
         from senet.report import write_page
 
+        write_figures(result, folder)
         write_page(bench_page(result), folder)
     return result
+
+
+def _can_draw() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("matplotlib", "jinja2"))
+
+
+def what_to_install(result: Bench) -> list[str]:
+    """What this measurement lacks because a package is not installed, each with the command that installs it."""
+    lacking = {ENGINES[row.engine].extra: "more engines" for row in result.rows if row.note.startswith(NOT_INSTALLED)}
+    if not _can_draw():
+        lacking["study"] = "the figure and report.html"
+    return [f"For {what}: {how_to_install(name)}" for name, what in lacking.items()]
 
 
 def _in_order(result: Bench) -> Bench:
@@ -253,7 +277,7 @@ def missing(case: Case) -> str:
         return "not measured: no CUDA GPU here"
     missing = [module for module in engine.modules if importlib.util.find_spec(module) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (pip install 'senet[{engine.extra}]')"
+        return f"{NOT_INSTALLED}: {', '.join(missing)} (the extra {engine.extra!r})"
     if case.engine == "bf16" and not has_bf16():
         return "not measured: this processor has no instructions for bf16"
     if case.engine == "openvino-bf16" and not computes_in_bf16():
@@ -289,8 +313,8 @@ def machine_of_figures() -> dict[str, Any]:
 def _code() -> str:
     """A short digest of the code on which the figures depend."""
     package = Path(__file__).parent.parent
-    rooms = ("fused", "inference", "export", "bench")
-    files = [package / "block.py", *(file for room in rooms for file in (package / room).rglob("*.[pch]*"))]
+    rooms = ("block", "fused", "inference", "export", "bench")
+    files = [file for room in rooms for file in (package / room).rglob("*.[pch]*")]
     files = [file for file in files if file.suffix != ".pyc"]
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.is_file()):

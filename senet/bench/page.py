@@ -19,7 +19,7 @@ def bench_page(result: Bench) -> Page:
     parts: list[Text | Chart | Table] = [Text(meaning(result))]
     if any(row.ratios for row in result.rows):
         data = [line for row in result.rows for line in _lines(row)]
-        title = f"Over {result.model} without SE; 1 is what costs nothing"
+        title = f"Time and memory of {result.model} with SE, relative to without (1: SE costs nothing)"
         parts.append(Chart("ratios", title, figure(result), data))
     parts.append(bench_table(result))
     return Page(
@@ -33,10 +33,10 @@ def bench_page(result: Bench) -> Page:
 def _lines(row: Row) -> list[dict[str, str | int | float | None]]:
     return [
         {
-            "what": row.what,
             "engine": row.engine,
+            "what": row.what,
             "batch": row.batch,
-            "whose": name,
+            "implementation": name,
             "ratio": ratio.value,
             "low": ratio.low,
             "high": ratio.high,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST
+from senet.bench.cases import ENGINES, KEPT, LARGEST
 from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
 from senet.console import display
 from senet.files.atomic import atomic_write
@@ -48,8 +48,9 @@ def bench_table(result: Bench) -> Table:
     shown = [name for name in (OURS, PEER, PEER_OPTIMIZED) if any(name in row.ratios for row in result.rows)]
     words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer}, optimized"}
     columns = [
-        Column("what", number=False),
+        # First what tells rows apart: on a phone it stays in sight while the others scroll.
         Column("engine", number=False),
+        Column("what", number=False),
         Column("batch"),
         Column("plain", help="the network without SE: a time, bytes or images"),
     ]
@@ -64,8 +65,8 @@ def bench_table(result: Bench) -> Table:
     ]
     rows = [
         [
-            row.what,
             ENGINES[row.engine].words,
+            row.what,
             row.batch or None,
             cell(row.plain, plain_words(row)),
             *(each for name in shown for each in _ratio(row.ratios.get(name))),
@@ -130,7 +131,7 @@ def shape_words(result: Bench) -> str:
 
 
 def write_figures(result: Bench, folder: Path) -> None:
-    """Write the figure as .svg and .png, if matplotlib is installed and there is anything to draw."""
+    """Write the figure as .svg and .png, if there is anything to draw."""
     if not any(row.ratios for row in result.rows):
         return
     for kind in ("svg", "png"):
@@ -146,7 +147,7 @@ def figure(result: Bench) -> Figure:
         for name, colour in COLOURS.items()
         if any(name in row.ratios for row in rows)
     ]
-    xlabel = f"over {result.model} without SE (1: SE costs nothing)"
+    xlabel = f"relative to {result.model} without SE (1: SE costs nothing)"
     return forest([_label(row) for row in rows], series, xlabel=xlabel, at=1)
 
 
@@ -156,10 +157,6 @@ def _point(ratio: Ratio | None) -> tuple[float, float | None, float | None] | No
 
 def _label(row: Row) -> str:
     engine = ENGINES[row.engine].words
-    if row.what == INFERENCE:
-        return f"{engine}, batch {row.batch}"
-    if row.what == KEPT:
-        return f"bytes kept for backward, batch {row.batch}"
     if row.what == LARGEST:
-        return "largest batch that fits (more is better)"
-    return f"training step, {engine}, batch {row.batch}"
+        return f"{engine}, {row.what} (more is better)"
+    return f"{engine}, {row.what}, batch {row.batch}"

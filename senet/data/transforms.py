@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from senet.data.decoding import to_mode
 from senet.errors import InputError
 from senet.words import counted, did_you_mean
 
@@ -106,6 +105,8 @@ class Preprocessing:
     def __call__(self, image: Image.Image) -> Tensor:
         """An image as (C, size, size) uint8. PIL resizes it, as for published figures."""
         from torchvision.transforms.v2 import functional
+
+        from senet.data.decoding import to_mode
 
         mode = functional.InterpolationMode(self.interpolation)
         image = to_mode(image, self.mode, self.transparency, self.range)
@@ -248,6 +249,8 @@ class Augmentation:
         Small images are resized to `size` and padded; of photos the shorter side is at most twice `size`.
         """
         from torchvision.transforms.v2 import functional
+
+        from senet.data.decoding import to_mode
 
         mode = functional.InterpolationMode(self.interpolation)
         image = to_mode(image, self.mode, self.transparency, self.range)

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.data.image_folders import class_table
 from senet.errors import WeightsError
 from senet.evaluation.networks import metadata_of
 from senet.words import printable
@@ -44,6 +43,8 @@ def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
     Raises:
         DataError: it is not such a file.
     """
+    from senet.data.image_folders import class_table
+
     table = class_table(path)
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     # Two classes of a list may share a name, as ImageNet's two cranes do, so a table by name would lose one.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from senet.data.sources import DataSource, open_data
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.classnames import names_in, published_classes, spoken, trained_classes
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from senet.data.images import Images
+    from senet.data.source import DataSource
     from senet.evaluation.options import MeasureOptions
 
 __all__ = ["LabelledNetwork", "OpenedNetwork", "in_eval_mode", "native_preprocessing", "open_labelled", "open_network"]
@@ -177,6 +177,8 @@ def open_labelled(
             or has other classes than the images.
         SenetError: data, network or options are not usable.
     """
+    from senet.data.sources import DataSource, open_data
+
     device = device_of(options.get("devices", "auto"))
     file, offset = options.get("classes"), options.get("class_offset", 0)
     if isinstance(data, DataSource):

@@ -47,6 +47,7 @@ PORT = 7860
 MOST_IN_A_REQUEST = MOST_BYTES * 4 // 3 + 2**16  # an image in base64 with its envelope
 _MOST_TABS = 64
 _OWN_HOSTS = frozenset({ADDRESS, "localhost", "::1"})
+_LOOKED_AFTER = 0.2  # seconds after which a waiting request asks whether the server ends
 _LONGEST_LOOK = 30.0  # seconds that shutdown waits for a computing network
 _HEADERS = (
     # the browser blocks outgoing requests, whatever the page holds
@@ -73,7 +74,7 @@ class Guard:
     def __init__(self, application: Application, port: int, hosts: Collection[str] = ()) -> None:
         self.application = application
         self.port = port
-        self.hosts = _OWN_HOSTS | {host.lower() for host in hosts}
+        self.hosts = _OWN_HOSTS | set(map(_name_of, hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
@@ -96,14 +97,25 @@ class Guard:
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         name = _host(f"//{host}")
         if name not in self.hosts:
-            words = f"This page is at http://{ADDRESS}:{self.port}."
-            if re.fullmatch(r"[a-z0-9.-]+", name):
-                words += f" To reach it as {name}, start senet explore with --allow-host {name}."
-            return words
+            return f"This page is at http://{ADDRESS}:{self.port}.{_how_to_allow(name)}"
         # a proxy may forward the request under its own host name with the original origin
         if origin is not None and origin != f"http://{host}" and _host(origin) not in self.hosts - _OWN_HOSTS:
-            return "Another page asks."
+            return f"Another page asks: this one is at http://{ADDRESS}:{self.port}.{_how_to_allow(_host(origin))}"
         return None
+
+
+def _name_of(given: str) -> str:
+    """The name in an allowed host, which may be copied from a browser's address bar."""
+    if "//" not in given and "[" not in given and given.count(":") > 1:
+        return given.lower()  # an IPv6 address
+    return _host(given if "//" in given else f"//{given}")
+
+
+def _how_to_allow(name: str) -> str:
+    # Nothing else that a stranger sends is repeated.
+    if name in _OWN_HOSTS or not re.fullmatch(r"[a-z0-9._:-]+", name):
+        return ""
+    return f" To reach it as {name}, start senet explore with --allow-host {name}."
 
 
 def _host(address: str) -> str:
@@ -166,6 +178,7 @@ def application(
     hosts: Collection[str] = (),
     looking: threading.Lock | None = None,
     ready: Callable[[], None] = lambda: None,
+    ending: Callable[[], bool] = lambda: False,
 ) -> Application:
     """The page behind its guard, for any ASGI server.
 
@@ -175,6 +188,7 @@ def application(
         hosts: additional host names by which the page may be reached.
         looking: a lock held while a network computes.
         ready: a function called when the server starts.
+        ending: a function that says whether the server is to end, so that nobody waits for a slow image.
     """
     from starlette.applications import Starlette
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -207,7 +221,9 @@ def application(
         asked = asked if isinstance(asked, dict) else {}
         key, tab = tabs.of(asked.get("tab"))
         async with tab.one_at_a_time:
-            found = await _in_a_daemon(functools.partial(answer, tab.session, asked.get("what")))
+            found = await _in_a_daemon(functools.partial(answer, tab.session, asked.get("what")), ending)
+        if found is None:
+            return PlainTextResponse("senet explore was ended", 503)
         return JSONResponse({"tab": key, "regions": found})
 
     @contextlib.asynccontextmanager
@@ -231,8 +247,8 @@ def application(
     return Guard(Starlette(routes=routes, lifespan=lifespan), port, hosts)
 
 
-async def _in_a_daemon(work: Callable[[], _Result]) -> _Result:
-    """Run `work` in a daemon thread, and wait for it."""
+async def _in_a_daemon(work: Callable[[], _Result], ending: Callable[[], bool]) -> _Result | None:
+    """Run `work` in a daemon thread, and wait for it; None if the server ends before."""
     # At exit Python waits for the threads of asyncio's and anyio's pools, so a slow image would
     # delay the process's end.
     loop = asyncio.get_running_loop()
@@ -256,7 +272,11 @@ async def _in_a_daemon(work: Callable[[], _Result]) -> _Result:
             loop.call_soon_threadsafe(tell, result, failed)
 
     threading.Thread(target=run, daemon=True).start()
-    return await done
+    while not done.done():
+        if ending():  # else uvicorn would cancel this and log a traceback
+            return None
+        await asyncio.wait([done], timeout=_LOOKED_AFTER)
+    return done.result()
 
 
 def serve(
@@ -278,13 +298,22 @@ def serve(
 
     looking = threading.Lock()
     with contextlib.closing(server):
-        app = application(subjects, server.getsockname()[1], hosts=hosts, looking=looking, ready=ready)
+        running: list[uvicorn.Server] = []
+        app = application(
+            subjects,
+            server.getsockname()[1],
+            hosts=hosts,
+            looking=looking,
+            ready=ready,
+            ending=lambda: running[0].should_exit,
+        )
         settings = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
         )
         try:
             with _ended_by_sigterm():
-                uvicorn.Server(settings).run(sockets=[server])
+                running.append(uvicorn.Server(settings))
+                running[0].run(sockets=[server])
         finally:
             looking.acquire(timeout=_LONGEST_LOOK)  # ending Python while PyTorch computes would crash
 

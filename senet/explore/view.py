@@ -154,7 +154,7 @@ def _strips(session: Session, subject: Subject, seen: Seen) -> Any:
         "high": f"{1 + zoom.reach:g}",
     }
     note = zoom.note(session, subject) if slots else ""
-    return _parts().strips(rows, slots, legend, note, zoom.write(largest), block)
+    return _parts().strips(rows, slots, legend, note, zoom.write(largest) if largest else "", block)
 
 
 def _strip(slot: str, gates: Tensor, zoom: _Zoom) -> dict[str, str]:
@@ -192,7 +192,10 @@ def _detail(session: Session, subject: Subject, seen: Seen) -> Any:
     for slot, look in looks.items():
         opened, closed = extremes(look.told_apart_by, look.maps.before.abs().mean((1, 2)), _CHANNELS)
         of = f", picture {slot}" if len(looks) > 1 else ""
-        for title, channels in ((f"Strongest opened{of}", opened), (f"Strongest closed{of}", closed)):
+        titled = [(f"Strongest opened{of}", opened), (f"Strongest closed{of}", closed)]
+        if look.all_alike:
+            titled = [(f"The strongest channels{of}: every gate is the same here", opened)]
+        for title, channels in titled:
             words = title + ", were its gates not held" * (look.told_apart_by is not look.gates)
             groups.append({"title": words, "cards": [_card(channel, look) for channel in channels]})
     return _parts().detail(block, subject.channels[block], groups)
@@ -214,6 +217,12 @@ class _Inside:
     def told_apart_by(self) -> Tensor:
         """The gates that order channels: the computed ones if all are held at one number."""
         return self.gates if float(self.gates.max() - self.gates.min()) > 0 else self.computed
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether the block has one gate for all channels, as inserted or dead blocks do, held or not."""
+        gates = self.told_apart_by
+        return float(gates.max() - gates.min()) == 0
 
     def words(self, channel: int) -> str:
         gate, computed = (self.write(float(gates[channel])) for gates in (self.gates, self.computed))

@@ -29,7 +29,7 @@ from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
 from senet.running import devices_of, run, untouched
-from senet.words import nearest
+from senet.words import counted, nearest
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
 
@@ -82,7 +82,10 @@ class Exported:
                 f"Against PyTorch on {', '.join(self.checks)}: largest difference {worst:.2g} of the largest "
                 f"output ({self.tolerance:g} is allowed).",
                 *(
-                    [f"SE: {found} blocks, in {moved} the squeeze reads the smaller input of the last linear layer."]
+                    [
+                        f"SE: {counted(found, 'block')}, in {moved} the squeeze reads the smaller input of the last "
+                        "linear layer."
+                    ]
                     * (found > 0)
                 ),
                 *([self.note] if self.note else []),

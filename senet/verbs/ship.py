@@ -138,12 +138,15 @@ def bench(
       senet bench --model se_resnet20 --engines eager onnxruntime --quick --out runs/quick
     """
     from senet.bench import bench as measure
+    from senet.bench.measurement import what_to_install
 
     plain, example = Network(model=with_se(model), weights=weights, size=size).built()
     result = measure(
         plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
     )
-    display.show(*result.parts(), f"Written: {out} (table.txt, table.md, figure.svg, figure.png, bench.json)")
+    names = ("report.html", "figure.svg", "figure.png", "table.txt", "table.md", "bench.json")
+    written = [name for name in names if (Path(out) / name).is_file()]
+    display.show(*result.parts(), f"Written: {out} ({', '.join(written)})", *what_to_install(result))
 
 
 def push(

@@ -1,6 +1,7 @@
 """Advice by a made clock: SE costs what the test says, so that the right proposal is known."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -12,6 +13,7 @@ from senet import cli
 from senet.bench import Placed, Ratio, advise
 from senet.bench.advice import patterns
 from senet.bench.timing import Effort
+from senet.extras import how_to_install
 
 
 class Unit(nn.Module):
@@ -181,7 +183,8 @@ def test_a_network_without_a_place_and_an_example_that_is_none():
 
 def test_an_engine_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"ncnn: not installed: ncnn, pnnx \(pip install 'senet\[devices\]'\)"):
+    message = rf"ncnn: not installed: ncnn, pnnx \(the extra 'devices'\): {re.escape(how_to_install('devices'))}"
+    with pytest.raises(ValueError, match=message):
         ask(engine="ncnn")
 
 

@@ -107,8 +107,8 @@ def test_another_engine_than_installed_and_no_gpu(monkeypatch, tmp_path):
     found = bench(Network(), EXAMPLE, tmp_path, engines=["openvino", "cuda", "onnxruntime"], progress=False)
     notes = {row.engine: row.note for row in found.rows}
     assert notes == {
-        "onnxruntime": "not installed: onnx, onnxscript, onnxruntime (pip install 'senet[ship]')",
-        "openvino": "not installed: openvino (pip install 'senet[ship]')",
+        "onnxruntime": "not installed: onnx, onnxscript, onnxruntime (the extra 'ship')",
+        "openvino": "not installed: openvino (the extra 'ship')",
         "cuda": "not measured: no CUDA GPU here",
     }
     assert all(row.plain is None and not row.ratios for row in found.rows)
@@ -265,14 +265,14 @@ def test_table_and_figure_of_every_kind_of_row():
     for words in ("43.1 ms", "2.50 s", "1.00 GiB", "512 images", "1.010 [1.000, 1.020]", "timm's SE, optimized"):
         assert words in text
     assert "in a hurry" in str(dataclasses.replace(result, quick=True))
-    assert markdown(result).splitlines()[2].startswith("| inference | PyTorch eager, NCHW | 1 | 43.1 ms | 1.010 [")
+    assert markdown(result).splitlines()[2].startswith("| PyTorch eager, NCHW | inference | 1 | 43.1 ms | 1.010 [")
     pytest.importorskip("matplotlib")
     axes = figure(result).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "PyTorch eager, NCHW, batch 1",
-        "training step, torch.compile, batch 16",
-        "bytes kept for backward, batch 16",
-        "largest batch that fits (more is better)",
+        "PyTorch eager, NCHW, inference, batch 1",
+        "torch.compile, training step, batch 16",
+        "PyTorch eager, NCHW, kept for backward, batch 16",
+        "CUDA bf16 eager, channels last, largest batch (more is better)",
     ]
 
 
@@ -283,7 +283,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert cli.main(words.split()) == 0
     out, err = capsys.readouterr()
     assert "What SE costs in resnet20" in out
-    assert "Written: runs/bench (table.txt" in out
+    assert "Written: runs/bench (report.html, figure.svg, figure.png, table.txt, table.md, bench.json)" in out
     assert "training step, PyTorch eager, NCHW, batch 2: ours" in err
     assert cli.main("bench --model resnet20 --engines opnvino --out x".split()) == 2
     assert "did you mean 'openvino'" in capsys.readouterr().err

@@ -127,16 +127,21 @@ def test_other_pages_are_refused_and_told_how_to_be_let_in(ask, served):
         assert text.startswith(f"This page is at http://127.0.0.1:{served.port}.")
     assert "start senet explore with --allow-host evil.example." in ask("GET", "/", host="evil.example:80")[1]
     assert "<" not in ask("GET", "/", host="<script>.example")[1]
+    for name, host in (("my_machine", "my_machine:80"), ("fe80::1", "[fe80::1]:80")):
+        assert f"--allow-host {name}." in ask("GET", "/", host=host)[1]
     for host in ("localhost", f"localhost:{served.port}", "localhost:8888", "127.0.0.1:1", "[::1]:80"):
         assert ask("GET", "/", host=host)[0] == 200  # a tunnel has a port of its own
     for origin in ("http://evil.example", "null", f"https://127.0.0.1:{served.port}", "http://127.0.0.1:1"):
-        status, _, headers = ask("POST", "/do", b"{}", origin=origin)
+        status, text, headers = ask("POST", "/do", b"{}", origin=origin)
         assert status == 403
+        # a proxy that passes the host on as its own leads to the page, and only what the page asks is refused
+        assert ("--allow-host evil.example." in text) is (origin == "http://evil.example")
         assert "access-control-allow-origin" not in headers
 
 
-def test_a_host_that_was_allowed_is_let_in_and_its_page_may_ask():
-    guard = server.Guard(None, 7860, ["Proxy.Example"])
+@pytest.mark.parametrize("given", ["Proxy.Example", "proxy.example:8443", "https://proxy.example/gates/"])
+def test_a_host_that_was_allowed_is_let_in_and_its_page_may_ask(given):
+    guard = server.Guard(None, 7860, [given])
 
     def refused(**headers):
         return guard._refusal({"headers": [(name.encode(), value.encode()) for name, value in headers.items()]})
@@ -147,6 +152,11 @@ def test_a_host_that_was_allowed_is_let_in_and_its_page_may_ask():
     assert refused(host="proxy.example", origin="http://127.0.0.1:1")
     assert refused(host="proxy.example", origin="https://evil.example")
     assert refused(host="evil.proxy.example")
+
+
+def test_an_allowed_address_without_a_name():
+    for given in ("fe80::1", "[FE80::1]:80", "http://[fe80::1]:7860"):
+        assert "fe80::1" in server.Guard(None, 7860, [given]).hosts
 
 
 def test_too_much_is_refused(ask):
@@ -183,7 +193,7 @@ with listen(0) as server:
 
 
 def test_a_picture_that_takes_for_ever_keeps_neither_others_nor_the_end_waiting():
-    process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         port = int(process.stdout.readline())
 
@@ -198,12 +208,15 @@ def test_a_picture_that_takes_for_ever_keeps_neither_others_nor_the_end_waiting(
         assert "all blocks are held at 1" in other.getresponse().read().decode()
         process.terminate()
         assert process.wait(timeout=60) == 0
+        assert process.stderr.read() == ""
+        assert slow.getresponse().status == 503
         slow.close()
         other.close()
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+        process.stderr.close()
 
 
 def test_only_this_machine_is_listened_to(served):

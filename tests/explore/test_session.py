@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+import senet
 from senet.explore.looking import Held, Look
+from senet.explore.network import open_subject
 from senet.explore.session import SLOTS, Session, act, differing, extremes, see
 from senet.explore.view import REGIONS, _strip, _Zoom, regions
 from tests.explore.conftest import CLASSES, HOSTILE
@@ -181,13 +183,24 @@ def test_channels_are_told_apart():
     assert SLOTS == ("A", "B")
 
 
-def test_gates_that_are_all_1_say_why_and_gates_near_1_are_enlarged(page, subject):
+def test_gates_that_are_all_1_say_why_and_gates_near_1_are_enlarged(page, subject, tmp_path):
     """A network into which SE was just inserted, and one that was trained for a moment."""
     _, _, html = page(dropped(1))
     assert 'class="note said"' not in html["strips"]
     assert ">0, closed<" in html["strips"]
+    assert "Strongest closed" in html["detail"]
     _, _, html = page({"do": "all", "value": "one"})
     assert "Every gate is exactly 1, since gates are held" in html["strips"]
+    assert "Strongest closed, were its gates not held" in html["detail"]
+    senet.save(senet.insert(senet.create("resnet20"), torch.zeros(1, 3, 32, 32)), tmp_path / "net.safetensors")
+    inserted = open_subject(str(tmp_path / "net.safetensors"), preprocessing={"size": 32})
+    session, subjects = Session(inserted.name), {inserted.name: inserted}
+    for slot in SLOTS:
+        act(session, subjects, dropped(1, slot=slot))
+    html = regions(session, subjects, see(session, inserted))
+    assert "The strongest channels, picture A: every gate is the same here" in html["detail"]
+    assert "Strongest" not in html["detail"]
+    assert "|A − B|, which is 0 everywhere here." in html["strips"]
 
 
 @pytest.mark.parametrize(
