@@ -67,7 +67,7 @@ _NETWORK: Mapping[str, Flag] = {
 _SE: Mapping[str, Flag] = {
     "reduction_ratio": Flag("R", "hidden units are channels / R, at least 1"),
     "width": Flag("H", "hidden units, instead of the ratio"),
-    "least_width": Flag("H", "the least number of hidden units that the ratio may give; the default is 1"),
+    "least_width": Flag("H", "the least number of hidden units that the ratio may give"),
     "squeeze": Flag("KIND", "how a map becomes one number: avg, max, or none (no squeeze)"),
     "gate": Flag("KIND", "sigmoid, hard_sigmoid, tanh or relu"),
     "bias": Flag("", "give both layers biases, as in the authors' released networks"),
@@ -85,10 +85,13 @@ _SE: Mapping[str, Flag] = {
         verbs={
             "ablate": "the standard block, if it is not SE: timm's attention module of that name, or "
             "path/net.py:FUNCTION",
-            "judge": "another block instead of SE: timm's attention module of that name (eca, cbam, ...), or "
-            "path/net.py:FUNCTION, which takes the channels and returns a module",
             **dict.fromkeys(
-                ("evaluate", "predict", "explain", "prune", "explore", "export", "sites"),
+                ("judge", "advise"),
+                "another block instead of SE: timm's attention module of that name (eca, cbam, ...), or "
+                "path/net.py:FUNCTION, which takes the channels and returns a module",
+            ),
+            **dict.fromkeys(
+                ("evaluate", "predict", "explain", "prune", "explore", "export", "sites", "check"),
                 "the maker of a saved network's blocks, if they are neither SE nor timm's: path/net.py:FUNCTION",
             ),
         },
@@ -103,7 +106,9 @@ _DATA: Mapping[str, Flag] = {
             "predict": "pictures, and folders of pictures at any depth",
             "explore": f"images over which gates are averaged: {_IMAGES}; at most 200 are used",
             "export": f"with --int8, the images to calibrate on and to measure: {_IMAGES}",
-            **dict.fromkeys(("sites", "insert", "cost", "advise"), f"images that set the size of the input: {_IMAGES}"),
+            **dict.fromkeys(
+                ("sites", "insert", "check", "cost", "advise"), f"images that set the size of the input: {_IMAGES}"
+            ),
         },
     ),
     "data_root": Flag(
@@ -115,7 +120,7 @@ _DATA: Mapping[str, Flag] = {
         1,
         verbs={
             "evaluate": f"one or several: {_SEEN}",
-            **dict.fromkeys(("sites", "insert", "cost", "bench", "advise"), _SIDE),
+            **dict.fromkeys(("sites", "insert", "check", "cost", "bench", "advise"), _SIDE),
         },
     ),
     "resize": Flag(
@@ -149,7 +154,7 @@ _DATA: Mapping[str, Flag] = {
         },
     ),
     "class_offset": Flag(
-        "N", "a number added to each class index, 1 if the network's first class is the background; default: 0", 0
+        "N", "a number added to each class index, 1 if the network's first class is the background", 0
     ),
     "top": Flag("K", "the K most likely classes of each picture; the screen shows five of them", 1),
     "split": Flag("NAME", "which images: train, val, test or all; the default is test, or val if there is no test"),
@@ -194,7 +199,8 @@ _TRAINING: Mapping[str, Flag] = {
         "where to train: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps, or their number, such as 8 or cpu*2; "
         "the default is auto",
         verbs={
-            **dict.fromkeys(("evaluate", "predict", "explain", "prune", "explore"), _ONE_DEVICE),
+            **dict.fromkeys(("evaluate", "predict", "explain", "prune"), _ONE_DEVICE),
+            "explore": _ONE_DEVICE.removesuffix("; the default is auto"),
             "judge": "where to train: auto, cpu, cuda:1 or mps; of several, such as cpu*2 or cuda:0,1, each trains "
             "its own cells; the default is auto",
         },

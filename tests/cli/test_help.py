@@ -75,3 +75,8 @@ def test_the_help_of_a_verb_speaks_of_that_verb(capsys, verb):
     text = " ".join(capsys.readouterr().out.partition("options:")[2].split())
     named = set(re.findall(r"\bfor (\w+)", text)) | set(re.findall(r"\bin (\w+),? (?:the|\d)", text))
     assert not (named & set(cli.VERBS)) - {verb}
+    flags_named = set(re.findall(r"(?<![-\w])--[a-z][a-z0-9-]*", text)) - {"--debug", "--help", "--partition", "--gres"}
+    own = {flags._typed(parameter.name) for parameter in flags._parameters(cli.VERBS[verb])}
+    own |= {f"--no-{name[2:]}" for name in own}
+    assert flags_named <= own
+    assert not re.search(r"default[^()]* (\S+?) \(default: \1\)", text)

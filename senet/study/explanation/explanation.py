@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,7 @@ class Explanation:
         cost: the network's cost for one image.
         preprocessing: the preprocessing used.
         notes: remarks on the network.
+        guess: the accuracy of always naming the images' most frequent class.
         machine: the machine.
     """
 
@@ -156,6 +158,12 @@ class Explanation:
     preprocessing: Preprocessing
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
+    guess: float = 0.0
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the network is no better than a guess, beyond what the number of images makes of one (95 %)."""
+        return self.top1 <= self.guess + 1.96 * math.sqrt(self.guess * (1 - self.guess) / self.images)
 
     @property
     def means(self) -> dict[str, Tensor]:
@@ -172,6 +180,11 @@ class Explanation:
             f"That the gates depend on the image is used, as far as these images show, in {len(used)} of "
             f"{len(self.blocks)} blocks{': ' if used else ''}{', '.join(used)}.",
         ]
+        if self.at_chance:
+            sentences.append(
+                f"The network is at chance, as far as these images show: always naming their most frequent class gets "
+                f"{percent(self.guess)} right. What its blocks are worth, and which can go, means nothing yet."
+            )
         if not advice.blocks:
             return [*sentences, f"No block can go within {100 * advice.tolerance:g} points of accuracy."]
         share = display.share(advice.parameters / self.cost.parameters)

@@ -185,7 +185,9 @@ class Judgement:
         for key, what in (("parameters", "parameters"), ("multiply_adds", "multiply-adds of the example")):
             values = [None if arm.cost is None else arm.cost[key] for arm in arms]
             rows.append([what, *(cell(each, None if each is None else display.count(each)) for each in values)])
-        rows.append(["time of a training, the median", *(cell(each, duration(each)) for each in times)])
+        # A page has the unit beside each number.
+        time = Cell("time of a training, the median", "time of a training, the median (s)")
+        rows.append([time, *(cell(each, duration(each)) for each in times)])
         return Table("cost", "Cost", columns, rows)
 
 

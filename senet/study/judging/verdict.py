@@ -147,7 +147,8 @@ def _text(
     digits = places(seeds.mean or seeds.sd or plain)
     share = f"{100 * seeds.confidence:g} %"
     count = counted(len(seeds.values), "seed")
-    of_plain = "" if plain == 0 else f" ({_percent(gain / abs(plain))})"
+    whose = " of plain" if "%" in measure.unit else ""  # or it would read as one more value in the score's unit
+    of_plain = "" if plain == 0 else f" ({_percent(gain / abs(plain))}{whose})"
     by = f"{'better' if gain > 0 else 'worse'} by {measure.amount(abs(gain), digits)}{of_plain}"
     over_seeds = "" if seeds.low is None or seeds.high is None else f"{_interval(seeds, measure)} over {count}"
     over_examples = "" if examples is None else f"{_interval(examples, measure)} over {examples.images} examples"

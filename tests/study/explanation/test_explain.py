@@ -128,6 +128,7 @@ def test_advice_keeps_to_the_tolerance(trained):
     assert loose.advice.effect == loose.stages[-1].at_mean
     assert loose.advice.parameters == 2 * 64
     assert "2 of them can go" in str(loose)
+    assert not loose.at_chance
 
 
 def test_a_network_of_torchvision(pictures):
@@ -137,6 +138,8 @@ def test_a_network_of_torchvision(pictures):
     assert len(found.blocks) == 9
     assert [stage.stage for stage in found.stages] == [2, 4, 5, None]
     assert all(block.gates.top == 1 for block in found.blocks)
+    assert (found.at_chance, found.guess) == (True, 0.5)
+    assert "The network is at chance, as far as these images show: always naming" in " ".join(str(found).split())
 
 
 EVIL = "<script>alert(1)<_script>$x^{&"

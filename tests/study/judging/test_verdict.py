@@ -22,6 +22,8 @@ def test_an_error_of_11_that_becomes_9_9_is_better_by_1_1():
     assert found.shown
     assert found.text.startswith("SE is better by 1.1 (10 %) in error: 98 % interval 1")
     assert found.text.endswith("over 5 seeds.")
+    percent = judged(plain, [value - 1.1 for value in plain], Measure("error", "%", higher_is_better=False))
+    assert "by 1.1 % (10 % of plain)" in percent.text
     worse = judged(plain, [value + 1.1 + move for value, move in zip(plain, MOVES, strict=True)], ERROR)
     assert worse.text.startswith("SE is worse by 1.1 (10 %) in error")
     assert worse.difference.mean == pytest.approx(1.1)  # SE − plain as it is
