@@ -15,6 +15,7 @@ version = release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "site_pages"]
 exclude_patterns = ["jupyter_execute"]
 html_theme = "furo"
+templates_path = ["_templates"]
 html_title = f"senet {__version__}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -68,6 +68,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "From the same seeds" not in done.stderr
+    for page in ("index", "search"):  # what Furo's pages lack for screen readers, if its markup is still the same
+        text = (tmp_path / "html" / f"{page}.html").read_text()
+        assert text.count('<div role="region" aria-label="Page tools"><a href="#" class="back-to-top') == 1
+        assert text.count('</div><article role="main"') == text.count("<h1>") == 1
     text = (tmp_path / "html" / "notebooks" / "open-the-gates.html").read_text()
     assert "digits are right" in text
     assert "layer3.2.bn2.se at its mean" in text
