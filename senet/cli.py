@@ -15,6 +15,7 @@ from senet import flags
 from senet._version import __version__
 from senet.console.command import typing_in
 from senet.console.display import flush
+from senet.console.starting import loaded
 from senet.console.stopping import Stopped
 from senet.console.streams import open_streams, tell
 from senet.errors import ModelError, SenetError
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_streams()
     verb = ""
     try:
+        loaded()
         version = f"senet {__version__} (PyTorch {torch.__version__})"
         try:
             verb, values = flags.parse(VERBS, DESCRIPTION, version, given)

@@ -6,14 +6,16 @@ a process that is not the command.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType
 
-__all__ = ["is_command"]
+__all__ = ["is_command", "loaded"]
 
 
 def is_command(words: list[str]) -> bool:
@@ -28,12 +30,20 @@ def is_command(words: list[str]) -> bool:
     return False
 
 
-def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-    elif sys.stderr is not None:
-        print("\nsenet: interrupted", file=sys.stderr)
+def _end(number: int, _: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nsenet: interrupted\n")
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
-if is_command(sys.orig_argv) and sys.excepthook is sys.__excepthook__:
-    sys.excepthook = _say
+def loaded() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, which `main` hears."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# An import that a KeyboardInterrupt cuts short may swallow it, and the command would go on with half a library.
+if is_command(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    with contextlib.suppress(ValueError):  # of another thread than the main one
+        signal.signal(signal.SIGINT, _end)
