@@ -159,6 +159,8 @@ def judge_cells(
 
     if cells.list_cells:
         return listed(chosen, words())
+    if not cells.some:
+        import scipy.special  # noqa: F401 the verdict needs it, and its lack is said before hours of training
     settings = _settings(train, block, where, version, control)
     if not cells.report_only:
         check_maker(block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,14 @@ def test_one_of_several_processes_trains_nothing(tmp_path, monkeypatch, started,
         monkeypatch.setenv(name, value)
     with pytest.raises(StudyError, match=f"{by} started 2 processes of this judgement, .*: start it once"):
         judge(lambda cell: 1.0, out=tmp_path / "out", **QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_verdict_needs_is_missed_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.delitem(sys.modules, "scipy.special", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="scipy"):
+        judge(regression, out=tmp_path / "out", seeds=1, **QUIET)
     assert not (tmp_path / "out").exists()
 
 
