@@ -36,7 +36,7 @@ def _lines(row: Row) -> list[dict[str, str | int | float | None]]:
             "engine": row.engine,
             "what": row.what,
             "batch": row.batch,
-            "implementation": name,
+            "whose": name,
             "ratio": ratio.value,
             "low": ratio.low,
             "high": ratio.high,

@@ -35,7 +35,7 @@ def test_the_report_of_a_measurement(chromium, tmp_path):
     assert [row["ours / plain"] for row in rows] == ["1.01", "", "1.0"]
     assert rows[1]["note"] == "not installed"
     with (tmp_path / "ratios.csv").open() as file:
-        assert [(row["implementation"], row["high"]) for row in csv.DictReader(file)] == [
+        assert [(row["whose"], row["high"]) for row in csv.DictReader(file)] == [
             (OURS, "1.02"),
             (PEER, "1.12"),
             (OURS, ""),
