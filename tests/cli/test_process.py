@@ -39,7 +39,11 @@ def test_ctrl_c_while_pytorch_is_imported_is_one_line(tmp_path):
     )
     found = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     words = [sys.executable, "-m", "senet", "models"]
-    ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": found}, check=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's child would ignore it
+    try:
+        ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": found}, check=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "\nsenet: interrupted\n")
 
 

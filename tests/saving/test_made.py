@@ -57,7 +57,7 @@ def test_timms_blocks_come_back_by_their_name(tmp_path):
     assert torch.equal(senet.load(path, small_resnet(), make="eca")(EXAMPLE), network(EXAMPLE))
     with pytest.raises(WeightsError, match="holds no block of make=cbam: its blocks are of make=eca"):
         senet.load(path, small_resnet(), make="cbam")
-    with pytest.raises(WeightsError, match=r"has a EcaModule at 1.branch.4, and make=eca makes a Sequential"):
+    with pytest.raises(WeightsError, match=r"has an EcaModule at 1.branch.4, and make=eca makes a Sequential"):
         senet.load(path, small_resnet(), make={"eca": pointwise})
 
 
@@ -65,7 +65,7 @@ def test_timms_blocks_come_back_by_their_name(tmp_path):
     ("make", "message"),
     [
         (wide, r"does not fit this Sequential with the blocks of make=pointwise: .*1.branch.4.se.module.0.weight"),
-        (nn.Identity, "has a Sequential at 1.branch.4, and make=pointwise makes a Identity"),
+        (nn.Identity, "has a Sequential at 1.branch.4, and make=pointwise makes an Identity"),
         (lambda channels: 1 // 0, "a made block at 1.branch.4: make=pointwise raised ZeroDivisionError"),
     ],
 )

@@ -83,8 +83,8 @@ def test_a_network_is_where_every_seed_starts_from(function, pictures, tmp_path)
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
-        (3, InputTypeError, "a network is a name, a torch.nn.Module, or a function that returns one, not a int"),
-        (lambda: 3, ModelError, "returned a int, not a torch.nn.Module"),
+        (3, InputTypeError, "a network is a name, a torch.nn.Module, or a function that returns one, not an int"),
+        (lambda: 3, ModelError, "returned an int, not a torch.nn.Module"),
         (lambda: 1 / 0, ModelError, r"raised ZeroDivisionError: division by zero \(.*test_given.py, line \d+\)"),
         (nn.Flatten, ValueError, "Flatten has no parameters that can be trained"),
     ],
@@ -129,10 +129,10 @@ GOOD = Items((GREY, 0), (GREY, 1))
     [
         ((GOOD,), "two data sets .*, not 1"),
         ((GOOD, GOOD, GOOD), "not 3"),
-        (GOOD, "not a Items"),
+        (GOOD, "not an Items"),
         ((Items(), GOOD), "train is empty"),
         ((GOOD, iter([1])), "val is a list_iterator: a data set has a length"),
-        ((GOOD, Items(GREY, GREY)), r"item 0 of val is a Image: it is \(image, label\)"),
+        ((GOOD, Items(GREY, GREY)), r"item 0 of val is an Image: it is \(image, label\)"),
         ((Items((GREY, 0, 3)), GOOD), "is a tuple of 3"),
         ((Items((GREY, 0.5)), GOOD), "has 0.5 for its label: a class is a whole number from 0.*senet.study.judge"),
         ((Items((GREY, torch.tensor([0, 1]))), GOOD), "has a Tensor for its label"),

@@ -359,6 +359,7 @@ def test_a_recipe():
         "milestones": (0.5, 0.75),
         "lr_factor": 0.2,
         "warm_up": 0.05,
+        "warm_up_steps": 0,  # came later; as before
         "label_smoothing": 0.1,
         "mixup": 0.2,
         "cutmix": 0.5,

@@ -157,7 +157,7 @@ class TestRead:
                 {"generator": {"w": torch.zeros(1)}},
                 r"'generator' is a dict, not a tensor; .* under 'state_dict'",
             ),
-            ({"w": torch.zeros(1), "epoch": 3}, "'epoch' is a int, not a tensor"),
+            ({"w": torch.zeros(1), "epoch": 3}, "'epoch' is an int, not a tensor"),
             ({3: torch.zeros(1)}, "its key 3 is no name"),
         ],
     )

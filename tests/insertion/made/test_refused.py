@@ -43,7 +43,7 @@ SHARED = nn.Conv2d(8, 8, 1)
 BAD = {
     "returns (2, 8, 1, 1) for a map of (2, 8, 8, 8)": lambda m, x: x.mean((2, 3), keepdim=True),
     "returns a tuple": lambda m, x: (x, x),
-    "returns a int64 tensor": lambda m, x: x.long(),
+    "returns an int64 tensor": lambda m, x: x.long(),
     "writes into its input": lambda m, x: x.mul_(m.weight),
     "writes into its input,": drops_in_place,
     "raised, on a map of (2, 8, 8, 8), of 2 dimensions in space, ZeroDivisionError: ": lambda m, x: x * (1 // 0),
