@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Runtime(nn.Module):
         if len(inputs) != len(self.ports):
             raise InputError(f"this file takes {counted(len(self.ports), 'tensor')}, not {len(inputs)}")
         with reported(f"{self.engine} does not run this file on {describe(inputs)}", "give what the file takes"):
-            arrays = self._infer([tensor.detach().contiguous().numpy() for tensor in inputs])
+            arrays = self._infer(_arrays(inputs))
         tensors = tuple(torch.from_numpy(array) for array in arrays)
         return tensors[0] if len(tensors) == 1 else tensors
 
@@ -82,6 +82,10 @@ class Runtime(nn.Module):
     @staticmethod
     def _tensors(example: Any) -> list[Tensor]:
         return [leaf for leaf in pytree.tree_leaves(as_call(example)) if isinstance(leaf, Tensor)]
+
+
+def _arrays(tensors: Iterable[Tensor]) -> list[Any]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 class OnnxRuntime(Runtime):
@@ -125,8 +129,7 @@ class OnnxRuntime(Runtime):
         child = Apart(self._path, self._threads)
 
         def on(example: Any) -> tuple[Tensor, ...]:
-            arrays = [tensor.detach().contiguous().numpy() for tensor in self._tensors(example)]
-            return tuple(map(torch.from_numpy, child.infer(arrays)))
+            return tuple(map(torch.from_numpy, child.infer(_arrays(self._tensors(example)))))
 
         with contextlib.closing(child):
             yield on

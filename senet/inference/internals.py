@@ -22,7 +22,6 @@ __all__ = [
     "drop_guards",
     "forward_mode",
     "guards_of",
-    "is_jit_tracing",
     "quiet_solver",
     "returns_one_tensor",
     "sizes_of_one",
@@ -113,12 +112,6 @@ def returns_one_tensor(graph: fx.Graph) -> bool:
     info = getattr(getattr(graph, "_codegen", None), "pytree_info", None)
     spec = getattr(info, "out_spec", None)
     return spec is not None and bool(spec.is_leaf())
-
-
-def is_jit_tracing() -> bool:
-    """Whether `torch.jit.trace` is running, under which sizes are tensors."""
-    state = getattr(torch._C, "_get_tracing_state", None)
-    return bool(state() if state is not None else torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def forward_mode() -> bool:

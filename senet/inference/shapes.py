@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from senet.block.equations import is_jit_tracing
 from senet.errors import InputError
-from senet.inference.internals import is_jit_tracing
 from senet.words import counted, kind_of, with_article
 
 __all__ = ["Shapes", "condition_in_words", "expect", "failing", "free_space", "holds", "is_batch", "parsed", "resized"]

@@ -27,28 +27,10 @@ def _no_sizes_of_one(monkeypatch):
     monkeypatch.setitem(vars(_config), "patch", without)
 
 
-class _Without:
-    """A module without some of its names."""
-
-    def __init__(self, module, *names, **others):
-        self.__dict__.update(others)
-        self._module, self._names = module, names
-
-    def __getattr__(self, name):
-        if name in self._names:
-            raise AttributeError(name)
-        return getattr(self._module, name)
-
-
-def _no_tracing_state(monkeypatch):
-    monkeypatch.setattr(internals, "torch", _Without(torch, _C=_Without(torch._C, "_get_tracing_state")))
-
-
 GONE = {
     "sizes of one": _no_sizes_of_one,
     "guards": lambda monkeypatch: monkeypatch.setattr(internals, "_shape_environment", lambda _: object()),
     "places of guards": lambda monkeypatch: monkeypatch.setattr(internals, "_is_own", lambda _: True),
-    "state of tracing": _no_tracing_state,
     "structure of outputs": lambda monkeypatch: monkeypatch.setattr(graph, "returns_one_tensor", lambda _: False),
     "checks of a saved program": lambda monkeypatch: monkeypatch.setattr(formats, "drop_guards", lambda *_: None),
     "forward mode": lambda monkeypatch: monkeypatch.delattr(forward_ad, "_current_level"),

@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from senet.block.equations import is_jit_tracing
 from senet.fused.conditions import is_being_traced
 from senet.fused.passes.library import library
 from senet.inference.graph import Network, expect, value_of
-from senet.inference.internals import forward_mode, is_jit_tracing
+from senet.inference.internals import forward_mode
 
 __all__ = ["computed_now", "share_threads", "threads"]
 
