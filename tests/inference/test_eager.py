@@ -11,8 +11,8 @@ from torch.autograd import forward_ad
 import senet
 from senet.fused.passes.library import library
 from senet.inference.eager.conditions import threads
-from senet.inference.eager.epilogue import rescale_add, rescale_add_relu
-from senet.inference.eager.gate import gates
+from senet.inference.eager.epilogue import rescale_add, rescale_add_relu, rescale_rectified, rescale_relu
+from senet.inference.eager.gate import gates, rectified_gates
 
 needs_compiler = pytest.mark.skipif("library() is None", reason="needs a C compiler (gcc)")
 ACTIVATIONS = (lambda x: x, torch.relu, torch.sigmoid, F.hardsigmoid, F.silu, F.hardswish, torch.tanh)
@@ -73,17 +73,18 @@ def test_what_is_not_finite_stays_so():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-@pytest.mark.parametrize("function", [rescale_add, rescale_add_relu])
+@pytest.mark.parametrize("function", [rescale_relu, rescale_add, rescale_add_relu])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 @pytest.mark.parametrize("shape", [(3, 5, 7, 4), (1, 64, 40, 13), (2, 1, 1, 1)])
 def test_maps_are_rescaled_where_they_lie(shape, memory_format, dtype, function, count):
     u, x = (torch.randn(shape).to(dtype).contiguous(memory_format=memory_format) for _ in range(2))
     gate = torch.rand(*shape[:2], 1, 1).to(dtype)
-    wanted = u.double() * gate.double() + x.double()
-    wanted = (torch.relu(wanted) if function is rescale_add_relu else wanted).to(dtype)
+    adds = function in (rescale_add, rescale_add_relu)
+    wanted = u.double() * gate.double() + (x.double() if adds else 0)
+    wanted = (torch.relu(wanted) if function in (rescale_relu, rescale_add_relu) else wanted).to(dtype)
     with torch.no_grad():
-        found = function(count, u, gate, x)
+        found = function(count, u, gate, *[x] * adds)
     assert found.data_ptr() == u.data_ptr()  # no new tensor
     assert found.stride() == u.stride()
     torch.testing.assert_close(found, wanted)
@@ -99,6 +100,8 @@ def test_maps_that_lie_otherwise_are_rescaled_all_the_same():
         torch.testing.assert_close(rescale_add_relu(1, v.clone(), across, v), torch.relu(v * across + v))
         deep = torch.randn(2, 3, 2, 4, 4).contiguous(memory_format=torch.channels_last_3d)
         torch.testing.assert_close(rescale_add(2, deep.clone(), gate[..., None], deep), deep * gate[..., None] + deep)
+        torch.testing.assert_close(rescale_relu(1, x.clone(), gate), torch.relu(x * gate))
+        torch.testing.assert_close(rescale_relu(1, u.clone(), gate[:1]), torch.relu(u * gate[:1]))
 
 
 def test_a_gradient_that_is_wanted_is_given():
@@ -109,7 +112,7 @@ def test_a_gradient_that_is_wanted_is_given():
     assert h.grad is not None
     for given in (u, x, gate):
         given.requires_grad_()
-        rescale_add_relu(1, u, gate, x).sum().backward()
+        (rescale_add_relu(1, u, gate, x) + rescale_relu(1, u, gate)).sum().backward()
         assert given.grad is not None
         given.requires_grad_(False)
 
@@ -205,3 +208,67 @@ def test_it_can_be_moved_copied_and_pickled(network, dtype):
         torch.testing.assert_close(
             moved(x.to(dtype)).float(), wanted, rtol=0, atol=near * float(wanted.abs().max()), check_dtype=False
         )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 56, 56), (2, 5, 1, 1), (3, 130, 2, 40), (8, 33, 9, 5), (9, 20, 3, 3), (16, 64, 20, 9)]
+)
+def test_gates_of_a_map_that_is_not_rectified_yet(shape, memory_format, count):
+    u, first, second = _case(shape, 7, shape[1], memory_format=memory_format)
+    u = u - 2
+    u[0, 1, 0, 0] = float("nan")
+    gate = _exact(u.relu(), first, second, 1, 2)[..., None, None]
+    before = u.clone()
+    with torch.no_grad():
+        found = rectified_gates(count, u, *first, 1, *second, 2, 2)
+        assert found[2] is bool(count and library())
+        assert found[2] <= torch.equal(u.nan_to_num(7), before.nan_to_num(7))
+        torch.testing.assert_close(found[1].double(), gate, rtol=0, atol=2e-6, equal_nan=True)
+        rescaled = rescale_rectified(count, found)
+    assert rescaled.data_ptr() == u.data_ptr()
+    torch.testing.assert_close(rescaled.double(), before.double().relu() * gate, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@needs_compiler
+def test_the_relu_before_se_rides_on_the_rescaling(monkeypatch):
+    """In MobileNet SE follows a ReLU, and a convolution follows SE."""
+    model = senet.create("mobilenet_v1_small").eval()
+    model = senet.insert(model, torch.randn(1, 3, 32, 32), senet.SESpec(start="paper"))
+    optimized = senet.optimize(model, torch.randn(1, 3, 32, 32))
+    assert len(_calls(optimized, rescale_rectified)) == len(_calls(optimized, rectified_gates)) == 14
+    assert len(_calls(optimized, torch.ops.aten.relu_.default)) == 27 - 14
+    for x in (torch.randn(2, 3, 32, 32), torch.randn(9, 3, 32, 32)):
+        given = x.clone()
+        with torch.no_grad():
+            torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(optimized(x.requires_grad_()), model(x), rtol=1e-4, atol=1e-5)
+        assert torch.equal(x, given)
+    again = pickle.loads(pickle.dumps(optimized))
+    monkeypatch.setattr("senet.inference.eager.conditions.library", lambda: None)
+    with torch.no_grad():
+        torch.testing.assert_close(again(given), model(given), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("read_by", ["nothing", "an addition", "a second product"])
+def test_a_relu_stays_where_more_than_se_reads_it(read_by):
+    """Another reader must see the rectified map, not what the rescaling made of it."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 4, 1)
+            self.se = senet.SEBlock(8, 4)
+
+        def forward(self, x):
+            h = torch.relu(self.first(x))
+            y = self.last(self.se(h))
+            return y if read_by == "nothing" else y + h.sum() if read_by == "an addition" else y * h[:, :4]
+
+    network, x = Network().eval(), torch.randn(2, 3, 5, 4)
+    optimized = senet.optimize(network, x)
+    assert len(_calls(optimized, rectified_gates)) == (read_by == "nothing")
+    with torch.no_grad():
+        torch.testing.assert_close(optimized(x), network(x))

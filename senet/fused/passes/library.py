@@ -85,10 +85,11 @@ def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
     """The functions with the types of all their arguments."""
     pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     functions.gates.argtypes = [
-        *(pointer, size, size, size, number),
+        *(pointer, size, size, size, number, number),
         *(pointer, pointer, size, number, pointer, pointer, size, number),
         *(pointer, number),
     ]
+    functions.squeeze.argtypes = [pointer, size, size, size, number, number, pointer, number]
     for name, (maps, values, flags) in (_PASSES | _RESCALE).items():
         for kind, sizes in (("rows", 2), ("last", 4 if name in _PASSES else 3)):
             for dtype in _DTYPES:

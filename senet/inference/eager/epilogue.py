@@ -17,12 +17,13 @@ from senet.fused.passes.library import library
 from senet.fused.passes.pointers import address, overlaps
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
-from senet.inference.eager.gate import gates
+from senet.inference.eager.gate import gates, rectified_gates
 from senet.inference.graph import Network, value_of
 
-__all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu"]
+__all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu", "rescale_rectified", "rescale_relu"]
 
 _aten = torch.ops.aten
+_NOT, _AFTER, _BEFORE = 0, 1, 2  # whether the compiled function rectifies its result, or u before it is rescaled
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _COMPILED = {
     torch.float32: ("rescale_rows_float32", "rescale_last_float32"),
@@ -35,40 +36,55 @@ def rescale(u: Tensor, gate: Tensor) -> Tensor:
     return u.mul_(gate) if _may_overwrite(u, gate) else u * gate
 
 
-def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
-    """U * gate + x. `u` may be overwritten. Shapes: as `rescale`; `x` that of `u`.
+def rescale_relu(threads: int, u: Tensor, gate: Tensor) -> Tensor:
+    """max(u * gate, 0). As `rescale`.
 
     Compiled functions may use `threads` threads; with 0 PyTorch's operations do the work.
     """
-    if threads and _in_one_pass(threads, u, gate, x, 0):
+    if threads and _in_one_pass(threads, u, gate, None, _AFTER):
+        return u
+    return u.mul_(gate).relu_() if _may_overwrite(u, gate) else torch.relu(u * gate)
+
+
+def rescale_rectified(threads: int, given: tuple[Tensor, Tensor, bool]) -> Tensor:
+    """max(u, 0) * gate for a result of `rectified_gates`. As `rescale_relu`."""
+    u, gate, left = given
+    if not left:
+        return rescale(u, gate)
+    return u if _in_one_pass(threads, u, gate, None, _BEFORE) else u.relu_().mul_(gate)
+
+
+def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """U * gate + x. As `rescale_relu`; `x` has the shape of `u`."""
+    if threads and _in_one_pass(threads, u, gate, x, _NOT):
         return u
     return torch.addcmul(x, u, gate, out=u) if _may_overwrite(u, gate, x) else u * gate + x
 
 
 def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
-    """max(u * gate + x, 0). `u` may be overwritten. As `rescale_add`."""
-    if threads and _in_one_pass(threads, u, gate, x, 1):
+    """max(u * gate + x, 0). As `rescale_add`."""
+    if threads and _in_one_pass(threads, u, gate, x, _AFTER):
         return u
     return torch.addcmul(x, u, gate, out=u).relu_() if _may_overwrite(u, gate, x) else torch.relu(u * gate + x)
 
 
-def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor, relu: int) -> bool:
+def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) -> bool:
     """Try the compiled kernel in place; return False if it does not support the layout or dtype."""
     shape, dtype = u.shape, u.dtype
-    if dtype not in _COMPILED or x.shape != shape or x.dtype is not dtype or gate.dtype is not dtype or not u.is_cpu:
+    if dtype not in _COMPILED or gate.dtype is not dtype or not u.is_cpu or u.requires_grad or gate.requires_grad:
         return False
-    if u.requires_grad or x.requires_grad or gate.requires_grad or len(shape) < 3 or gate.shape[:2] != shape[:2]:
+    size, maps, channels = u.numel(), gate.numel(), shape[1] if len(shape) > 2 else 0
+    if not size or gate.shape[:2] != shape[:2] or maps != shape[0] * channels or not gate.is_contiguous():
         return False
-    size, maps, channels = u.numel(), gate.numel(), shape[1]
-    if not size or maps != shape[0] * channels or not gate.is_contiguous() or overlaps(u, x):
+    if x is not None and (x.shape != shape or x.dtype is not dtype or x.requires_grad or overlaps(u, x)):
         return False
     rows, last = _COMPILED[dtype]
     at = (address(u), address(x))
-    if u.is_contiguous() and x.is_contiguous():
+    if u.is_contiguous() and (x is None or x.is_contiguous()):
         getattr(library(), rows)(*at, maps, size // maps, address(gate), relu, threads)
         return True
     lies = _LAST.get(len(shape))
-    if lies and u.is_contiguous(memory_format=lies) and x.is_contiguous(memory_format=lies):
+    if lies and u.is_contiguous(memory_format=lies) and (x is None or x.is_contiguous(memory_format=lies)):
         getattr(library(), last)(*at, shape[0], size // maps, channels, address(gate), relu, threads)
         return True
     return False
@@ -89,6 +105,8 @@ _FRESH = (
     _aten.add.Tensor,
     _aten.mul.Tensor,
     rescale,
+    rescale_relu,
+    rescale_rectified,
     rescale_add,
     rescale_add_relu,
 )
@@ -120,24 +138,38 @@ def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
 def _fuse(network: Network, product: fx.Node) -> fx.Node | None:
     a, b = product.args
     u, gate = (a, b) if _is_fresh(a, product) else (b, a)
-    if not _is_fresh(u, product) or not isinstance(gate, fx.Node):
+    if not _is_fresh(u, product) or not isinstance(u, fx.Node) or not isinstance(gate, fx.Node):
         return None
     function: Any = rescale
-    last, given = product, [u, gate]
-    addition = _only_user(product)
-    if addition is not None and addition.target is _aten.add.Tensor and not addition.kwargs:
-        x = addition.args[1] if addition.args[0] is product else addition.args[0]
-        if isinstance(x, fx.Node) and x is not product and _like(x, addition) and _like(product, addition):
-            function, last, given = rescale_add, addition, [0, u, gate, x]
-            activation = _only_user(addition)
-            if activation is not None and activation.target is _aten.relu.default:
-                function, last = rescale_add_relu, activation
+    last = product
+    given: list[Any] = [u, gate]
+    following = _only_user(product)
+    if following is not None and following.target is _aten.add.Tensor and not following.kwargs:
+        x = following.args[1] if following.args[0] is product else following.args[0]
+        if isinstance(x, fx.Node) and x is not product and _like(x, following) and _like(product, following):
+            function, last, given = rescale_add, following, [0, u, gate, x]
+            following = _only_user(following)
+    if following is not None and following.target is _aten.relu.default:
+        function, last, given = (rescale_add_relu if len(given) > 2 else rescale_relu), following, [0, *given[-3:]]
+    elif function is rescale and _defer_relu(u, gate, product):
+        function, given = rescale_rectified, [0, gate]
     with network.graph.inserting_before(last):
         fused = network.graph.call_function(function, tuple(given))
     fused.meta["val"] = value_of(last)
     last.replace_all_uses_with(fused)
     network.drop(last)
     return fused
+
+
+def _defer_relu(u: fx.Node, gate: fx.Node, product: fx.Node) -> bool:
+    """Let `gate` read the input of the ReLU that makes the map u, if it and the product are all that reads u."""
+    if u.target is not _aten.relu.default or gate.target is not gates or gate.args[1] is not u:
+        return False
+    if set(u.users) != {gate, product} or set(gate.users) != {product} or not _is_fresh(u.args[0], u):
+        return False
+    gate.target, gate.args = rectified_gates, (0, u.args[0], *gate.args[2:])
+    gate.meta.pop("val", None)  # it returns more now
+    return True
 
 
 def _overwrite(node: fx.Node) -> None:

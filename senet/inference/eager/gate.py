@@ -15,9 +15,10 @@ from torch import Tensor, fx
 from senet.activations import ACTIVATIONS
 from senet.fused.passes.library import library
 from senet.fused.passes.pointers import address
+from senet.inference.eager.conditions import computed_now
 from senet.inference.graph import Network, value_of
 
-__all__ = ["fuse_gates", "gates"]
+__all__ = ["fuse_gates", "gates", "rectified_gates"]
 
 _aten = torch.ops.aten
 _ACTIVATIONS = {getattr(_aten, each.op).default: each.native for each in ACTIVATIONS if each.native}
@@ -54,23 +55,78 @@ def gates(
     Returns:
         (N, C', 1, ...).
     """
-    few = threads and 0 < h.shape[0] <= _FEW
-    if few and h.dtype is _FLOAT and weight1.dtype is _FLOAT and h.is_cpu and not h.requires_grad:
-        last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
-        (samples, channels, *_), (width, inputs), outputs = h.shape, weight1.shape, weight2.shape[0]
-        gate = h.new_empty((samples, outputs, *_ONES[ones]))
-        if (
-            last >= 0
-            and channels == inputs
-            and library().gates(  # type: ignore[union-attr]
-                *(address(h), samples, channels, h.numel() // (samples * channels), last),
-                *(address(weight1), address(bias1), width, inner),
-                *(address(weight2), address(bias2), outputs, outer),
-                *(address(gate), threads),
-            )
-        ):
-            return gate
-    pooled = h.mean(list(range(2, h.dim()))) if h.dim() > 2 else h
+    excitation = (weight1, bias1, inner, weight2, bias2, outer, ones)
+    gate = _compiled(threads, h, 0, *excitation) if threads and h.shape[0] <= _FEW else None
+    if gate is not None:
+        return gate
+    return _excited(h.mean(list(range(2, h.dim()))) if h.dim() > 2 else h, *excitation)
+
+
+def rectified_gates(threads: int, u: Tensor, *excitation: Any) -> tuple[Tensor, Tensor, bool]:
+    """The gates of max(u, 0), and the map that they are to rescale. `u` may be overwritten.
+
+    A compiled function rectifies what it reads, so `u` need not be rectified before it is rescaled.
+
+    Args:
+        threads: as `gates`.
+        u: (N, C, *space).
+        *excitation: the arguments of `gates` after `h`.
+
+    Returns:
+        The map, its gates, and whether the map is still `u`, not max(u, 0).
+    """
+    gate = _compiled(threads, u, 1, *excitation) if threads else None
+    if gate is not None:
+        return u, gate, True
+    h = u.relu_() if computed_now(u) else torch.relu(u)
+    return h, gates(threads, h, *excitation), False
+
+
+def _compiled(
+    threads: int,
+    h: Tensor,
+    relu: int,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    inner: int,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    outer: int,
+    ones: int,
+) -> Tensor | None:
+    """The gates by compiled functions, of max(h, 0) with `relu`; None if they do not take these tensors."""
+    if h.dtype is not _FLOAT or weight1.dtype is not _FLOAT or not h.is_cpu or h.requires_grad or not h.numel():
+        return None
+    last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
+    (samples, channels, *_), (width, inputs), outputs = h.shape, weight1.shape, weight2.shape[0]
+    if last < 0 or channels != inputs:
+        return None
+    functions: Any = library()
+    given = (address(h), samples, channels, h.numel() // (samples * channels), last, relu)
+    if samples > _FEW:
+        pooled = h.new_empty((samples, channels))
+        functions.squeeze(*given, address(pooled), threads)
+        return _excited(pooled, weight1, bias1, inner, weight2, bias2, outer, ones)
+    gate = h.new_empty((samples, outputs, *_ONES[ones]))
+    done = functions.gates(
+        *given,
+        *(address(weight1), address(bias1), width, inner),
+        *(address(weight2), address(bias2), outputs, outer),
+        *(address(gate), threads),
+    )
+    return gate if done else None
+
+
+def _excited(
+    pooled: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    inner: int,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    outer: int,
+    ones: int,
+) -> Tensor:
     hidden = _activated(_linear(pooled, weight1, bias1), inner)
     gate = _activated(_linear(hidden, weight2, bias2), outer)
     return gate.reshape(-1, gate.shape[1], *_ONES[ones]) if ones else gate

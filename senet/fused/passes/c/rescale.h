@@ -1,19 +1,24 @@
-/* In inference: u = u * gate + other, rectified if asked, in u's own memory. That is all that is left to do with a map
-   once its gate is known. `other` may be u itself, element for element, but may not overlap it otherwise. */
+/* In inference: u = u * gate + other, in u's own memory. That is all that is left to do with a map once its gate is known.
+   Without `other` (null), nothing is added. It may be u itself, element for element, but may not overlap it otherwise.
+   relu: 0 nothing is rectified, 1 the result, 2 u before it is rescaled. */
+
+#define LOOP(count, value) { _Pragma("omp simd") for (long i = 0; i < (count); i++) y[i] = STORE(value); }
+#define EACH(count, a, plus) \
+    if (relu == 1) LOOP(count, RELU(LOAD(y[i]) * a plus)) \
+    else if (relu) LOOP(count, RELU(LOAD(y[i])) * a plus) \
+    else LOOP(count, LOAD(y[i]) * a plus)
 
 int F(rescale_rows)(T *u, const T *other, long rows, long space, const T *gate, int relu, int threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * space >= SMALL)
     for (long r = 0; r < rows; r++) {
         T *y = u + r * space;
-        const T *o = other + r * space;
         const ACC a = LOAD(gate[r]);
-        if (relu) {
-            #pragma omp simd
-            for (long i = 0; i < space; i++) y[i] = STORE(RELU(LOAD(y[i]) * a + LOAD(o[i])));
+        if (other) {
+            const T *o = other + r * space;
+            EACH(space, a, + LOAD(o[i]))
         } else {
-            #pragma omp simd
-            for (long i = 0; i < space; i++) y[i] = STORE(LOAD(y[i]) * a + LOAD(o[i]));
+            EACH(space, a, )
         }
     }
     return 1;
@@ -21,17 +26,26 @@ int F(rescale_rows)(T *u, const T *other, long rows, long space, const T *gate, 
 
 int F(rescale_last)(T *u, const T *other, long samples, long space, long channels, const T *gate, int relu, int threads)
 {
-    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && samples * space * channels >= SMALL)
-    for (long p = 0; p < samples * space; p++) {
-        T *y = u + p * channels;
-        const T *o = other + p * channels, *a = gate + p / space * channels;
-        if (relu) {
-            #pragma omp simd
-            for (long c = 0; c < channels; c++) y[c] = STORE(RELU(LOAD(y[c]) * LOAD(a[c]) + LOAD(o[c])));
-        } else {
-            #pragma omp simd
-            for (long c = 0; c < channels; c++) y[c] = STORE(LOAD(y[c]) * LOAD(a[c]) + LOAD(o[c]));
+    if (samples * space * channels < SMALL) threads = 1;
+    const long positions = samples * space, share = (positions + threads - 1) / threads;
+    #pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
+    for (int t = 0; t < threads; t++) {
+        const long end = (t + 1) * share < positions ? (t + 1) * share : positions;
+        for (long p = t * share; p < end;) {
+            const T *a = gate + p / space * channels; /* a division takes as long as a short row */
+            const long next = (p / space + 1) * space < end ? (p / space + 1) * space : end;
+            for (; p < next; p++) {
+                T *y = u + p * channels;
+                if (other) {
+                    const T *o = other + p * channels;
+                    EACH(channels, LOAD(a[i]), + LOAD(o[i]))
+                } else {
+                    EACH(channels, LOAD(a[i]), )
+                }
+            }
         }
     }
     return 1;
 }
+#undef EACH
+#undef LOOP
