@@ -3,6 +3,7 @@
     make bench                      # hours on 2 cores, on a machine that does nothing else; goes on where it was
     python benchmarks/speed.py --models resnet50_v1_5 resnet20
     python benchmarks/speed.py --placements onnxruntime openvino   # SE by stage and placement in these engines alone
+    .venv-devices/bin/python benchmarks/speed.py --placements executorch litert ncnn   # after `make devices`
     python benchmarks/speed.py --page   # only writes the page of what was measured
 
 Each network is measured by `senet.bench` into runs/speed/NAME, row by row. What another version of the code measured is
@@ -48,9 +49,10 @@ NETWORKS: dict[str, tuple[int, tuple[str, ...] | None]] = {
 }
 """Pixels a side, and the engines that are measured."""
 
-PLACED = {"resnet50_v1_5": 224, "mobilenet_v1": 224}
-"""Networks whose SE is measured by stage and placement, and pixels a side."""
-BATCHES = (1, 16)
+PLACED = {"resnet50_v1_5": (1, 16), "mobilenet_v1": (1, 16)}
+ON_DEVICES = {"resnet18": (1,), "torchvision:mobilenet_v2": (1,)}
+"""Networks whose SE is measured by stage and placement, in general and in the engines of devices, and batch sizes."""
+SIZE = 224
 
 ANCHORS = """## Published elsewhere, for comparison
 
@@ -83,24 +85,29 @@ def measure(name: str) -> None:
 
 
 def measure_placements(engines: list[str]) -> None:
-    for name, size in PLACED.items():
-        for engine in engines:
-            for batch in BATCHES:
-                out = RESULTS / "placements" / f"{name}-{engine}-{batch}"
+    for engine in engines:
+        for name, batches in (ON_DEVICES if ENGINES[engine].extra == "devices" else PLACED).items():
+            for batch in batches:
+                out = RESULTS / "placements" / f"{short(name)}-{engine}-{batch}"
                 if (out / ADVICE).is_file():
                     continue
                 print(f"# {name}, {engine}, batch {batch}", flush=True)
-                example = torch.randn(1, 3, size, size)
+                example = torch.randn(1, 3, SIZE, SIZE)
                 advise(senet.create(name), example, engine=engine, batch_size=batch, name=name, out=out)
+
+
+def short(name: str) -> str:
+    """A network's name without its library, as files have it."""
+    return name.rpartition(":")[2]
 
 
 def placements(name: str) -> str:
     """SE at all sites of a network and at one stage's, by engine and placement: a section of the page."""
     kept = FILES / "placements"
     kept.mkdir(parents=True, exist_ok=True)
-    for path in (RESULTS / "placements").glob(f"{name}-*/{ADVICE}"):
+    for path in (RESULTS / "placements").glob(f"{short(name)}-*/{ADVICE}"):
         shutil.copyfile(path, kept / f"{path.parent.name}.json")
-    paths = sorted(kept.glob(f"{name}-*.json"))
+    paths = sorted(kept.glob(f"{short(name)}-*.json"))
     if not paths:
         return ""
     rows: list[list[str]] = []
@@ -110,7 +117,8 @@ def placements(name: str) -> str:
         by_placement: dict[str, dict[str, str]] = {}
         for each in values["measured"]:
             if len(each["sites"]) > 1 or each["what"].startswith(("all", "stage")):
-                by_placement.setdefault(each["placement"], {})[each["what"]] = str(Ratio(**each["ratio"]))
+                form = "" if each["form"] == "optimized" else ", as inserted"
+                by_placement.setdefault(each["placement"], {})[each["what"]] = f"{Ratio(**each['ratio'])}{form}"
         where = where or list(next(iter(by_placement.values())))
         proposal = values["proposal"]
         best = "none" if proposal is None else f"{proposal['placement']}: {proposal['what']}"
@@ -122,7 +130,8 @@ def placements(name: str) -> str:
     table = Table("placements", "", [Column(each, number=False) for each in titles], rows)
     return (
         f"### {name} by stage and placement\n\n{table.markdown()}\n\nTime with SE at these sites alone over the time "
-        f"without [95 % interval], by `senet advise`. {machine_line(values['machine'])}"
+        "without [95 % interval], by `senet advise`; in the inference form unless said. "
+        f"{machine_line(values['machine'])}"
     )
 
 
@@ -153,7 +162,10 @@ def page(results: dict[str, Bench]) -> str:
             f"![Time of {name} with SE, relative to without, by engine](speed/{name}.svg)",
             *filter(None, [placements(name)]),
         ]
-    sections += [*(filter(None, (placements(name) for name in PLACED if name not in results))), ANCHORS]
+    sections += [
+        *(filter(None, (placements(name) for name in {**PLACED, **ON_DEVICES} if name not in results))),
+        ANCHORS,
+    ]
     return "\n\n".join(sections) + "\n"
 
 
