@@ -51,6 +51,24 @@ def test_gates_are_those_of_the_equations(shape, width, outputs, memory_format, 
     torch.testing.assert_close(found.flatten(1).double(), _exact(h, first, second, 1, 2), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("count", [0, 2, 3])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 64, 56, 56), (3, 5, 1, 1), (9, 130, 20, 7), (2, 33, 40, 40)])
+def test_gates_in_bfloat16(shape, memory_format, count):
+    """The squeeze is rounded once, as PyTorch's is; every step after it is PyTorch's."""
+    h, *layers = _case(shape, 6, 70, memory_format=memory_format)
+    h, first, second = h.bfloat16(), *([x.bfloat16() for x in layer] for layer in layers)
+    pooled = h.double().mean((2, 3)).bfloat16()
+    expected = torch.sigmoid(F.linear(torch.relu(F.linear(pooled, *first)), *second))
+    with torch.no_grad():
+        found = gates(count, h, *first, 1, *second, 2, 2)
+        _, gate, left = rectified_gates(count, h - 2, *first, 1, *second, 2, 2)
+        assert left is bool(count and library())
+        torch.testing.assert_close(gate, gates(0, torch.relu(h - 2), *first, 1, *second, 2, 2), rtol=0, atol=0.02)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=0.02 if not count else 0.008)
+
+
 @pytest.mark.parametrize("count", [0, 2])
 @pytest.mark.parametrize("inner", range(1, 7))
 @pytest.mark.parametrize("outer", range(7))

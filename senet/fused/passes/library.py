@@ -30,7 +30,7 @@ __all__ = ["OFF", "library"]
 OFF = "SENET_NATIVE"  # 0 means PyTorch's operations
 _FOLDER = Path(__file__).with_name("c")
 _SOURCES = ("passes.c", "excitation.c")
-_READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h")
+_READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h", "squeeze.h")
 _COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _OWN_MACHINE = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 _LIMIT_S = 120
@@ -89,7 +89,8 @@ def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
         *(pointer, pointer, size, number, pointer, pointer, size, number),
         *(pointer, number),
     ]
-    functions.squeeze.argtypes = [pointer, size, size, size, number, number, pointer, number]
+    for squeeze in (functions.squeeze_float32, functions.squeeze_bfloat16):
+        squeeze.argtypes = [pointer, size, size, size, number, number, pointer, number]
     for name, (maps, values, flags) in (_PASSES | _RESCALE).items():
         for kind, sizes in (("rows", 2), ("last", 4 if name in _PASSES else 3)):
             for dtype in _DTYPES:

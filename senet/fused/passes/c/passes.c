@@ -1,6 +1,7 @@
 /* Normalisation and Squeeze-and-Excitation in one pass, on the CPU: the loops of passes.h for each element type.
 
    Compiled once on the user's machine by its C compiler (library.py); without one, PyTorch's operations do the same. */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,7 @@ static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 #define STORE(x) bf16_of_f32(x)
 #include "passes.h"
 #include "rescale.h"
+#include "squeeze.h"
 #undef T
 #undef F
 #undef LOAD
