@@ -3,7 +3,7 @@
     make bench                      # hours on 2 cores, on a machine that does nothing else; goes on where it was
     python benchmarks/speed.py --models resnet50_v1_5 resnet20
     python benchmarks/speed.py --placements onnxruntime openvino   # SE by stage and placement in these engines alone
-    .venv-devices/bin/python benchmarks/speed.py --placements executorch litert ncnn   # after `make devices`
+    .venv-devices/bin/python benchmarks/speed.py --models resnet18-on-devices mobilenet_v2-on-devices  # `make devices`
     python benchmarks/speed.py --page   # only writes the page of what was measured
 
 Each network is measured by `senet.bench` into runs/speed/NAME, row by row. What another version of the code measured is
@@ -16,6 +16,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,10 +50,16 @@ NETWORKS: dict[str, tuple[int, tuple[str, ...] | None]] = {
 }
 """Pixels a side, and the engines that are measured."""
 
-PLACED = {"resnet50_v1_5": (1, 16), "mobilenet_v1": (1, 16)}
-ON_DEVICES = {"resnet18": (1,), "torchvision:mobilenet_v2": (1,)}
-"""Networks whose SE is measured by stage and placement, in general and in the engines of devices, and batch sizes."""
-SIZE = 224
+ON_DEVICES = {"resnet18-on-devices": "resnet18", "mobilenet_v2-on-devices": "torchvision:mobilenet_v2"}
+"""Networks that are also measured one picture at a time in the engines of devices, which need their own environment."""
+NETWORKS |= dict.fromkeys(ON_DEVICES, (224, ("executorch", "litert", "ncnn")))
+
+PLACED = {"resnet50_v1_5": 224, "mobilenet_v1": 224}
+"""Networks whose SE is measured by stage and placement, and pixels a side."""
+BATCHES = (1, 16)
+
+FORMS = """*Ours* is the inference form here too. `senet advise` also measures the network as it was inserted, whose SE is
+the straightforward block, and takes the faster one."""
 
 ANCHORS = """## Published elsewhere, for comparison
 
@@ -71,9 +78,9 @@ others are treated the same way but for that, normalisations folded. A *training
 backward and SGD with momentum. In *bf16* training is under autocast, and inference has its weights converted. *Kept for
 backward* is what autograd holds between the passes, in bytes, parameters left out. Nothing was measured on a GPU. Where
 the squeeze stays in place (networks of basic blocks), ONNX Runtime and OpenVINO run the same operations for ours as for
-the straightforward block: what differs there is noise. An interval is that of the rounds of one process. From process
-to process a ratio moves by another 0.01 or 0.02: for ResNet-50, *ours* and *timm's SE, optimized* are the same
-operations.
+the straightforward block: what differs there is noise.
+An interval is that of the rounds of one process. From process to process a ratio moves by another 0.01 or 0.02 (for
+ResNet-50, *ours* and *timm's SE, optimized* are the same operations), and in OpenVINO bf16 by as much as 0.09.
 
 [From a trained network to milliseconds](export.md) says how ours is computed and why some engines gain nothing.
 [SE within a latency budget](advise.md) measures the same by stage on your machine."""
@@ -83,33 +90,36 @@ def measure(name: str) -> None:
     size, engines = NETWORKS[name]
     torch.manual_seed(0)
     print(f"# {name}", flush=True)
-    bench(senet.create(name), torch.randn(1, 3, size, size), RESULTS / name, name=name, engines=engines)
+    example, known = torch.randn(1, 3, size, size), ON_DEVICES.get(name, name)
+    batch_size = 1 if name in ON_DEVICES else None
+    bench(senet.create(known), example, RESULTS / name, name=known, engines=engines, batch_size=batch_size)
 
 
 def measure_placements(engines: list[str]) -> None:
-    for engine in engines:
-        for name, batches in (ON_DEVICES if ENGINES[engine].extra == "devices" else PLACED).items():
-            for batch in batches:
-                out = RESULTS / "placements" / f"{short(name)}-{engine}-{batch}"
+    for batch in BATCHES:
+        for name, size in PLACED.items():
+            for engine in engines:
+                out = RESULTS / "placements" / f"{name}-{engine}-{batch}"
                 if (out / ADVICE).is_file():
                     continue
                 print(f"# {name}, {engine}, batch {batch}", flush=True)
-                example = torch.randn(1, 3, SIZE, SIZE)
+                example = torch.randn(1, 3, size, size)
                 advise(senet.create(name), example, engine=engine, batch_size=batch, name=name, out=out)
 
 
-def short(name: str) -> str:
-    """A network's name without its library, as files have it."""
-    return name.rpartition(":")[2]
+def within(proposal: dict[str, Any]) -> str:
+    """A proposal's ratio, and its sites in words where they are stages."""
+    ratio = str(Ratio(**proposal["ratio"]))
+    return ratio if "." in proposal["what"] else f"{proposal['what']}, {ratio}"
 
 
 def placements(name: str) -> str:
     """SE at all sites of a network and at one stage's, by engine and placement: a section of the page."""
     kept = FILES / "placements"
     kept.mkdir(parents=True, exist_ok=True)
-    for path in (RESULTS / "placements").glob(f"{short(name)}-*/{ADVICE}"):
+    for path in (RESULTS / "placements").glob(f"{name}-*/{ADVICE}"):
         shutil.copyfile(path, kept / f"{path.parent.name}.json")
-    paths = sorted(kept.glob(f"{short(name)}-*.json"))
+    paths = sorted(kept.glob(f"{name}-*.json"))
     if not paths:
         return ""
     rows: list[list[str]] = []
@@ -123,12 +133,12 @@ def placements(name: str) -> str:
                 by_placement.setdefault(each["placement"], {})[each["what"]] = f"{Ratio(**each['ratio'])}{form}"
         where = where or list(next(iter(by_placement.values())))
         proposal = values["proposal"]
-        best = "none" if proposal is None else f"{proposal['placement']}: {proposal['what']}"
+        best = "none" if proposal is None else f"{proposal['placement']}, {len(proposal['sites'])}: {within(proposal)}"
         for placement, ratios in by_placement.items():
             engine = f"{ENGINES[values['engine']].words}, {values['example'][0]}"
             plain = f"{1000 * values['plain']:.1f} ms"
             rows.append([engine, plain, placement, *(ratios.get(each, "–") for each in where), best])
-    titles = ["engine, batch", "plain", "placement", *where, f"fits {values['budget']:g}"]
+    titles = ["engine, batch", "plain", "placement", *where, f"sites within {values['budget']:g}"]
     table = Table("placements", "", [Column(each, number=False) for each in titles], rows)
     return (
         f"### {name} by stage and placement\n\n{table.markdown()}\n\nTime with SE at these sites alone over the time "
@@ -154,20 +164,18 @@ def page(results: dict[str, Bench]) -> str:
     for name, result in results.items():
         size = " × ".join(map(str, result.example[1:]))
         done = {row.key for row in result.rows}
-        wanted = [case for case in cases(*NETWORKS[name]) if ENGINES[case.engine].device == "cpu"]
+        wanted = cases(*NETWORKS[name], 1 if name in ON_DEVICES else None)
+        wanted = [case for case in wanted if ENGINES[case.engine].device == "cpu"]
         missing = "; ".join(case.words for case in wanted if case.key not in done)
         sections += [
-            f"## {name}, inputs of {size}",
+            f"## {result.model}{' in the engines of devices' * (name in ON_DEVICES)}, inputs of {size}",
             markdown(result),
             f"{meaning(result)} {machine_line(result.machine)} [JSON](speed/{name}.json)"
             f"{f' Not measured here: {missing}.' * bool(missing)}",
             f"![Time of {name} with SE, relative to without, by engine](speed/{name}.svg)",
-            *filter(None, [placements(name)]),
+            *filter(None, [placements(name), FORMS * (name in ON_DEVICES)]),
         ]
-    sections += [
-        *(filter(None, (placements(name) for name in {**PLACED, **ON_DEVICES} if name not in results))),
-        ANCHORS,
-    ]
+    sections += [*(filter(None, (placements(name) for name in PLACED if name not in results))), ANCHORS]
     return "\n\n".join(sections) + "\n"
 
 
@@ -186,8 +194,9 @@ def write_page() -> None:
 
 
 def main() -> None:
+    usual = [name for name in NETWORKS if name not in ON_DEVICES]
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--models", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="which to measure")
+    words.add_argument("--models", nargs="+", choices=list(NETWORKS), default=usual, help="which to measure")
     words.add_argument("--placements", nargs="+", metavar="ENGINE", help="measure SE by stage and placement in these")
     words.add_argument("--page", action="store_true", help="write the page of what was measured, and measure nothing")
     asked = words.parse_args()

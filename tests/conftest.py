@@ -30,6 +30,9 @@ with suppress(ImportError):  # the frameworks' environment does without it
 os.environ.pop("COLUMNS", None)  # xdist sets it: what is printed would be as wide as the terminal outside
 if _WORKERS > 1:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // _WORKERS))
+    # Nor do commands that tests start take the other processes' cores, or torch.compile start processes of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ __all__ = [
 RESULT = "bench.json"
 NOT_INSTALLED = "not installed"
 """The beginning of the note of a case whose engine is not installed."""
-_PACKAGES = ("timm", "onnxruntime", "openvino", "nncf")
+_PACKAGES = ("timm", "onnxruntime", "openvino", "nncf", "executorch", "ai-edge-litert", "ncnn")
 
 
 class BenchError(SenetError, ValueError):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Ratio", "Row", "median_interval"]
 
 CONFIDENCE = 0.95
+_NOISY = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,14 @@ class Row:
     def key(self) -> tuple[str, str, int]:
         """The key of its case."""
         return self.what, self.engine, self.batch
+
+    @property
+    def remark(self) -> str:
+        """The note, or that an interval is so wide that the figure says little."""
+        widths = [
+            ratio.high - ratio.low for ratio in self.ratios.values() if ratio.low is not None and ratio.high is not None
+        ]
+        return self.note or f"noisy: an interval over {_NOISY} wide" * any(width > _NOISY for width in widths)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads."""

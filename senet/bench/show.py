@@ -71,7 +71,7 @@ def bench_table(result: Bench) -> Table:
             cell(row.plain, plain_words(row)),
             *(each for name in shown for each in _ratio(row.ratios.get(name))),
             row.rounds or None,
-            row.note,
+            row.remark,
         ]
         for row in result.rows
     ]
@@ -100,7 +100,8 @@ def markdown(result: Bench) -> str:
 
 def machine_line(machine: Mapping[str, Any]) -> str:
     """The machine in one line."""
-    versions = [f"{name} {machine[name]}" for name in ("torch", "onnxruntime", "openvino", "timm") if name in machine]
+    shown = ("torch", "onnxruntime", "openvino", "executorch", "ai-edge-litert", "ncnn", "timm")
+    versions = [f"{name} {machine[name]}" for name in shown if name in machine]
     device = "" if machine["device"] == "cpu" else f", {machine['device']}"
     units = ", ".join(counted(machine[f"{each}s"], each) for each in ("core", "thread"))
     return f"Machine: {machine['processor']}, {units}, {machine['instructions']}{device}; {', '.join(versions)}."
@@ -109,7 +110,8 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 def meaning(result: Bench) -> str:
     """The meaning of the figures, in a sentence or two."""
     rounds = [row.rounds for row in result.rows if row.rounds]
-    how = f", {min(rounds)} to {max(rounds)} rounds of all in turn" if rounds else ""
+    numbers = " to ".join(map(str, dict.fromkeys((min(rounds), max(rounds))))) if rounds else ""
+    how = f", {numbers} rounds of all in turn" if rounds else ""
     quick = " Measured in a hurry (--quick)." if result.quick else ""
     return f"Median of the ratios round by round [95 % interval]{how}. The peer is {result.peer}.{quick}"
 

@@ -266,6 +266,9 @@ def test_table_and_figure_of_every_kind_of_row():
         assert words in text
     assert "in a hurry" in str(dataclasses.replace(result, quick=True))
     assert markdown(result).splitlines()[2].startswith("| PyTorch eager, NCHW | inference | 1 | 43.1 ms | 1.010 [")
+    assert "noisy" not in text
+    wide = dataclasses.replace(rows[0], ratios={OURS: Ratio(1.01, 0.95, 1.06)})
+    assert "noisy: an interval over 0.1 wide" in markdown(dataclasses.replace(result, rows=(wide,)))
     pytest.importorskip("matplotlib")
     axes = figure(result).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
