@@ -58,8 +58,8 @@ PLACED = {"resnet50_v1_5": 224, "mobilenet_v1": 224}
 """Networks whose SE is measured by stage and placement, and pixels a side."""
 BATCHES = (1, 16)
 
-FORMS = """*Ours* is the inference form here too. `senet advise` also measures the network as it was inserted, whose SE is
-the straightforward block, and takes the faster one."""
+FORMS = """*Ours* is the inference form here too. `senet advise` also measures the network as it was inserted, whose SE
+is the straightforward block, and takes the faster one."""
 
 ANCHORS = """## Published elsewhere, for comparison
 
