@@ -169,7 +169,9 @@ def _output() -> Iterator[None]:
 def plain_text(*renderables: RenderableType, width: int = WIDTH, wrap: bool = True) -> str:
     """The output of a terminal of that width, without colours; long lines outside tables wrap on request."""
     file = io.StringIO()
-    to = Console(file=file, width=width, color_system=None, force_terminal=False, highlight=False, markup=False)
+    to = Console(
+        file=file, width=width, color_system=None, force_terminal=False, highlight=False, emoji=False, markup=False
+    )
     for renderable in _printable(renderables):
         to.print(renderable, soft_wrap=not wrap)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")

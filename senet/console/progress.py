@@ -55,7 +55,7 @@ class Progress:
         from rich.progress import Progress as RichProgress
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -122,7 +122,7 @@ def alive(every: float = 60.0, file: TextIO | None = None) -> Iterator[Callable[
         from rich.progress import Progress as RichProgress
         from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         # Output of other threads is left alone; a converter's is suppressed elsewhere.
         with RichProgress(*columns, console=where, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
             task = bar.add_task("", total=None)

@@ -36,7 +36,8 @@ def write_json(path: Path, content: Any) -> None:
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path, follow=False) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A path need not be UTF-8. Its other bytes are lone surrogates, whose escape is Python's and JSON's alike.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:

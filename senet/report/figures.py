@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from senet.files.atomic import atomic_write
+from senet.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -204,5 +205,6 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
 
 
 def short(name: str, most: int = 32) -> str:
-    """A name shortened to fit a figure; tables have the full name."""
+    """A name shortened to fit a figure, without control characters; tables have the full name."""
+    name = printable(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _SAFE = "/,:;()@!*"  # unescaped in a data: link; all others are written as %XX
+_ERRORS = "backslashreplace"  # a path need not be UTF-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ def render(page: Page) -> str:
     )
     environment.filters["kind"] = lambda part: type(part).__name__
     environment.filters["svg"] = lambda chart: inline_svg(chart.figure, chart.name, chart.title)
-    environment.filters["as_data"] = lambda part: f"data:text/csv;charset=utf-8,{quote(part.csv(), safe=_SAFE)}"
+    environment.filters["as_data"] = _as_data
     environment.filters["anchor"] = _anchor
     environment.filters["whole"] = _whole
     script, style = _asset("script.js"), _asset("style.css")
@@ -185,9 +186,13 @@ def write_page(page: Page, folder: str | Path) -> Path:
     return path
 
 
+def _as_data(part: Chart | Table) -> str:
+    return f"data:text/csv;charset=utf-8,{quote(part.csv(), safe=_SAFE, errors=_ERRORS)}"
+
+
 def _write(path: Path, text: str) -> None:
     with atomic_write(path, follow=False) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors=_ERRORS, newline="")
 
 
 def _asset(name: str) -> str:

@@ -117,7 +117,8 @@ class Table:
                 drawn.add_column(column.brief, overflow="fold", style="cyan" if index == 0 else None)
         for row in rows:
             drawn.add_row(*map(printable, row))
-        return Group(Text(self.title, style="bold"), drawn, "")  # rich would wrap a title at the table's width
+        # rich would wrap a title at the table's width
+        return Group(Text(printable(self.title), style="bold"), drawn, "")
 
     def markdown(self) -> str:
         """The table as Markdown."""

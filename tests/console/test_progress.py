@@ -44,6 +44,14 @@ def test_a_terminal_gets_a_bar():
     assert "loss" not in shown
 
 
+def test_a_name_in_brackets_is_no_style():
+    file = Terminal()
+    progress = Progress(file=file)
+    with progress.steps(1):
+        progress.run("[bold]x[/]")
+    assert "[bold]x[/]" in file.getvalue()
+
+
 def test_nothing_is_shown_where_nothing_was_asked_for():
     for file in (io.StringIO(), Terminal()):
         progress = Progress(show=False, file=file)

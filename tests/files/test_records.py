@@ -40,6 +40,14 @@ class TestCSV:
             read_csv(tmp_path / "t.csv")
 
 
+class TestJSON:
+    def test_a_path_that_is_not_utf8_comes_back(self, tmp_path):
+        content = {os.fsdecode(b"caf\xe9"): "Grüße"}
+        write_json(tmp_path / "t.json", content)
+        assert read_json(tmp_path / "t.json") == content
+        assert (tmp_path / "t.json").read_bytes() == '{\n  "caf\\udce9": "Grüße"\n}\n'.encode()
+
+
 class TestText:
     def test_bounds(self, tmp_path):
         (tmp_path / "big").write_text("x" * 101)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -30,6 +32,7 @@ from senet.report import (
     settings_facts,
     write_page,
 )
+from senet.report.figures import short
 from tests.browser import complaints, opened, requests
 
 EVIL = "<script>document.title='taken'</script>\"'&$x^{$<img src=x onerror=alert(1)>"
@@ -95,6 +98,17 @@ def test_the_files_beside_it(tmp_path):
     before = path.read_bytes()
     write_page(page(EVIL), tmp_path)
     assert path.read_bytes() == before  # the same report, the same file
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    assert short(name) == r"caf\udce9"
+    given = page(name)
+    (section,) = given.sections
+    parts = [*section.parts[:3], chart(label=short(name))]
+    html = write_page(dataclasses.replace(given, sections=[Section(name, parts)]), tmp_path).read_text("utf-8")
+    assert html.count(r"caf\udce9") > 8
+    assert r"caf\udce9,0.931,3" in (tmp_path / "scores.csv").read_text("utf-8")
 
 
 def test_parts_have_names_of_their_own(tmp_path):

@@ -32,6 +32,18 @@ def test_a_terminal_has_the_short_texts():
     assert lines == [["Scores"], ["variant", "acc."], [lines[2][0]], ["a|b", "93.10"], ["plain", "–"]]
 
 
+def test_names_are_shown_as_they_are():
+    """No emoji in place of a name, and no control sequence in the title, which may name a folder."""
+    table = Table.of("on \x1b[31m:cat:", ("[b]", ":dog:"), [(":a:", "x")], numbers=range(0))
+    lines = plain_text(":cat: [b]", table).splitlines()
+    assert [lines[0], lines[1], lines[2].split(), lines[4].split()] == [
+        ":cat: [b]",
+        r"on \x1b[31m:cat:",
+        ["[b]", ":dog:"],
+        [":a:", "x"],
+    ]
+
+
 def test_markdown():
     assert TABLE.markdown().splitlines() == [
         "| variant | acc. |",
