@@ -24,6 +24,7 @@ __all__ = [
     "read_csv",
     "read_json",
     "refuse_link",
+    "report_folder",
     "writable_folder",
     "write_csv",
     "write_json",
@@ -154,6 +155,22 @@ def writable_folder(folder: Path, data: str | None = None) -> None:
         ) from error
 
 
+def report_folder(path: str | Path) -> Path:
+    """Make a folder for a report, and return it.
+
+    Raises:
+        StudyError: it holds a training or a study, whose files would be overwritten, or cannot be made.
+    """
+    folder = Path(path).expanduser()
+    if (folder / SETTINGS).exists():
+        raise StudyError(f"{folder} is the folder of a training or a study: choose another, such as a new one in it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"the output folder {folder} cannot be made ({error.strerror}): choose another") from error
+    return folder
+
+
 def named(name: str | Path | None, content: Any) -> dict[str, Any]:
     """A setting that names something, with a digest of it, since the same name may come to mean another thing."""
     return {"name": None if name is None else str(name), "content": content}
@@ -162,7 +179,8 @@ def named(name: str | Path | None, content: Any) -> dict[str, Any]:
 def _differing(held: Any, wanted: Any, name: str = "") -> list[str]:
     """The differences between two settings, in words."""
     if not (isinstance(held, dict) and isinstance(wanted, dict)):
-        return [] if held == wanted else [f"{name} was {held!r} and is now {wanted!r}"]
+        same = held == wanted or [held] == wanted  # an earlier version kept one pattern of `where` as a text
+        return [] if same else [f"{name} was {held!r} and is now {wanted!r}"]
     if "content" in wanted:
         if held.get("content") == wanted["content"] and _function(held.get("name")) == _function(wanted["name"]):
             return []

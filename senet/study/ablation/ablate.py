@@ -24,9 +24,9 @@ from senet.study.ablation.ablation import Ablation, TrainedCell
 from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
 from senet.study.ablation.grid import Cell as Variant
 from senet.study.ablation.pages import ablation_page
-from senet.study.cells.carry_out import carry_out, listed
+from senet.study.cells.carry_out import carry_out, listed, open_study
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
-from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
+from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
 from senet.training.processes.processes import device_layout, joined
 from senet.training.train import RunResult, settings_of, setup_of
@@ -152,7 +152,6 @@ def ablate_cells(
     check_seeds(seeds)
     spec = spec if make is None else block_spec(spec, make)
     name, given = given_model(model)
-    shown = progress if isinstance(progress, Progress) else Progress(progress)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
     asked = known_options(options, Options, "ablate")
@@ -167,6 +166,7 @@ def ablate_cells(
         return study_command("ablate", model, data, base, where, flags, callbacks)
 
     with joined(layout) as processes:
+        shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         setup, built = setup_of(plain, data, asked, layout, processes, shown, out, seed=0)
         first = {PLAIN: checked_plain(plain, built)}
         variants, tables = _variants(first[PLAIN], setup, base, where, table, grid)

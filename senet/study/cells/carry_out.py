@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Generic, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from senet.errors import StudyError
-from senet.files.run_folder import RESULT, refuse_link
+from senet.files.run_folder import RESULT, SETTINGS, open_folder, refuse_link
 from senet.study.cells.cell import Cell, CellOptions, incomplete
 from senet.study.cells.children import run_children
 from senet.study.cells.commands import of_cell, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from senet.console.progress import Progress
 
-__all__ = ["GOES_ON", "Carried", "Work", "carry_out", "listed"]
+__all__ = ["GOES_ON", "Carried", "Work", "carry_out", "listed", "open_study"]
 
 R = TypeVar("R")
 
@@ -69,6 +69,17 @@ class Carried(Generic[R]):
         if missing:
             raise StudyError(incomplete(missing, self.failed, GOES_ON))
         return self.found
+
+
+def open_study(path: str | Path, settings: Mapping[str, Any], *, resume: bool, report_only: bool) -> Path:
+    """Open a study's folder; for a report alone it must exist.
+
+    Raises:
+        StudyError: as in `open_folder`, or a report is requested of a folder without a study.
+    """
+    if report_only and not (Path(path).expanduser() / SETTINGS).is_file():
+        raise StudyError(f"{path} holds no study to draw a report of: give a study's folder")
+    return open_folder(path, settings, resume=resume)
 
 
 def listed(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from senet.cost.cost import cost
 from senet.errors import InputTypeError, StudyError
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of, make
 from senet.files.lock import locked
-from senet.files.run_folder import SETTINGS, open_folder
+from senet.files.run_folder import open_folder
 from senet.insertion import inserted
 from senet.study.cells.carry_out import Carried, Work
 from senet.study.cells.commands import command, spec_flags
@@ -21,6 +20,7 @@ from senet.training.train import RunResult, finished_run, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from lightning.pytorch.callbacks import Callback
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from senet.insertion import Where
     from senet.study.cells.cell import Cell
 
-__all__ = ["checked_plain", "cost_of", "made_of", "open_study", "said_of", "study_command", "work_of"]
+__all__ = ["checked_plain", "cost_of", "made_of", "said_of", "study_command", "work_of"]
 
 
 def made_of(arm: NetworkSpec, setup: TrainingSetup, seed: int) -> BuiltNetwork:
@@ -110,17 +110,6 @@ def work_of(
             return run(network, prepared[0], at, own, seed=cell.seed, progress=shown, callbacks=callbacks)
 
     return Work(folder, train, finished, words, devices)
-
-
-def open_study(path: str | Path, settings: Mapping[str, object], *, resume: bool, report_only: bool) -> Path:
-    """Open a study's folder; for a report alone it must exist.
-
-    Raises:
-        StudyError: as in `open_folder`, or a report is requested of a folder without a study.
-    """
-    if report_only and not (Path(path).expanduser() / SETTINGS).is_file():
-        raise StudyError(f"{path} holds no study, of which a report could be drawn: give the folder of one")
-    return open_folder(path, settings, resume=resume)
 
 
 def said_of(carried: Carried[RunResult], chosen: Sequence[Cell]) -> list[str]:

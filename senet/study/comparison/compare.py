@@ -15,9 +15,9 @@ from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.recipe.options import Options, known_options
-from senet.study.cells.carry_out import carry_out, listed
+from senet.study.cells.carry_out import carry_out, listed, open_study
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
-from senet.study.comparison.arms import checked_plain, cost_of, made_of, open_study, said_of, study_command, work_of
+from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
 from senet.study.comparison.report import Comparison, Trained
 from senet.study.statistics import bootstrap_over_images, paired_difference, verdict

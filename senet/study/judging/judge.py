@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from senet.errors import InputError, InputTypeError, StudyError
 from senet.files.code_digest import code_name, command_name, digest_of_code
 from senet.files.lock import locked
 from senet.files.records import Record
-from senet.files.run_folder import RESULT, SETTINGS, named, open_folder, read_json, write_json
-from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed
+from senet.files.run_folder import RESULT, named, open_folder, read_json, write_json
+from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed, open_study
 from senet.study.cells.cell import Cell, CellOptions, check_seeds, incomplete, seeds_in
 from senet.study.cells.children import INSIDE
 from senet.study.cells.commands import command, spec_flags
@@ -147,6 +148,8 @@ def judge_cells(
     block = block_spec(spec, make)
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)
+    if where is not None and not callable(where):
+        where = [where] if isinstance(where, str) else list(where)
     layout = asked_here(str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda"))
     names = layout.names
 
@@ -154,7 +157,7 @@ def judge_cells(
         one = layout.device.type if len(names) > 1 else devices
         beside = len(names) > 1 and not (cells.list_cells or cells.launcher)
         flags = {"code": command_name(train), "out": out, **spec_flags(block), "version": version}
-        flags |= {"where": [where] if isinstance(where, str) else where, "control": control or None}
+        flags |= {"where": where, "control": control or None}
         return command("judge", {**flags, "devices": None if beside else one})
 
     if cells.list_cells:
@@ -234,16 +237,11 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that determines a training's result except its seed."""
     code = f"version {version}" if version is not None else digest_of_code(train)
-    sites: Any = where
-    if callable(where):
-        sites = named(code_name(where), digest_of_code(where))
-    elif where is not None and not isinstance(where, str):
-        sites = list(where)
     return {
         "study": "judge",
         "code": named(code_name(train), code),
         "se": block_settings(block),
-        "where": sites,
+        "where": named(code_name(where), digest_of_code(where)) if callable(where) else where,
         "control": control,
     }
 
@@ -259,12 +257,9 @@ def _measure(
     if (folder / RESULT).is_file():
         held = Record(folder / RESULT, read_json(folder / RESULT))
         before = Measure(held.text("score"), held.text("unit"), held.flag("higher_is_better"))
-    usual = before or Measure()
-    found = Measure(
-        usual.score if score is None else score,
-        usual.unit if unit is None else unit,
-        usual.higher_is_better if higher_is_better is None else higher_is_better,
-    )
+    given: dict[str, Any] = {"score": score, "unit": unit, "higher_is_better": higher_is_better}
+    given = {name: value for name, value in given.items() if value is not None}
+    found = dataclasses.replace(before or Measure(), **given)
     if before is not None and found != before:
         shown.note(f"the score of {folder} was {_named(before)}, and is now {_named(found)}")
     return found
@@ -276,10 +271,8 @@ def _named(measure: Measure) -> str:
 
 
 def _opened(out: str | Path, settings: Mapping[str, Any], *, resume: bool, report_only: bool) -> Path:
-    if report_only and not (Path(out).expanduser() / SETTINGS).is_file():
-        raise StudyError(f"{out} holds no study, of which a report could be drawn: give the folder of one")
     try:
-        return open_folder(out, settings, resume=resume)
+        return open_study(out, settings, resume=resume, report_only=report_only)
     except StudyError as error:
         if "code " not in str(error):
             raise

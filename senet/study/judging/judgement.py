@@ -202,11 +202,12 @@ def judgement_page(found: Judgement) -> Page:
     from senet.report.page import Page, Section, Text
     from senet.study.facts import facts_of
 
+    confidence = found.verdict.difference.confidence
+    wider = "It is wider than the usual 95 % because seeds can be added and the result looked at again. "
     how = (
         f"Both arms are trained from the same seeds, {len(found.seeds)} in all; a difference is "
-        f"{found.se.name} − {found.plain.name}, paired by seed, with a t interval of "
-        f"{100 * found.verdict.difference.confidence:g} %. It is wider than the usual 95 % because seeds can be added "
-        "and the result looked at again. A difference is shown where no interval contains zero."
+        f"{found.se.name} − {found.plain.name}, paired by seed, with a t interval of {100 * confidence:g} %. "
+        f"{wider * (confidence > 0.95)}A difference is shown where no interval contains zero."
     )
     chart = _chart(found)
     return Page(

@@ -61,7 +61,7 @@ def read_judgement(folder: str | Path) -> Judgement:
             sites=tuple(found["sites"]),
             notes=tuple(found["notes"]),
             settings=found["settings"],
-            machine=found["machine"],
+            machine=record.record("machine").fields,
         )
         str(judgement)  # edited values show when they are drawn
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:

@@ -20,7 +20,7 @@ from senet.files.atomic import atomic_write
 from senet.files.run_folder import RESULT, read_csv, read_json, write_csv, write_json
 from senet.insertion import InsertionError, blocks, insert, inserted
 from senet.study.judging.states import kept, seed_all
-from senet.words import kind_of
+from senet.words import kind_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -238,7 +238,11 @@ def scores_in(said: Any) -> tuple[float, dict[str, float] | None]:
     if not isinstance(said["each"], dict) or not said["each"]:
         what = "an empty dict" if said["each"] == {} else kind_of(said["each"])
         raise StudyError(f'train returned as "each" {what}: it is a dict of example: score')
-    each = {str(name): _number(value, f'train returned in "each" for {name!r}') for name, value in said["each"].items()}
+    # A name may be a path that is not UTF-8, or hold what ends a line of a CSV.
+    each = {
+        printable(str(name)): _number(value, f'train returned in "each" for {name!r}')
+        for name, value in said["each"].items()
+    }
     if len(each) < len(said["each"]):
         raise StudyError('train returned in "each" two examples of one name')
     return score, each
@@ -254,14 +258,11 @@ def _number(value: Any, what: str) -> float:
             shape = tuple(getattr(value, "shape", ()))
             raise StudyError(f"{what} {kind_of(value)} of shape {shape}: a score is one number") from None
     if isinstance(found, bool) or not isinstance(found, numbers.Real):
-        raise StudyError(f'{what} {_shown(value)}: a score is a number, or {{"score": number, "each": {{…}}}}')
+        given = "nothing" if value is None else kind_of(value)
+        raise StudyError(f'{what} {given}: a score is a number, or {{"score": number, "each": {{…}}}}')
     if not math.isfinite(found):
         raise StudyError(f"{what} {float(found)}: a score is a finite number; did the training diverge?")
     return float(found)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else kind_of(value)
 
 
 def _sum(costs: list[dict[str, int]]) -> dict[str, int] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from senet.console.display import share as share_of
 from senet.study.statistics import Bootstrap, Difference, bootstrap_over_examples, differs, paired_difference
 from senet.words import counted
 
@@ -148,7 +149,7 @@ def _text(
     share = f"{100 * seeds.confidence:g} %"
     count = counted(len(seeds.values), "seed")
     whose = " of plain" if "%" in measure.unit else ""  # or it would read as one more value in the score's unit
-    of_plain = "" if plain == 0 else f" ({_percent(gain / abs(plain))}{whose})"
+    of_plain = "" if plain == 0 else f" ({share_of(abs(gain / plain))}{whose})"
     by = f"{'better' if gain > 0 else 'worse'} by {measure.amount(abs(gain), digits)}{of_plain}"
     over_seeds = "" if seeds.low is None or seeds.high is None else f"{_interval(seeds, measure)} over {count}"
     over_examples = "" if examples is None else f"{_interval(examples, measure)} over {examples.images} examples"
@@ -246,9 +247,8 @@ def number(value: float, digits: int) -> str:
     """A number with so many decimal places, without trailing zeros."""
     if digits > 6:
         return f"{value:.2g}".replace("-", "−")
-    text = f"{round(value, digits):.{max(0, digits)}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if float(text) == 0 else text.replace("-", "−")
+    text = fixed(value, digits)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def fixed(value: float, digits: int) -> str:
@@ -257,8 +257,3 @@ def fixed(value: float, digits: int) -> str:
         return number(value, digits)
     text = f"{round(value, digits):.{max(0, digits)}f}"
     return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
-
-
-def _percent(share: float) -> str:
-    percent = abs(100 * share)
-    return f"{percent:.0f} %" if percent >= 9.5 else f"{percent:#.2g} %" if percent else "0 %"

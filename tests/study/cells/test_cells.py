@@ -70,7 +70,7 @@ def test_a_comparison_of_what_is_there(tiny, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["compare", "--model", tiny, "--data", pictures, "--out", out, *FLAGS]
     status, _, err = senet(capsys, *words, "--report-only")
-    assert (status, "holds no study, of which a report could be drawn" in err, out.exists()) == (2, True, False)
+    assert (status, "holds no study to draw a report of" in err, out.exists()) == (2, True, False)
     for cell in ("plain 0", "plain 2", "se 2", "se 4"):
         variant, seed = cell.split()
         assert senet(capsys, *words, "--only", variant, "--seed", seed)[0] == 0

@@ -115,6 +115,35 @@ def test_a_regression_is_judged_by_its_error(page, tmp_path, capfd):
     ) in " ".join(capfd.readouterr().err.split())
 
 
+def test_examples_are_named_by_paths_of_any_bytes(tmp_path):
+    """As file names are, some not UTF-8, and with what ends a line; a finished training is then read again."""
+    names = (os.fsdecode(b"caf\xe9.png"), "a\u2028b\x0cc", "line\nbreak")
+
+    def train(cell):
+        cell.put(Residual(1), torch.zeros(1, 1, 8))
+        return {"score": float(cell.seed), "each": dict.fromkeys(names, float(cell.seed))}
+
+    for _ in range(2):
+        found = judge(train, out=tmp_path / "out", seeds=2, version="1", **QUIET)
+        assert (found.verdict.examples.images, found.failed) == (3, {})
+
+
+def test_a_pattern_is_a_list_of_one(tmp_path):
+    """As a command types it, whose cells an earlier version could not mix with those of Python's call."""
+
+    def train(cell):
+        cell.put(Residual(1), torch.zeros(1, 1, 8))
+        return 1.0
+
+    judge(train, out=tmp_path / "out", seeds=1, version="1", where="bn*", **QUIET)
+    settings = tmp_path / "out/settings.json"
+    assert read_json(settings)["where"] == ["bn*"]
+    settings.write_text(json.dumps({**read_json(settings), "where": "bn*"}))
+    judge(train, out=tmp_path / "out", seeds=1, version="1", where=["bn*"], **QUIET)
+    with pytest.raises(StudyError, match=r"where was 'bn\*' and is now \['bn2'\]"):
+        judge(train, out=tmp_path / "out", seeds=1, version="1", where="bn2", **QUIET)
+
+
 def test_a_segmentation_is_judged_by_what_is_no_mean_over_its_pictures(tmp_path):
     found = judge(segmentation, out=tmp_path / "out", seeds=2, score="IoU", unit="%", **QUIET)
     assert found.verdict.examples is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -16,7 +17,7 @@ from senet.extras import how_to_install
 from senet.files.run_folder import read_csv
 from senet.study import judge
 from senet.study.comparison.pages import write_several
-from senet.study.judging.judgement import write_judgement
+from senet.study.judging.judgement import judgement_page, write_judgement
 from senet.study.judging.several import read_judgement
 
 
@@ -85,6 +86,7 @@ def test_judgements_stand_side_by_side_each_in_its_unit(judged, tmp_path):
         ({"seeds": [0]}, "its differences are not those of its scores"),
         ({"plain": {"scores": [1, 2, "x"], "seconds": [1, 1, 1]}}, "scores"),
         ({"settings": {}}, "holds no finished judgement"),
+        ({"machine": []}, "machine holds"),
     ],
 )
 def test_a_judgement_that_was_edited_is_named(judged, tmp_path, change, words):
@@ -93,6 +95,16 @@ def test_a_judgement_that_was_edited_is_named(judged, tmp_path, change, words):
     with pytest.raises(StudyError, match=words):
         write_several(judged[:1], tmp_path / "page")
     assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(("confidence", "wider"), [(0.98, True), (0.95, False)])
+def test_a_page_says_how_wide_its_intervals_are(judged, confidence, wider):
+    found = read_judgement(judged[0])
+    of = dataclasses.replace(found.verdict.difference, confidence=confidence)
+    page = judgement_page(dataclasses.replace(found, verdict=dataclasses.replace(found.verdict, difference=of)))
+    text = page.sections[0].parts[-1].text
+    assert f"a t interval of {100 * confidence:g} %. " in text
+    assert ("wider than the usual 95 %" in text) is wider
 
 
 def test_comparisons_and_judgements_are_not_drawn_on_one_page(judged, tmp_path):
