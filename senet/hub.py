@@ -19,9 +19,10 @@ from senet.extras import extra
 from senet.files import fileformat
 from senet.files.atomic import atomic_write
 from senet.files.hub import HubName
-from senet.files.run_folder import MODEL, RESULT, read_json, write_json
+from senet.files.run_folder import MODEL, RESULT, read_json, report_folder, write_json
 from senet.saving import read_metadata
 from senet.study.comparison.pages import read_comparison
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,14 +100,13 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
         name: the name under which the card says to load it.
 
     Raises:
-        StudyError: the folder holds no finished run.
+        StudyError: the folder holds no finished run, or `out` holds a run or a study.
     """
-    folder, target = Path(run).expanduser(), Path(out).expanduser()
+    folder = Path(run).expanduser()
     if not (folder / MODEL).is_file() or not (folder / RESULT).is_file():
         runs = sorted(path.parent for path in folder.glob(f"*/{MODEL}"))
         raise StudyError(f"{folder} holds no finished run: {_NO_RUN.format(runs[-1] if runs else 'runs/photos/se-0')}")
-    result = read_json(folder / RESULT)
-    target.mkdir(parents=True, exist_ok=True)
+    result, target = read_json(folder / RESULT), report_folder(out)
     _write_network(folder / MODEL, target / MODEL)
     kept = ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters", "sites", "settings", "machine")
     result.get("machine", {}).pop("command", None)  # its words may be paths
@@ -185,11 +185,13 @@ def _write_network(source: Path, target: Path) -> None:
 
 
 def _comparison(folder: Path) -> Comparison | None:
-    """The comparison that a run belongs to."""
+    """The comparison that a run belongs to; another run may lie in the same folder."""
+    run = folder.absolute()
     try:
-        return read_comparison(folder.parent)
+        found = read_comparison(run.parent)
     except StudyError:
         return None
+    return found if run.name in [f"{arm}-{seed}" for arm in ("plain", "se") for seed in found.numbers] else None
 
 
 def _front_matter(title: str, data: str, result: Mapping[str, Any]) -> str:
@@ -208,10 +210,9 @@ def _front_matter(title: str, data: str, result: Mapping[str, Any]) -> str:
 
 
 def _measured(result: Mapping[str, Any], data: str) -> str:
-    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
     return (
         f"{100 * result['accuracy']:.2f} % of {result['images']} pictures of {data} ({result['split']}) are right, "
-        f"after {epochs}, with {result['parameters']:,} parameters."
+        f"after {counted(result['epochs'], 'epoch')}, with {result['parameters']:,} parameters."
     )
 
 

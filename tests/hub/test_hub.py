@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_the_card_says_what_it_is(card):
     assert "Compared with" not in card
 
 
-def test_a_run_of_a_comparison_says_what_it_was_compared_with(tmp_path, paint):
+def test_a_run_of_a_comparison_says_what_it_was_compared_with(tmp_path, paint, monkeypatch):
     data = paint({"train/cat": 4, "train/dog": 4, "val/cat": 3, "val/dog": 3})
     from senet.study import compare
 
@@ -184,9 +185,12 @@ def test_a_run_of_a_comparison_says_what_it_was_compared_with(tmp_path, paint):
     assert str(tmp_path) not in card
     assert "skipped" in str(found)
     assert "beach" not in card  # nor the names of pictures that were skipped
-    plain = (hub.prepare(tmp_path / "both/plain-0", tmp_path / "plain") / "README.md").read_text()
+    monkeypatch.chdir(tmp_path / "both/plain-0")
+    plain = (hub.prepare(".", tmp_path / "plain") / "README.md").read_text()
     assert "# resnet20, trained on " in plain
     assert "## Compared with the same network with SE" in plain
+    another = shutil.copytree(tmp_path / "both/se-0", tmp_path / "both/another")
+    assert "## Compared with" not in (hub.prepare(another, tmp_path / "lone") / "README.md").read_text()
 
 
 def test_a_network_of_a_function_is_named_and_not_promised(tmp_path):
@@ -217,6 +221,15 @@ def test_mistakes_are_said_in_one_line(words, message, capsys):
 def test_a_comparison_names_its_runs(run):
     with pytest.raises(StudyError, match=r"one of its runs such as .*se-0"):
         hub.prepare(run.parent, run.parent / "up")
+
+
+def test_a_run_is_not_written_over(run):
+    (run / "settings.json").write_text("{}")
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(StudyError, match="is the folder of a training or a study: choose another"):
+        hub.prepare(run, run)
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    (run / "settings.json").unlink()
 
 
 def test_out_sends_nothing(run, tmp_path, capsys, monkeypatch):

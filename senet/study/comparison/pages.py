@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.console.command import typed
-from senet.console.progress import duration
 from senet.cost import tables
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
 from senet.errors import InputError, StudyError
 from senet.files.records import Record
-from senet.files.run_folder import (
-    METRICS,
-    RESULT,
-    SETTINGS,
-    read_csv,
-    read_json,
-)
+from senet.files.run_folder import METRICS, RESULT, read_csv, read_json, report_folder
 from senet.report import (
     COLOURS,
     Cell,
@@ -111,7 +103,7 @@ def several_page(comparisons: Sequence[Comparison]) -> Page:
             *_interval_cells(each.over_images),
             _added(each.plain.cost.parameters, each.se.cost.parameters),
             _added(each.plain.cost.multiply_adds, each.se.cost.multiply_adds),
-            _ratio(each),
+            cell(each.time_ratio, f"{each.time_ratio:.2f} ×"),
             each.model,
             f"{each.data} ({each.split}: {each.images})",
         ]
@@ -164,14 +156,7 @@ def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
             cannot be made.
     """
     page = _page_of([Path(folder).expanduser() for folder in folders])
-    target = Path(out).expanduser()
-    if (target / SETTINGS).exists():
-        raise StudyError(f"{target} is the folder of a study: choose another for the report")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"the output folder {target} cannot be made ({error.strerror}): choose another") from error
-    return write_page(page, target)
+    return write_page(page, report_folder(out))
 
 
 def _page_of(folders: Sequence[Path]) -> Page:
@@ -199,6 +184,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     if not {"plain", "se"} <= set(found):
         raise StudyError(f"{folder} holds no finished comparison: give folders that compare wrote, or that judge wrote")
     record = Record(folder / RESULT, found)
+    settings, machine = (record.record(name).fields for name in ("settings", "machine"))
     for arm in ("plain", "se"):
         record.record(arm).numbers("accuracy", 0, 1)
         record.record(arm).numbers("seconds", 0)
@@ -230,13 +216,16 @@ def read_comparison(folder: str | Path) -> Comparison:
             sites=(),
             notes=tuple(found["notes"]),
             skipped=badfiles.from_json(found.get("bad_files", ())),
-            settings=found["settings"],
-            machine=found["machine"],
+            settings=settings,
+            machine=machine,
             seeds=tuple(found.get("seeds", ())),
             missing=tuple(found.get("missing", ())),
         )
         str(comparison)  # edited values show when they are drawn
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
+        lengths = {len(history) for arm in (comparison.plain, comparison.se) for history in arm.histories}
+        if len(lengths) != 1 or not min(lengths) or "train_loss" not in metrics[0]:
+            raise ValueError(f"{METRICS} does not hold the same epochs of every run")
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, IndexError, ZeroDivisionError) as error:
         raise StudyError(f"{folder} holds no finished comparison ({type(error).__name__}: {error})") from error
     return comparison
 
@@ -276,7 +265,7 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
             ],
         ),
         Section("Training", [Chart(f"{prefix}learning_curves", "How both learnt", curves, comparison.rows())]),
-        Section("Cost", [_cost(comparison, prefix), Text(_times(comparison))]),
+        Section("Cost", [_cost(comparison, prefix), Text(f"{comparison.times}.")]),
     ]
 
 
@@ -301,17 +290,6 @@ def _cost(comparison: Comparison, prefix: str) -> Table:
     columns = [Column("of one image", number=False), Column("plain")]
     columns += [Column(f"with {comparison.block}"), Column("difference", csv="difference (fraction)")]
     return Table(f"{prefix}cost", "Cost", columns, rows)
-
-
-def _times(comparison: Comparison) -> str:
-    plain, se = statistics.median(comparison.plain.seconds), statistics.median(comparison.se.seconds)
-    times = f"{duration(plain)} plain, {duration(se)} with {comparison.block}"
-    return f"Training time of a run, the median: {times} ({se / plain:.2f} ×)."
-
-
-def _ratio(comparison: Comparison) -> Any:
-    ratio = statistics.median(comparison.se.seconds) / statistics.median(comparison.plain.seconds)
-    return cell(ratio, f"{ratio:.2f} ×")
 
 
 def _added(plain: float, se: float) -> Any:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from senet.study.comparison.report import Comparison, Trained
+    from senet.study.comparison.report import Comparison
 
 __all__ = ["difference_figure", "learning_curves"]
 
@@ -42,7 +42,7 @@ def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> No
     from matplotlib.ticker import MaxNLocator
 
     for name, colour, arm in (("plain", PLAIN, comparison.plain), (f"with {comparison.block}", SE, comparison.se)):
-        runs = _series(arm, column, scale)
+        runs = [[scale * row[column] for row in history] for history in arm.histories]
         epochs = range(1, len(runs[0]) + 1)
         marker = "o" if len(epochs) == 1 else None  # a single point makes no line
         if len(runs) > 1:
@@ -53,10 +53,6 @@ def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> No
         label = f"{name}, mean" if len(runs) > 1 else name
         axes.plot(epochs, mean, color=colour, linewidth=2.2, marker=marker, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # 1 alone where there is one epoch
-
-
-def _series(arm: Trained, column: str, scale: float) -> list[list[float]]:
-    return [[scale * row[column] for row in history] for history in arm.histories]
 
 
 def difference_figure(comparison: Comparison) -> Figure:

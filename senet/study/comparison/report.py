@@ -159,6 +159,17 @@ class Comparison:
         """The block that is compared with the plain network: "SE", or the maker's name."""
         return block_in(self.settings)
 
+    @property
+    def time_ratio(self) -> float:
+        """The median training time with SE over that without."""
+        return statistics.median(self.se.seconds) / statistics.median(self.plain.seconds)
+
+    @property
+    def times(self) -> str:
+        """The median training times, in words."""
+        plain, se = (duration(statistics.median(arm.seconds)) for arm in (self.plain, self.se))
+        return f"Training time of a run, the median: {plain} plain, {se} with {self.block} ({self.time_ratio:.2f} ×)"
+
     def __str__(self) -> str:
         return display.plain_text(*self.parts())
 
@@ -168,7 +179,6 @@ class Comparison:
             f"Accuracy of {self.model} on {self.data} ({self.split}: {self.images} images), last of "
             f"{counted(len(self.plain.histories[0]), 'epoch')}"
         )
-        times = statistics.median(self.plain.seconds), statistics.median(self.se.seconds)
         se, width = self.settings["se"], ""
         if self.block == "SE":
             width = f", reduction ratio {se['reduction_ratio']}" if se["width"] is None else f", width {se['width']}"
@@ -179,8 +189,7 @@ class Comparison:
             *self._intervals(),
             "",
             comparison_table(self.plain.cost, self.se.cost, "Cost of one image", self.block),
-            f"Training time of a run, the median: {duration(times[0])} plain, {duration(times[1])} with {self.block} "
-            f"({times[1] / times[0]:.2f} ×)",
+            self.times,
             "",
             *self.lead,
             f"Report: {self.folder}/report.html",

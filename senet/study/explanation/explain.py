@@ -16,10 +16,7 @@ from senet.cost.cost import cost
 from senet.errors import InputError, StudyError
 from senet.evaluation.options import MeasureOptions
 from senet.files.atomic import atomic_write
-from senet.files.run_folder import (
-    write_csv,
-    write_json,
-)
+from senet.files.run_folder import report_folder, write_csv, write_json
 from senet.insertion import (
     Hold,
     InlineSE,
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
     from senet.data.sources import DataSource
     from senet.evaluation.logits import Predictions
 
-__all__ = ["EXPLANATION", "GATES", "explain", "explain_subject", "gate_statistics", "measured"]
+__all__ = ["EXPLANATION", "GATES", "check_tolerance", "explain", "explain_subject", "gate_statistics", "measured"]
 
 EXPLANATION, GATES = "explanation.json", "gates.safetensors"
 
@@ -81,14 +78,23 @@ def explain(
         StudyError: the network holds no SE, there is only one image, or the folder cannot be written.
         ValueError: data, network, weights or a number are not usable.
     """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
-        raise InputError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
-    folder = None if out is None else _folder(out)
+    check_tolerance(tolerance)
+    folder = None if out is None else report_folder(out)
     with open_subject(model, data, known_options(options, MeasureOptions, "explain")) as subject:
         explanation = explain_subject(subject, tolerance=tolerance, progress=Progress(progress))
     if folder is not None:
         _write(explanation, folder)
     return explanation
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Check a tolerated loss of accuracy.
+
+    Raises:
+        InputError: it is not a number from 0 to 1.
+    """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
+        raise InputError(f"tolerance is a share of the images, from 0 to 1, not {tolerance!r}")
 
 
 def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -> Explanation:
@@ -258,19 +264,6 @@ def _advise(
         multiply_adds=sum(block.multiply_adds for block in chosen),
         effect=effect,
     )
-
-
-def _folder(out: str | Path) -> Path:
-    folder = Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"the output folder {folder} cannot be made ({error.strerror}): choose another") from error
-    if (folder / "settings.json").exists():
-        raise StudyError(
-            f"{folder} is the folder of a training or a comparison: choose another, such as a new one in it"
-        )
-    return folder
 
 
 def _write(explanation: Explanation, folder: Path) -> None:

@@ -177,7 +177,7 @@ class Explanation:
         sentences = [
             f"{len(self.blocks)} SE blocks, {percent(self.top1)} of {self.images} images right. With every gate "
             f"held at its mean over the images: {_effect(whole.at_mean)}. Without SE: {_effect(whole.removed)}.",
-            f"That the gates depend on the image is used, as far as these images show, in {len(used)} of "
+            f"The network uses the gates' dependence on the image, as far as these images show, in {len(used)} of "
             f"{len(self.blocks)} blocks{': ' if used else ''}{', '.join(used)}.",
         ]
         if self.at_chance:

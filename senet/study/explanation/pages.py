@@ -6,22 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from senet.console import display
-from senet.report import (
-    COLOURS,
-    INK,
-    Chart,
-    Facts,
-    Page,
-    Section,
-    Series,
-    Text,
-    drawing,
-    forest,
-    machine_facts,
-)
+from senet.report import COLOURS, INK, Chart, Facts, Page, Section, Series, Text, drawing, forest, machine_facts
 from senet.report.figures import GREY, short
 from senet.study.comparison.report import percent
-from senet.study.explanation.explanation import BlockFindings, Effect, Explanation
+from senet.study.explanation.explanation import BlockFindings, Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,7 +175,7 @@ def _effects(found: Explanation) -> Chart:
         {
             "block": block.name,
             "gates": what,
-            "top-1 (fraction)": (effect := _effect(block, how)).top1,
+            "top-1 (fraction)": (effect := getattr(block, how)).top1,
             "difference (fraction)": effect.difference,
             "low (fraction)": effect.low,
             "high (fraction)": effect.high,
@@ -199,7 +187,7 @@ def _effects(found: Explanation) -> Chart:
     ]
     series = []
     for (how, what, marker), colour in zip(_WAYS, COLOURS, strict=False):
-        effects = [_effect(block, how) for block in found.blocks]
+        effects = [getattr(block, how) for block in found.blocks]
         series.append(Series(what, [(each.difference, each.low, each.high) for each in effects], colour, marker))
     figure = forest(
         [short(block.name) for block in found.blocks],
@@ -214,11 +202,6 @@ def _effects(found: Explanation) -> Chart:
         data,
         f"With the 95 % interval over the {found.images} images (paired bootstrap).",
     )
-
-
-def _effect(block: BlockFindings, how: str) -> Effect:
-    effect: Effect = getattr(block, how)
-    return effect
 
 
 def _facts(found: Explanation) -> Facts:

@@ -17,15 +17,13 @@ from senet.cost.cost import cost
 from senet.errors import StudyError
 from senet.evaluation.networks import how_to_load, metadata_of
 from senet.evaluation.options import MeasureOptions
-from senet.files.run_folder import (
-    read_json,
-)
+from senet.files.run_folder import read_json
 from senet.insertion import InlineSE, blocks, channels_of, fold_gates
 from senet.recipe.options import known_options
 from senet.report.table import Table
 from senet.saving.saving import save
 from senet.study.comparison.report import percent
-from senet.study.explanation.explain import EXPLANATION, GATES, explain_subject, gate_statistics
+from senet.study.explanation.explain import EXPLANATION, GATES, check_tolerance, explain_subject, gate_statistics
 from senet.study.explanation.explanation import Explanation
 from senet.study.explanation.subject import Subject, open_subject
 from senet.study.statistics import points
@@ -148,6 +146,7 @@ def prune(
     """
     if (blocks is None) == (not advice):
         raise StudyError("say what to prune: blocks (names or patterns), or advice (what explain advises)")
+    check_tolerance(tolerance)
     if out is not None and not Path(out).expanduser().parent.is_dir():
         raise StudyError(f"cannot write {out}: the folder {Path(out).parent} does not exist")
     known = None if explanation is None else _known(explanation)

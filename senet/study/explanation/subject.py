@@ -149,7 +149,7 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
     labelled = open_labelled(model, data, options, check=check)
     opened, images = labelled.opened, labelled.images
     if len(images) < 2:
-        raise StudyError(f"{labelled.source.name} has one image to look at; gates are looked at through at least two")
+        raise StudyError(f"{labelled.source.name} has one image, and gates are compared over at least two")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
     with in_eval_mode(opened.network, labelled.device) as network:
         yield Subject(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 
 import pytest
@@ -86,7 +87,23 @@ def test_what_is_no_comparison(compared, tmp_path):
         read_comparison(tmp_path)
     with pytest.raises(StudyError, match="holds no finished comparison"):
         read_comparison(compared.folder / "se-0")
-    with pytest.raises(StudyError, match="is the folder of a study"):
+    with pytest.raises(StudyError, match="is the folder of a training or a study"):
         write_several([compared.folder], compared.folder)
+    result, metrics = compared.folder / "result.json", compared.folder / "metrics.csv"
+    content, rows = json.loads(result.read_text()), metrics.read_text()
+    for change, words in (
+        ({"machine": []}, r"result.json, machine holds \[\] where"),
+        ({"settings": "x"}, "result.json, settings holds 'x' where"),
+        ({"plain": {**content["plain"], "seconds": [0, 0]}}, "no finished comparison .ZeroDivisionError"),
+    ):
+        result.write_text(json.dumps(content | change))
+        with pytest.raises(StudyError, match=words):
+            write_several([compared.folder], tmp_path / "page")
+    result.write_text(json.dumps(content))
+    for edited in (rows.rpartition("se,1,2")[0], rows.replace("train_loss", "loss")):
+        metrics.write_text(edited)
+        with pytest.raises(StudyError, match=r"metrics\.csv does not hold the same epochs of every run"):
+            write_several([compared.folder], tmp_path / "page")
+    assert not (tmp_path / "page").exists()
     with pytest.raises(ValueError, match="at least one"):
         several_page([])

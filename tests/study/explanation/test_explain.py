@@ -193,5 +193,5 @@ def test_what_cannot_be_explained(arguments, error, words):
 
 def test_the_folder_of_a_run_is_left_alone(trained):
     _, folder = trained
-    with pytest.raises(StudyError, match="is the folder of a training"):
+    with pytest.raises(StudyError, match="is the folder of a training or a study"):
         explain(_network(trained), "digits", out=folder, **QUIET)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import senet
+from senet.errors import InputError
 from senet.insertion import ConstantGate, insert, pruned
 from senet.study import StudyError, evaluate, explain, open_data, prune
 
@@ -113,10 +114,11 @@ def test_a_network_of_torchvision_is_folded_behind(pictures, tmp_path):
         ({"blocks": "layer9*"}, "matches none of the SE blocks, which are blocks.0.bn2.se"),
         ({"blocks": "*", "out": "nowhere/at/all.safetensors"}, "does not exist"),
         ({"blocks": "*", "explanation": "nowhere"}, "cannot be read"),
+        ({"advice": True, "tolerance": 2}, "tolerance is a share of the images, from 0 to 1, not 2"),
     ],
 )
 def test_what_cannot_be_pruned(network, arguments, words):
-    with pytest.raises(StudyError, match=words):
+    with pytest.raises((StudyError, InputError), match=words):
         prune(network, "digits", **QUIET, **arguments)
 
 
