@@ -14,7 +14,7 @@ import torch
 from senet import flags
 from senet._version import __version__
 from senet.console.command import typing_in
-from senet.console.display import flush
+from senet.console.display import flush, silence
 from senet.console.starting import loaded
 from senet.console.stopping import Stopped
 from senet.console.streams import open_streams, tell
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"senet: {stop}; the same command resumes it")
         return 128 + stop.number
     except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return UNREAD
     except (SenetError, OSError, ImportError) as error:  # any other error is a bug of ours, and its traceback helps
         if debug and not isinstance(error, flags.UsageError):

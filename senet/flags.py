@@ -54,7 +54,7 @@ def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) ->
         InputError: a dataclass refuses its values.
         SystemExit: help or version was printed.
     """
-    if given and not given[0].startswith("-") and given[0] not in verbs:
+    if given and given[0] not in (*verbs, "-h", "--help", "--version"):
         hint = did_you_mean(given[0], verbs, ".", most=1)
         raise UsageError(f"there is no verb {given[0]!r}{hint} The verbs are {', '.join(verbs)}")
     parser = _parser("senet", description)
@@ -208,7 +208,7 @@ def _add(group: Any, parameter: _Parameter, flag: Flag, verb: str) -> None:
     options: dict[str, Any] = {"type": str}
     kind = parameter.kind
     if typing.get_origin(kind) in (list, Sequence):
-        options["nargs"] = "+"
+        options |= {"nargs": "+", "action": "extend"}  # typed twice, it must not forget its first values
         (kind,) = typing.get_args(kind)
     if kind is not str:
         options["type"] = functools.partial(_number, kind=kind, least=flag.least)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from senet.data.transforms import Preprocessing
 
-__all__ = ["AS_COMPUTED", "KINDS", "Held", "Look", "Maps", "Means", "look"]
+__all__ = ["AS_COMPUTED", "WORDS", "Held", "Look", "Maps", "Means", "look"]
 
-KINDS = ("computed", "one", "mean", "scaled")
+WORDS = {"computed": "as computed", "one": "held at 1", "mean": "held at the mean", "scaled": "scaled"}
+"""The ways to hold gates, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Held:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"gates are held as one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.kind not in WORDS:
+            raise InputError(f"gates are held as one of {', '.join(WORDS)}, not {self.kind!r}")
         if not 0 <= self.factor <= 2:
             raise InputError(f"gates are scaled by 0 to 2, not {self.factor!r}")
 
@@ -46,8 +47,7 @@ class Held:
         return self.kind != "computed"
 
     def __str__(self) -> str:
-        words = {"computed": "as computed", "one": "held at 1", "mean": "held at the mean"}
-        return words.get(self.kind, f"scaled by {self.factor:g}")
+        return f"scaled by {self.factor:g}" if self.kind == "scaled" else WORDS[self.kind]
 
 
 AS_COMPUTED = Held()

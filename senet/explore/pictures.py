@@ -9,11 +9,7 @@ import re
 
 from PIL import Image, UnidentifiedImageError
 
-from senet.data.decoding import (
-    decode_bytes,
-    readable_formats,
-    reason_of,
-)
+from senet.data.decoding import decode_bytes, readable_formats, reason_of
 from senet.data.quiet import without_warnings
 from senet.errors import BadImageError, SenetError
 

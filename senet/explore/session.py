@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
-from senet.explore.looking import AS_COMPUTED, KINDS, Held, Look, Means
+from senet.explore.looking import AS_COMPUTED, WORDS, Held, Look, Means
 from senet.explore.network import fingerprint
 from senet.explore.pictures import PictureError, from_base64, read_picture, too_many_bytes
 
@@ -182,7 +182,7 @@ def _file_name(asked: Mapping[str, Any]) -> str:
 
 def _held(session: Session, subject: Subject, block: str, kind: object) -> Held:
     held = Held(
-        _one_of(kind, KINDS, "way to hold gates"), session.held.get(subject.name, {}).get(block, AS_COMPUTED).factor
+        _one_of(kind, WORDS, "way to hold gates"), session.held.get(subject.name, {}).get(block, AS_COMPUTED).factor
     )
     if held.kind == "mean" and not means_of(session, subject).pictures:
         raise ActionError("there is no mean yet: drop a picture first")
@@ -206,7 +206,7 @@ def _one_of(given: object, known: Any, what: str) -> str:
 def _number(given: object, least: float, most: float) -> float:
     try:
         value = float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not least <= value <= most:
         raise ActionError(f"that takes a number from {least:g} to {most:g}")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from senet.explore.drawing import difference_strip, feature_map, gate_colours, gradient, photo, strip
-from senet.explore.looking import AS_COMPUTED, Look, Maps
+from senet.explore.looking import AS_COMPUTED, WORDS, Look, Maps
 from senet.explore.pictures import MOST_BYTES
 from senet.explore.session import SLOTS, Seen, Session, chosen_block, differing, extremes, means_of
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,6 @@ REGIONS = ("status", "networks", "picture_a", "picture_b", "strips", "controls",
 _CLASSES = 5  # that are named
 _CHANNELS = 4  # that are shown opened, closed, and differing
 _ACCEPT = ".jpg,.jpeg,.jfif,.png,.webp,.gif,.bmp,.tif,.tiff,.ppm,.pgm,.avif"  # what the browser's file dialog offers
-_WORDS = (("computed", "as computed"), ("one", "held at 1"), ("mean", "held at the mean"), ("scaled", "scaled"))
 
 
 def asset(name: str) -> str:
@@ -172,9 +172,8 @@ def _controls(session: Session, subject: Subject) -> Any:
     block = chosen_block(session, subject)
     held = session.held.get(subject.name, {}).get(block, AS_COMPUTED)
     means = means_of(session, subject)
-    count = f"{means.pictures} picture{'' if means.pictures == 1 else 's'}"
-    words = f"over {count} of the data" if subject.means else f"over {count} seen"
-    return _parts().controls(block, held, _WORDS, words, means.pictures > 0)
+    words = f"over {counted(means.pictures, 'picture')} {'of the data' if subject.means else 'seen'}"
+    return _parts().controls(block, held, WORDS.items(), words, means.pictures > 0)
 
 
 def _detail(session: Session, subject: Subject, seen: Seen) -> Any:

@@ -13,6 +13,7 @@ from senet.console import display
 from senet.errors import MissingPackageError
 from senet.evaluation.options import SizedPictureOptions
 from senet.extras import how_to_install
+from senet.words import counted
 
 __all__ = ["explore"]
 
@@ -83,10 +84,9 @@ def _each(flag: str, given: list[str] | None, models: list[str]) -> list[str | N
     if given is None:
         return [None] * len(models)
     if len(given) not in (1, len(models)):
-        count = f"{len(models)} network{'' if len(models) == 1 else 's'}"
         raise flags.UsageError(
-            f"--{flag} names {len(given)} for {count}: give one for each, in their order ('none' for one without), "
-            "or one for all"
+            f"--{flag} names {len(given)} for {counted(len(models), 'network')}: give one for each, in their order "
+            "('none' for one without), or one for all"
         )
     values = given * len(models) if len(given) == 1 else given
     return [None if value == "none" else value for value in values]

@@ -137,7 +137,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
         _inserted_table(found, f"{block_word(network.make)} is in {network.model}, in {counted(len(found), 'place')}"),
         f"Output on {describe(example)}: {same} (largest difference {difference:.3g}).",
         f"Weights: {kept} of {len(before)} tensors are unchanged; {len(after) - len(before)} are new.",
-        f"Written: {out} ({display.bytes_of(Path(out).stat().st_size)}); {how_to_load(with_se, out)}",
+        f"Written: {out} ({display.bytes_of(place.path.stat().st_size)}); {how_to_load(with_se, out)}",
     )
 
 

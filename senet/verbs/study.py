@@ -73,7 +73,7 @@ def evaluate(
     for each in sizes:
         folder = out if out is None or len(sizes) == 1 else str(Path(out) / f"size-{each}")
         if folder != out and folder is not None:
-            refuse_link(Path(folder))
+            refuse_link(Path(folder).expanduser())
         result = measure(model, data, size=each, max_bad=max_bad, out=folder, predictions=predictions, **options)
         written = [] if folder is None else [f"written to {folder}"]
         display.show(*result.parts(), *written, *[""] * (each != sizes[-1]))

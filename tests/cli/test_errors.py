@@ -14,6 +14,7 @@ from senet.words import kind_of
 BAD = {
     "no verb": ((), "say which verb"),
     "unknown verb": (("inser",), "did you mean 'insert'?"),
+    "flag before the verb": (("--debug", "sites", "--model", "resnet20"), "no verb '--debug'. The verbs are sites,"),
     "unknown flag": (("cost", "--model", "resnet20", "--widht", "3"), "did you mean --width?"),
     "class weights": (
         ("train", *"--model resnet20 --data digits --out runs/x --class-weights 1 2".split()),

@@ -24,6 +24,8 @@ def test_sites_where_and_placement(senet):
     assert status == 0
     assert "in 4 places" in out
     assert "layer2" not in out
+    words = ("--where", "layer3*", "--where", "*1.0.*", "--placement", "pre")  # each counts
+    assert senet("sites", "--model", "resnet20", *words) == (0, out, "")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,14 @@ def test_insert_proves_and_writes_what_load_reads(senet, tmp_path):
     assert list(blocks(network)) == [f"layer3.{block}.bn2.se" for block in range(3)]
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
     assert [path.name for path in tmp_path.iterdir()] == ["se.safetensors"]
+
+
+def test_a_home_that_the_shell_left_as_it_is(senet, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, out, err = senet("insert", "--model", "resnet20", "--size", 8, "--out=~/se.safetensors")
+    assert (status, err) == (0, "")
+    assert "Written: ~/se.safetensors (" in out
+    assert len(blocks(load(tmp_path / "se.safetensors"))) == 9
 
 
 def test_insert_with_random_gates_says_that_the_output_is_another(senet, tmp_path):

@@ -136,6 +136,7 @@ HOSTILE_REQUESTS = [
     {"do": "hold", "value": "all"},
     {"do": "factor", "value": "1e9"},
     {"do": "factor", "value": "nan"},
+    {"do": "factor", "value": 10**400},
     {"do": "factor", "value": None},
     {"do": "refuse", "slot": "A", "name": "big.png", "bytes": 10**9},
     {"do": "refuse", "bytes": "many"},

@@ -120,8 +120,8 @@ class Ablation:
         """The outcome in sentences."""
         if self.seeds == 1:
             outcome = (
-                "With one seed no difference can be shown, as another training may come out otherwise: "
-                "--seeds 3 or more goes on in this folder."
+                "With one seed no difference can be shown, since another training may come out differently: "
+                "--seeds 3 or more continues in this folder."
             )
         else:
             outcome = (
@@ -132,7 +132,7 @@ class Ablation:
             *(cell.verdict() for cell in self.cells.values() if cell.to_plain is not None and cell.shown),
             outcome,
             *([f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []),
-            *(f"{name} cannot be had in this network: {why}" for name, why in self.impossible.items()),
+            *(f"{name} is not possible in this network: {why}" for name, why in self.impossible.items()),
         ]
 
     def __str__(self) -> str:
@@ -204,7 +204,7 @@ class Ablation:
                     "minus_standard": _to_json(cell.to_standard),
                     "difference_shown": cell.shown,
                     "cost": dataclasses.asdict(cell.cost),
-                    "paper_imagenet_error": _published(cell),
+                    "paper_imagenet_error": (row := published_of(cell)) and dataclasses.asdict(row),
                 }
                 for key, cell in self.cells.items()
             },
@@ -227,17 +227,6 @@ class Ablation:
 def published_of(cell: TrainedCell) -> Published | None:
     """The paper's row for a cell, including the plain network."""
     return PLAIN if cell.cell.spec is None else cell.cell.published
-
-
-def errors_of(cell: TrainedCell) -> str:
-    """The paper's top-1 and top-5 errors of a cell."""
-    row = published_of(cell)
-    return "" if row is None else f"{row.top1:.2f} / {row.top5:.2f}"
-
-
-def _published(cell: TrainedCell) -> dict[str, float] | None:
-    row = published_of(cell)
-    return None if row is None else dataclasses.asdict(row)
 
 
 def _to_json(of: Corrected | None) -> dict[str, Any] | None:
@@ -277,7 +266,9 @@ def _p(of: Corrected | None) -> Cell:
 
 def _row(each: TrainedCell) -> list[Cell]:
     latency, seconds, row = each.cost.latency_ratio, statistics.median(each.seconds), published_of(each)
-    errors = (None, None) if row is None else (round(row.top1 / 100, 6), round(row.top5 / 100, 6))
+    paper = [cell(None)] * 2
+    if row is not None:
+        paper = [cell(round(row.top1 / 100, 6), f"{row.top1:.2f} / {row.top5:.2f}"), cell(round(row.top5 / 100, 6))]
     images = each.over_images
     return [
         Cell(each.cell.label),
@@ -292,6 +283,5 @@ def _row(each: TrainedCell) -> list[Cell]:
         cell(each.cost.multiply_adds, display.count(each.cost.multiply_adds)),
         cell(latency, None if latency is None else f"{latency:.3f} ×"),
         cell(seconds, duration(seconds)),
-        cell(errors[0], errors_of(each) or None),
-        cell(errors[1]),
+        *paper,
     ]

@@ -96,7 +96,7 @@ def _add(
     """Add the missing combinations of a grid; return the keys of all, in order."""
     for axis, values in grid.items():
         if axis not in AXES:
-            raise StudyError(f"{axis!r} is nothing that can be varied{did_you_mean(axis, AXES)}")
+            raise StudyError(f"{axis!r} cannot be varied{did_you_mean(axis, AXES)}")
         if not values:
             raise StudyError(f"the grid gives {axis} no values")
     expanded = {axis: _expanded(axis, values, stages) for axis, values in grid.items()}
@@ -251,6 +251,8 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
         axis = name.strip().removeprefix("--").replace("-", "_")
         if not equals or not values.strip(", "):
             raise StudyError(f"{word!r} is not an axis with values, such as gate=sigmoid,tanh")
+        if axis in grid:
+            raise StudyError(f"the grid names {axis} twice: give all its values at once, as in gate=sigmoid,tanh")
         grid[axis] = [_value(axis, value.strip()) for value in values.split(",") if value.strip()]
     return grid
 

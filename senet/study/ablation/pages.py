@@ -31,12 +31,13 @@ TITLES = {
 def ablation_page(found: Ablation) -> Page:
     """The page of an ablation, for `write_page`."""
     times, epochs = counted(found.seeds, "time"), counted(found.epochs, "epoch")
+    start = {"paper": "as in the paper", "identity": "as the identity"}[found.settings["se"]["start"]]
     how = (
-        f"Every variant was trained {times}, from the same seeds on the same batches as the plain network, for "
-        f"{epochs}; its SE started as in the paper. Accuracies are those of the last epoch, on {found.images} images "
-        f"({found.split}). Differences are paired by seed; their t intervals are corrected by Holm for all "
-        f"{found.comparisons} comparisons on this page, so that with 95 % probability no equal networks are told "
-        f"apart. A difference is shown where neither the interval over seeds nor the one over images (paired "
+        f"Every variant was trained {'at most ' * bool(found.missing)}{times}, from the same seeds on the same batches "
+        f"as the plain network, for {epochs}; its SE started {start}. Accuracies are those of the last epoch, on "
+        f"{found.images} images ({found.split}). Differences are paired by seed; their t intervals are corrected by "
+        f"Holm for all {found.comparisons} comparisons on this page, so that with 95 % probability no equal networks "
+        f"are told apart. A difference is shown where neither the interval over seeds nor the one over images (paired "
         f"bootstrap, at the same confidence) contains zero; where all seeds differ alike, the one over images decides."
     )
     base = ", ".join(f"{name} {words}" for name, words in settings_facts(found.settings["se"]).rows)

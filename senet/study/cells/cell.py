@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING
 
 from senet.errors import InputError, StudyError
@@ -49,7 +50,7 @@ class CellOptions:
         sbatch: options for sbatch, as typed.
 
     Raises:
-        InputError: two options exclude each other.
+        InputError: two options exclude each other, or `sbatch` lacks a closing quote.
     """
 
     only: str | None = None
@@ -72,6 +73,10 @@ class CellOptions:
         if self.launcher is None and (self.sbatch is not None or not self.wait):
             flag = "--no-wait" if self.sbatch is None else "--sbatch"
             raise InputError(f"{flag} is for --launcher slurm")
+        try:
+            shlex.split(self.sbatch or "")
+        except ValueError as error:
+            raise InputError(f"--sbatch takes words quoted as for a shell, not {self.sbatch!r} ({error})") from error
 
     @property
     def some(self) -> bool:

@@ -168,8 +168,7 @@ def _environment(count: int) -> dict[str, str]:
     environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     root = Path(__file__).resolve().parents[3]
     if root.name not in ("site-packages", "dist-packages"):
-        before = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = str(root) if not before else f"{root}{os.pathsep}{before}"
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
     return environment
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.block.made import MadeSpec
 from senet.errors import InputTypeError, StudyError
+from senet.words import kind_of
 
 if TYPE_CHECKING:
     from senet.block import SESpec
@@ -40,8 +41,8 @@ def command(verb: str, flags: Mapping[str, Any]) -> list[str]:
             words += [flag, *map(str, value)]
         else:
             raise InputTypeError(
-                f"trainings in processes of their own are told what to do by a command, and {name} is a "
-                f"{type(value).__name__}, which no command can name: give its name, or one device"
+                f"trainings in processes of their own are told what to do by a command, and {name} is "
+                f"{kind_of(value)}, which no command can name: give its name, or one device"
             )
     return words
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import sys
@@ -15,6 +16,7 @@ from senet.block import SESpec
 from senet.files.run_folder import read_csv, read_json
 from senet.study import StudyError, ablate, open_data
 from senet.study import compare as compare_once
+from senet.study.ablation.pages import ablation_page
 from tests.browser import complaints, opened, requests
 from tests.pages import undocumented
 from tests.painting import NETWORK
@@ -121,6 +123,10 @@ def test_cells_are_the_runs_of_compare(tiny, pictures, tmp_path):
             assert of.p == pytest.approx(ttest_rel(found.cells[key].accuracy, found.cells["plain"].accuracy).pvalue)
         assert content["cells"][key]["minus_plain"]["mean"] == of.difference.mean
     assert content["cells"]["plain"]["paper_imagenet_error"] == {"top1": 23.3, "top5": 6.55}
+    page = dataclasses.replace(found, missing=("se-3",), settings={**found.settings, "se": {"start": "identity"}})
+    for each, words in ((found, ("trained 3 times,", "in the paper.")), (page, ("at most 3 times,", "the identity."))):
+        text = ablation_page(each).sections[0].parts[0].text
+        assert all(word in text for word in words)
     assert not undocumented(tmp_path / "a/result.json") | undocumented(tmp_path / "c/result.json")
     assert not undocumented(tmp_path / "c/se-0/result.json")
     figure = read_csv(tmp_path / "a/ablation_squeeze_figure.csv")
@@ -169,7 +175,7 @@ def test_what_a_network_has_no_place_for_is_left_out_with_its_reason(tiny, pictu
     found = ablate(tiny, pictures, out=tmp_path / "a", grid={"placement": ["standard", "post"]}, seeds=1, **SHORT)
     assert found.impossible == {"placement post": "there is no place behind the block"}
     assert found.tables == {"grid": ("se",)}
-    assert "placement post cannot be had in this network: there is no place" in " ".join(str(found).split())
+    assert "placement post is not possible in this network: there is no place" in " ".join(str(found).split())
 
 
 @pytest.mark.long

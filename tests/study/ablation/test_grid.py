@@ -106,6 +106,8 @@ def test_a_grid_as_it_is_typed():
     ):
         with pytest.raises(StudyError, match=message):
             parse_grid([word])
+    with pytest.raises(StudyError, match="the grid names reduction_ratio twice: give all its values at once"):
+        parse_grid(["reduction-ratio=4", "gate=tanh", "--reduction_ratio=8"])
 
 
 @pytest.mark.parametrize(

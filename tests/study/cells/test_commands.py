@@ -62,7 +62,7 @@ def test_a_list_of_commands_is_run_by_xargs(tmp_path):
 
 
 def test_what_no_command_can_name():
-    with pytest.raises(TypeError, match="data is a object, which no command can name"):
+    with pytest.raises(TypeError, match="data is an object, which no command can name"):
         command("compare", {"data": object()})
     with pytest.raises(TypeError, match="where is a function"):
         command("compare", {"where": lambda site: True})
@@ -98,6 +98,7 @@ def test_which_cells_are_asked_for():
         ({"report_only": True, "only": "se"}, "leave out --only and --seed"),
         ({"wait": False}, "--no-wait is for --launcher slurm"),
         ({"sbatch": "--mem=1G"}, "--sbatch is for --launcher slurm"),
+        ({"sbatch": "--comment='two", "launcher": "slurm"}, r"quoted as for a shell, .* \(No closing quotation\)"),
     ],
 )
 def test_options_that_do_not_go_together(options, words):
