@@ -3,7 +3,7 @@
 # make check  formatter, linter, type checker
 # make long   the tests marked long
 # make fuzz   40,000 mutated JPEG and PNG files through the decoder, its memory measured: a minute
-# make sanitize the compiled C under address and undefined-behaviour sanitizers, over 2,000 layouts of memory: minutes
+# make sanitize the compiled C under address and undefined-behaviour sanitizers, over 2,000 layouts of memory and in inference: minutes
 # make chaos  runs killed at 20 random moments, ranks killed under torchrun, jobs told to stop: minutes each
 # make slurm  a real SLURM of one machine, and an ablation through it: minutes; installs Debian's packages where missing
 # make survey SE into 213 networks of torchvision, timm, segmentation-models-pytorch and MONAI: docs/survey.md
@@ -49,7 +49,7 @@ fuzz: $(VENV)/ready
 sanitize: $(VENV)/ready
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -p tests.fused.sanitized -m "long or not long" tests/fused/test_layouts.py
+	$(BIN)/python -m pytest -p tests.fused.sanitized -m "long or not long" tests/fused/test_layouts.py tests/inference/test_eager.py
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -s -m long tests/training/test_chaos.py
