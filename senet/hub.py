@@ -174,7 +174,7 @@ def _write_network(source: Path, target: Path) -> None:
     """Rewrite the network's file without this machine's details in its header."""
     tensors, header = fileformat.read(source)
     if header is None:
-        raise StudyError(f"{source} is not of senet: it does not say which network it holds")
+        raise StudyError(f"{source} was not written by senet: it does not say which network it holds")
     known: dict[str, Any] = {
         key: header.metadata[key] for key in ("classes", "preprocessing", "accuracy") if key in header.metadata
     }

@@ -1,8 +1,9 @@
-"""Which squeeze and gate an SE block has, noted in a state dict beside its tensors.
+"""The squeeze and gate of an SE block, noted in a state dict beside its tensors.
 
-No tensor tells them, and a key of their own would end strict loading between versions. But PyTorch writes each module's
-version into the `_metadata` of a state dict, which `torch.save` keeps, and of which loading ignores what it does not
-know. A copy such as `{key: value.cpu() for ...}`, and a file of tensors alone, are without it.
+The tensors do not tell them, and keys of their own would break strict loading between versions. So
+they are written into `_metadata`, where PyTorch keeps each module's version: `torch.save` keeps it,
+and loading ignores what it does not know. A copy such as `{key: value.cpu() for ...}` and a file of
+tensors alone have no metadata.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _KEY = "senet"
 
 
 def note_kind(state: Any, prefix: str, squeeze: str, gate: str) -> None:
-    """Note them in a state dict that keeps metadata, for the block whose keys begin with `prefix`."""
+    """Note them in a state dict that has metadata, for the block whose keys begin with `prefix`."""
     about = getattr(state, "_metadata", None)
     if about is not None:
         about.setdefault(prefix[:-1], {})[_KEY] = {"squeeze": squeeze, "gate": gate}
 
 
 def kinds_in(state: object) -> dict[str, tuple[str, str]]:
-    """The squeeze and gate of each block of a state dict, by the block's name, as far as it says them."""
+    """The squeeze and gate of each block of a state dict, by the block's name, where they are noted."""
     about = getattr(state, "_metadata", None)
     found: dict[str, tuple[str, str]] = {}
     for name, held in about.items() if isinstance(about, Mapping) else ():
