@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from senet.errors import InputError, InsertionError
+from senet.errors import InputError, InputTypeError, InsertionError
 from senet.words import kind_of
 
-__all__ = ["Batched", "as_call", "batch_dims", "count_parameters", "describe", "devices_of", "meant", "run"]
-__all__ += ["set_training", "sets_mode", "untouched"]
+__all__ = ["Batched", "as_call", "batch_dims", "before_calls", "check_module", "copy_of", "count_parameters"]
+__all__ += ["describe", "devices_of", "meant", "run", "set_training", "sets_mode", "tensors_in", "untouched"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,9 +103,38 @@ def describe(example: Any) -> str:
     return kind_of(example)
 
 
+def tensors_in(value: Any, _seen: set[int] | None = None) -> list[Tensor]:
+    """The tensors of a value: in containers, in mappings of any kind, and in the attributes of objects."""
+    seen = set[int]() if _seen is None else _seen
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(value):
+        inside = dict(leaf) if isinstance(leaf, Mapping) else getattr(leaf, "__dict__", None)
+        opaque = isinstance(leaf, nn.Module | type | types.ModuleType) or callable(leaf) or id(leaf) in seen
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif inside and not opaque:
+            seen.add(id(leaf))
+            found += tensors_in(dict(inside), seen)
+    return found
+
+
 def devices_of(model: nn.Module) -> set[torch.device]:
     """The devices of the parameters and buffers of `model`."""
     return {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy of `model`.
+
+    Raises:
+        InsertionError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise InsertionError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): use inplace=True"
+        ) from error
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -149,6 +180,12 @@ def meant(model: object) -> str:
     return "; its attribute `model` is the network: give that" if isinstance(inner, nn.Module) else ""
 
 
+def check_module(model: object) -> None:
+    """Raise an InputTypeError unless `model` is a network."""
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
+
+
 @contextmanager
 def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """A context in which `model` is in eval mode (or training mode, on request) and whose exit restores its state.
@@ -175,8 +212,28 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     module._buffers[name] = buffer
-                    if not torch.equal(buffer, value):  # a write would invalidate the caller's graph
+                    if _changed(buffer, value):  # a write would invalidate the caller's graph
                         buffer.copy_(value)
+
+
+def _changed(buffer: Tensor, value: Tensor) -> bool:
+    try:
+        return not torch.equal(buffer, value)
+    except NotImplementedError:  # PyTorch compares no sparse tensors
+        return True
+
+
+@contextmanager
+def before_calls(modules: Mapping[str, nn.Module], look: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """A context that calls `look(name, args, kwargs)` before each call of the modules, given by name."""
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, args, kwargs: look(name, args, kwargs)
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_pre_hook(hook(name), with_kwargs=True))
+        yield
 
 
 def run(model: nn.Module, example: Any) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["counted", "did_you_mean", "kind_of", "nearest", "printable", "with_article"]
+__all__ = ["counted", "did_you_mean", "kind_of", "listed", "nearest", "printable", "with_article"]
 
 # A terminal obeys control characters, and a file's name, key or class may hold them. Lone surrogates cannot be encoded.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -33,6 +33,11 @@ def with_article(noun: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 place", "2 places"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of some names, and how many more there are: "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def nearest(given: object, known: Iterable[str], most: int = 1) -> list[str]:

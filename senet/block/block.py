@@ -278,8 +278,8 @@ class SEBlock(nn.Module):
         """
         check_identity_start(self.gate_function)
         if squeezed is not None:
-            seen = squeezed.transpose(0, 1).flatten(1).to("cpu", torch.float64).mean(1)
-            given = [] if expected is None else list(expected.to("cpu", torch.float64).reshape(-1, self.in_channels))
+            seen = squeezed.cpu().double().transpose(0, 1).flatten(1).mean(1)
+            given = [] if expected is None else list(expected.cpu().double().reshape(-1, self.in_channels))
             self.fc1.weight.copy_(_active_rows(self.fc1.weight, torch.stack([*given, seen])))
         nn.init.zeros_(self.fc2.weight)
         if self.fc2.bias is not None:
@@ -373,7 +373,7 @@ def _active_rows(weight: Tensor, means: Tensor) -> Tensor:
     A row is negated or, if the means disagree on its sign, redrawn (He initialisation). If no draw
     fits, the first mean decides.
     """
-    rows = weight.to("cpu", torch.float64)
+    rows = weight.cpu().double()  # in this order: Apple's GPUs have no float64
     means = means[means.abs().amax(1) > 0]
     if not len(means):
         return rows

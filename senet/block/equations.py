@@ -175,7 +175,7 @@ def valid_mask(lengths: Tensor, x: Tensor, axis: int = -1) -> Tensor:
     dim = axis % x.dim() if -x.dim() <= axis < x.dim() else 0
     if dim < 2:
         raise InputError(f"axis={axis} is not a spatial axis of an input of shape {tuple(x.shape)}")
-    last = torch.ceil(lengths.to(x.device, torch.float64) * x.shape[dim] - _ROUNDING)
+    last = torch.ceil(lengths.double() * x.shape[dim] - _ROUNDING).long().to(x.device)
     shape = [1] * x.dim()
     shape[dim] = x.shape[dim]
     return torch.arange(x.shape[dim], device=x.device).view(shape) < last.view(-1, *[1] * (x.dim() - 1))

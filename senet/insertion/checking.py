@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from senet.errors import InputTypeError, InsertionError
+from senet.errors import InsertionError
 from senet.insertion.joining.attach import join, place_of, why_not
 from senet.insertion.recognise import InlineSE, blocks
-from senet.insertion.staying.joined import as_it_is, attached, become, is_joined, moved, moved_along
+from senet.insertion.staying.joined import as_it_is, attached, attachment, become, is_joined, moved, moved_along
 from senet.insertion.staying.record import Entry, lost, records
 from senet.report.table import Table
-from senet.running import meant, run, set_training, untouched
+from senet.running import check_module, run, set_training, untouched
 from senet.words import counted
 
 __all__ = ["Check", "check", "rejoin"]
@@ -78,27 +79,23 @@ def check(model: nn.Module, example: Any = None) -> Check:
     Raises:
         InsertionError: the network does not run on the example.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
+    check_module(model)
     gone = lost(model)
     found = blocks(model, example, tell=False)
     if example is None:
         return Check(tuple(found), None, gone)
-    ran: dict[nn.Module, int] = {}
+    ran: set[nn.Module] = set()
 
-    def count(module: nn.Module, _: Any) -> None:
-        ran[module] = ran.get(module, 0) + 1
+    def note(module: nn.Module, _: Any) -> None:
+        ran.add(module)
 
     hosts = {name: (module, module.get_submodule(at.child)) for name, module, at in attached(model)}
     own = {name: block for name, block in found.items() if not isinstance(block, InlineSE)}
     watched = dict.fromkeys([*own.values(), *(module for pair in hosts.values() for module in pair)])
-    hooks = [module.register_forward_pre_hook(count) for module in watched]
-    try:
-        with untouched(model):
-            run(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, untouched(model):
+        for module in watched:
+            hooks.enter_context(module.register_forward_pre_hook(note))
+        run(model, example)
     passed = {name: "passed by" for name, (host, block) in hosts.items() if host in ran and block not in ran}
     runs = tuple(name for name, block in found.items() if name not in own or block in ran)
     return Check(tuple(found), runs, {**passed, **gone})
@@ -121,8 +118,7 @@ def rejoin(model: nn.Module) -> nn.Module:
         InsertionError: some blocks have no such place. All of them are named, and the network is
             unchanged.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
+    check_module(model)
     plan, problems = [], []
     for prefix, root, record in records(model):
         for gone in record.compare(root):
@@ -161,7 +157,7 @@ def _host(root: nn.Module, entry: Entry, name: str) -> str | None:
                 root.get_submodule(site.source)
         except AttributeError:
             continue
-        if module.__dict__.get("_senet_attachment") == entry.attachment:
+        if attachment(module) == entry.attachment:
             return each
         child = getattr(module, entry.attachment.child, None)
         free = child is None or child is entry.block

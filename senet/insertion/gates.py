@@ -8,7 +8,7 @@ from any library.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from senet.errors import InsertionError
 from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of, gate
+from senet.running import before_calls
 from senet.words import did_you_mean
 
 __all__ = ["Hold", "holding", "recording"]
@@ -46,22 +47,17 @@ def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[
         InsertionError: the network holds no SE, or no block of that name.
     """
     gates: dict[str, Tensor] = {}
+    chosen = _chosen(model, names)
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(block: nn.Module, args: tuple[Tensor, ...]) -> None:
-            with torch.no_grad():
-                found = _computed(block, args[0]) if _HELD not in block.__dict__ else block.__dict__[_HELD](args[0])
-                flat = found.flatten(2).mean(2) if found.dim() > 2 else found
-            gates[name] = flat.detach().clone()
+    def look(name: str, args: Any, kwargs: Any) -> None:
+        held = chosen[name].__dict__.get(_HELD)
+        with torch.no_grad():
+            found = _computed(chosen[name], args, kwargs) if held is None else held(args, kwargs)
+            flat = found.flatten(2).mean(2) if found.dim() > 2 else found
+        gates[name] = flat.detach().clone()
 
-        return hook
-
-    hooks = [block.register_forward_pre_hook(watch(name)) for name, block in _chosen(model, names).items()]
-    try:
+    with before_calls(chosen, look):
         yield gates
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -87,17 +83,14 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
     chosen = _chosen(model, list(at))
     for name, block in chosen.items():
         _check(name, block, at[name])
-    for name, block in chosen.items():
-        block.__dict__[_HELD] = _held(name, block, at[name])
-        block.__dict__["forward"] = _forward(block)
-    hooks = [block.register_forward_pre_hook(_seen) for block in chosen.values()]
-    try:
+    with ExitStack() as stack:
+        for name, block in chosen.items():
+            block.__dict__[_HELD] = _held(name, block, at[name])
+            block.__dict__["forward"] = _forward(block)
+            stack.callback(block.__dict__.pop, _HELD)
+            stack.callback(block.__dict__.pop, "forward")
+            stack.enter_context(block.register_forward_pre_hook(_seen))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for block in chosen.values():
-            del block.__dict__[_HELD], block.__dict__["forward"]
 
 
 def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -133,22 +126,30 @@ def _misfit(name: str, block: nn.Module, value: Tensor) -> str:
     return f"the gates of {name} are held at a tensor ({c},) or (N, {c}), not one of shape {tuple(value.shape)}"
 
 
-def _computed(block: nn.Module, x: Tensor) -> Tensor:
+def _map_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The map that a block is called with."""
+    found: Tensor = args[0] if args else kwargs.get("x", next(iter(kwargs.values())))
+    return found
+
+
+def _computed(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """The gates that a block computes: (N, C), or (N, C, *space) where nothing is squeezed."""
-    found = gate(block, x)
+    x = _map_of(args, kwargs)
+    found = gate(block, x, *args[1:], **{key: value for key, value in kwargs.items() if value is not x})
     if channel_dim_of(block) == -1:
         found = found.movedim(-1, 1)
     return found.flatten(1) if found.shape[2:].numel() == 1 else found
 
 
-def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Tensor], Tensor]:
-    """A function from the block's input to its held gates: (N, C), or (N, C, *space) from a callable."""
+def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Any, Any], Tensor]:
+    """A function from the block's arguments to its held gates: (N, C), or (N, C, *space) from a callable."""
 
-    def to_use(x: Tensor) -> Tensor:
+    def to_use(args: Any, kwargs: Any) -> Tensor:
+        x = _map_of(args, kwargs)
         samples, channels = x.shape[0], x.shape[channel_dim_of(block)]
         if isinstance(value, int | float):
             return x.new_full((samples, channels), value)
-        found = value if isinstance(value, Tensor) else value(_computed(block, x))
+        found = value if isinstance(value, Tensor) else value(_computed(block, args, kwargs))
         found = found.to(x)
         if found.dim() == 1:
             found = found.expand(samples, -1)
@@ -164,14 +165,15 @@ def _seen(_block: nn.Module, _args: Any) -> None:
     """Do nothing. A block with a hook is called as a module, which a fused pass in training would skip."""
 
 
-def _forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
+def _forward(block: nn.Module) -> Callable[..., Tensor]:
     """The block's forward (equation 4) with its held gates."""
 
-    def forward(x: Tensor) -> Tensor:
-        found: Tensor = block.__dict__[_HELD](x)
+    def forward(*args: Any, **kwargs: Any) -> Tensor:
+        x, found = _map_of(args, kwargs), block.__dict__[_HELD](args, kwargs)
         found = found.reshape(*found.shape, *(1,) * (x.dim() - found.dim()))
         if channel_dim_of(block) == -1:
             found = found.movedim(1, -1)
-        return x * found + x if adds_input(block) else x * found
+        y: Tensor = x * found
+        return y + x if adds_input(block) else y
 
     return forward

@@ -24,7 +24,7 @@ from senet.insertion.reading.channel_gates import channel_gates, rescaling_call
 from senet.insertion.reading.dataflow import Dataflow, record
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.staying.record import tell as tell_of_lost
-from senet.running import set_training, untouched
+from senet.running import check_module, set_training, untouched
 
 __all__ = ["InlineSE", "adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se", "squeezed_values"]
 
@@ -112,6 +112,7 @@ def blocks(model: nn.Module, example: Any = None, *, tell: bool = True) -> dict[
     Raises:
         InsertionError: the network does not run on the example.
     """
+    check_module(model)
     if tell:
         tell_of_lost(model)
     inline: dict[str, nn.Module] = {}
@@ -131,31 +132,35 @@ def squeezed_values(flow: Dataflow) -> frozenset[int]:
     return frozenset(made.union(*ours))
 
 
-def gate(block: nn.Module, x: Tensor) -> Tensor:
+def gate(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The channel weights that an SE block of any kind gives to `x` (equation 3 of the paper).
 
     Shapes: (N, C, *space) -> (N, C, 1, ...), and what `SEBlock.gate` returns for its other inputs.
     A block on (N, *space, C) gives (N, 1, ..., C). A block that squeezes part of the space gives
     the map's shape.
 
+    Args:
+        block: one of `senet.blocks`.
+        x: its input.
+        args: further arguments of the block, such as a mask.
+        kwargs: further keyword arguments of the block.
+
     Raises:
         TypeError: `block` is not an SE block, or is an `InlineSE`.
     """
     if isinstance(block, SEBlock):
-        return block.gate(x)
+        return block.gate(x, *args, **kwargs)
     if isinstance(block, MadeBlock):
         return _gate_of_made(block, x)
     if isinstance(block, InlineSE):
         raise InputTypeError(block.refusal())
-    form = _form(block)
-    if form is None:
-        raise InputTypeError(f"{type(block).__name__} is not an SE block: `senet.blocks` lists those of a network")
+    form = _form_of(block)
     # We run the block and watch its product, which gives the gate that it computes, with its
     # gradient. x is copied because some blocks multiply in place. The class's forward is called
     # because `holding` replaces the instance's.
     x = x.clone()
     with _ProductWith(x) as watched:
-        type(block).forward(block, x)
+        type(block).forward(block, x, *args, **kwargs)
     if watched.gate is None:
         raise InputTypeError(f"{type(block).__name__} multiplies where Python cannot see it, as in a scripted function")
     kept = [n if dim in (0, form.channel_dim % x.dim()) else 1 for dim, n in enumerate(x.shape)]

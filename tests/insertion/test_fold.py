@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import senet
 from senet import InsertionError, SESpec
@@ -40,6 +41,56 @@ def test_fold_start_names_what_has_no_weight():
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
 
 
+class Activated(nn.Conv2d):
+    """As timm's BatchNormAct2d: the activation is part of the layer."""
+
+    def forward(self, x):
+        return nn.functional.silu(super().forward(x))
+
+
+class Standardised(nn.Conv2d):
+    """As timm's StdConv2d: twice the weight is the same layer."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Padded(nn.Conv2d):
+    """A forward of its own that is still a convolution."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+def _unit(layer: nn.Module) -> nn.Module:
+    branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), layer)
+    return senet.insert(nn.Sequential(nn.Conv2d(3, 8, 3), Residual(branch)), torch.randn(1, 3, 9, 9)).eval()
+
+
+@pytest.mark.parametrize("layer", [Activated(8, 8, 3, padding=1), Standardised(8, 8, 3, padding=1)])
+def test_fold_start_refuses_what_is_not_proportional_to_its_weight(layer):
+    with pytest.raises(InsertionError, match=r"scale cannot be folded into 1\.branch\.2 \(SE"):
+        senet.fold_start(_unit(layer))
+
+
+def test_fold_start_takes_a_linear_subclass():
+    net, x = _unit(Padded(8, 8, 3)), torch.randn(2, 3, 9, 9)
+    nn.init.normal_(net[1].branch[2].se.fc2.weight)
+    assert torch.equal(senet.fold_start(net)(x), net(x))
+
+
+def test_fold_start_refuses_weights_that_are_not_the_layers_own():
+    tied = nn.Conv2d(8, 8, 3, padding=1)
+    net = _unit(tied)
+    net[1].branch[0].weight = net[1].branch[2].weight
+    pruned = _unit(nn.Conv2d(8, 8, 3, padding=1))
+    prune.l1_unstructured(pruned[1].branch[2], "bias", amount=3)
+    for each in (net, pruned):
+        with pytest.raises(InsertionError, match=r"1\.branch\.2 .*of its own weights"):
+            senet.fold_start(each)
+
+
 def test_parameter_groups():
     net = senet.insert(small_resnet(), torch.randn(1, 3, 16, 16), SESpec(bias=True))
     groups = senet.parameter_groups(net, 0.1, 0.5, weight_decay=1e-4, se_weight_decay=0.0)
@@ -60,3 +111,7 @@ def test_parameter_groups():
     assert senet.parameter_groups(net, 0.1) == []
     with pytest.raises(ValueError, match="lr is a number of at least 0, not -1"):
         senet.parameter_groups(net, -1)
+    with pytest.raises(ValueError, match="se_weight_decay is a number of at least 0, not -1"):
+        senet.parameter_groups(net, 0.1, se_weight_decay=-1)
+    with pytest.raises(ValueError, match=r"lr is a number of at least 0, not '0\.1'"):
+        senet.parameter_groups(net, "0.1")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import senet
 from senet.errors import WeightsError
 from senet.insertion import ConstantGate, InsertionError, PrunedSE, fold_gates, holding, pruned
+from tests.insertion.se_twins import MaskedUnit
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
@@ -245,3 +248,37 @@ def test_a_file_that_prunes_what_is_no_block_is_refused(tmp_path):
     fileformat.write(tmp_path / "b.safetensors", model.state_dict(), header)
     with pytest.raises(WeightsError, match="is pruned as 3"):
         senet.load(tmp_path / "b.safetensors")
+
+
+def test_a_bias_that_is_pruned_holds_the_gates_back():
+    """What torch's pruning has for a bias is made anew in each call, so nothing can be folded into it."""
+    model, x = Between(nn.Conv2d(3, 8, 3), _se(), nn.ReLU()).eval(), torch.randn(MAP)
+    prune.l1_unstructured(model.before, "bias", amount=3)
+    gates = {"se": torch.rand(8)}
+    with torch.no_grad():
+        with holding(model, gates):
+            wanted = model(x)
+        folded, went = fold_gates(model, x, gates)
+        torch.testing.assert_close(folded(x), wanted)
+    assert went == {"se": "held"}
+
+
+def test_a_constant_gate_that_is_removed_is_not_missed():
+    model = _resnet().eval()
+    held, _ = fold_gates(model, torch.randn(1, 3, 12, 12), {"layer1.0.bn2.se": torch.ones(16)}, fold=False)
+    plain = senet.remove(held)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain(torch.randn(1, 3, 12, 12))
+    assert not senet.check(plain).lost
+
+
+def test_a_block_that_is_given_a_mask_is_held():
+    model = MaskedUnit(8).double().eval()
+    example, gates = (torch.randn(2, 8, 6).double(), torch.tensor([0.5, 1.0])), {"se": torch.rand(8)}
+    with torch.no_grad():
+        with holding(model, gates):
+            wanted = model(*example)
+        folded, went = fold_gates(model, example, gates)
+        torch.testing.assert_close(folded(*example), wanted)
+    assert went == {"se": "held"}

@@ -8,6 +8,7 @@ from torch import nn
 
 import senet
 from senet.insertion import InsertionError, holding, recording
+from tests.insertion.se_twins import MaskedUnit
 from tests.insertion.test_recognise import BLOCKS
 
 
@@ -161,3 +162,27 @@ def test_misfits_that_show_only_on_running(network):
         pass
     with pytest.raises(InsertionError, match="is not an SE block of this network"), recording(model, ["fc"]):
         pass
+
+
+class Masked(nn.Module):
+    """SE of a person's own network, told which positions count."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.se = block
+
+    def forward(self, x, lengths):
+        return self.se(x, lengths=lengths)
+
+
+@pytest.mark.parametrize("make", [lambda: senet.SEBlock(8, 2), lambda: MaskedUnit.SE(8)])
+def test_masks_count_in_gates(make):
+    model, x = Masked(make()), torch.randn(2, 8, 6)
+    lengths = torch.tensor([0.5, 1.0])
+    with torch.no_grad(), recording(model) as gates:
+        y = model(x, lengths)
+        torch.testing.assert_close(x * gates["se"][:, :, None], y)
+        assert not torch.allclose(gates["se"], senet.gate(model.se, x)[..., 0])
+        with holding(model, {"se": lambda s: 2 * s}):
+            torch.testing.assert_close(model(x, lengths), 2 * y)
+        assert torch.equal(model(x, lengths), y)

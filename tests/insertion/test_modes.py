@@ -152,3 +152,15 @@ def test_inner_on_pointwise_branches_says_why():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), Mixer())
     with pytest.raises(senet.InsertionError, match="no last spatial convolution"):
         senet.insert(net, torch.randn(1, 3, 8, 8), senet.SESpec(placement="inner"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of a deprecated part of PyTorch
+def test_a_quantised_network_says_so():
+    quantised = pytest.importorskip("torch.ao.nn.quantized")
+    try:
+        net = nn.Sequential(quantised.Quantize(0.1, 64, torch.quint8), quantised.Conv2d(8, 8, 3), nn.ReLU())
+        net(torch.randn(1, 8, 8, 8))
+    except RuntimeError as error:
+        pytest.skip(f"this build of PyTorch does not quantise: {error}")
+    with pytest.raises(senet.InsertionError, match="its maps are quantised"):
+        senet.sites(net, torch.randn(1, 8, 8, 8))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import senet
-from senet import SESpec
+from senet import InsertionError, SESpec
 from tests.insertion.networks import Residual, assert_unchanged, branch, randomise
 
 
@@ -268,4 +270,121 @@ def test_channels_last_maps():
     assert_unchanged(model, x, senet.insert(model, x))
 
 
-# What hangs on the modules already.
+class Functional(nn.Module):
+    """As PyTorch's MNIST example: no activation is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_activations_that_are_functions():
+    """The first unit could end at the second convolution's input, where the second's own SE then had no place."""
+    model, x = Functional(), torch.randn(2, 3, 9, 9)
+    assert [(site.name, site.position) for site in senet.sites(model, x)] == [("conv1", "output"), ("conv2", "output")]
+    se = senet.insert(model, x)
+    assert list(senet.blocks(se)) == ["conv1.se", "conv2.se"]
+    assert_unchanged(model, x, se)
+
+
+@dataclasses.dataclass
+class Batch:
+    image: Tensor
+    depth: Tensor
+
+
+class TakesObjects(TwoInputs):
+    """An object in, and an object out."""
+
+    calls = 0
+
+    def forward(self, batch: Batch) -> Batch:
+        self.calls += 1
+        return Batch(super().forward(batch.image, batch.depth)["logits"], torch.zeros(1))
+
+
+def test_examples_and_outputs_that_are_objects():
+    image, depth = torch.randn(2, 3, 16, 16), torch.randn(2, 1, 8, 8)
+    expected = ["image.1.branch.4.se", "depth.1.branch.4.se"]
+    mapping = collections.UserDict(image=image, depth=depth)  # as transformers' BatchEncoding
+    assert list(senet.blocks(senet.insert(TwoInputs(), mapping))) == expected
+    model = TakesObjects()
+    assert list(senet.blocks(senet.insert(model, Batch(image, depth)))) == expected
+    model.forward = lambda batch: Batch(TakesObjects.forward(model, batch).image + model.calls, batch.depth)
+    with pytest.raises(InsertionError, match="differs by 1 from the plain"):
+        senet.insert(model, Batch(image, depth), inplace=True)
+
+
+class TimeFirst(nn.Module):
+    """A branch on (time, N, C), and its convolution on (N, C, time)."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv1d(8, 8, 3, padding=1), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.conv(x.permute(1, 2, 0)).permute(2, 0, 1))
+
+
+def test_a_squeeze_never_mixes_samples():
+    model, x = nn.Sequential(TimeFirst(nn.Identity()), TimeFirst(nn.Identity())), torch.randn(5, 2, 8)
+    se = senet.insert(model, x, SESpec(2, start="paper"))
+    assert list(senet.blocks(se)) == ["0.conv.se", "1.conv.se"]
+    torch.testing.assert_close(se(x)[:, :1], se(x[:, :1]))
+    with pytest.raises(InsertionError, match=r"no module of its own makes that output as \(N, C, …\) or \(N, …, C\)"):
+        senet.insert(nn.Sequential(TimeFirst(nn.Linear(8, 8))), x)
+
+
+class Discards(nn.Module):
+    """Its activation writes in place, and what it returns is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.relu, self.conv2 = nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        self.relu(x)
+        return self.conv2(x)
+
+
+def test_se_that_would_do_nothing_is_refused():
+    with pytest.raises(InsertionError, match="SE joined to relu would do nothing: the network uses what that module"):
+        senet.insert(Discards(), torch.randn(2, 3, 9, 9))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_of_attention():
+    """In eval mode a padding mask makes torch's encoder compute on nested tensors, which have no shape."""
+
+    class Speech(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv1d(4, 8, 3, padding=1)
+            self.unit = Residual(nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 8, 1)))
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+
+        def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+            x = self.unit(self.stem(x)).transpose(1, 2)
+            return self.encoder(x, src_key_padding_mask=padded)
+
+    example = torch.randn(2, 4, 6), torch.arange(6) >= torch.tensor([[6], [4]])
+    model = Speech()
+    se = senet.insert(model, example)
+    assert list(senet.blocks(se)) == ["unit.branch.2.se"]
+    assert_unchanged(model, example, se)
+
+
+def test_sparse_buffers():
+    """As in networks on meshes; PyTorch compares none of these."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Residual(branch(8, 8)))
+    model.register_buffer("neighbours", torch.eye(3).to_sparse())
+    x = torch.randn(2, 3, 9, 9)
+    se = senet.insert(model, x)
+    assert_unchanged(model, x, se)
+    assert torch.equal(se.neighbours.to_dense(), torch.eye(3))

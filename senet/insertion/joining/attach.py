@@ -152,7 +152,7 @@ def detach(model: nn.Module, name: str) -> None:
     for outer in itertools.accumulate(name.split("."), "{}.{}".format):
         if model.get_submodule(outer).__dict__.get(ENDS_IN) == name.removeprefix(f"{outer}."):
             del model.get_submodule(outer).__dict__[ENDS_IN]
-    forget(model, block)
+    forget(model, found, block)
 
 
 def _settle(model: nn.Module, name: str) -> None:

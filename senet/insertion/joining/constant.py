@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,8 @@ class ConstantGate(nn.Module):
         self.channel_dim = channel_dim
         self.register_buffer("gates", torch.ones(channels, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with each channel multiplied by its gate."""
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """`x` with each channel multiplied by its gate; a mask that the block was given plays no part."""
         gates = self.gates.to(x.dtype)
         return x * (gates if self.channel_dim == -1 else gates.view(-1, *(1,) * (x.dim() - 2)))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +15,9 @@ from torch.nn.utils import parametrize
 from senet.block import SEBlock
 from senet.block.made import MadeBlock
 from senet.errors import InputError, InsertionError
-from senet.insertion.joining.attach import attached
+from senet.insertion.joining.attach import Attachment, attached, base_of
+from senet.running import check_module, copy_of
+from senet.words import listed
 
 __all__ = ["fold_start", "parameter_groups"]
 
@@ -31,20 +36,22 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Raises:
         InsertionError: SE is joined to modules that cannot absorb the factor (an activation, a
-            frozen or parametrised layer). All of them are named, and `model` is unchanged.
+            frozen or parametrised layer, shared weights). All of them are named, and `model` is unchanged.
     """
+    check_module(model)
     hosts = [
         (name, module, at)
         for name, module, at in attached(model)
         if isinstance(block := module.get_submodule(at.child), SEBlock) and block.scale != 1
     ]
-    wrong = [f"{name} ({type(module).__name__})" for name, module, at in hosts if not _takes_factor(module, at.site)]
+    tied = collections.Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    wrong = [f"{name} ({type(module).__name__})" for name, module, at in hosts if not _takes_factor(module, at, tied)]
     if wrong:
         raise InsertionError(
-            f"scale cannot be folded into {', '.join(wrong[:8])}{', ...' if len(wrong) > 8 else ''}: it takes a "
-            f"convolution, linear or affine normalisation layer whose output SE rescales"
+            f"scale cannot be folded into {listed(wrong, 8)}: it takes a "
+            f"convolution, linear or affine normalisation layer of its own weights whose output SE rescales"
         )
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     for name, _, at in hosts:
         module = target.get_submodule(name)
         block = module.get_submodule(at.child)
@@ -58,14 +65,37 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     return target
 
 
-def _takes_factor(module: nn.Module, site: Any) -> bool:
+def _takes_factor(module: nn.Module, at: Attachment, tied: Mapping[int, int]) -> bool:
+    """Whether the output of a layer is proportional to its weight and bias, which are its own."""
     layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    return (
-        isinstance(module, layers)
-        and site.position == "output"
-        and isinstance(module.weight, nn.Parameter)
-        and not parametrize.is_parametrized(module)
-    )
+    if not isinstance(module, layers) or at.site.position != "output" or parametrize.is_parametrized(module):
+        return False
+    own = [module.weight, *([] if module.bias is None else [module.bias])]
+    if not all(isinstance(parameter, nn.Parameter) and tied[id(parameter)] == 1 for parameter in own):
+        return False
+    return base_of(module).__module__.startswith("torch.nn.") or _is_proportional(module, at.child)
+
+
+# timm's BatchNormAct2d holds an activation, and its StdConv2d standardises its weight.
+def _is_proportional(module: Any, child: str) -> bool:
+    """Whether twice the weight and bias give twice the output, in a subclass of a layer of PyTorch's."""
+    layer = copy.deepcopy(module).eval()
+    layer.__class__ = base_of(module)
+    delattr(layer, child)
+    channels = layer.weight.shape[0]
+    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+        channels = getattr(layer, "in_channels", None) or layer.in_features
+    for shape in ((2, channels), *((2, channels, *[16] * dims) for dims in (1, 2, 3)), (2, 16, 16, channels)):
+        x = 100 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+        try:
+            once = layer.forward(x)
+        except Exception:  # another number of dimensions
+            continue
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                parameter.mul_(2)
+        return torch.equal(layer.forward(x), 2 * once)
+    return False
 
 
 def parameter_groups(
@@ -82,7 +112,7 @@ def parameter_groups(
     Args:
         model: a network, with SE or without.
         lr: learning rate of all other parameters.
-        se_lr: learning rate of the SE blocks; None means the same.
+        se_lr: learning rate of senet's own blocks; None means the same. SE of another library has `lr`.
         weight_decay: weight decay of all other parameters.
         se_weight_decay: weight decay of the SE blocks; None means the same.
         decay_norms_and_biases: False exempts one-dimensional parameters from weight decay.
@@ -94,10 +124,12 @@ def parameter_groups(
     Raises:
         ValueError: a rate or decay is negative or not a number.
     """
+    check_module(model)
     se_lr = lr if se_lr is None else se_lr
     se_weight_decay = weight_decay if se_weight_decay is None else se_weight_decay
-    for name, value in (("lr", lr), ("se_lr", se_lr), ("weight_decay", weight_decay)):
-        if not value >= 0:
+    given: dict[str, Any] = {"lr": lr, "se_lr": se_lr, "weight_decay": weight_decay, "se_weight_decay": se_weight_decay}
+    for name, value in given.items():
+        if not (isinstance(value, numbers.Real | torch.Tensor) and float(value) >= 0):
             raise InputError(f"{name} is a number of at least 0, not {value!r}")
     in_se = {
         id(parameter)

@@ -9,7 +9,6 @@ activation, prevents the fold.
 from __future__ import annotations
 
 import collections
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from senet.insertion.joining.attach import Attachment, attached, base_of, check_
 from senet.insertion.joining.constant import ConstantGate, replace
 from senet.insertion.reading.dataflow import Call, Dataflow, record
 from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of
-from senet.running import untouched
+from senet.running import copy_of, untouched
 
 __all__ = ["fold_gates"]
 
@@ -65,7 +64,7 @@ def fold_gates(
     for host, _, at in attached(model):
         if _child(host, at) in gates:
             check_detachable(model, host, at.site)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     flow = None
     if fold:
         try:
@@ -77,7 +76,7 @@ def fold_gates(
     went = {}
     for name, gate in gates.items():
         block = target.get_submodule(name)
-        factor = gate.to("cpu", torch.float64) + (1 if adds_input(block) else 0)
+        factor = gate.cpu().double() + (1 if adds_input(block) else 0)
         into = None if flow is None else _fold(target, flow, block, hosts.get(name), factor)
         if into is None:
             constant = replace(target, name, "held")
@@ -115,7 +114,7 @@ def _fold(
             _scale_rows(module, factor)
             return name
     calls = flow.calls_of.get(block, [])
-    if len(calls) != 1:
+    if len(calls) != 1 or len(calls[0].inputs) != 1:  # shared, or given a mask as well
         return None
     (call,) = calls
     before = None if host is not None else _before(flow, call)
@@ -148,6 +147,8 @@ def _takes(
     if base not in kinds or parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter):
         return False
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
+        return False
+    if module.bias is not None and not isinstance(module.bias, nn.Parameter):  # pruned: made anew in each call
         return False
     return all(tied[id(parameter)] == 1 for parameter in module._parameters.values() if parameter is not None)
 
@@ -215,7 +216,7 @@ def _groups(module: nn.Module) -> int:
 
 def _multiply(parameter: nn.Parameter, factor: Tensor, dim: int, groups: int) -> None:
     """Multiply along `dim`, rounding once; with groups, dimension 0 runs over the groups."""
-    exact = parameter.to("cpu", torch.float64)
+    exact = parameter.cpu().double()
     shape = exact.shape
     exact = exact.reshape(groups, -1, *shape[1:])  # (group, rows of it, ...)
     parts = factor.view(groups, -1)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_structure
 
 from senet.block import SEBlock, SESpec
 from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
-from senet.errors import InputTypeError, InsertionError, SEWarning
+from senet.errors import InsertionError, SEWarning
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.joining.trial import check_apart, parts_of, trying
@@ -24,7 +23,7 @@ from senet.insertion.reading.dataflow import Dataflow, record
 from senet.insertion.recognise import InlineSE, blocks, is_se, squeezed_values
 from senet.insertion.rules.choose import find
 from senet.insertion.rules.site import Site, Where, select
-from senet.running import meant, run, sets_mode, untouched
+from senet.running import before_calls, check_module, copy_of, meant, sets_mode, tensors_in, untouched
 
 __all__ = ["insert", "inserted", "remove", "sites"]
 
@@ -68,7 +67,8 @@ def insert(
     """Insert SE into `model` (section 3 of the paper); by default its output stays exactly the same.
 
     Every old parameter keeps its value and its key; the new ones are `<module>.se.*`. The network
-    runs on the example before and after, in eval mode and without gradients.
+    runs on the example without gradients: before and after in eval mode, and for the identity start
+    once more in training mode.
 
     With `make`, another block replaces SE: a `MadeBlock`, x + α · (f(x) − x), where `make` returns
     f. Each block learns its α, which is 0 at first. If f itself is the identity at first, α = 0
@@ -105,7 +105,7 @@ def insert(
         spec = dataclasses.replace(spec, start=start)
     found, flow = _analyse(model, example, spec.placement)
     chosen = select(found, where)
-    target = model if inplace else _copy(model)
+    target = model if inplace else copy_of(model)
     network = parts_of(target)
     joined: list[Site] = []
     try:
@@ -142,6 +142,7 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
         InsertionError: the class of a module was changed after SE was joined to it, or the example
             shows SE that cannot be removed. `model` is unchanged.
     """
+    check_module(model)
     joined = [(name, found.site) for name, _, found in attached(model)]
     if example is not None and (everything or not joined):
         for block in blocks(model, example).values():
@@ -149,7 +150,7 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
                 raise InsertionError(block.refusal())
     for name, site in joined:
         check_detachable(model, name, site)
-    target = model if inplace else _copy(model)
+    target = model if inplace else copy_of(model)
     for name, _ in joined:
         detach(target, name)
     if joined and not everything:
@@ -202,8 +203,7 @@ def _around(flow: Dataflow, site: Site) -> tuple[str, ...]:
 
 
 def _check_network(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model is an nn.Module, not {type(model).__name__}{meant(model)}")
+    check_module(model)
     if not sets_mode(model):
         raise InsertionError(f"the `train` of {type(model).__name__} sets no mode, so it is not one{meant(model)}")
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -223,26 +223,17 @@ def _check_network(model: nn.Module) -> None:
             raise InsertionError(f"{at} is on the meta device and has no values: materialise the network first")
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise InsertionError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): use inplace=True"
-        ) from error
-
-
 def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], start: str) -> None:
     """Run the network with SE, compare it with the plain run, and sign the first layers by what they squeeze.
 
     Raises:
-        InsertionError: an SE block ran more or less often than its module, or the identity start's
-            output differs from the plain network's.
+        InsertionError: an SE block ran more or less often than its module, its result is not used,
+            or the identity start's output differs from the plain network's.
     """
     made, ours = _joined(model, chosen, MadeBlock), _joined(model, chosen, SEBlock)
     new = {**ours, **made}
     with squeezed_means(new) as seen, trying(made) as same, _views_given_to(new) as views, untouched(model):
-        output = run(model, example)
+        after = record(model, example)
     calls = {call.name: len(plain.calls_of[call.module]) for call in plain.calls}
     for name, means in seen.items():
         if len(means) != calls[name]:
@@ -250,9 +241,16 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
                 f"the SE joined to {name} ran {len(means)} times where the module ran {calls[name]}: something "
                 f"passes it by, or takes it for a layer of its own. Leave it out with `where`"
             )
+    idle = _used(plain) - _used(after)
+    for site in chosen:
+        if site.position != "input" and site.name in idle:
+            raise InsertionError(
+                f"SE joined to {site.name} would do nothing: the network uses what that module writes in place, not "
+                f"what it returns. Leave it out with `where`"
+            )
     if start != "identity":
         return
-    difference = largest_difference(plain.output, output)
+    difference = largest_difference(plain.output, after.output)
     before = [site.name for site in chosen if site.name in views and site.position == "input"]
     if 0 < difference < _ROUNDING and before and len(before) < len(chosen):
         for name in before:
@@ -280,6 +278,12 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
             nn.init.ones_(block.alpha)
 
 
+def _used(flow: Dataflow) -> set[str]:
+    """The modules that returned a value which another operation took, or the network returned."""
+    returned = {value for call in flow.calls if not call.name for value in call.outputs}
+    return {call.name for call in flow.calls if any(v in returned or flow.consumers[v] for v in call.outputs)}
+
+
 def _joined(model: nn.Module, chosen: list[Site], kind: type[Block]) -> dict[str, Block]:
     """The blocks of class `kind` joined at the sites, by the sites' names."""
     names = {site.name for site in chosen}
@@ -292,40 +296,31 @@ def _views_given_to(blocks: Mapping[str, nn.Module]) -> Iterator[set[str]]:
     """A context that yields the names of blocks whose input has gaps between its values in memory."""
     views: set[str] = set()
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_block: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if torch.empty_like(args[0]).stride() != args[0].stride():
-                views.add(name)
+    def look(name: str, args: tuple[Tensor, ...], _kwargs: Any) -> None:
+        if torch.empty_like(args[0]).stride() != args[0].stride():
+            views.add(name)
 
-        return hook
-
-    hooks = [block.register_forward_pre_hook(watch(name)) for name, block in blocks.items()]
-    try:
+    with before_calls(blocks, look):
         yield views
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def largest_difference(expected: Any, given: Any) -> float:
-    """The largest absolute difference between two outputs: 0 if they are equal bit for bit, NaN for NaN.
+    """The largest absolute difference between the tensors of two outputs: 0 if they are equal bit for bit, NaN for NaN.
 
-    Infinity if their structure, shapes, dtypes or other contents differ.
+    Infinity if their structure, shapes or dtypes differ. Contents that are no tensors are not compared.
     """
-    ours, structure = tree_flatten(expected)
-    theirs, other = tree_flatten(given)
-    if structure != other:
+    ours, theirs = tensors_in(expected), tensors_in(given)
+    if tree_structure(expected) != tree_structure(given) or len(ours) != len(theirs):
         return float("inf")
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
-        if not isinstance(a, Tensor):
-            continue
-        if not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype:
+        if a.shape != b.shape or a.dtype != b.dtype:
             return float("inf")
         if torch.equal(a, b) or a.numel() == 0:
             continue
         if not a.is_floating_point():
             return float("inf")
-        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0, (a.double() - b.double()).abs())
+        a, b = a.cpu().double(), b.cpu().double()
+        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0, (a - b).abs())
         worst = max(worst, float(gap.nan_to_num(float("inf")).max()))
     return worst

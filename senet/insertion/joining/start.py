@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from senet.block import SEBlock
 from senet.errors import InsertionError
 from senet.insertion.rules.site import Site
-from senet.running import run, untouched
+from senet.running import before_calls, run, untouched
 
 __all__ = ["squeezed_means", "start_on_example"]
 
@@ -22,18 +22,11 @@ def squeezed_means(blocks: Mapping[str, nn.Module]) -> Iterator[dict[str, list[T
     """A context that records the mean (C,) of each block's input over samples and space, call by call, by name."""
     means: dict[str, list[Tensor]] = {name: [] for name in blocks}
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_block: nn.Module, args: tuple[Tensor, ...]) -> None:
-            means[name].append(args[0].transpose(0, 1).flatten(1).mean(1, dtype=torch.float64))
+    def look(name: str, args: tuple[Tensor, ...], _kwargs: Any) -> None:
+        means[name].append(args[0].cpu().transpose(0, 1).flatten(1).mean(1, dtype=torch.float64))
 
-        return hook
-
-    hooks = [block.register_forward_pre_hook(watch(name)) for name, block in blocks.items()]
-    try:
+    with before_calls(blocks, look):
         yield means
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def start_on_example(
@@ -63,8 +56,8 @@ def start_on_example(
     with torch.random.fork_rng(devices=[]):
         for name, block in blocks.items():
             expected = [*_bias_of_norm(model.get_submodule(name), sites[name]), *training[name]]
-            known = [mean.to("cpu", torch.float64) for mean in expected]
-            block.start_as_identity(torch.stack(seen[name]), torch.stack(known) if known else None)
+            known = torch.stack(expected) if expected else None
+            block.start_as_identity(torch.stack(seen[name]), known)
 
 
 def _bias_of_norm(host: nn.Module, site: Site) -> list[Tensor]:
@@ -72,4 +65,4 @@ def _bias_of_norm(host: nn.Module, site: Site) -> list[Tensor]:
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
     bare = isinstance(host, norms) and len(list(host.children())) == 1  # timm's norm layers may hold an activation
     bias = host.bias if bare and site.position == "output" else None
-    return [bias.detach()] if isinstance(bias, Tensor) else []
+    return [bias.detach().cpu().double()] if isinstance(bias, Tensor) else []

@@ -7,6 +7,7 @@ hooks decided.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from senet.running import run
+from senet.running import as_call, run, tensors_in
 
 __all__ = ["Call", "Convolution", "Dataflow", "Value", "record"]
 
@@ -152,21 +153,16 @@ def record(model: nn.Module, example: Any) -> Dataflow:
         InsertionError: the network does not run on the example.
     """
     recorder = _Recorder()
-    hooks = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no Python hooks, but its operations are recorded
-            hooks.append(module.register_forward_pre_hook(recorder.entering(name), with_kwargs=True))
-            hooks.append(module.register_forward_hook(recorder.leaving, with_kwargs=True))
-        for tensor in tree_leaves(example):
-            if isinstance(tensor, Tensor):
-                recorder.new("input", (), 0, tensor)
+            hooks.enter_context(module.register_forward_pre_hook(recorder.entering(name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(recorder.leaving, with_kwargs=True))
+        for tensor in tensors_in(as_call(example)):
+            recorder.new("input", (), 0, tensor)
         with recorder:
             output = run(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return Dataflow(recorder.values, recorder.calls, output)
 
 
@@ -186,7 +182,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._storages: list[Any] = []  # keeps written storages alive, so that no address is reused
 
     def new(self, op: str, operands: tuple[int, ...], constants: int, tensor: Tensor, **more: Any) -> int:
-        value = Value(len(self.values), op, operands, constants, tuple(tensor.shape), tensor.dtype, **more)
+        shape = () if tensor.is_nested else tuple(tensor.shape)  # a nested tensor, as in attention, has no shape
+        value = Value(len(self.values), op, operands, constants, shape, tensor.dtype, **more)
         self.values.append(value)
         self._of_tensor[tensor] = value.index
         return value.index

@@ -9,30 +9,53 @@ from senet.insertion.reading.operations import ELEMENTWISE, LAYOUT, NORMS, SPLIT
 
 __all__ = ["channel_dim", "stage", "through_layout"]
 
+_THROUGH = ELEMENTWISE | NORMS | LAYOUT | SPLITS | {"constant_pad_nd", "roll", "cat"}
+_CHANNELS_LAST = frozenset("native_layer_norm rms_norm _fused_rms_norm addmm mm".split())
+
 
 def channel_dim(flow: Dataflow, index: int) -> int | None:
     """The channel dimension of a value, inferred from the operations that made it; None if unknown.
 
     It is the second after a convolution, a batch or group normalisation or a pooling. It is the
-    last after a linear layer or a layer normalisation. A permutation moves it.
+    last after a linear layer or a layer normalisation. A permutation moves it. None also if the
+    first dimension does not count the samples, as in (time, N, C): a squeeze there would mix them.
     """
-    through = ELEMENTWISE | NORMS | LAYOUT | SPLITS | {"constant_pad_nd", "roll", "cat"}
     path = [index]
     while True:
         value = flow.values[path[-1]]
-        instance_norm = value.shape[0] == 1 and len(path) > 1 and flow.values[path[-2]].op in LAYOUT
-        if value.op in ("native_layer_norm", "addmm", "mm"):
+        instance_norm = value.shape[:1] == (1,) and len(path) > 1 and flow.values[path[-2]].op in LAYOUT
+        if value.op in _CHANNELS_LAST:
             dim = len(value.shape) - 1
         elif _has_channels_second(flow, value) and not (value.op in NORMS and instance_norm):
             dim = 1
-        elif value.operands and value.op in through:
-            path.append(max(value.operands, key=lambda i: math.prod(flow.values[i].shape)))
+        elif value.operands and value.op in _THROUGH:
+            path.append(_largest(flow, value))
             continue
         else:
             return None
-        break
-    known = path.pop()
-    while path:  # then forward again, to the value in question
+        return _followed(flow, path, dim) if _samples_first(flow, index) else None
+
+
+def _samples_first(flow: Dataflow, index: int) -> bool:
+    """Whether the first dimension counts the samples, as after a convolution; true if unknown."""
+    path = [index]
+    while True:
+        value = flow.values[path[-1]]
+        if value.op not in _CHANNELS_LAST and _has_channels_second(flow, value):
+            return _followed(flow, path, 0) in (0, None)
+        if not value.operands or value.op not in _THROUGH | _CHANNELS_LAST:
+            return True
+        path.append(_largest(flow, value))
+
+
+def _largest(flow: Dataflow, value: Value) -> int:
+    return max(value.operands, key=lambda i: math.prod(flow.values[i].shape))
+
+
+def _followed(flow: Dataflow, path: list[int], dim: int) -> int | None:
+    """Where the dimension `dim` of the last value of a path is in the first; None if unknown."""
+    *path, known = path
+    while path:
         moved = _dim_after(flow.values[known], flow.values[path[-1]], dim)
         if moved is None:  # views that return to an earlier shape: a channel shuffle, an instance norm
             while path and flow.values[path[-1]].shape != flow.values[known].shape:

@@ -7,6 +7,8 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 
+from torch import nn
+
 from senet.insertion.reading.dataflow import Call, Dataflow
 from senet.insertion.reading.layout import channel_dim
 from senet.insertion.reading.operations import ACTIVATIONS, ELEMENTWISE, NORMS, iterates_its_children, self_gated
@@ -191,7 +193,8 @@ def unique(flow: Dataflow, options: list[list[Option]]) -> list[Option | None]:
     """For each site, the first option whose module serves no other site.
 
     A module with weights that is called only at several sites (a shared block) serves them all with
-    one SE. A shared activation serves none.
+    one SE. A shared activation serves none. Where two sites want one module at different positions,
+    the earlier one gives way if it has another option.
     """
     wanted = {
         (id(option.call.module), option.call.first, option.call.end, option.channels)
@@ -206,4 +209,24 @@ def unique(flow: Dataflow, options: list[list[Option]]) -> list[Option | None]:
         has_weights = next(option.call.module.parameters(), None) is not None
         return has_weights and all((id(c.module), c.first, c.end, option.channels) in wanted for c in calls)
 
-    return [next((option for option in group if fits(option)), None) for group in options]
+    chosen: dict[int, Option] = {}
+    sites_of: dict[nn.Module, set[int]] = {}
+
+    def choose(site: int, tried: set[nn.Module]) -> bool:
+        for option in options[site]:
+            module = option.call.module
+            if module in tried or not fits(option):
+                continue
+            tried.add(module)
+            others = [other for other in sites_of.get(module, ()) if chosen[other].position != option.position]
+            if all(choose(other, tried) for other in others):
+                if site in chosen:
+                    sites_of[chosen[site].call.module].remove(site)
+                chosen[site] = option
+                sites_of.setdefault(module, set()).add(site)
+                return True
+        return False
+
+    for site in range(len(options)):
+        choose(site, set())
+    return [chosen.get(site) for site in range(len(options))]

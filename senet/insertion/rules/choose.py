@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
+
 from senet.errors import InsertionError
 from senet.insertion.reading.dataflow import Dataflow
 from senet.insertion.reading.layout import stage
 from senet.insertion.reading.operations import attends, convolutions, spatial_convolutions
 from senet.insertion.reading.walk import Option, activation_after, unique
 from senet.insertion.rules.concatenating import aggregated, dense
-from senet.insertion.rules.findings import Finding, counted
+from senet.insertion.rules.findings import Finding
 from senet.insertion.rules.placements import options_for, why_none
 from senet.insertion.rules.plain import plain
 from senet.insertion.rules.residual import residual
 from senet.insertion.rules.site import Site
+from senet.words import counted, listed
 
 __all__ = ["RULES", "find"]
 
@@ -134,14 +137,17 @@ def _nothing_found(
     places: dict[str, list[str]] = {}
     for value, reason in sorted(set(refused)):
         places.setdefault(reason, []).append(_where_made(flow, value))
-    looked_at = "; ".join(f"{reason} (in {_listed(names)})" for reason, names in list(places.items())[:8])
+    looked_at = "; ".join(f"{reason} (in {listed(names, 3)})" for reason, names in list(places.items())[:8])
     if units and all(finding.squeezed for finding in units):
         return (
             f"{network} holds SE already wherever it could go ({counted(len(units), 'place')}): {looked_at}. "
             f"`senet.remove` takes out SE that is a module of its own"
         )
-    if any(value.dtype.is_complex and len(value.shape) > 2 for value in flow.values):
+    dtypes = {value.dtype for value in flow.values if len(value.shape) > 2}
+    if any(dtype.is_complex for dtype in dtypes):
         return f"{network} has no {kind}: its maps are complex, and SE squeezes and rescales real numbers"
+    if dtypes & {torch.quint8, torch.qint8}:
+        return f"{network} has no {kind}: its maps are quantised. Insert into the network before it is quantised"
     if not places:
         layers = counted(len(convolutions(flow, range(len(flow.values)))), "convolution")
         return (
@@ -149,8 +155,3 @@ def _nothing_found(
             f"spatial convolution with an activation. SE rescales the channels of convolutional units"
         )
     return f"{network} has no {kind}. Looked at {counted(sum(map(len, places.values())), 'join')}: {looked_at}"
-
-
-def _listed(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

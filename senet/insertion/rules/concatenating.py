@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from senet.insertion.reading.dataflow import Dataflow, Value
 from senet.insertion.reading.operations import convolutions, is_split, spatial_convolutions, upsamples
 from senet.insertion.reading.walk import Unit, after_concatenation, part
-from senet.insertion.rules.findings import Finding, counted
+from senet.insertion.rules.findings import Finding
+from senet.words import counted
 
 __all__ = ["aggregated", "dense"]
 

@@ -6,7 +6,7 @@ import dataclasses
 
 from senet.insertion.reading.walk import Unit
 
-__all__ = ["Finding", "counted"]
+__all__ = ["Finding"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,3 @@ class Finding:
     def is_site(self) -> bool:
         """Whether SE belongs there."""
         return self.unit is not None and not self.squeezed
-
-
-def counted(n: int, noun: str) -> str:
-    """A number and its noun: "1 convolution", "2 convolutions"."""
-    return f"{n} {noun}{'s' * (n != 1)}"

@@ -66,7 +66,7 @@ def why_none(placement: str, rule: str) -> str:
     if rule == "aggregated" and placement == "inner":
         return "its branches end in several spatial convolutions"
     return {
-        "standard": "no module of its own makes that output",
+        "standard": "no module of its own makes that output as (N, C, …) or (N, …, C)",
         "pre": "no module of its own takes that branch's input",
         "post": "no module of its own makes the block's output",
         "identity": "no module hands on its shortcut",

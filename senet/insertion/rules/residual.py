@@ -16,7 +16,8 @@ from senet.insertion.reading.operations import (
     splits_channels,
 )
 from senet.insertion.reading.walk import Paths, Unit, part
-from senet.insertion.rules.findings import Finding, counted
+from senet.insertion.rules.findings import Finding
+from senet.words import counted
 
 __all__ = ["residual"]
 

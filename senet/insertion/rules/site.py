@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from senet.block import hidden_width
 from senet.errors import InsertionError
-from senet.words import did_you_mean
+from senet.words import did_you_mean, listed
 
 __all__ = ["POSITIONS", "Site", "Where", "by_part", "select"]
 
@@ -65,7 +65,7 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
         if not chosen:
             raise InsertionError(f"where=... is true for none of the sites: {_listed(found)}")
         return chosen
-    patterns = [where] if isinstance(where, str) else list(where)
+    patterns = [where] if isinstance(where, str) or not isinstance(where, Iterable) else list(where)
     if not patterns:
         raise InsertionError(f"where=[] names no site; the sites are {_listed(found)}")
     for pattern in patterns:
@@ -105,7 +105,5 @@ def by_part(found: Sequence[Site]) -> dict[str, list[Site]]:
     return grouped
 
 
-def _listed(found: Sequence[Site], most: int = 40) -> str:
-    names = [site.name for site in found]
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _listed(found: Sequence[Site]) -> str:
+    return listed([site.name for site in found], 40)

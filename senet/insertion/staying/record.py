@@ -24,6 +24,7 @@ from senet.errors import SEWarning
 from senet.fused.switch import unobtrusive
 from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, attachment, is_joined, moved, uses_in
 from senet.insertion.staying.rebuilt import watch
+from senet.words import kind_of, listed
 
 __all__ = ["Entry", "Lost", "Record", "forget", "lost", "records", "remember", "tell"]
 
@@ -182,7 +183,7 @@ def _why_lost(root: nn.Module, name: str, found: Attachment) -> str:
     if host is None:
         return "gone"
     if attachment(host) != found:
-        return f"replaced by {_article(type(host).__name__)}"
+        return f"replaced by {kind_of(host)}"
     if not is_joined(host):
         return f"its class was changed to {type(host).__name__}"
     if found.site.position == "shortcut":
@@ -191,10 +192,6 @@ def _why_lost(root: nn.Module, name: str, found: Attachment) -> str:
         if source is None or not any(use.position == "source" for use in uses_in(source)):
             return f"without its shortcut, as {name} was replaced"
     return ""
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def _at(root: nn.Module, name: str) -> nn.Module | None:
@@ -269,10 +266,13 @@ def remember(model: nn.Module, entry: Entry) -> None:
     record.enter(entry)
 
 
-def forget(model: nn.Module, block: nn.Module) -> None:
+def forget(model: nn.Module, found: Attachment, block: nn.Module) -> None:
     """Drop a block that was removed on request from the records of `model` and from every other record."""
     block.__dict__[OUT] = True
     for _, root, record in list(records(model)):
+        for _, entry in record.entries:
+            if entry.attachment == found:  # its block may have been replaced, as by a constant gate
+                entry.block.__dict__[OUT] = True
         record.compare(root)
         if not record.entries:
             del root.__dict__[_RECORD]
@@ -306,12 +306,11 @@ def tell(model: nn.Module) -> None:
 
 def _warn(missing: Mapping[str, str]) -> None:
     named = [f"{name or 'the network itself'} ({why})" for name, why in missing.items()]
-    more = f", and {len(named) - _MOST_NAMES} more" if len(named) > _MOST_NAMES else ""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED_OVER):
         frame, level = frame.f_back, level + 1
     warnings.warn(
-        f"inserted SE is lost and does not run: {', '.join(named[:_MOST_NAMES])}{more}. senet.check(model) says what "
+        f"inserted SE is lost and does not run: {listed(named, _MOST_NAMES)}. senet.check(model) says what "
         f"is left; senet.rejoin(model) joins it again",
         SEWarning,
         stacklevel=level,
