@@ -234,7 +234,7 @@ def block_spec(spec: SESpec | MadeSpec | None, make: Make | None) -> SESpec | Ma
         ValueError: `make` names nothing, or the spec sets an option of SE's own layers.
     """
     if spec is not None and not isinstance(spec, SESpec | MadeSpec):
-        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+        raise InputTypeError(f"spec is an SESpec, not {type(spec).__name__}")
     spec = SESpec() if spec is None else spec
     if make is None or make == "se":
         return spec
@@ -326,8 +326,8 @@ def _resolved(make: Make) -> Callable[[int], nn.Module]:
         return make
     if not isinstance(make, str):
         raise InputTypeError(
-            f"make is a callable from channels to a module, a name of timm's or path/net.py:function, not a "
-            f"{type(make).__name__}"
+            f"make is a callable from channels to a module, a name of timm's or path/net.py:function, not "
+            f"{kind_of(make)}"
         )
     path, colon, function = make.rpartition(":")
     if colon and path.endswith(".py"):

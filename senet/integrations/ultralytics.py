@@ -102,10 +102,10 @@ def trainer(
 
     Raises:
         MissingPackageError: ultralytics is not installed.
-        TypeError: `base` is not a trainer, or `spec` not a SESpec.
+        TypeError: `base` is not a trainer, or `spec` not an SESpec.
     """
     if spec is not None and not isinstance(spec, SESpec):
-        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+        raise InputTypeError(f"spec is an SESpec, not {type(spec).__name__}")
     if cell is not None and (spec, where, make) != (None, None, None):
         raise InputError(
             "judge decides which blocks go in: give spec, where and make to it, not to a trainer of its cell"

@@ -112,6 +112,7 @@ def test_where(where, names):
         (lambda site: False, "true for none of the sites: 1.branch.4"),
         ([], "names no site"),
         ([3], "where holds 3"),
+        (3, "where holds 3"),
     ],
 )
 def test_where_without_match(where, message):
@@ -175,7 +176,10 @@ def test_networks_that_are_refused(model, example, message):
 def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"model is an nn\.Module, not int"):
         senet.sites(3, torch.zeros(1))
-    with pytest.raises(TypeError, match="spec is a SESpec, not str"):
+    for verb in (senet.blocks, senet.remove, senet.check, senet.rejoin, senet.fold_start):
+        with pytest.raises(TypeError, match=r"model is an nn\.Module, not int"):
+            verb(3)
+    with pytest.raises(TypeError, match="spec is an SESpec, not str"):
         senet.insert(small_resnet(), torch.zeros(1, 3, 8, 8), "sigmoid")
     with pytest.raises(ValueError, match="did you mean 'standard'"):
         senet.sites(small_resnet(), torch.zeros(1, 3, 8, 8), placement="standrd")

@@ -147,7 +147,7 @@ def test_a_block_of_ones_own_and_a_predicate(x, tmp_path):
 
 
 def test_errors(monkeypatch):
-    with pytest.raises(InputTypeError, match="spec is a SESpec, not dict"):
+    with pytest.raises(InputTypeError, match="spec is an SESpec, not dict"):
         trainer({"reduction_ratio": 4})
     with pytest.raises(InputTypeError, match="base is a trainer class of ultralytics"):
         trainer(base=dict)

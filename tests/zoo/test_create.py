@@ -119,7 +119,7 @@ def test_a_folder_without_a_network(tmp_path):
         ({"num_classes": "10"}, ModelError, "not '10'"),
         ({"num_clases": 10}, ModelError, "unexpected keyword argument 'num_clases'; it takes num_classes, in_channels"),
         ({"weights": "pretrained"}, ModelError, "no published weights of the zoo's resnet20"),
-        ({"spec": "se"}, TypeError, "spec is a SESpec, not str"),
+        ({"spec": "se"}, TypeError, "spec is an SESpec, not str"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

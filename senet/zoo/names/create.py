@@ -79,7 +79,7 @@ def create(
     if not isinstance(name, str | os.PathLike):
         raise InputTypeError(f"a network's name is a string, not {type(name).__name__}")
     if spec is not None and not isinstance(spec, SESpec):
-        raise InputTypeError(f"spec is a SESpec, not {type(spec).__name__}")
+        raise InputTypeError(f"spec is an SESpec, not {type(spec).__name__}")
     name = os.fspath(name)
     classes = requested_classes(name, num_classes)
     if name not in list_models() and is_saved(name):

@@ -114,8 +114,8 @@ def test_a_layer_of_the_network_is_no_block():
         (SESpec(least_width=4), "eca", InputError, "least_width=4 is SE's own"),
         (None, "ecca", InputError, "make='ecca' is neither a block of timm's nor path/net.py:function; did you mean"),
         (None, nn.Identity(), InputTypeError, "returns a new module: give a function such as lambda channels: Ident"),
-        (None, 3, InputTypeError, "make is a callable from channels to a module, .* not a int"),
-        ("eca", None, InputTypeError, "spec is a SESpec, not str"),
+        (None, 3, InputTypeError, "make is a callable from channels to a module, .* not an int"),
+        ("eca", None, InputTypeError, "spec is an SESpec, not str"),
     ],
 )
 def test_what_is_asked_for_is_checked(plain, spec, make, error, message):
