@@ -22,5 +22,6 @@ def calibration_batches(source: DataSource, preprocessing: Preprocessing) -> lis
     They are training images if the data has any, so that accuracy is measured on others.
     """
     images = source.reported[1] if source.train is None else source.train
-    chosen = range(0, len(images), max(1, len(images) // PICTURES))[:PICTURES]
+    count = min(PICTURES, len(images))
+    chosen = (index * len(images) // count for index in range(count))  # in even steps, since classes come one by one
     return [preprocessing.normalise(preprocessing(images.load(index))[None]) for index in chosen]
