@@ -43,7 +43,7 @@ class DataSource:
         others: files that are not images by their names.
         checked: whether every image was decoded once as a check.
         notes: remarks on the images.
-        renumbered: whether `classes` or `class_offset` changed the labels to a network's class indices.
+        indices: the network's index of each class, if `classes` or `class_offset` changed the labels to these; else empty.
     """
 
     name: str
@@ -58,7 +58,7 @@ class DataSource:
     others: tuple[BadFile, ...] = ()
     checked: bool = False
     notes: tuple[str, ...] = ()
-    renumbered: bool = False
+    indices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         # A name that cannot be encoded would fail the whole training when written, and a terminal obeys some.

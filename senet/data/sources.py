@@ -25,13 +25,15 @@ from senet.data.source import DataSource
 from senet.errors import DataError
 from senet.extras import how_to_install
 from senet.files.cache import cache_folder
+from senet.files.run_folder import SETTINGS
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["DataError", "DataSource", "open_data"]
+__all__ = ["DataError", "DataSource", "open_data", "renumbered"]
 
+_OWN = ("digits", "context", "context-random")
 _NO_DATA_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2")
 _CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST2")
 
@@ -66,10 +68,10 @@ def open_data(
             cannot be read or downloaded.
     """
     if not isinstance(name, str | Path):
-        return from_datasets(name)
-    if str(name) == "digits":
+        source = from_datasets(name)
+    elif str(name) == "digits":
         source = _digits(split_seed)
-    elif str(name) in ("context", "context-random"):
+    elif str(name) in _OWN:
         source = _context(str(name))
     elif str(name).startswith("wds:"):
         source = _shards(str(name), split_seed)
@@ -77,17 +79,18 @@ def open_data(
         source = _torchvision(str(name), _data_root(data_root), split_seed)
     else:
         source = _folder(Path(name).expanduser(), split_seed)
-    if classes is None and class_offset == 0:
-        return source
-    return _renumbered(source, classes, class_offset)
+    if str(name) in _OWN and (here := Path(str(name))).is_dir() and not (here / SETTINGS).is_file():
+        note = f"{name} is a data set of senet's own: the folder of that name is ./{name}"
+        source = dataclasses.replace(source, notes=(note,))
+    return source if classes is None and class_offset == 0 else renumbered(source, classes, class_offset)
 
 
 def _folder(root: Path, split_seed: int) -> DataSource:
     classes, splits, others = read_folder(root)
     sizes = {_first_image(images, label, name) for images in splits.values() for label, name in enumerate(classes)}
-    found: dict[str, Images] = dict(splits)
-    found = _with_held_out(found, classes, split_seed)
-    return DataSource(str(root), classes, *_in_order(found), native_size=_common_side(sizes), others=others)
+    found = _with_held_out(splits, classes, split_seed)
+    name = f"./{root}" if str(root) in _OWN else str(root)  # Path drops the ./ that tells it from ours
+    return DataSource(name, classes, *_in_order(found), native_size=_common_side(sizes), others=others)
 
 
 def _shards(name: str, split_seed: int) -> DataSource:
@@ -97,7 +100,7 @@ def _shards(name: str, split_seed: int) -> DataSource:
         for images in splits.values()
         for label in sorted(set(images.labels.tolist()))
     }
-    found = _with_held_out({split: images for split, images in splits.items()}, classes, split_seed)  # noqa: C416
+    found = _with_held_out(splits, classes, split_seed)
     native = _common_side(sizes)
     return DataSource(
         name, classes, *_in_order(found), native_size=native, bad=bad, notes=_without_images(found, classes)
@@ -116,11 +119,11 @@ def _without_images(splits: Mapping[str, Images], classes: Sequence[str]) -> tup
     return (f"there is no image to train on of {len(empty)} of the {len(classes)} classes: {some}",)
 
 
-def _in_order(splits: dict[str, Images]) -> tuple[Images | None, Images | None, Images | None]:
+def _in_order(splits: Mapping[str, Images]) -> tuple[Images | None, Images | None, Images | None]:
     return splits.get("train"), splits.get("val"), splits.get("test")
 
 
-def _with_held_out(splits: dict[str, Images], classes: tuple[str, ...], split_seed: int) -> dict[str, Images]:
+def _with_held_out(splits: Mapping[str, Images], classes: tuple[str, ...], split_seed: int) -> Mapping[str, Images]:
     """The splits; if there is only train or no split at all, we divide the images."""
     if set(splits) in ({"all"}, {"train"}):
         return _divided(next(iter(splits.values())), classes, split_seed)
@@ -151,20 +154,21 @@ def _common_side(sizes: set[tuple[int, int]]) -> int | None:
     return width if width == height else None
 
 
-def _renumbered(source: DataSource, classes: str | Path | None, offset: int) -> DataSource:
+def renumbered(source: DataSource, classes: str | Path | None, offset: int) -> DataSource:
+    """The source with the class indices of a network as its labels; see `open_data`."""
     if offset < 0:
         raise DataError(f"class_offset is a whole number of at least 0, not {offset}")
     if classes is None:
         index_of = {name: index + offset for index, name in enumerate(source.classes)}
     else:
         index_of = class_indices(classes, source.classes, offset)
-    table = [index_of[name] for name in source.classes]
-
-    def renumber(images: Images | None) -> Images | None:
-        return None if images is None else source.relabelled(images, table)
-
-    splits = {name: renumber(getattr(source, name)) for name in ("train", "val", "test")}
-    return dataclasses.replace(source, **splits, renumbered=True)  # type: ignore[arg-type]
+    indices = tuple(index_of[name] for name in source.classes)
+    splits = {
+        name: source.relabelled(images, indices)
+        for name in ("train", "val", "test")
+        if (images := getattr(source, name)) is not None
+    }
+    return dataclasses.replace(source, **splits, indices=indices)  # type: ignore[arg-type]
 
 
 def _digits(split_seed: int) -> DataSource:
@@ -224,7 +228,7 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
         raise DataError(f"torchvision's {short} has no split that we know to train or to measure on")
     labels = {split: _labels(dataset, short) for split, dataset in sets.items()}
     classes = _class_names(next(iter(sets.values())), max(max(each) for each in labels.values()) + 1)
-    splits: dict[str, Images] = {s: TorchvisionImages(dataset, labels[s]) for s, dataset in sets.items()}
+    splits: Mapping[str, Images] = {s: TorchvisionImages(dataset, labels[s]) for s, dataset in sets.items()}
     sizes = {splits[next(iter(splits))].load(index).size for index in (0, -1)}
     splits = _with_held_out(splits, classes, split_seed)
     flip = not any(part in short for part in _CHIRAL) or short == "FashionMNIST"

@@ -65,7 +65,8 @@ def evaluate(
     folder = None if out is None else evaluation_folder(out, where, predictions)
     labelled = open_labelled(model, data, given)
     shown = Progress(progress)
-    shown.note(labelled.source.summary)
+    for line in (labelled.source.summary, *labelled.source.notes):
+        shown.note(line)
     result = measure(labelled, batch_size=batch_size, workers=given.get("workers"), max_bad=max_bad, progress=shown)
     if folder is not None:
         write_evaluation(result, folder, predictions=predictions, device=labelled.device)

@@ -177,25 +177,24 @@ def open_labelled(
             or has other classes than the images.
         SenetError: data, network or options are not usable.
     """
-    from senet.data.sources import DataSource, open_data
+    from senet.data.sources import DataSource, open_data, renumbered
 
     device = device_of(options.get("devices", "auto"))
     file, offset = options.get("classes"), options.get("class_offset", 0)
-    if isinstance(data, DataSource):
-        source = data
-    else:
-        source = open_data(data, classes=file, class_offset=offset, data_root=options.get("data_root"))
+    source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
+    if not source.indices and (file is not None or offset):
+        source = renumbered(source, file, offset)
     split, images = source.split(options.get("split"))
     opened = open_network(model, options)
     check(opened)
     preprocessing = opened.preprocessing(options, source)
     classes = probe(opened.network.to(device), preprocessing, opened.name)
-    if file is None and offset == 0 and not source.renumbered:
+    if not source.indices:
         images, names = _matched(images, source, opened, classes)
+    elif file is not None:
+        names = names_in(file, offset)
     else:
-        names = {index + offset: name for index, name in enumerate(source.classes)}
-        if file is not None:
-            names = names_in(file, offset)
+        names = dict(zip(source.indices, source.classes, strict=True))
     highest = int(images.labels.max())
     if highest >= classes:
         raise StudyError(

@@ -59,12 +59,12 @@ class TrainingSetup:
     def __post_init__(self) -> None:
         if self.source.train is None:
             raise DataError(f"{self.source.name} has nothing to train on: there is no train/ in it")
-        for images in (self.source.train, self.source.monitored[1], self.source.reported[1]):
-            if int(images.labels.max()) >= self.num_classes:
-                raise DataError(
-                    f"{self.source.name} was opened with the classes of another network, which is for evaluation: "
-                    "open it without `classes` and `class_offset` to train on it"
-                )
+        lists = (self.source.train, self.source.monitored[1], self.source.reported[1])
+        if self.source.indices or any(int(images.labels.max()) >= self.num_classes for images in lists):
+            raise DataError(
+                f"{self.source.name} was opened with the classes of another network, which is for evaluation: "
+                "open it without `classes` and `class_offset` to train on it"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -239,6 +239,7 @@ def test_a_classes_file_says_which_folder_is_which_class(paint, tmp_path, conten
     source = open_data(paint({"val/a": 1, "val/b": 1}), classes=file, class_offset=offset)
     assert source.val.labels.tolist() == labels
     assert source.train is None
+    assert source.indices == tuple(labels)
 
 
 def test_an_offset_alone_shifts_the_classes(paint):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torchvision.datasets import ImageFolder
 
 from senet import SESpec, blocks, create, insert, save
 from senet.data.sources import open_data
@@ -81,11 +82,16 @@ def test_a_network_of_more_classes_is_not_told_that_it_knows_nothing(nets, folde
         evaluate(f"{nets}:many", folder, **QUIET)
     with pytest.raises(StudyError, match=r"Linear|Sequential has 7 classes, and .* has 4"):
         evaluate(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)), folder, **QUIET)
-    (tmp_path / "names.json").write_text(json.dumps(["x", "d", "c", "b", "a"]))
-    found = evaluate(f"{nets}:many", folder, classes=tmp_path / "names.json", **QUIET)
-    assert [each.index for each in found.per_class if each.images] == [1, 2, 3, 4]
-    same = evaluate(f"{nets}:many", open_data(folder, classes=tmp_path / "names.json"), **QUIET)
-    assert same.correct == found.correct  # data that was opened with the classes says by itself which is which
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps(["x", "d", "c", "b", "a"]))
+    found = evaluate(f"{nets}:many", folder, classes=file, **QUIET)
+    named = [(each.index, each.name) for each in found.per_class]
+    assert named == [(1, "d"), (2, "c"), (3, "b"), (4, "a")]
+    folders = tuple(ImageFolder(folder / split) for split in ("train", "val"))
+    for data, classes in ((open_data(folder, classes=file), None), (open_data(folder), file), (folders, file)):
+        same = evaluate(f"{nets}:many", data, classes=classes, **QUIET)
+        assert same.correct == found.correct
+        assert [(each.index, each.name) for each in same.per_class] == named
 
 
 def test_more_outputs_than_classes_in_training_are_said(nets):

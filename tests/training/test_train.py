@@ -233,8 +233,10 @@ def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
     for seed in (-1, 0.5, "0"):
         with pytest.raises(ValueError, match="seed is a whole number"):
             train(tiny, pictures, seed=seed, **asked)
-    with pytest.raises(ValueError, match="classes of another network"):
-        train(tiny, open_data(pictures, class_offset=1), **asked)
+    (tmp_path / "swapped.json").write_text('["light", "dark"]')
+    for classes in ({"class_offset": 1}, {"classes": tmp_path / "swapped.json"}):
+        with pytest.raises(ValueError, match="classes of another network"):
+            train(tiny, open_data(pictures, **classes), **asked)
     assert not (tmp_path / "run").exists()
 
 
