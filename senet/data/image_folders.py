@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import re
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Found",
     "class_indices",
-    "class_table",
+    "class_pairs",
     "files_below",
     "named_otherwise",
     "read_folder",
@@ -89,22 +90,22 @@ def stratified_split(
     return [i for i in range(len(labels)) if i not in chosen], sorted(chosen)
 
 
-def class_table(path: str | Path) -> dict[str, int]:
-    """Read class indices from a JSON file: a list of names in order, or an object name -> index.
+def class_pairs(path: str | Path) -> list[tuple[str, int]]:
+    """Read names with class indices from a JSON file: a list of names in order, or an object name -> index.
 
     Raises:
         DataError: the file is neither.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"the classes file {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"the classes file {path} is not JSON: {error}") from error
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return {name: index for index, name in enumerate(content)}
+        return [(name, index) for index, name in enumerate(content)]
     if isinstance(content, dict) and all(type(index) is int and index >= 0 for index in content.values()):
-        return content
+        return list(content.items())
     raise DataError(f"the classes file {path} holds neither a list of names nor an object name -> index")
 
 
@@ -112,18 +113,23 @@ def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> 
     """The network's class index of each folder name, from a JSON file.
 
     Args:
-        path: the file that `class_table` reads.
+        path: the file that `class_pairs` reads.
         folders: the folder names to look up.
         offset: a number added to each index, for networks whose classes do not start at 0.
 
     Raises:
-        DataError: the file is not such a file, or lacks a name.
+        DataError: the file is not such a file, lacks a name, or lists one twice.
     """
-    table = class_table(path)
-    missing = [name for name in folders if name not in table]
-    if missing:
-        hint = "".join(f"; the nearest to {missing[0]!r} is {near!r}" for near in nearest(missing[0], table))
+    pairs = class_pairs(path)
+    often = collections.Counter(name for name, _ in pairs)
+    if missing := [name for name in folders if not often[name]]:
+        hint = "".join(f"; the nearest to {missing[0]!r} is {near!r}" for near in nearest(missing[0], often))
         raise DataError(f"the classes file {path} does not name {_listed(missing)}{hint}")
+    if twice := [name for name in folders if often[name] > 1]:  # ImageNet has two cranes, a bird and a machine
+        raise DataError(
+            f"the classes file {path} lists {_listed(twice)} more than once: say which with an object name -> index"
+        )
+    table = dict(pairs)
     return {name: table[name] + offset for name in folders}
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from senet.errors import WeightsError
 from senet.evaluation.networks import metadata_of
@@ -14,6 +12,7 @@ from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from senet.evaluation.networks import NetworkSpec
 
@@ -43,13 +42,9 @@ def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
     Raises:
         DataError: it is not such a file.
     """
-    from senet.data.image_folders import class_table
+    from senet.data.image_folders import class_pairs
 
-    table = class_table(path)
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    # Two classes of a list may share a name, as ImageNet's two cranes do, so a table by name would lose one.
-    pairs = table.items() if isinstance(content, dict) else zip(content, range(len(content)), strict=True)
-    return {index + offset: name for name, index in pairs}
+    return {index + offset: name for name, index in class_pairs(path)}
 
 
 def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:

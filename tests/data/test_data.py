@@ -231,11 +231,11 @@ def test_splits_by_name(paint):
 
 @pytest.mark.parametrize(
     ("content", "offset", "labels"),
-    [(["x", "b", "a"], 0, [2, 1]), (["x", "b", "a"], 1, [3, 2]), ({"a": 7, "b": 0}, 0, [7, 0])],
+    [(["x", "b", "a"], 0, [2, 1]), (["x", "x", "b", "a"], 1, [4, 3]), ({"a": 7, "b": 0}, 0, [7, 0])],
 )
 def test_a_classes_file_says_which_folder_is_which_class(paint, tmp_path, content, offset, labels):
     file = tmp_path / "classes.json"
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8-sig")  # as some editors do
     source = open_data(paint({"val/a": 1, "val/b": 1}), classes=file, class_offset=offset)
     assert source.val.labels.tolist() == labels
     assert source.train is None
@@ -257,6 +257,7 @@ def test_an_offset_alone_shifts_the_classes(paint):
         ('["a", 1]', "neither a list of names nor"),
         ('{"a": -1, "b": 0}', "neither a list of names nor"),
         ('["a", "bb"]', "does not name 'b'; the nearest to 'b' is 'bb'"),
+        ('["a", "b", "c", "b"]', "lists 'b' more than once: say which with an object name -> index"),
     ],
 )
 def test_a_classes_file_that_does_not_fit_is_refused(tmp_path, content, words):

@@ -193,7 +193,7 @@ def _numbers(labels: set[int | str], shards: Sequence[Path], root: Path, pattern
 
 def _names(file: Path) -> list[str]:
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
+        names = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error})") from error
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and names):
