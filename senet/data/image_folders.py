@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -79,13 +79,13 @@ def stratified_split(
     for label, members in of_class.items():
         order = [members[i] for i in np.random.default_rng([seed, label]).permutation(len(members))]
         count = max(1, round(_HELD_OUT * len(members)))
-        whole: list[int] = []
+        whole: dict[int, None] = {}
         for index in order:
             group = copies.get(index, (index,))
             one_class = all(labels[each] == label for each in group)
             if len(whole) < count and index not in whole and one_class and len(whole) + len(group) < len(members):
-                whole += group
-        held += whole or order[:count]  # a class of copies only has them on both sides, and they are counted
+                whole |= dict.fromkeys(group)
+        held += list(whole) or order[:count]  # a class of copies only has them on both sides, and they are counted
     chosen = set(held)
     return [i for i in range(len(labels)) if i not in chosen], sorted(chosen)
 
@@ -229,11 +229,14 @@ def files_below(root: Path) -> tuple[list[Path], list[Path]]:
 
     Hidden files and those of a file browser are left out. Links are followed, except in cycles.
     Other programs' folders with images, and resource forks (`._photo.jpg`), count among the others.
+
+    Raises:
+        DataError: a folder cannot be listed, so that images would be missing.
     """
     files: list[Path] = []
     left_out: list[Path] = []
     seen = {os.path.realpath(root)}
-    for folder, inside, names in os.walk(root, followlinks=True):
+    for folder, inside, names in os.walk(root, onerror=_refuse, followlinks=True):
         left_out += _left_out(Path(folder))
         left_out += [Path(folder, name) for name in names if name.startswith("._")]
         inside[:] = sorted(name for name in inside if not _is_other_programs(name))
@@ -248,6 +251,10 @@ def files_below(root: Path) -> tuple[list[Path], list[Path]]:
     images.sort(key=lambda path: path.relative_to(root).as_posix())
     others.sort(key=lambda path: path.relative_to(root).as_posix())
     return images, others
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"the folder {error.filename} cannot be read: {error.strerror or error}") from error
 
 
 def split_of(name: str) -> str | None:

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +161,31 @@ def test_a_class_whose_images_cannot_be_read_is_an_error(paint):
     (folder / "b/001.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"no image of class 'b' can be read; the first: .*000\.png"):
         open_data(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(paint, monkeypatch):
+    folder = paint({"a": 2, "a/more": 1, "b": 2})
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"the folder .*a/more cannot be read: Permission denied"):
+        open_data(folder)
+
+
+def test_a_folder_called_as_our_data_is_told_from_it(paint, tmp_path, monkeypatch):
+    paint({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, root="digits")
+    monkeypatch.chdir(tmp_path)
+    own, ours = open_data("./digits"), open_data("digits")
+    assert (own.name, own.kind, own.classes, own.notes) == ("./digits", "small", ("a", "b"), ())
+    assert (ours.name, ours.kind, len(ours.classes)) == ("digits", "digits", 10)
+    assert ours.notes == ("digits is a data set of senet's own: the folder of that name is ./digits",)
+    (tmp_path / "digits/settings.json").write_text("{}")  # a run's folder may well be called so
+    assert open_data("digits").notes == ()
 
 
 def test_one_folder_by_two_names_is_no_split(paint):
