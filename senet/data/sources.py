@@ -209,6 +209,11 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
         raise DataError(f"torchvision has no data set {short!r}{did_you_mean(short, known, '')}")
     kind = getattr(datasets, short)
     parameters = inspect.signature(kind).parameters
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if more := [each for each in needed if each not in ("root", "split", "train")]:
+        raise DataError(
+            f"torchvision's {short} needs {', '.join(more)} too: make two of it in Python, to train on and to measure on"
+        )
     choices: dict[str, list[dict[str, Any]]]
     if "train" in parameters:
         choices = {"train": [{"train": True}], "test": [{"train": False}]}
@@ -267,8 +272,8 @@ def _labels(dataset: Any, name: str) -> list[int]:
         values = [dataset[index][1] for index in range(len(dataset))]
     try:
         return [int(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"torchvision's {name} is not for classification: its labels are no classes") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"torchvision's {name} is not for classification: its labels are not classes") from error
 
 
 def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
