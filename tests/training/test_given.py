@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from senet import SESpec
@@ -120,6 +120,14 @@ class Items(Dataset):
         return item() if callable(item) else item
 
 
+class Stream(IterableDataset):
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        return iter([(GREY, 0)])
+
+
 GREY = Image.new("L", (8, 8), 90)
 GOOD = Items((GREY, 0), (GREY, 1))
 
@@ -132,6 +140,7 @@ GOOD = Items((GREY, 0), (GREY, 1))
         (GOOD, "not an Items"),
         ((Items(), GOOD), "train is empty"),
         ((GOOD, iter([1])), "val is a list_iterator: a data set has a length"),
+        ((Stream(), GOOD), "train is a Stream: a data set has a length, and items by their number"),
         ((GOOD, Items(GREY, GREY)), r"item 0 of val is an Image: it is \(image, label\)"),
         ((Items((GREY, 0, 3)), GOOD), "is a tuple of 3"),
         ((Items((GREY, 0.5)), GOOD), "has 0.5 for its label: a class is a whole number from 0.*senet.study.judge"),
@@ -155,3 +164,5 @@ def test_what_is_a_data_set():
     source = open_data((Items((float32, np.int64(0)), (uint8, torch.tensor(1))), GOOD))
     assert (source.classes, source.native_size) == (("0", "1"), 8)
     assert [source.train.load(index).getpixel((3, 3)) for index in range(2)] == [(90, 90, 90)] * 2
+    reversed_, read_only = np.full((3, 8, 8), 90, np.uint8)[::-1], np.asarray(GREY)
+    assert open_data((Items((reversed_, 0), (read_only, 1)), GOOD)).fingerprint() == source.fingerprint()

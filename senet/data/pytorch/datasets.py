@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from senet.data.decoding import upright
 from senet.data.images import BadImageError, digest
@@ -36,7 +37,8 @@ class DatasetImages:
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset, self.name = dataset, name
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        indexed = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+        if not (indexed and hasattr(dataset, "__len__")):
             raise DataError(
                 f"{name} is {kind_of(dataset)}: a data set has a length, and items by their number that are "
                 "(image, label)"
@@ -82,7 +84,9 @@ class DatasetImages:
 def _image(value: Any, what: str) -> Image.Image:
     if isinstance(value, Image.Image):
         return upright(value)
-    pixels = torch.as_tensor(value) if isinstance(value, Tensor | np.ndarray) else None
+    if isinstance(value, np.ndarray):  # maybe read-only, as from a PIL image, or reversed, as from BGR
+        value = torch.from_numpy(np.array(value, order="C"))
+    pixels = value if isinstance(value, Tensor) else None
     if pixels is None or pixels.dim() not in (2, 3) or (pixels.dim() == 3 and pixels.shape[0] not in (1, 3)):
         shape = type(value).__name__ if pixels is None else f"tensor of shape {tuple(pixels.shape)}"
         raise DataError(
