@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from senet.console.machine import usual_workers
 from senet.data.images import BadFile
-from senet.data.sampling import forking
+from senet.data.sampling import forking, worker_words
 from senet.data.unreadable import too_many
 from senet.errors import BadImageError, DataError, InputError
 
@@ -139,8 +139,8 @@ class Readable:
     def _next(self, loaded: Iterator[_Loaded]) -> _Loaded | None:
         try:
             return next(loaded, None)
-        except DataError as error:  # from a worker, preceded by its traceback
-            raise DataError(str(error).strip().splitlines()[-1].removeprefix("senet.errors.DataError: ")) from None
+        except DataError as error:
+            raise DataError(worker_words(error)) from None
 
     def _check(self) -> None:
         known = [*self.before, *self.bad]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from senet.console.machine import usual_workers
 from senet.data.images import Images
 from senet.data.signals import WorkerSignalShield
 from senet.data.transforms import Augmentation, Preprocessing
-from senet.errors import InputError, StudyError
+from senet.errors import DataError, InputError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ __all__ = [
     "random_key",
     "seeded",
     "train_loader",
+    "worker_words",
 ]
 
 BUDGET = 512 * 2**20
@@ -67,6 +69,18 @@ def forking() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork", DeprecationWarning)
         yield
+
+
+def worker_words(error: Exception) -> str:
+    """What a loader's error says, in one line; "" if it is neither ours nor that of a killed worker."""
+    text = str(error).strip()
+    if re.search(r"DataLoader worker .*(killed|exited)", text):
+        return (
+            f"a process that loads images was ended from outside, perhaps for want of memory ({text}): fewer --workers "
+            "need less"
+        )
+    # An error of a worker arrives as the text of its traceback, whose last line is the error.
+    return re.sub(r"^senet\.errors\.\w+: ", "", text.splitlines()[-1]) if isinstance(error, DataError) else ""
 
 
 class CachedImages(Dataset[Tensor]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.errors import StudyError
+from senet.errors import DataError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -120,15 +120,21 @@ def answers(
 
     Raises:
         StudyError: it does not return scores.
+        DataError: an image cannot be read, or a process that loads images was killed.
     """
-    from senet.data.sampling import forking  # deferred, since it loads NumPy
+    from senet.data.sampling import forking, worker_words  # deferred, since it loads NumPy
 
     network.to(device).eval()
     with forking():
         loaded = iter(batches)
-    for pixels, labels in loaded:
-        yield Answer(logits_of(network(preprocessing.normalise(pixels.to(device)))).float().cpu(), labels)
-        step()
+    try:
+        for pixels, labels in loaded:
+            yield Answer(logits_of(network(preprocessing.normalise(pixels.to(device)))).float().cpu(), labels)
+            step()
+    except (DataError, RuntimeError) as error:  # PyTorch says that a worker was killed while the network runs, too
+        if words := worker_words(error):
+            raise DataError(words) from error
+        raise
 
 
 def predict_all(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from senet.data.sampling import worker_words
 from senet.errors import BadImageError, StudyError
 from senet.training.checkpointing import newest
 
@@ -33,9 +34,8 @@ def in_plain_words(folder: Path, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except BadImageError as error:
-        # A worker's error arrives as the text of its traceback, whose last line is the error.
-        words = str(error).strip().splitlines()[-1].removeprefix("senet.errors.BadImageError: ")
-        raise StudyError(f"{words}. It could be read when the run began: put it back. {_goes_on(folder)}") from error
+        words = f"{worker_words(error)}. It could be read when the run began: put it back"
+        raise StudyError(f"{words}. {_goes_on(folder)}") from error
     except OSError as error:
         if error.errno in _DESCRIPTORS:
             raise StudyError(_few_descriptors(folder)) from error
@@ -52,11 +52,8 @@ def in_plain_words(folder: Path, recipe: Recipe) -> Iterator[None]:
             ) from error
         if re.search(r"Too many open files|ancdata", str(error)):
             raise StudyError(_few_descriptors(folder)) from error
-        if re.search(r"DataLoader worker .*(killed|exited)", str(error)):
-            raise StudyError(
-                f"a process that loads images was ended from outside, perhaps for want of memory ({error}): fewer "
-                f"--workers need less. {_goes_on(folder)}"
-            ) from error
+        if words := worker_words(error):
+            raise StudyError(f"{words}. {_goes_on(folder)}") from error
         raise
 
 

@@ -1,16 +1,20 @@
 import json
+import os
+import signal
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from senet.block import SESpec
-from senet.data.sources import (
-    open_data,
-)
+from senet.data.readable import Readable
+from senet.data.sampling import eval_loader, hold
+from senet.data.sources import open_data
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, StudyError
 from senet.evaluation.evaluate import evaluate
+from senet.evaluation.logits import answers
 from senet.training.train import train
 from senet.zoo import create
 from senet.zoo.weights.load import note_preprocessing
@@ -140,6 +144,21 @@ def test_any_split_can_be_measured(tiny, pictures):
 def test_what_makes_no_sense_is_refused(tiny, pictures, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         evaluate(create(tiny, num_classes=2), pictures, **{**QUIET, **wrong})
+
+
+def _killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_process_that_loads_images_says_is_one_line(pictures):
+    images, how = open_data(pictures).train, Preprocessing(8, 8)
+    killed = Readable(images, _killed, 8, workers=1)
+    (pictures / images.names[0]).write_bytes(b"")
+    broken = eval_loader(hold(images, how, budget=0), 8, workers=1)
+    for batches, words in ((killed, "ended from outside.* fewer --workers need less$"), (broken, "the file is empty")):
+        with pytest.raises(DataError, match=words) as error:
+            list(answers(nn.Flatten(), batches, how, device=torch.device("cpu")))
+        assert "\n" not in str(error.value)
 
 
 def test_real_weights_on_real_photos(shared, imagenet100):
