@@ -1,4 +1,4 @@
-"""Find a network's class names: in a file, in the run that trained it, or in its library."""
+"""Find a network's class names (in a file, its run, or its library) and its library's preprocessing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from senet.data.transforms import Preprocessing
     from senet.evaluation.networks import NetworkSpec
 
-__all__ = ["names_in", "published_classes", "spoken", "trained_classes"]
+__all__ = ["names_in", "published_classes", "published_preprocessing", "spoken", "trained_classes"]
 
 _IMAGENET = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"
 """SHA-256 of ImageNet's 1000 identifiers in order, separated by spaces."""
@@ -49,24 +50,42 @@ def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
 
 def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:
     """The names of the `count` classes of published torchvision or timm weights, if these give them."""
-    library, _, name = spec.model.partition(":")
-    if library == "torchvision":
-        from torchvision import models
-
-        if name not in models.list_models():
-            return None
-        known = models.get_model_weights(name)
-        file = (spec.weights or "").rpartition("/")[2]  # the file's name ends with a digest of its content
-        for weights in known:
-            chosen = weights is known.DEFAULT if spec.weights == "pretrained" else weights.url.endswith(f"/{file}")
-            if file and chosen and len(weights.meta.get("categories", ())) == count:
-                return list(weights.meta["categories"])
-    if library == "timm" and spec.weights == "pretrained":
+    if (weights := _of_torchvision(spec)) is not None:
+        names = weights.meta.get("categories", ())
+        return list(names) if len(names) == count else None
+    if spec.model.startswith("timm:") and spec.weights == "pretrained":
         from timm.data import imagenet_info
 
         if subset := imagenet_info.infer_imagenet_subset({"num_classes": count}):  # as timm's own scripts do
             return list(imagenet_info.ImageNetInfo(subset).label_descriptions())
     return None
+
+
+def published_preprocessing(spec: NetworkSpec) -> Preprocessing | None:
+    """The preprocessing of published torchvision weights of a classifier of images."""
+    weights = _of_torchvision(spec)
+    how = None if weights is None else weights.transforms()
+    if type(how).__name__ != "ImageClassification":
+        return None
+    from senet.data.transforms import Preprocessing
+
+    return Preprocessing(how.crop_size[0], how.resize_size[0], how.mean, how.std, how.interpolation.value)
+
+
+def _of_torchvision(spec: NetworkSpec) -> Any:
+    """torchvision's entry of published weights, known by their file's name too; None for other weights."""
+    library, _, name = spec.model.partition(":")
+    if library != "torchvision" or not spec.weights:
+        return None
+    from torchvision import models
+
+    if name not in models.list_models():
+        return None
+    known = models.get_model_weights(name)
+    if spec.weights == "pretrained":
+        return known.DEFAULT
+    file = spec.weights.rpartition("/")[2]  # its name ends with a digest of its content
+    return next((weights for weights in known if weights.url.endswith(f"/{file}")), None)
 
 
 def spoken(names: Mapping[int, str]) -> dict[int, str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, InputError, StudyError
-from senet.evaluation.classnames import names_in, published_classes, spoken, trained_classes
+from senet.evaluation.classnames import names_in, published_classes, published_preprocessing, spoken, trained_classes
 from senet.evaluation.given import given_model
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import (
@@ -96,7 +96,7 @@ class OpenedNetwork:
 
         If the network's own size is unknown, small images of `source` keep theirs.
         """
-        known = None if self.spec is None else known_preprocessing(self.spec)
+        known = None if self.spec is None else known_preprocessing(self.spec) or published_preprocessing(self.spec)
         if known is None and (noted := noted_preprocessing(self.network)):
             known = Preprocessing.from_json(noted)
         if known is None and source is not None and source.small and options.get("size") is None:

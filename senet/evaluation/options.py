@@ -21,9 +21,9 @@ __all__ = [
 class PictureOptions(TypedDict, total=False):
     """The preprocessing of images. An option that is None or left out keeps the known value.
 
-    The known value comes from the run that trained the network, from its Caffe file, or from timm.
-    If a library states the input size, that size is used. Otherwise it is ImageNet's preprocessing,
-    224 of 256 pixels.
+    The known value comes from the run that trained the network, from its Caffe file, or from
+    torchvision or timm, for the weights that they publish. If a library states the input size, that
+    size is used. Otherwise it is ImageNet's preprocessing, 224 of 256 pixels.
 
     Attributes:
         resize: pixels of the shorter side before the central `size` × `size` crop.

@@ -3,11 +3,13 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from senet.data.transforms import Preprocessing
 from senet.errors import DataError, StudyError
-from senet.evaluation.classnames import published_classes
+from senet.evaluation.classnames import published_classes, published_preprocessing
 from senet.evaluation.networks import NetworkSpec
+from senet.evaluation.open import OpenedNetwork
 from senet.saving.saving import save
 from senet.study import predict
 from senet.training.train import train
@@ -176,6 +178,21 @@ def test_published_weights_know_their_classes():
     assert published_classes(NetworkSpec("torchvision:mobilenet_v2", "mine.pth"), 1000) is None
     assert published_classes(NetworkSpec("torchvision:mobilenet_v2", "pretrained"), 1000)[281] == "tabby"
     assert published_classes(NetworkSpec("resnet20", "mine.pth"), 10) is None
+
+
+def test_published_weights_know_their_preprocessing():
+    def known(name, weights):
+        return published_preprocessing(NetworkSpec(f"torchvision:{name}", weights))
+
+    assert known("mobilenet_v2", "somewhere/mobilenet_v2-b0353104.pth") == Preprocessing()
+    assert known("mobilenet_v2", "pretrained") == Preprocessing(224, 232)
+    assert known("mobilenet_v2", "mine.pth") is known("mobilenet_v2", None) is known("fcn_resnet50", "pretrained") is None
+    arm = NetworkSpec("torchvision:efficientnet_b3", "pretrained")
+    opened = OpenedNetwork(arm.model, nn.Conv2d(3, 1, 1), arm, ())
+    assert opened.preprocessing({}) == Preprocessing(300, 320, interpolation="bicubic")
+    assert opened.preprocessing({"size": 150, "mean": [0.5] * 3}) == Preprocessing(
+        150, 160, [0.5] * 3, interpolation="bicubic"
+    )
 
 
 def test_timms_weights_know_their_classes():
