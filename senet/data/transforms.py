@@ -108,11 +108,9 @@ class Preprocessing:
 
         from senet.data.decoding import to_mode
 
-        mode = functional.InterpolationMode(self.interpolation)
         image = to_mode(image, self.mode, self.transparency, self.range)
-        resized = functional.resize(image, [self.resize], interpolation=mode)
-        cropped = functional.center_crop(resized, [self.size, self.size])
-        return functional.pil_to_tensor(cropped)  # type: ignore[no-any-return]
+        image = _middle(image, self.resize, self.size, self.interpolation)
+        return functional.pil_to_tensor(image)  # type: ignore[no-any-return]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """The network's input from (N, C, H, W) uint8 pixels: float32, normalised per channel.
@@ -193,6 +191,20 @@ class Preprocessing:
             raise error if isinstance(error, InputError) else InputError(f"preprocessing is damaged: {error}") from None
 
 
+def _middle(image: Image.Image, resize: int, size: int, interpolation: str) -> Image.Image:
+    """The central `size` × `size` of the image with its shorter side resized to `resize`."""
+    from torchvision.transforms.v2 import functional
+
+    from senet.data.decoding import MOST_PIXELS
+
+    # A picture of a line, 1 × 10,000, would fill the memory, so first its ends are cut off.
+    most = min(image.size) * max(1, MOST_PIXELS // resize**2)
+    if max(image.size) > most:
+        image = functional.center_crop(image, [min(image.height, most), min(image.width, most)])
+    image = functional.resize(image, [resize], interpolation=functional.InterpolationMode(interpolation))
+    return functional.center_crop(image, [size, size])  # type: ignore[no-any-return]
+
+
 def preprocessing_for(
     source: DataSource, *, size: int | None = None, known: Preprocessing | None = None
 ) -> Preprocessing:
@@ -252,14 +264,11 @@ class Augmentation:
 
         from senet.data.decoding import to_mode
 
-        mode = functional.InterpolationMode(self.interpolation)
         image = to_mode(image, self.mode, self.transparency, self.range)
         if self.padding:
-            image = functional.center_crop(
-                functional.resize(image, [self.size], interpolation=mode), [self.size, self.size]
-            )
-            image = functional.pad(image, [self.padding])
+            image = functional.pad(_middle(image, self.size, self.size, self.interpolation), [self.padding])
         elif min(image.size) > 2 * self.size:
+            mode = functional.InterpolationMode(self.interpolation)
             image = functional.resize(image, [2 * self.size], interpolation=mode)
         return functional.pil_to_tensor(image)  # type: ignore[no-any-return]
 

@@ -40,6 +40,15 @@ def test_preprocessing_is_that_of_torchvisions_reference(interpolation):
     assert torch.allclose(found, reference(_photo()), atol=1e-6)
 
 
+def test_a_picture_of_a_line_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("senet.data.decoding.MOST_PIXELS", 2**20)
+    resize, sizes = Image.Image.resize, []
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, **how: sizes.append(size) or resize(image, size, **how))
+    for line in ((1, 10_000), (10_000, 1)):
+        assert Preprocessing()(Image.new("RGB", line, (9, 9, 9))).unique().tolist() == [9]
+    assert sizes == [(256, 4096), (4096, 256)]
+
+
 def test_channels_may_be_those_of_caffe():
     """(value in [0, 255], less the mean of its colour), blue first: what the authors' networks take."""
     how = Preprocessing(24, 32, [123 / 255, 117 / 255, 104 / 255], [1 / 255] * 3, channels="BGR")
