@@ -26,6 +26,7 @@ from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
 from senet.files.lock import locked
 from senet.files.run_folder import (
+    METRICS,
     MODEL,
     PREDICTIONS,
     RESULT,
@@ -198,7 +199,7 @@ def setup_of(
     preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
     if not earlier:
         given = options.get("range")
-        found = preprocessing.range or value_range(source) if given is None else (given[0], given[-1])
+        found: Any = preprocessing.range or value_range(source) if given is None else given
         preprocessing = dataclasses.replace(preprocessing, range=found)
         if preprocessing.range is not None:
             check_range(source, preprocessing.range)
@@ -207,11 +208,14 @@ def setup_of(
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:
     """The settings of the run in the folder, or of its study, whose options may be fewer than today's; None if new."""
-    for file in (folder / SETTINGS, folder.parent / SETTINGS):
-        if file.is_file():
-            held = read_json(file)
-            return held if isinstance(held, dict) and isinstance(held.get("preprocessing"), dict) else None
-    return None
+    own, above = folder / SETTINGS, folder.parent / SETTINGS
+    held: Any = None
+    if own.is_file():
+        held = read_json(own)
+    elif above.is_file():
+        with contextlib.suppress(StudyError):  # the file of any other program may be called so
+            held = read_json(above)
+    return held if isinstance(held, dict) and isinstance(held.get("preprocessing"), dict) else None
 
 
 def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress) -> Recipe:
@@ -321,6 +325,7 @@ def _write(
     }
     write_network(network, folder / MODEL, metadata, follow=False)
     _write_predictions(folder / PREDICTIONS, said, setup.source)
+    write_csv(folder / METRICS, result.history)  # a process killed after its last checkpoint may have lacked the time
     content = {
         "accuracy": result.accuracy,
         "split": result.split,

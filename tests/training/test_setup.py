@@ -6,7 +6,7 @@ from PIL import Image
 
 from senet.cli import VERBS
 from senet.console.progress import Progress
-from senet.errors import DataError
+from senet.errors import DataError, InputError
 from senet.evaluation.evaluate import evaluate
 from senet.evaluation.networks import NetworkSpec, known_preprocessing
 from senet.flags import parse
@@ -55,6 +55,11 @@ def test_what_an_earlier_version_began_is_planned_as_it_did(pictures, tmp_path, 
     assert new.preprocessing.transparency == new.augmentation.transparency == "white"
 
 
+def test_the_settings_of_another_program_beside_a_run_are_not_read(pictures, tmp_path):
+    (tmp_path / "settings.json").write_text("// an editor's\n{}")
+    assert _setup(pictures, tmp_path / "run").preprocessing.transparency == "white"
+
+
 def test_deep_grey_is_trained_and_measured_on_one_scale(tiny, tmp_path):
     random = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
@@ -74,6 +79,8 @@ def test_deep_grey_is_trained_and_measured_on_one_scale(tiny, tmp_path):
         train(tiny, tmp_path / "grey", out=tmp_path / "narrow", range=[0, 255], **how)
 
 
-def test_the_range_is_typed_as_two_values():
+def test_the_range_is_two_values(pictures, tmp_path):
+    with pytest.raises(InputError, match=r"range is two numbers, what is black and what is white, not \[0, 128, 255\]"):
+        _setup(pictures, tmp_path / "run", range=[0, 128, 255])
     words = "evaluate --model resnet20 --data pictures --range -1024 3071"
     assert parse(VERBS, "", "", words.split())[1]["range"] == [-1024, 3071]

@@ -10,12 +10,9 @@ from senet.data.sources import open_data
 from senet.errors import StudyError
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import NetworkSpec, make
-from senet.files.run_folder import (
-    read_csv,
-)
+from senet.files.run_folder import read_csv, write_csv
 from senet.insertion import blocks
 from senet.saving.saving import load, read_metadata
-from senet.training import train as training
 from senet.training.train import train
 from senet.zoo import create
 
@@ -129,20 +126,24 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny, pictures,
     assert not (tmp_path / "cut/checkpoints").exists()
 
 
-def test_a_run_killed_after_its_last_epoch_is_only_measured_again(tiny, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["senet.training.recorder.write_csv", "senet.training.train.predict_all"])
+def test_a_run_killed_after_its_last_epoch_is_only_measured_again(tiny, pictures, tmp_path, monkeypatch, place):
     whole = train(tiny, pictures, out=tmp_path / "whole", **SHORT)
 
-    def killed(*args, **kwargs):
+    def killed(*given, **_):
+        if place.endswith("write_csv") and len(given[1]) < len(whole.history):
+            return write_csv(*given)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "predict_all", killed)
+        patch.setattr(place, killed)
         with pytest.raises(KeyboardInterrupt):
             train(tiny, pictures, out=tmp_path / "cut", **SHORT)
     watch = Watch()
     resumed = train(tiny, pictures, out=tmp_path / "cut", callbacks=[watch], **SHORT)
     assert watch.batches == []
     assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+    assert train(tiny, pictures, out=tmp_path / "cut", **SHORT).history == resumed.history
 
 
 def test_ctrl_c_is_a_keyboard_interrupt(tiny, pictures, tmp_path):
