@@ -26,7 +26,6 @@ __all__ = [
     "readable_formats",
     "reason_of",
     "to_mode",
-    "to_rgb",
     "upright",
 ]
 
@@ -64,7 +63,7 @@ def decode(path: Path) -> Image.Image:
         try:
             info = path.stat()
             if not stat.S_ISREG(info.st_mode):  # opening a pipe would block for ever
-                raise BadImageError(f"{path} is no file", "no file, but a folder, pipe or device")
+                raise BadImageError(f"{path} is not a file", "not a file, but a folder, pipe or device")
             with path.open("rb") as file:
                 return _decoded(file, info.st_size, path.suffix)
         except BadImageError as error:
@@ -123,13 +122,6 @@ def upright(image: Image.Image) -> Image.Image:
         if image.getchannel("A").getextrema() != (255, 255):
             return image
     return image.convert("RGB")
-
-
-def to_rgb(
-    image: Image.Image, transparency: str | None = "white", values: tuple[float, float] | None = None
-) -> Image.Image:
-    """`image` upright, RGB, 8 bits a channel; see `to_mode`."""
-    return to_mode(image, "RGB", transparency, values)
 
 
 def to_mode(

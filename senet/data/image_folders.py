@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
-from senet.data.decoding import (
-    EXTENSIONS,
-)
+from senet.data.decoding import EXTENSIONS
 from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
 from senet.words import counted, nearest

@@ -12,14 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from senet.data.decoding import (
-    EXTENSIONS,
-    decode,
-    reason_of,
-    to_rgb,
-    upright,
-)
-from senet.errors import BadImageError, DataError
+from senet.data.decoding import decode, reason_of, upright
+from senet.errors import BadImageError
 from senet.words import printable
 
 if TYPE_CHECKING:
@@ -27,19 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "EXTENSIONS",
     "ArrayImages",
     "BadFile",
-    "BadImageError",
     "ChosenImages",
-    "DataError",
     "FileImages",
     "Images",
     "JoinedImages",
     "TorchvisionImages",
     "digest",
     "text_of",
-    "to_rgb",
     "twins_in",
 ]
 

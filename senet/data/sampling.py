@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CachedImages",
     "KeyedSampler",
-    "ShareSampler",
     "eval_loader",
     "hold",
+    "own_share",
     "random_key",
     "seeded",
     "train_loader",
@@ -210,28 +210,10 @@ class KeyedSampler(Sampler[Key]):
         return order
 
 
-class ShareSampler(Sampler[int]):
-    """This process's share of all images, dealt out in order.
-
-    Args:
-        length: the number of images.
-        rank: this process's rank.
-        processes: the number of processes.
-        even: give each process the same number, filled up with -1.
-    """
-
-    def __init__(self, length: int, rank: int = 0, processes: int = 1, *, even: bool = False) -> None:
-        own = list(range(rank, length, processes))
-        missing = -(-length // processes) - len(own)
-        self.indices = own + [-1] * (missing if even else 0)
-
-    def __len__(self) -> int:
-        """The number of images in the share."""
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        """The share's image indices."""
-        return iter(self.indices)
+def own_share(length: int, rank: int = 0, processes: int = 1, *, even: bool = False) -> list[int]:
+    """The images of process `rank`, which are dealt out in order; `even` fills short shares up with -1."""
+    own = list(range(rank, length, processes))
+    return own + [-1] * (-(-length // processes) - len(own) if even else 0)
 
 
 class _Views(Dataset[Batch]):
@@ -339,7 +321,7 @@ def eval_loader(
     return DataLoader(
         _Fixed(cached),
         batch_size=batch_size,
-        sampler=ShareSampler(len(cached), rank, processes, even=even),
+        sampler=own_share(len(cached), rank, processes, even=even),
         num_workers=count,
         persistent_workers=count > 0,
         worker_init_fn=WorkerSignalShield(),

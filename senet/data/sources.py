@@ -12,13 +12,7 @@ import torch
 
 from senet.data.context import CLASSES, SIDE, draw_context
 from senet.data.image_folders import class_indices, read_folder, stratified_split
-from senet.data.images import (
-    ArrayImages,
-    ChosenImages,
-    Images,
-    TorchvisionImages,
-    twins_in,
-)
+from senet.data.images import ArrayImages, ChosenImages, Images, TorchvisionImages, twins_in
 from senet.data.pytorch.datasets import from_datasets
 from senet.data.shards.shards import read_shards
 from senet.data.source import DataSource

@@ -14,7 +14,7 @@ import torch
 
 from senet.console.machine import usual_workers
 from senet.console.progress import Progress
-from senet.data.decoding import depth_of, to_rgb
+from senet.data.decoding import depth_of, to_mode
 from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages, twins_in
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
@@ -166,7 +166,7 @@ def check_range(source: DataSource, values: tuple[float, float]) -> None:
         for index in range(len(images or ())):
             if images is not None and _depth(images, index) in ("I", "F"):
                 try:
-                    to_rgb(images.load(index), values=values)
+                    to_mode(images.load(index), "RGB", values=values)
                 except DataError as error:
                     raise DataError(f"{images.names[index]}: {error}") from error
 

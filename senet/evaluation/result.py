@@ -14,13 +14,7 @@ from senet.data import unreadable as badfiles
 from senet.errors import StudyError
 from senet.evaluation.classwise import ClassResult, Confusion, class_results, confusion_figure, confusion_of
 from senet.evaluation.reliability import Bin, bins_of, reliability_figure
-from senet.files.run_folder import (
-    RESULT,
-    SETTINGS,
-    writable_folder,
-    write_csv,
-    write_json,
-)
+from senet.files.run_folder import RESULT, SETTINGS, writable_folder, write_csv, write_json
 from senet.files.tables import KINDS, check_table, write_table
 from senet.report.figures import drawing, save_figure
 from senet.report.table import Table

@@ -12,13 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from senet.console.stopping import Stopped
 from senet.data.signals import StopRequest
 from senet.errors import StudyError
-from senet.files.run_folder import (
-    BEST,
-    METRICS,
-    NOT_FINITE,
-    write_csv,
-    write_json,
-)
+from senet.files.run_folder import BEST, METRICS, NOT_FINITE, write_csv, write_json
 from senet.saving.saving import write_network
 from senet.training.checkpointing import place, sweep
 from senet.training.tally import NotFinite, Sums
@@ -176,8 +170,8 @@ class Recorder(Checkpoint):
 
     def _diverged(self, error: NotFinite, what: str = "the loss") -> StudyError:
         """The error for a loss that is not finite, with the batch's images, whose names also go to a file."""
-        step, epochs = error.step, self._setup.steps_per_epoch
-        epoch, batch = divmod(step - 1, epochs)
+        step = error.step
+        epoch, batch = divmod(step - 1, self._setup.steps_per_epoch)
         assert self._setup.source.train is not None
         names = self._setup.source.train.names
         seen: Any = self.train.sampler

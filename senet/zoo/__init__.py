@@ -4,11 +4,7 @@ from senet.errors import ModelError, WeightsError
 from senet.zoo.names.create import create
 from senet.zoo.names.naming import list_models
 from senet.zoo.weights.compatibility import MismatchError, classes_in
-from senet.zoo.weights.load import (
-    LoadReport,
-    load_weights,
-    read_weights,
-)
+from senet.zoo.weights.load import LoadReport, load_weights, read_weights
 
 __all__ = [
     "LoadReport",

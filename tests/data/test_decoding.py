@@ -9,11 +9,7 @@ import pytest
 from PIL import Image
 
 from senet.data import decoding
-from senet.data.decoding import (
-    decode,
-    decode_bytes,
-    to_rgb,
-)
+from senet.data.decoding import decode, decode_bytes, to_mode
 from senet.errors import BadImageError
 from tests.data.realfolder import bad_files, encoded, odd_pictures, picture, png_of
 
@@ -22,7 +18,7 @@ PLAIN = np.asarray(picture(0), dtype=int)
 
 @pytest.mark.parametrize("name", odd_pictures(0))
 def test_odd_pictures_are_read(name):
-    found = to_rgb(decode_bytes(odd_pictures(0)[name], name))
+    found = to_mode(decode_bytes(odd_pictures(0)[name], name), "RGB")
     assert found.mode == "RGB"
     if found.size == (24, 20):
         mean = PLAIN.mean()

@@ -6,11 +6,7 @@ import sys
 
 import pytest
 
-from senet.data.decoding import (
-    MOST_PIXELS,
-    decode_bytes,
-    to_rgb,
-)
+from senet.data.decoding import MOST_PIXELS, decode_bytes, to_mode
 from senet.data.sources import open_data
 from senet.data.unreadable import checked
 from senet.errors import BadImageError
@@ -31,14 +27,14 @@ def outcomes(numbers):
             why = error.reason if error.lasting else f"passing: {error.reason}"
             reasons[why] = reasons.get(why, 0) + 1
         else:
-            assert to_rgb(image).mode == "RGB"
+            assert to_mode(image, "RGB").mode == "RGB"
             assert 0 < image.size[0] * image.size[1] <= MOST_PIXELS
             images += 1
     return images, reasons
 
 
 def test_seeds_are_whole():
-    assert all(to_rgb(decode_bytes(content, "a.png")).mode == "RGB" for content in seeds())
+    assert all(to_mode(decode_bytes(content, "a.png"), "RGB").mode == "RGB" for content in seeds())
 
 
 def test_some_mutants():

@@ -5,15 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from senet.data.images import (
-    ArrayImages,
-    ChosenImages,
-    FileImages,
-    JoinedImages,
-    TorchvisionImages,
-    to_rgb,
-    twins_in,
-)
+from senet.data.decoding import to_mode
+from senet.data.images import ArrayImages, ChosenImages, FileImages, JoinedImages, TorchvisionImages, twins_in
 from senet.data.readable import Readable
 from senet.data.source import DataSource
 from senet.data.transforms import Augmentation, Preprocessing
@@ -42,7 +35,7 @@ def _grey16() -> Image.Image:
     ids=lambda value: getattr(value, "mode", None),
 )
 def test_every_mode_becomes_rgb(image, pixel):
-    found = to_rgb(image)
+    found = to_mode(image, "RGB")
     assert (found.mode, found.size, found.getpixel((5, 3))) == ("RGB", (6, 4), pixel)
 
 
@@ -50,7 +43,7 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image = Image.new("RGB", (6, 4), COLOUR).quantize(4)
     image.save(tmp_path / "a.png", transparency=bytes([0, 255, 255, 255]))
     found = FileImages([tmp_path / "a.png"], [0], tmp_path).load(0)
-    assert to_rgb(found).mode == "RGB"
+    assert to_mode(found, "RGB").mode == "RGB"
 
 
 def _marks(mode):

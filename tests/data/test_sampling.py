@@ -6,9 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from senet.data.images import (
-    ArrayImages,
-)
+from senet.data.images import ArrayImages
 from senet.data.sampling import KeyedSampler, eval_loader, forking, hold, random_key, seeded, train_loader
 from senet.data.sources import open_data
 from senet.data.transforms import Augmentation, Preprocessing

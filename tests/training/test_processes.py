@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from senet.block import SESpec
-from senet.data.sampling import KeyedSampler, ShareSampler, share_of
-from senet.errors import StudyError
+from senet.data.sampling import KeyedSampler, own_share, share_of
+from senet.errors import InputTypeError, StudyError
 from senet.evaluation.logits import Predictions
 from senet.insertion import blocks
 from senet.saving.saving import load
@@ -82,7 +82,7 @@ def test_gpus_by_number_and_by_name(monkeypatch):
     ("given", "words"),
     [
         ({"devices": "tpu"}, "devices='tpu' is not on this machine"),
-        ({"devices": "cpu*0"}, "are none"),
+        ({"devices": "cpu*0"}, "asks for no device"),
         ({"devices": "cuda:0,1"}, "is not on this machine"),
         ({"strategy": "dp"}, "strategy is one of ddp, fsdp, not 'dp'"),
         ({"strategy": "fsdp"}, "shards a network over GPUs, and there are none here"),
@@ -157,9 +157,9 @@ def test_a_batch_that_does_not_come_in_equal_parts():
 
 @pytest.mark.parametrize(("length", "processes"), [(7, 1), (7, 2), (8, 3), (2, 4)])
 def test_every_image_is_measured_once(length, processes):
-    shares = [list(ShareSampler(length, rank, processes)) for rank in range(processes)]
+    shares = [own_share(length, rank, processes) for rank in range(processes)]
     assert sorted(index for share in shares for index in share) == list(range(length))
-    even = [list(ShareSampler(length, rank, processes, even=True)) for rank in range(processes)]
+    even = [own_share(length, rank, processes, even=True) for rank in range(processes)]
     assert len({len(share) for share in even}) == 1
     assert sorted(index for share in even for index in share if index >= 0) == list(range(length))
 

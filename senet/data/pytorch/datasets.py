@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from senet.data.decoding import upright
-from senet.data.images import BadImageError, digest
+from senet.data.images import digest
 from senet.data.source import DataSource
-from senet.errors import DataError
+from senet.errors import BadImageError, DataError
 from senet.words import kind_of, with_article
 
 __all__ = ["DatasetImages", "from_datasets"]

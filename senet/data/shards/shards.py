@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from senet.data.decoding import (
-    decode_bytes,
-    reason_of,
-)
+from senet.data.decoding import decode_bytes, reason_of
 from senet.data.image_folders import split_of
 from senet.data.images import BadFile, digest, text_of
 from senet.data.shards.index import index_of, state_of

@@ -140,7 +140,9 @@ def device_layout(
 def asked_here(asked: str) -> DeviceLayout:
     """The requested devices of this machine, as `device_layout` takes them."""
     if found := re.fullmatch(r"cpu\*(\d+)", asked):
-        return DeviceLayout(torch.device("cpu"), tuple(range(_positive(asked, found[1]))))
+        if int(found[1]) < 1:
+            raise StudyError(f"devices={asked!r} asks for no device")
+        return DeviceLayout(torch.device("cpu"), tuple(range(int(found[1]))))
     if asked.isdecimal() and asked not in ("0", "1"):
         here = torch.cuda.device_count()
         if here and int(asked) > here:
@@ -159,12 +161,6 @@ _INDICES = re.compile(r"cuda:(\d+(?:,\d+)+)")
 
 def _sorted(indices: str) -> tuple[int, ...]:
     return tuple(sorted({int(index) for index in indices.split(",")}))
-
-
-def _positive(asked: str, number: str) -> int:
-    if int(number) < 1:
-        raise StudyError(f"devices={asked!r} are none")
-    return int(number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +254,7 @@ def joined(layout: DeviceLayout) -> Iterator[Processes]:
         return
     launcher = _launched()
     if launcher is None:
-        raise StudyError(f"{layout.count} processes are to be started with torchrun or SLURM's srun")
+        raise StudyError(f"{layout.count} processes must be started with torchrun or SLURM's srun")
     kind = layout.device.type
     if kind == "cuda":
         torch.cuda.set_device(layout.device)
