@@ -38,13 +38,13 @@ class Given:
         """Make the network; `num_classes` is passed only to a function that takes it.
 
         Raises:
-            ModelError: the function raises an error, or returns no network.
+            ModelError: the network cannot be copied, or the function raises an error or returns no network.
         """
-        if isinstance(self.make, nn.Module):
-            return copy.deepcopy(self.make)
-        takes = "num_classes" in inspect.signature(self.make).parameters
+        options: dict[str, Any] = {}
+        if num_classes is not None and "num_classes" in inspect.signature(self.make).parameters:
+            options["num_classes"] = num_classes
         try:
-            network: Any = self.make(**({"num_classes": num_classes} if takes and num_classes is not None else {}))
+            network: Any = copy.deepcopy(self.make) if isinstance(self.make, nn.Module) else self.make(**options)
         except Exception as error:  # any error of the user's code
             words = " ".join(str(error).split()) or "no message"
             raise ModelError(f"{name} raised {type(error).__name__}: {words:.300}{raised_at(error)}") from error
@@ -58,10 +58,16 @@ def given_model(model: Model) -> tuple[str, Given | None]:
 
     Raises:
         InputTypeError: it is neither a name, a network nor a function.
+        ModelError: the network has parameters without values.
     """
     if isinstance(model, str):
         return model, None
     if isinstance(model, nn.Module):
+        if any(nn.parameter.is_lazy(each) or each.is_meta for each in model.parameters()):
+            raise ModelError(
+                f"{type(model).__name__} has parameters without values: lazy layers need a run on an input first, and a "
+                "network on the meta device needs weights"
+            )
         state = hashlib.sha256(f"{model}".encode())
         for key, tensor in model.state_dict().items():
             if hasattr(tensor, "detach"):

@@ -80,6 +80,13 @@ def test_a_network_is_where_every_seed_starts_from(function, pictures, tmp_path)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
+def trained():
+    """A network that holds an activation with its graph, which no copy has."""
+    network = nn.Linear(3, 2)
+    network.last = network(torch.ones(1, 3))
+    return network
+
+
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
@@ -87,6 +94,9 @@ def test_a_network_is_where_every_seed_starts_from(function, pictures, tmp_path)
         (lambda: 3, ModelError, "returned an int, not a torch.nn.Module"),
         (lambda: 1 / 0, ModelError, r"raised ZeroDivisionError: division by zero \(.*test_given.py, line \d+\)"),
         (nn.Flatten, ValueError, "Flatten has no parameters that can be trained"),
+        (trained(), ModelError, r"Linear\(\) raised RuntimeError: Only Tensors created explicitly by the user"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), ModelError, "Sequential has parameters without values: lazy"),
+        (nn.Linear(3, 2, device="meta"), ModelError, "Linear has parameters without values: .* on the meta device"),
     ],
 )
 def test_what_is_no_network(pictures, tmp_path, model, error, words):

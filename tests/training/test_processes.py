@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from senet.errors import InputTypeError, StudyError
 from senet.evaluation.logits import Predictions
 from senet.insertion import blocks
 from senet.saving.saving import load
+from senet.training.processes.launching import _said
 from senet.training.processes.processes import DeviceLayout, Processes, device_layout, joined, joined_predictions
 from senet.training.train import train
 from senet.zoo import create
@@ -222,7 +224,23 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(double, paint,
 def test_what_a_process_says_is_said_and_nothing_more(double, pictures, tmp_path, capfd):
     with pytest.raises(StudyError, match=r"^a batch of 7 does not come in equal parts for 2 devices: give .* 8$"):
         train(double, pictures, out=tmp_path / "run", devices="cpu*2", batch_size=7, epochs=1, progress=False)
+    with pytest.raises(InputTypeError, match=r"^train cannot be passed to the processes .*lambda.* at the top of a module"):
+        train(lambda: create(double), pictures, out=tmp_path / "run", devices="cpu*2", progress=False)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("InputError: lr is a number greater than 0, not -1", r"^lr is a number greater than 0, not -1$"),
+        ("KeyError: 'x'\nTraceback", r"^process 1 of the training ended \(KeyError: 'x'\); the same command resumes"),
+        ("", r"^process 1 of the training ended \(exit status -9\); the same"),
+    ],
+)
+def test_what_a_process_said_last(text, words):
+    failed = SimpleNamespace(get_first_failure=lambda: (1, SimpleNamespace(message={"message": text}, exitcode=-9)))
+    with pytest.raises(StudyError, match=words):
+        raise _said(failed)
 
 
 def test_an_srun_that_nobody_used_is_no_matter_for_a_warning(tmp_path, monkeypatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from senet import errors
 from senet.console.logs import turned_down
 from senet.console.stopping import Stopped
-from senet.errors import StudyError
+from senet.errors import InputTypeError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +21,7 @@ __all__ = ["launch"]
 
 T = TypeVar("T")
 
-_PLAIN = ("StudyError", "DataError", "ModelError", "WeightsError", "InsertionError", "ValueError", "OSError")
+_PLAIN = (*errors.__all__, "MismatchError", "ValueError", "OSError")
 """Errors whose text addresses the user."""
 
 
@@ -31,6 +33,7 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
 
     Raises:
         StudyError: the message of the process that failed first, or that it was killed.
+        InputTypeError: a function or an argument cannot be pickled.
         Stopped, KeyboardInterrupt: a signal asked to stop; it was passed on to the processes.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -50,6 +53,11 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
         # suppress torchrun's own report: we report a failure once, in one line
         with turned_down("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"):
             results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise InputTypeError(
+            f"{work.__name__} cannot be passed to the processes of several devices ({error}): put its functions and "
+            "classes at the top of a module, or name the network as path/net.py:function"
+        ) from error
     except ChildFailedError as error:
         raise _said(error) from error
     except SignalException as error:
