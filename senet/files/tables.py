@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import StudyError
 from senet.extras import how_to_install
-from senet.files.atomic import atomic_write
-from senet.files.run_folder import (
-    write_csv,
-)
+from senet.files.atomic import atomic_write, check_writable
+from senet.files.records import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,14 +22,15 @@ def check_table(path: str | Path) -> Path:
     """Check that a table can be written there, and return its path.
 
     Raises:
-        StudyError: its name ends in neither .csv nor .parquet, its folder is missing, or pyarrow is
-            not installed.
+        StudyError: its name ends in neither .csv nor .parquet, it cannot be written, or pyarrow is not installed.
     """
     file = Path(path).expanduser()
     if file.suffix.lower().removeprefix(".") not in KINDS:
         raise StudyError(f"a table is written to a file whose name ends in .csv or .parquet, not to {path}")
-    if not file.parent.is_dir():
-        raise StudyError(f"{file} cannot be written: there is no folder {file.parent}")
+    try:
+        check_writable(file)
+    except OSError as error:
+        raise StudyError(f"{error.strerror or error}") from error
     if file.suffix.lower() == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -44,7 +43,7 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows that share their keys atomically, in the format of the file's name; None is an empty field.
 
     Raises:
-        StudyError: the name or the folder is not allowed.
+        StudyError: as in `check_table`.
     """
     file = check_table(path)
     if file.suffix.lower() == ".csv":

@@ -159,13 +159,15 @@ def test_the_network_is_left_as_it_was(tiny, album):
         ({"batch_size": 0}, "batch_size is a whole number"),
         ({"workers": -1}, "workers is a whole number"),
         ({"out": "answers.txt"}, "ends in .csv or .parquet"),
-        ({"out": "nowhere/answers.csv"}, "there is no folder"),
+        ({"out": "nowhere/answers.csv"}, "cannot write nowhere/answers.csv: the folder .* does not exist"),
+        ({"out": "folder.csv"}, "folder.csv is a folder"),
         ({"classes": "nowhere.json"}, "nowhere.json cannot be read"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tiny, album, tmp_path, monkeypatch, given, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.csv").mkdir()
     (tmp_path / "empty/notes.txt").write_text("")
     with pytest.raises((DataError, StudyError, ValueError), match=words):
         predict(create(tiny, num_classes=2), **{"data": "album", **given}, **QUIET)

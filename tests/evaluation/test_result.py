@@ -177,7 +177,7 @@ def test_tables_are_csv_or_parquet(tmp_path):
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "image,error\nä.png,\nb,empty\n"
     write_table(tmp_path / "a.PARQUET", rows)
     assert pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "a.PARQUET").to_pylist() == rows
-    for name, words in (("a.xlsx", "ends in .csv or .parquet"), ("nowhere/a.csv", "there is no folder")):
+    for name, words in (("a.xlsx", "ends in .csv or .parquet"), ("nowhere/a.csv", "does not exist")):
         with pytest.raises(StudyError, match=words):
             write_table(tmp_path / name, rows)
     assert str(BadFile("a", "b")) == "a: b"
