@@ -62,14 +62,13 @@ class Confusion:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each class, with a column for each class."""
-        heads = [name if self.names.count(name) == 1 else f"{name} ({index})" for index, name in self._pairs()]
+        taken = ("class", *self.names)  # the first column, and a class may be called so too
+        pairs = zip(self.indices, self.names, strict=True)
+        heads = [name if taken.count(name) == 1 else f"{name} ({index})" for index, name in pairs]
         return [
             {"class": head, **dict(zip(heads, row, strict=True))}
             for head, row in zip(heads, self.counts.tolist(), strict=True)
         ]
-
-    def _pairs(self) -> list[tuple[int, str]]:
-        return list(zip(self.indices, self.names, strict=True))
 
 
 def confusion_of(predictions: Predictions, name_of: Callable[[int], str]) -> Confusion:

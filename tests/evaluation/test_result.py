@@ -87,6 +87,8 @@ def test_equal_names_stay_two_columns():
         {"class": "crane (0)", "crane (0)": 1, "crane (1)": 0},
         {"class": "crane (1)", "crane (0)": 0, "crane (1)": 1},
     ]
+    rows = confusion_of(said, ("class", "crane").__getitem__).rows()
+    assert rows[0] == {"class": "class (0)", "class (0)": 1, "crane": 0}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
