@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from senet.errors import InputError
 from senet.fused.switch import unobtrusive, watching
 from senet.running import as_call, describe
 
@@ -158,8 +159,8 @@ def _because_of_se(
     return bytes_for
 
 
-def _refused(model: nn.Module, example: Any, error: Exception) -> ValueError:
-    return ValueError(
+def _refused(model: nn.Module, example: Any, error: Exception) -> InputError:
+    return InputError(
         f"{type(model).__name__} does not run in training mode on the example, {describe(example)}: "
         f"{type(error).__name__}: {error}"
     )

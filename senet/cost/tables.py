@@ -58,7 +58,8 @@ def blocks_table(cost: Cost) -> Table:
         for block in cost.blocks
     ]
     columns = ("block", "channels", "width", "parameters", "multiply-adds", "rescaling", "activations")
-    return Table.of(f"The {len(rows)} SE blocks", columns, rows, numbers=range(1, 7))
+    title = f"The {len(rows)} SE blocks" if len(rows) > 1 else "The SE block"
+    return Table.of(title, columns, rows, numbers=range(1, 7))
 
 
 def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Table:

@@ -106,7 +106,7 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look up their module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may parse its own arguments, and end
         del sys.modules[name]
         raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module

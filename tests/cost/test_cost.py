@@ -9,6 +9,7 @@ from torch import nn
 
 from senet.block import PLACEMENTS, SEBlock, SESpec
 from senet.cost.cost import Cost, cost
+from senet.errors import InputError
 from senet.fast import straightforward
 from senet.insertion import blocks, insert, remove, sites
 
@@ -219,7 +220,7 @@ def test_on_the_meta_device_it_is_the_same():
 
 
 def test_a_network_that_cannot_train_or_is_not_built():
-    with pytest.raises(ValueError, match=r"in training mode on the example, a float32 tensor.*only for inference"):
+    with pytest.raises(InputError, match=r"in training mode on the example, a float32 tensor.*only for inference"):
         cost(NoTraining(4, 4), example(2, 4))
     with pytest.raises(ValueError, match="lazy"):
         cost(nn.LazyLinear(4), example(2, 4))
@@ -291,7 +292,8 @@ def test_latency_is_the_median_of_paired_runs_in_turn(monkeypatch):
 def test_as_text(torchvision_models):
     x = example(1, 3, 64, 64)
     network = insert(torchvision_models.resnet18(), x, where="layer4*")
-    text = str(dataclasses.replace(cost(network, x), latency_ratio=1.0625))
+    found = dataclasses.replace(cost(network, x), latency_ratio=1.0625)
+    text = str(found)
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
     for words in (
@@ -303,9 +305,11 @@ def test_as_text(torchvision_models):
         "layer4.0.bn2.se",
         "layer4.1.bn2.se",
         "MiB",
+        "The 2 SE blocks",
     ):
         assert words in text, text
     assert "SE blocks" not in str(cost(remove(network), x))
+    assert "The SE block" in str(dataclasses.replace(found, blocks=found.blocks[:1]))
 
 
 def test_a_cost_is_frozen_and_goes_into_json():

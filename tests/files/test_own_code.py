@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from senet.errors import ModelError
 from senet.files.own_code import function_in, importing_from
 
 
@@ -53,3 +54,9 @@ def test_modules_of_python_and_of_packages_stay(people):
         with importing_from(file.parent):
             function_in(file, "make")
     assert sys.modules["json"] is json
+
+
+def test_a_file_that_ends_the_process_is_one_error(tmp_path):
+    (tmp_path / "script.py").write_text("import sys\nsys.exit('usage: script.py FILE')\n\ndef make(): ...\n")
+    with pytest.raises(ModelError, match=r"script.py cannot be imported: SystemExit: usage: script.py FILE"):
+        function_in(tmp_path / "script.py", "make")
