@@ -215,7 +215,7 @@ def _in_no_class(folder: Path, root: Path) -> BadFile:
     """The loose images beside class folders, or in their place."""
     inside = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
     name = text_of(folder.relative_to(root))
-    return BadFile(name, f"left out: {counted(len(inside), 'picture')} of it in no class folder")
+    return BadFile(name, f"left out: {counted(len(inside), 'picture')} in no class folder")
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -311,7 +311,7 @@ def _check_strangers(root: Path, known: Sequence[str]) -> None:
     ]
     if others:
         raise DataError(
-            f"{root} has {_listed(known)} and beside it {_listed(others)}, which is no split: "
+            f"{root} has {_listed(known)} and beside it {_listed(others)}, which is not a split: "
             "splits are called train, val and test"
         )
 
@@ -322,7 +322,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
         loose = len(files_below(folder)[0])
         held = "holds no images" if any(folder.iterdir()) else "is empty"
         held = f"holds {loose} images but no class folders" if loose else held
-        raise DataError(f"{folder} {held}{_hint(folder)}: images belong into one folder for each class")
+        raise DataError(f"{folder} {held}{_hint(folder)}: images belong in one folder for each class")
     if len(folders) == 1:
         below = [path.name for path in _folders(folders[0]) if files_below(path)[0]]
         if len(below) > 1 or any(map(split_of, below)):
@@ -381,7 +381,7 @@ def named_otherwise(path: Path, root: Path) -> BadFile:
     if path.name.startswith("._") or _is_other_programs(path.name):
         return BadFile(name, "left out: hidden, or made by another program")
     kind = f"its name ends in {text_of(path.suffix)}" if path.suffix else "its name has no ending"
-    return BadFile(name, f"no image by its name: {kind}")
+    return BadFile(name, f"not an image by its name: {kind}")
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

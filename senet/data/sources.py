@@ -110,7 +110,7 @@ def _without_images(splits: Mapping[str, Images], classes: Sequence[str]) -> tup
     if not empty:
         return ()
     some = ", ".join(empty[:8]) + f" and {len(empty) - 8} more" * (len(empty) > 8)
-    return (f"there is no image to train on of {len(empty)} of the {len(classes)} classes: {some}",)
+    return (f"there is no image to train on in {len(empty)} of the {len(classes)} classes: {some}",)
 
 
 def _in_order(splits: Mapping[str, Images]) -> tuple[Images | None, Images | None, Images | None]:

@@ -59,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         descriptor = _acquired(path)
     except BlockingIOError:
-        raise StudyError(f"{_holder(path)} works in {folder} just now: wait for it, or choose another folder") from None
+        raise StudyError(f"{_holder(path)} is working in {folder}: wait for it, or choose another folder") from None
     except OSError as error:
         raise StudyError(f"{folder} cannot be locked ({error.strerror or error}): choose another folder") from error
     held = _Held(descriptor)

@@ -99,7 +99,7 @@ def _check_folders(folder: Path) -> None:
         for name in LOGGED:
             refuse_link(folder / name)
         if (folder / TENSORBOARD).exists() and not (folder / TENSORBOARD).is_dir():
-            raise StudyError(f"{folder / TENSORBOARD} is no folder: remove it")
+            raise StudyError(f"{folder / TENSORBOARD} is not a folder: remove it")
 
 
 def refuse_link(path: Path) -> None:
@@ -123,7 +123,7 @@ def own_folder(path: Path) -> Path:
     """
     refuse_link(path)
     if path.exists() and not path.is_dir():
-        raise StudyError(f"{path} is no folder: remove it")
+        raise StudyError(f"{path} is not a folder: remove it")
     path.mkdir(exist_ok=True)
     return path
 

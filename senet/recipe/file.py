@@ -51,7 +51,7 @@ def read_recipe(name: str | Path) -> Recipe:
         )
     try:
         if isinstance(file, Path) and file.exists() and not file.is_file():
-            raise OSError("it is no file")  # reading a pipe would block
+            raise OSError("it is not a file")  # reading a pipe would block
         with file.open("rb") as stream:
             text = stream.read(_MOST + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

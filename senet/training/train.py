@@ -265,7 +265,7 @@ def run(
         progress.note(f"the checkpoint {path.name} is not whole and is skipped")
     step = 0 if found.path is None else step_of(found.path)
     if found.path is not None:
-        progress.note(f"{folder.name} goes on after step {step} of {setup.steps}, from {found.path.name}")
+        progress.note(f"{folder.name} resumes after step {step} of {setup.steps}, from {found.path.name}")
     progress.run(folder.name, setup.recipe.epochs)
     progress.step(step, worked=False)
     if setup.recipe.channels_last:  # on the CPU a step then takes 0.7 to 0.9 of the time

@@ -133,7 +133,7 @@ def test_native_size_is_known_only_where_images_are_squares_of_one_size(paint):
         ({"a": 2, "b": 1}, "one of 'b'"),
         ({"train/a": 2, "train/b": 2, "val/a": 1, "val/c": 1}, "only in train/: 'b'; only in val/: 'c'"),
         ({"train/a": 2, "train/b": 2, "val/a": 1}, "one class"),
-        ({"train/a": 2, "train/b": 2, "eval/a": 1, "eval/b": 1}, "'eval', which is no split"),
+        ({"train/a": 2, "train/b": 2, "eval/a": 1, "eval/b": 1}, "'eval', which is not a split"),
         ({"val/a": 2, "val/b": 2, "valid/a": 1, "valid/b": 1}, "'val', 'valid', which mean the same"),
         ({"a/train": 2, "a/val": 2, "b/train": 2, "b/val": 2}, "all hold the same folders .*a/train should be train/a"),
         ({"left/cat": 2, "left/dog": 2, "right/cat": 2, "right/dog": 2}, "'left', 'right'.*'cat', 'dog'"),

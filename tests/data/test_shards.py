@@ -177,7 +177,7 @@ def test_classes_without_images_and_copies_are_said(tmp_path):
     _tar(tmp_path / "train-0.tar", [*GOOD[:2], ("b.jpg", JPEG), ("b.cls", b"3")])
     _tar(tmp_path / "val-0.tar", GOOD)
     source = checked(open_data(f"wds:{tmp_path}"))
-    assert source.notes[0] == "there is no image to train on of 2 of the 4 classes: 1, 2"
+    assert source.notes[0] == "there is no image to train on in 2 of the 4 classes: 1, 2"
     assert source.notes[1].startswith("3 of the 3 images of val are byte for byte images of train (val-0.tar/000.png")
 
 
@@ -186,10 +186,10 @@ BAD_SAMPLES = {
     "several pictures": [("x.png", PNG), ("x.jpg", JPEG), ("x.cls", b"0")],
     "stands twice in this shard": [("x.png", PNG), ("x.png", PNG), ("x.cls", b"0")],
     r"no label \(.cls or .json; .txt is taken for a caption\)": [("x.png", PNG), ("x.txt", b"0")],
-    r"its label \(.cls\) is no class": [("x.png", PNG), ("x.cls", b"-1")],
-    r"its label \(.json\) is no class": [("x.png", PNG), ("x.json", b'{"boxes": []}')],
-    "is no class": [("x.png", PNG), ("x.json", b"{")],
-    r"label \(.cls\) is no class": [("x.png", PNG), ("x.cls", b"999999999")],
+    r"its label \(.cls\) is not a class": [("x.png", PNG), ("x.cls", b"-1")],
+    r"its label \(.json\) is not a class": [("x.png", PNG), ("x.json", b'{"boxes": []}')],
+    "is not a class": [("x.png", PNG), ("x.json", b"{")],
+    r"label \(.cls\) is not a class": [("x.png", PNG), ("x.cls", b"999999999")],
     r"\(.cls\) is no": [("x.png", PNG), ("x.cls", b"\xff\xfe")],
     r"\(.json\) is no": [("x.png", PNG), ("x.json", b"1.5")],
 }

@@ -43,7 +43,7 @@ def test_a_real_folder_trains_through_and_the_list_of_bad_files_is_exact(real, t
     assert all(file["reason"] for file in told)
     assert "41 files were skipped:" in str(result)
     assert "dark/zero.png: the file is empty" in str(result)
-    assert "dark/notes.txt: no image by its name: its name ends in .txt" in str(result)
+    assert "dark/notes.txt: not an image by its name: its name ends in .txt" in str(result)
     again = train(tiny, folder, out=tmp_path / "run", **deep, **SHORT)
     assert again.skipped == result.skipped
     source = checked(open_data(folder))

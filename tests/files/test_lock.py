@@ -42,7 +42,7 @@ def _end(process):
 
 def test_a_folder_is_held_by_one_and_then_free(tmp_path):
     with locked(tmp_path):
-        words = rf"process {os.getpid()} on .* works in .*: wait for it"
+        words = rf"process {os.getpid()} on .* is working in .*: wait for it"
         with pytest.raises(StudyError, match=words), locked(tmp_path):
             pass
         assert (tmp_path / LOCK).exists()

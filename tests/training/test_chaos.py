@@ -88,7 +88,7 @@ def test_a_run_killed_at_20_random_moments_ends_as_one_that_was_not(tmp_path):
         print(f"killed after step {_step(cut)}{', while writing' * bool(interrupted)}")
     assert writing >= 5
     said = _ended(_start(words))
-    assert f"goes on after step {_step(cut) or ''}".strip() in said
+    assert f"resumes after step {_step(cut) or ''}".strip() in said
     _same_result(whole, cut)
 
 
@@ -110,7 +110,7 @@ def test_a_rank_killed_under_torchrun_with_restarts_repeats_and_loses_nothing(tm
         os.kill(_workers(process)[step % 4 // 2], signal.SIGKILL)
         _until(process, lambda step=step: len(_workers(process)) < 2)
     said = _ended(process)
-    assert said.count("cut goes on after step") == 3, said
+    assert said.count("cut resumes after step") == 3, said
     assert [row["epoch"] for row in read_csv(cut / "metrics.csv")] == [str(epoch) for epoch in range(1, 11)]
     _same_result(whole, cut)
 

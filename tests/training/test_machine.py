@@ -89,7 +89,7 @@ def test_two_commands_on_one_folder(tiny, pictures, tmp_path):
     words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(StudyError, match=rf"process {other.pid} on .* works in .*run just now"):
+        with pytest.raises(StudyError, match=rf"process {other.pid} on .* is working in .*run: wait"):
             train(tiny, pictures, out=tmp_path / "run", **SHORT)
         other.communicate("\n", timeout=60)
     train(tiny, pictures, out=tmp_path / "run", **SHORT)

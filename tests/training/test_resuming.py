@@ -139,7 +139,7 @@ def test_broken_checkpoints_are_skipped_and_named(tiny, pictures, tmp_path, caps
     resumed = train(tiny, pictures, out=cut, callbacks=[session], **{**asked, "progress": True})
     said = capsys.readouterr().err
     assert "the checkpoint step-000000005.ckpt is not whole and is skipped" in said
-    assert "cut goes on after step 4 of 9, from step-000000004.ckpt" in said
+    assert "cut resumes after step 4 of 9, from step-000000004.ckpt" in said
     assert session.batches[0][0] == 5
     assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
     assert not (cut / "checkpoints").exists()

@@ -227,7 +227,7 @@ class TestDamage:
     def test_truncated(self, written, part):
         whole = written.read_bytes()
         written.write_bytes(whole[: int(len(whole) * part)])
-        with pytest.raises(WeightsError, match=r"net.caffemodel is no .caffemodel, or a truncated or damaged one"):
+        with pytest.raises(WeightsError, match=r"net.caffemodel is not a .caffemodel, or is truncated or damaged"):
             read_weights(written)
 
     @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ class TestDamage:
         [
             (b"", "after 0 layers"),
             (b"\n\x03net", "holds no layers"),
-            (b"not a network at all", "is no .caffemodel"),
+            (b"not a network at all", "is not a .caffemodel"),
             (b"\xa2\x06\x05", "5 bytes where 0 are left"),
             (b"\xa2\x06\x02\x0a\x05", "5 bytes where 0 are left"),
             (b"\xa2\x06" + b"\xff" * 11, "no whole number"),
@@ -272,7 +272,7 @@ class TestDamage:
         path = tmp_path / "net.caffemodel"
         path.write_bytes(bomb)
         start = time.perf_counter()
-        with pytest.raises(WeightsError, match=r"no \.caffemodel, or a truncated or damaged one"):
+        with pytest.raises(WeightsError, match=r"not a \.caffemodel, or is truncated or damaged"):
             read_weights(path)
         assert time.perf_counter() - start < 2
 

@@ -158,7 +158,7 @@ class TestRead:
                 r"'generator' is a dict, not a tensor; .* under 'state_dict'",
             ),
             ({"w": torch.zeros(1), "epoch": 3}, "'epoch' is an int, not a tensor"),
-            ({3: torch.zeros(1)}, "its key 3 is no name"),
+            ({3: torch.zeros(1)}, "its key 3 is not a name"),
         ],
     )
     def test_not_tensors(self, tmp_path, held, message):

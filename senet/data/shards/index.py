@@ -83,7 +83,7 @@ def _samples(shard: Path) -> Iterator[Sample]:
             except _DAMAGED as error:
                 problem = f"damaged, what follows is lost ({reason_of(error)})"
     except _DAMAGED as error:
-        problem = f"no tar file ({reason_of(error)})"
+        problem = f"not a tar file ({reason_of(error)})"
     if members:
         yield _sample(key, members, total, shard)
     if problem:
@@ -133,7 +133,7 @@ def _sample(key: str, members: Mapping[str, tuple[int, int]], total: int, shard:
         file.seek(at)
         value = _label(file.read(length), is_json=kind == ".json")
     if value is None:
-        return Sample(name, 0, 0, None, f"its label (.{label}) is no class")
+        return Sample(name, 0, 0, None, f"its label (.{label}) is not a class")
     return Sample(name, offset, size, value, "")
 
 

@@ -137,7 +137,7 @@ def read_layers(path: Path, *, blobs: bool = True) -> list[Layer]:
         raise
     except (_DamagedError, ValueError) as error:  # mapping an empty file raises a ValueError
         raise WeightsError(
-            f"{path} is no .caffemodel, or a truncated or damaged one (after {len(layers)} layers: {error}); fetch or "
+            f"{path} is not a .caffemodel, or is truncated or damaged (after {len(layers)} layers: {error}); fetch or "
             f"write it again"
         ) from error
     except OSError as error:

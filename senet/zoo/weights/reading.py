@@ -283,7 +283,7 @@ def _tensors(
         raise WeightsError(f"{file} holds no tensors")
     for key, value in loaded.items():
         if not isinstance(key, str):
-            raise WeightsError(f"{file} holds no state dict: its key {key!r} is no name")
+            raise WeightsError(f"{file} holds no state dict: its key {key!r} is not a name")
         if isinstance(value, _StandIn):
             raise _refused(file, unknown[:1])
         if not isinstance(value, Tensor):

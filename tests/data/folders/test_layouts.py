@@ -59,12 +59,12 @@ LEFT_OUT = {
         (),
         (),
         "test",
-        "4 pictures of it in no class folder",
+        "4 pictures in no class folder",
     ),
-    "pictures beside class folders": (["a", "b", "."], (), (), ".", "4 pictures of it in no class folder"),
-    "pictures beside classes": (["val", *both("train", "val")], (), (), "val", "4 pictures of it in no class folder"),
+    "pictures beside class folders": (["a", "b", "."], (), (), ".", "4 pictures in no class folder"),
+    "pictures beside classes": (["val", *both("train", "val")], (), (), "val", "4 pictures in no class folder"),
     "a link to nowhere": ("ab", (), [("c", "/nowhere")], "c", "a link that leads nowhere"),
-    "a table of labels": ("ab", ["a/labels.csv"], (), "a/labels.csv", "no image by its name: its name ends in .csv"),
+    "a table of labels": ("ab", ["a/labels.csv"], (), "a/labels.csv", "not an image by its name: its name ends in .csv"),
 }
 
 
@@ -132,7 +132,7 @@ REFUSED = {
     "shards without wds:": ((), ["000.tar"], r"unpack them, or name shards of WebDataset as wds:.*pictures\)"),
     "photos of a phone": ((), ["a/1.heic", "b/2.HEIC"], "end in .heic: convert them, such as to .png .by ImageMagick"),
     "nothing": ((), (), "is empty"),
-    "no folders": ((), ["read.me"], "holds no images: images belong into one folder for each class"),
+    "no folders": ((), ["read.me"], "holds no images: images belong in one folder for each class"),
 }
 
 

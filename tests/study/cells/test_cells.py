@@ -97,7 +97,7 @@ def test_a_report_needs_a_pair(tiny, pictures, tmp_path):
 def test_a_cell_is_trained_by_one_command_at_a_time(tiny, pictures, tmp_path):
     own = {**SHORT, "out": tmp_path / "out"}
     (tmp_path / "out/se-0").mkdir(parents=True)
-    with locked(tmp_path / "out/se-0"), pytest.raises(StudyError, match=r"works in .*se-0 just now"):
+    with locked(tmp_path / "out/se-0"), pytest.raises(StudyError, match=r"is working in .*se-0: wait"):
         compare_cells(tiny, pictures, CellOptions(only="se", seed=0), **own)
     with pytest.raises(StudyError, match="there is no variant 'see'; did you mean 'se'"):
         compare_cells(tiny, pictures, CellOptions(only="see"), **own)
