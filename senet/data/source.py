@@ -43,7 +43,7 @@ class DataSource:
         others: files that are not images by their names.
         checked: whether every image was decoded once as a check.
         notes: remarks on the images.
-        indices: the network's index of each class, if `classes` or `class_offset` changed the labels to these; else empty.
+        indices: a network's index of each class, if `classes` or `class_offset` made them the labels; else empty.
     """
 
     name: str

@@ -206,7 +206,7 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if more := [each for each in needed if each not in ("root", "split", "train")]:
         raise DataError(
-            f"torchvision's {short} needs {', '.join(more)} too: make two of it in Python, to train on and to measure on"
+            f"torchvision's {short} needs {', '.join(more)} too: make two in Python, to train on and to measure on"
         )
     choices: dict[str, list[dict[str, Any]]]
     if "train" in parameters:

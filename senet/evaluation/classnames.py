@@ -64,7 +64,7 @@ def published_classes(spec: NetworkSpec, count: int) -> list[str] | None:
 def published_preprocessing(spec: NetworkSpec) -> Preprocessing | None:
     """The preprocessing of published torchvision weights of a classifier of images."""
     weights = _of_torchvision(spec)
-    how = None if weights is None else weights.transforms()
+    how: Any = None if weights is None else weights.transforms()
     if type(how).__name__ != "ImageClassification":
         return None
     from senet.data.transforms import Preprocessing
@@ -73,7 +73,7 @@ def published_preprocessing(spec: NetworkSpec) -> Preprocessing | None:
 
 
 def _of_torchvision(spec: NetworkSpec) -> Any:
-    """torchvision's entry of published weights, known by their file's name too; None for other weights."""
+    """The published weights of torchvision, known by their file's name too; None for others."""
     library, _, name = spec.model.partition(":")
     if library != "torchvision" or not spec.weights:
         return None

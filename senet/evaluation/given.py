@@ -65,8 +65,8 @@ def given_model(model: Model) -> tuple[str, Given | None]:
     if isinstance(model, nn.Module):
         if any(nn.parameter.is_lazy(each) or each.is_meta for each in model.parameters()):
             raise ModelError(
-                f"{type(model).__name__} has parameters without values: lazy layers need a run on an input first, and a "
-                "network on the meta device needs weights"
+                f"{type(model).__name__} has parameters without values: lazy layers need a run on an input first, and "
+                "a network on the meta device needs weights"
             )
         state = hashlib.sha256(f"{model}".encode())
         for key, tensor in model.state_dict().items():

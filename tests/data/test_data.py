@@ -335,7 +335,7 @@ def test_torchvision_data_sets_without_splits_are_split():
         ("torchvision:CIFAR1", "no data set 'CIFAR1'; did you mean 'CIFAR10'"),
         ("torchvision:ImageFolder", "no data set 'ImageFolder'"),
         ("torchvision:ImageNet", "not in .* as it expects"),
-        ("torchvision:CocoDetection", "CocoDetection needs annFile too: make two of it in Python"),
+        ("torchvision:CocoDetection", "CocoDetection needs annFile too: make two in Python"),
     ],
 )
 def test_torchvision_data_sets_that_are_not_there(tmp_path, name, words):

@@ -43,7 +43,12 @@ def test_preprocessing_is_that_of_torchvisions_reference(interpolation):
 def test_a_picture_of_a_line_does_not_fill_the_memory(monkeypatch):
     monkeypatch.setattr("senet.data.decoding.MOST_PIXELS", 2**20)
     resize, sizes = Image.Image.resize, []
-    monkeypatch.setattr(Image.Image, "resize", lambda image, size, **how: sizes.append(size) or resize(image, size, **how))
+
+    def watched(image, size, **how):
+        sizes.append(size)
+        return resize(image, size, **how)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
     for line in ((1, 10_000), (10_000, 1)):
         assert Preprocessing()(Image.new("RGB", line, (9, 9, 9))).unique().tolist() == [9]
     assert sizes == [(256, 4096), (4096, 256)]

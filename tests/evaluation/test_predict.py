@@ -188,7 +188,8 @@ def test_published_weights_know_their_preprocessing():
 
     assert known("mobilenet_v2", "somewhere/mobilenet_v2-b0353104.pth") == Preprocessing()
     assert known("mobilenet_v2", "pretrained") == Preprocessing(224, 232)
-    assert known("mobilenet_v2", "mine.pth") is known("mobilenet_v2", None) is known("fcn_resnet50", "pretrained") is None
+    for name, weights in (("mobilenet_v2", "mine.pth"), ("mobilenet_v2", None), ("fcn_resnet50", "pretrained")):
+        assert known(name, weights) is None
     arm = NetworkSpec("torchvision:efficientnet_b3", "pretrained")
     opened = OpenedNetwork(arm.model, nn.Conv2d(3, 1, 1), arm, ())
     assert opened.preprocessing({}) == Preprocessing(300, 320, interpolation="bicubic")

@@ -64,7 +64,7 @@ LEFT_OUT = {
     "pictures beside class folders": (["a", "b", "."], (), (), ".", "4 pictures in no class folder"),
     "pictures beside classes": (["val", *both("train", "val")], (), (), "val", "4 pictures in no class folder"),
     "a link to nowhere": ("ab", (), [("c", "/nowhere")], "c", "a link that leads nowhere"),
-    "a table of labels": ("ab", ["a/labels.csv"], (), "a/labels.csv", "not an image by its name: its name ends in .csv"),
+    "a table of labels": ("ab", ["a/labels.csv"], (), "a/labels.csv", "not an image by its name: its name ends"),
 }
 
 
