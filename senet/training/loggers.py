@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.errors import InputError, MissingPackageError
+from senet.errors import InputError, MissingPackageError, StudyError
 from senet.files.atomic import atomic_write
 from senet.files.records import read_text
 from senet.files.run_folder import TENSORBOARD
@@ -41,6 +41,7 @@ def logger_for(name: str, folder: Path) -> Logger:
 
     Raises:
         MissingPackageError: its package is not installed.
+        StudyError: TensorBoard cannot write into the folder.
     """
     from lightning.pytorch import loggers
 
@@ -48,6 +49,8 @@ def logger_for(name: str, folder: Path) -> Logger:
     if name == "csv":
         return loggers.CSVLogger(folder, name="", version=_free(folder, "csv"))
     if name == "tensorboard":
+        if any("\ud800" <= character <= "\udfff" for character in str(folder)):  # a byte that is not UTF-8
+            raise StudyError(f"TensorBoard cannot write into {folder}, whose name is not UTF-8: choose another folder")
         # It writes through a link at this name; a link that stands for one of our files gives way too.
         hyperparameters = folder / TENSORBOARD / loggers.TensorBoardLogger.NAME_HPARAMS_FILE
         if hyperparameters.is_symlink():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 
@@ -9,7 +10,7 @@ import lightning.pytorch as L
 import pytest
 from lightning.pytorch import loggers
 
-from senet.errors import InputError, MissingPackageError
+from senet.errors import InputError, MissingPackageError, StudyError
 from senet.files.run_folder import read_csv
 from senet.study import train
 from senet.training.loggers import RUN_ID, logger_for
@@ -34,6 +35,11 @@ def test_a_run_that_goes_on_keeps_what_its_csv_had(tiny, pictures, tmp_path):
         float(row["val_accuracy"]) for row in read_csv(out / "metrics.csv")
     ]
     assert not (out / "tensorboard").exists()
+
+
+def test_a_folder_that_tensorboard_cannot_write(tmp_path):
+    with pytest.raises(StudyError, match=r"cannot write into .*caf\\udce9, whose name is not UTF-8: choose another"):
+        logger_for("tensorboard", tmp_path / os.fsdecode(b"caf\xe9"))
 
 
 def test_a_logger_that_there_is_none_of(tiny, pictures, tmp_path):
