@@ -7,8 +7,9 @@ from any library.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[
     recorded. Held gates are recorded as held. All are detached copies on the network's device and
     in its dtype. A block that runs several times in one forward pass shows its last run. Each block
     computes its gates a second time, so in training mode a batch norm inside another library's
-    block counts the batch twice.
+    block counts the batch twice. A compiled network runs uncompiled within the context.
 
     Args:
         model: a network with SE blocks, ours or another library's.
@@ -56,7 +57,7 @@ def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[
             flat = found.flatten(2).mean(2) if found.dim() > 2 else found
         gates[name] = flat.detach().clone()
 
-    with before_calls(chosen, look):
+    with _eager(), before_calls(chosen, look):
         yield gates
 
 
@@ -70,7 +71,7 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
       squeeze. It returns the gates to use, in the same shape or as (C,) or (N, C). `lambda s: 0.5 *
       s` scales them, and `lambda s: s.roll(1, 0)` gives each sample the gates of another.
 
-    Gradients flow through the gates.
+    Gradients flow through the gates. A compiled network runs uncompiled within the context.
 
     Args:
         model: a network with SE blocks, ours or another library's. Afterwards it is unchanged.
@@ -83,7 +84,7 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
     chosen = _chosen(model, list(at))
     for name, block in chosen.items():
         _check(name, block, at[name])
-    with ExitStack() as stack:
+    with _eager(), ExitStack() as stack:
         for name, block in chosen.items():
             block.__dict__[_HELD] = _held(name, block, at[name])
             block.__dict__["forward"] = _forward(block)
@@ -91,6 +92,12 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
             stack.callback(block.__dict__.pop, "forward")
             stack.enter_context(block.register_forward_pre_hook(_seen))
         yield
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """A context in which compiled networks run uncompiled: what was compiled before knows nothing of new hooks."""
+    compiles = "torch._dynamo" in sys.modules  # importing it takes seconds
+    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
 
 def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:

@@ -186,3 +186,14 @@ def test_masks_count_in_gates(make):
         with holding(model, {"se": lambda s: 2 * s}):
             torch.testing.assert_close(model(x, lengths), 2 * y)
         assert torch.equal(model(x, lengths), y)
+
+
+def test_a_network_compiled_before_is_recorded_and_held():
+    compiled, x = torch.compile(senet.SEBlock(8, 2), backend="eager"), torch.randn(2, 8, 3, 3)
+    y = compiled(x)
+    with recording(compiled) as gates:
+        torch.testing.assert_close(compiled(x), y)
+    assert list(gates) == ["_orig_mod"]
+    with holding(compiled, {"_orig_mod": 2.0}):
+        assert torch.equal(compiled(x), 2 * x)
+    torch.testing.assert_close(compiled(x), y)
