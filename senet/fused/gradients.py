@@ -162,16 +162,19 @@ def _of_input(
 
 
 def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
-    """The same gradients as a differentiable graph, from the unfused equations."""
+    """The same gradients from the unfused equations, by operations that can be differentiated and vectorised."""
     inputs = Inputs(*kept[:7])
     wanted = [i for i, needed in enumerate(need[:7]) if needed]
     dy = dy if kept.out is None else torch.where(kept.out <= 0, 0, dy)
-    with exactly(kept.v):
+    if not wanted:
+        return Inputs(*(None,) * 7, dy if need.other else None)
+    with exactly(kept.v), torch.enable_grad():
         y = plan.statistics.normalised(kept.v, kept.weight, kept.bias)
         y = F.relu(y) if plan.rectified else y
         if plan.gate:
             y = y * _se_gate(y, *inputs[3:7], kept.scale, "avg", plan.gate)  # type: ignore[arg-type]
-    found = dict(zip(wanted, torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True), strict=True))
+    again = torch.is_grad_enabled()
+    found = dict(zip(wanted, torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=again), strict=True))
     return Inputs._make((*map(found.get, range(7)), dy if need.other else None))
 
 

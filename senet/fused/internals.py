@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as every_module
 
-__all__ = ["NAMES", "available", "hooks_of", "is_being_traced", "tensors_of", "version"]
+__all__ = ["NAMES", "available", "hooks_of", "is_batched", "is_being_traced", "tensors_of", "version"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
@@ -62,14 +62,20 @@ def is_being_traced() -> bool:
     unfused equations.
     """
     return bool(
-        not available()
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
+        or not available()
         or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or any(getattr(every_module, hooks) for hooks in _GLOBAL_HOOKS)
     )
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether `x` stands for a batch that is being vectorised, as a gradient does in a vectorised Jacobian."""
+    asked = (getattr(torch._C._functorch, name, None) for name in ("is_batchedtensor", "is_legacy_batchedtensor"))
+    return any(ask is not None and ask(x) for ask in asked)
 
 
 def hooks_of(module: nn.Module) -> Iterator[object]:
@@ -84,6 +90,6 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor | None]:
     yield from module._buffers.values()
 
 
-def version(x: Tensor) -> int:
-    """The number of in-place writes to x."""
-    return x._version
+def version(x: Tensor) -> int | None:
+    """The number of in-place writes to x; None if x was made in inference mode, where they are not counted."""
+    return None if x.is_inference() else x._version

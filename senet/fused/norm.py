@@ -32,7 +32,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.block import GATES, SEBlock
 from senet.fused.gradients import Inputs, Kept, Plan, exactly, gradients, squeezed, twice_differentiable
-from senet.fused.internals import version
+from senet.fused.internals import is_batched, version
 from senet.fused.normalisations import statistics_of
 from senet.fused.passes.choose import passes_for
 from senet.fused.passes.pointers import dense
@@ -107,8 +107,8 @@ class _Moments(NamedTuple):
 def _always_positive(block: SEBlock) -> bool:
     """Whether the gate is greater than 0 for any input."""
     # Reading the scale synchronises with a GPU, so it is read again only after a write.
-    known, positive = _positive.get(block.scale, (-1, False))
-    if known != version(block.scale):
+    known, positive = _positive.get(block.scale, (None, False))
+    if known is None or known != version(block.scale):
         positive = float(block.scale) > 0
         _positive[block.scale] = version(block.scale), positive
     return positive and block.gate_function == "sigmoid"
@@ -156,7 +156,7 @@ class _NormaliseAndExcite(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         kept, need = Kept(*ctx.saved_tensors), Inputs(*ctx.needs_input_grad[:8])
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_batched(dy):
             found = twice_differentiable(kept, ctx.plan, need, dy)
         else:
             with exactly(dy):

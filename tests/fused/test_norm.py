@@ -144,6 +144,34 @@ def test_gradcheck_once_and_twice(kind, other, relu):
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_a_vectorised_jacobian(kind):
+    model = joined(norm_of(kind, 4, 2), SESpec(2, bias=True), 4).double().train()
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+
+    def function(x):
+        y, ran = watched(model, x)
+        assert ran == 1
+        return y.flatten()[:5]
+
+    one_by_one = torch.autograd.functional.jacobian(function, x)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(function, x, vectorize=True), one_by_one)
+    x.requires_grad_()
+    y = function(x)
+    (rows,) = torch.func.vmap(lambda dy: torch.autograd.grad(y, x, dy))(torch.eye(5, dtype=torch.float64))
+    torch.testing.assert_close(rows, one_by_one)
+
+
+def test_twice_through_a_shortcut_alone():
+    norm, block, v = nn.BatchNorm2d(4), SEBlock(4, 2), torch.randn(2, 4, 3, 3)
+    shortcut = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y = normalise_and_excite(norm.requires_grad_(False), nn.BatchNorm2d, block.requires_grad_(False), v, shortcut)
+    (dy,) = torch.autograd.grad(y.square().sum(), shortcut, create_graph=True)
+    (twice,) = torch.autograd.grad(dy.sum(), shortcut)
+    torch.testing.assert_close(twice, torch.full_like(shortcut, 2.0))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"momentum": None}, {"momentum": 0.3}, {"track_running_stats": False}, {"affine": False}, {"eps": 0.1}],

@@ -158,6 +158,19 @@ def test_a_relu_between_the_two(gate, last, joined):
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
+def test_a_scale_that_was_made_in_inference_mode(joined):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    x = torch.randn(4, 3, 7, 5)
+    se = senet.insert(model, x, senet.SESpec(4, start="paper"), where="2").train()
+    apart = copy.deepcopy(se)
+    with torch.inference_mode():
+        se[2].se.scale = se[2].se.scale.clone()
+        found = se(x)
+        with unfused():
+            torch.testing.assert_close(found, apart(x))
+    assert joined == [(False, "rectified")]
+
+
 def test_a_unit_whose_code_is_another_is_left_alone(monkeypatch):
     class BasicBlock(torchvision.models.resnet.BasicBlock):
         def forward(self, x):
