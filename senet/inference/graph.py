@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from senet.block import SEBlock
 from senet.errors import OptimizeError
 from senet.inference.capture import capture_program
 from senet.inference.internals import returns_one_tensor
@@ -136,7 +137,7 @@ def capture(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Ne
     network = Network(graph, constants, captured.shapes, tuple(captured.assumed), captured.note)
     _clean(network)
     _plain_call(network, example)
-    _guard(network, example)
+    _guard(network, example, squeezes=any(isinstance(module, SEBlock) for module in model.modules()))
     return network
 
 
@@ -160,8 +161,8 @@ def _plain_call(network: Network, example: Any) -> None:
     output.args = (output.args[0][0],)
 
 
-def _guard(network: Network, example: Any) -> None:
-    """Make the graph refuse inputs that it was not captured for: other shapes, dtypes or values."""
+def _guard(network: Network, example: Any, *, squeezes: bool) -> None:
+    """Make the graph refuse inputs that it was not captured for: other shapes, dtypes or values, or padding."""
     placeholders = [node for node in network.graph.nodes if node.op == "placeholder"]
     tensors = [node for node in placeholders if isinstance(value_of(node), Tensor)]
     first = next((node for node in tensors if node.users), None)
@@ -180,7 +181,7 @@ def _guard(network: Network, example: Any) -> None:
     conditions = tuple((condition, parsed(condition)) for condition in network.shapes.conditions)
     others = tuple(words for node, words in given.items() if node is not first)
     with network.graph.inserting_after(placeholders[-1]):
-        checked = network.graph.call_function(expect, (*given[first], conditions, others, values))
+        checked = network.graph.call_function(expect, (*given[first], conditions, others, values, squeezes))
     checked.meta["val"] = value_of(first)
     first.replace_all_uses_with(checked, delete_user_cb=lambda user: user is not checked)
 

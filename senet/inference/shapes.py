@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from senet.block.equations import is_jit_tracing
+from senet.block.equations import is_jit_tracing, padding
 from senet.errors import InputError
 from senet.words import counted, kind_of, with_article
 
@@ -311,6 +311,7 @@ def expect(
     conditions: Sequence[tuple[str, Any]] = (),
     others: Sequence[tuple[Tensor, Sides, torch.dtype | None]] = (),
     values: Sequence[tuple[Any, Any]] = (),
+    squeezes: bool = False,
 ) -> Tensor:
     """Return `x` if all inputs are what a graph was captured for.
 
@@ -321,12 +322,15 @@ def expect(
         conditions: the conditions on free sides, each as text and as parsed.
         others: the other tensors with their shapes and dtypes.
         values: inputs other than tensors, each with its value in the capture.
+        squeezes: whether the network held an SEBlock, which `senet.valid` would tell of padding.
 
     Raises:
-        InputError: (a ValueError) an input does not match.
+        InputError: (a ValueError) an input does not match, or this is inside `senet.valid`.
     """
     if is_jit_tracing():
         return x
+    if squeezes and padding.lengths is not None:
+        raise InputError("an inference form squeezes padding too: inside senet.valid run the network it was made from")
     sizes: dict[str, int] = {}
     for tensor, sides, kind in ((x, shape, dtype), *others):
         _check_sides(tensor, sides, sizes, "")

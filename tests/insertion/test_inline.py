@@ -66,3 +66,7 @@ def test_nothing_is_exported_inside_valid(x, tmp_path):
     with senet.valid([1.0, 0.5]), pytest.raises(OptimizeError, match=r"inside senet\.valid.*leave it"):
         senet.optimize(net, x)
     assert not list(tmp_path.iterdir())
+    form = senet.optimize(net, x)
+    form(x)
+    with senet.valid([1.0, 0.5]), pytest.raises(ValueError, match=r"squeezes padding too: inside senet\.valid run"):
+        form(x)
