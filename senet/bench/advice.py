@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from senet.bench.cases import ENGINES
 from senet.bench.rows import Ratio
-from senet.bench.show import machine_line
+from senet.bench.show import machine_line, write_texts
 from senet.block import SESpec
 from senet.console import display
-from senet.files.atomic import atomic_write
 from senet.report import Column, Table, cell
 from senet.words import counted
 
@@ -159,10 +158,8 @@ class Advice:
     def write(self, folder: Path) -> None:
         """Write advice.json and table.txt."""
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {ADVICE: json.dumps(self.to_json(), indent=1, ensure_ascii=False), "table.txt": str(self)}
-        for name, text in texts.items():
-            with atomic_write(folder / name, follow=False) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+        values = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+        write_texts(folder, {ADVICE: values, "table.txt": str(self)})
 
 
 def _table(name: str, title: str, rows: Sequence[Placed]) -> Table:

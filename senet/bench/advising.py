@@ -23,7 +23,7 @@ from senet.bench.engines import inference
 from senet.bench.measurement import NOT_INSTALLED, machine_of_figures, missing
 from senet.bench.rows import Ratio
 from senet.bench.timing import FULL, QUICK, in_turn
-from senet.block import PLACEMENTS, SESpec
+from senet.block import PLACEMENTS, SESpec, _positive_int
 from senet.console.progress import Progress
 from senet.errors import InputError, InsertionError
 from senet.extras import how_to_install
@@ -83,12 +83,13 @@ def advise(
 
     Raises:
         ValueError: there is no such engine or placement, the engine is not installed, the budget is
-            at most 1, the example is not one, or SE has no place in the network.
+            at most 1, the batch size is below 1, the example is not one, or SE has no place in the network.
     """
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise InputError("advise takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}{did_you_mean(engine, ENGINES)}")
+    batch_size = _positive_int("batch_size", batch_size)
     if why := missing(Case(INFERENCE, engine, batch_size)):
         how = f": {how_to_install(ENGINES[engine].extra)}" if why.startswith(NOT_INSTALLED) else ""
         raise InputError(f"{ENGINES[engine].words}: {why}{how}")

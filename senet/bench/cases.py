@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from senet.block import _positive_int
 from senet.errors import InputError
 from senet.words import did_you_mean
 
@@ -90,11 +91,13 @@ def cases(size: int, engines: Sequence[str] | None = None, batch_size: int | Non
             the CPU, the larger one for training, and 256 on a GPU.
 
     Raises:
-        ValueError: there is no such engine; the message has the nearest.
+        ValueError: there is no such engine, and the message has the nearest; or the batch size is below 1.
     """
     for name in engines or ():
         if name not in ENGINES:
             raise InputError(f"there is no engine {name!r}{did_you_mean(name, ENGINES)}")
+    if batch_size is not None:
+        batch_size = _positive_int("batch_size", batch_size)
     chosen = [name for name, engine in ENGINES.items() if (engine.usual if engines is None else name in engines)]
     many = 128 if size <= SMALL else 16
     found = []

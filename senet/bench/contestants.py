@@ -99,7 +99,8 @@ def _timms(model: nn.Module, ours: nn.Module, example: Tensor) -> nn.Module | No
         known = f"se{bare.removesuffix('_v1_5')}"
     if not timm.is_model(known):
         return None
-    settings = {} if "num_classes" not in options else {"num_classes": options["num_classes"]}
+    named = {"num_classes": "num_classes", "in_channels": "in_chans", "in_chans": "in_chans"}
+    settings = {its: options[given] for given, its in named.items() if given in options}
     twin: nn.Module = timm.create_model(known, **settings)
     (tensors, multiply_adds), (theirs, their_multiply_adds) = _size(ours, example), _size(twin, example)
     same = tensors == theirs and abs(multiply_adds / their_multiply_adds - 1) < _ROUNDING

@@ -14,6 +14,7 @@ from senet.bench import devices
 from senet.export.formats import FORMATS, openvino_model, quantized
 from senet.export.runtimes import OnnxRuntime, OpenVino
 from senet.export.tracing import trace
+from senet.fused.passes.pointers import LAST
 
 __all__ = ["inference"]
 
@@ -47,8 +48,7 @@ def inference(engine: str, form: nn.Module, x: Tensor) -> Run:
 
 
 def _channels_last(x: Tensor) -> torch.memory_format:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return formats.get(x.dim(), torch.contiguous_format)
+    return LAST.get(x.dim(), torch.contiguous_format)
 
 
 def _eager(form: nn.Module, x: Tensor, layout: torch.memory_format) -> Run:

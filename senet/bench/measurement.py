@@ -22,13 +22,15 @@ from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST, TRAINING, Case,
 from senet.bench.contestants import OURS, PEER, PLAIN, Contestants, contestants
 from senet.bench.engines import inference
 from senet.bench.rows import Ratio, Row
+from senet.bench.show import parts, write_figures, write_table, write_texts
 from senet.bench.steps import kept, largest_batch, training_step
 from senet.bench.timing import FULL, QUICK, Effort, in_turn
-from senet.console.machine import has_bf16
+from senet.console import display
+from senet.console.machine import has_bf16, machine
+from senet.console.progress import Progress, duration
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.extras import how_to_install
-from senet.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     import os
@@ -78,13 +80,9 @@ class Bench:
 
     def parts(self) -> list[str | Table]:
         """The table and the machine."""
-        from senet.bench.show import parts
-
         return parts(self)
 
     def __str__(self) -> str:
-        from senet.console import display
-
         return display.plain_text(*self.parts(), width=display.LOG_WIDTH)
 
     def to_json(self) -> dict[str, Any]:
@@ -133,16 +131,17 @@ def bench(
         progress: whether to show progress on standard error.
 
     Raises:
-        ValueError: there is no such engine, SE has no place in the network, or the folder holds
-            another measurement.
+        ValueError: there is no such engine, or none at all; SE has no place in the network, or the
+            folder holds another measurement.
     """
-    from senet.console.progress import Progress, duration
-
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise BenchError("bench takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
     wanted = cases(int(example.shape[-1]), engines, batch_size)
     if quick:
         wanted = [case for case in wanted if "compile" not in case.engine]
+    if not wanted:
+        how = " that does not compile, since quick leaves out those that do" if quick else ""
+        raise BenchError(f"there is nothing to measure: name at least one engine{how}")
     folder = Path(out)
     who = contestants(model, example)
     result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
@@ -165,8 +164,6 @@ def bench(
                 shown.note(f"{case.words}: {_in_words(row)} ({duration(row.seconds)})")
     result = _in_order(dataclasses.replace(result, rows=(*result.rows, *others)))
     _write(folder, result, code)
-    from senet.bench.show import write_figures, write_table
-
     write_table(result, folder)
     if _can_draw():
         from senet.bench.page import bench_page
@@ -300,8 +297,6 @@ def _in_words(row: Row) -> str:
 
 def machine_of_figures() -> dict[str, Any]:
     """The machine of a measurement: processor, threads, instruction set and versions."""
-    from senet.console.machine import machine
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = {}
     for package in _PACKAGES:
@@ -353,5 +348,4 @@ def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int]
 
 
 def _write(folder: Path, result: Bench, code: str) -> None:
-    with atomic_write(folder / RESULT, follow=False) as temporary:
-        temporary.write_text(json.dumps({"code": code, **result.to_json()}, indent=1) + "\n", encoding="utf-8")
+    write_texts(folder, {RESULT: json.dumps({"code": code, **result.to_json()}, indent=1)})

@@ -32,6 +32,7 @@ __all__ = [
     "shape_words",
     "write_figures",
     "write_table",
+    "write_texts",
 ]
 
 COLOURS = {PEER: PALETTE[0], PEER_OPTIMIZED: PALETTE[3], OURS: PALETTE[1]}
@@ -87,7 +88,12 @@ def _ratio(ratio: Ratio | None) -> list[Cell]:
 
 def write_table(result: Bench, folder: Path) -> None:
     """Write the table as table.txt and, for a page, as table.md."""
-    texts = {"table.txt": display.plain_text(*parts(result), width=display.LOG_WIDTH), "table.md": markdown(result)}
+    text = display.plain_text(*parts(result), width=display.LOG_WIDTH)
+    write_texts(folder, {"table.txt": text, "table.md": markdown(result)})
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts to files of these names in a folder."""
     for name, text in texts.items():
         with atomic_write(folder / name, follow=False) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

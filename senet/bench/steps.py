@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senet.cost.activations import kept_for_backward
+from senet.fused.passes.pointers import LAST
 
 __all__ = ["kept", "largest_batch", "training_step"]
 
@@ -28,7 +29,7 @@ def training_step(engine: str, network: nn.Module, x: Tensor) -> Callable[[], No
     """
     device = "cuda" if engine.startswith("cuda") else "cpu"
     autocast = device == "cuda" or engine == "bf16"
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim(), torch.contiguous_format)
+    last = LAST.get(x.dim(), torch.contiguous_format)
     layout = torch.contiguous_format if engine in ("eager", "compile") else last
     network = copy.deepcopy(network).train().to(device).to(memory_format=layout)
     x = x.to(device).to(memory_format=layout)

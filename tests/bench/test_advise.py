@@ -162,6 +162,7 @@ def test_accuracies_of_an_ablation_stand_beside(clock, tmp_path):
     ("options", "message"),
     [
         ({"engine": "opnvino"}, "there is no engine 'opnvino'; did you mean 'openvino'"),
+        ({"batch_size": -1}, "batch_size is a whole number of at least 1, not -1"),
         ({"budget": 0.98}, "the budget is the time with SE over the time without, such as 1.02, not 0.98"),
         ({"budget": float("nan")}, "the budget is the time with SE"),
         ({"placements": []}, "name one placement at least, of standard"),

@@ -73,6 +73,9 @@ def test_the_usual_cases():
     assert [case.batch for case in cases(32, ["eager", "openvino-int8"], 5)] == [5, 5, 5, 5]
     with pytest.raises(ValueError, match="no engine 'opnvino'; did you mean 'openvino'"):
         cases(32, ["opnvino"])
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="batch_size is a whole number of at least 1, not"):
+            cases(32, None, wrong)
 
 
 def test_the_contestants_are_of_one_architecture():
@@ -92,6 +95,12 @@ def test_timms_network_is_the_peer_where_it_is_the_same(given):
     assert type(found.networks[PEER]).__module__.startswith("timm")
     peers, ours = (sum(p.numel() for p in found.networks[name].parameters()) for name in (PEER, OURS))
     assert abs(peers / ours - 1) < 1e-3  # timm rounds the hidden width to a multiple of 8
+
+
+def test_timms_network_has_the_channels_of_the_images():
+    pytest.importorskip("timm", reason="timm is not installed")
+    grey = senet.create("resnet18", num_classes=5, in_channels=1)
+    assert contestants(grey, torch.zeros(1, 1, 64, 64)).peer == "timm's SE"
 
 
 def test_the_papers_resnet_is_not_compared_with_todays():
@@ -248,6 +257,13 @@ def test_bad_examples(tmp_path):
     for example in (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3), "picture"):
         with pytest.raises(ValueError, match="one picture"):
             bench(Network(), example, tmp_path)
+
+
+def test_nothing_to_measure(tmp_path):
+    for given, words in (({"engines": []}, "$"), ({"engines": ["compile"], "quick": True}, " that does not compile")):
+        with pytest.raises(ValueError, match=f"nothing to measure: name at least one engine{words}"):
+            bench(Network(), EXAMPLE, tmp_path / "out", **given)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_table_and_figure_of_every_kind_of_row():
