@@ -23,9 +23,8 @@ def valid(lengths: Tensor | Sequence[float], *, axis: int = -1) -> Iterator[None
     valid part through convolutions and biases, with or without SE.
 
     The context applies to this thread, and not to SE blocks of other libraries. The result of `optimize`
-    refuses to run in it. A compiled network
-    runs uncompiled within it, and no network can be traced, exported or optimised there. With
-    activation checkpointing, call `backward` inside it too, because that runs the network again.
+    refuses to run in it. A compiled network runs uncompiled within it, and no network can be traced,
+    exported or optimised there. With activation checkpointing, call `backward` inside it too, because that runs the network again.
 
     Args:
         lengths: (N,), from 0 to 1: the fraction of each sample, from its start, that is valid.

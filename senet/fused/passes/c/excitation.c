@@ -1,14 +1,14 @@
-/* In inference: squeeze and excitation of a few samples in one call, in float32. As operations of a library they are
-   eight, and their calls take longer than their arithmetic: 5 % of SE-ResNet-50's time for one picture. */
+/* In inference: squeeze and excitation of a few samples in one call, in float32. PyTorch needs eight operations, whose
+   calls take longer than their arithmetic: 5 % of SE-ResNet-50's time for one image. */
 #include <math.h>
 #include <stdlib.h>
 
-#ifndef ALLOCATE /* a test builds with one that always fails */
+#ifndef ALLOCATE /* a test defines one that always fails */
 #define ALLOCATE(bytes) malloc(bytes)
 #endif
 
 enum { NONE, RELU, SIGMOID, HARD_SIGMOID, SILU, HARD_SWISH, TANH };
-/* SMALL: below it a second thread costs more than it does. */
+/* SMALL: the number of operations below which a second thread costs more than it saves. */
 enum { BLOCK = 512, RUN = 256, WIDE = 64, SMALL = 1 << 14 };
 
 static float activated(float x, int kind)
@@ -33,8 +33,8 @@ static float activated(float x, int kind)
 #undef F
 #undef LOAD
 
-/* out[n, r] = activation(weight[r] · x[n] + bias[r]) for rows from..to; bias may be null. Four rows at a time read x once
-   for all four; rows beyond `to` repeat the first, and what they give is dropped. */
+/* out[n, r] = activation(weight[r] · x[n] + bias[r]) for from <= r < to; bias may be null. Four rows at a time share
+   one reading of x. If fewer remain, the first stands in for the missing ones, whose results are dropped. */
 static void linear(const float *x, long samples, long inputs, const float *weight, const float *bias, long outputs,
                    int kind, float *out, long from, long to)
 {
@@ -59,8 +59,8 @@ static void linear(const float *x, long samples, long inputs, const float *weigh
     }
 }
 
-/* gates (samples, outputs) of h, which is as for `squeeze` (squeeze.h). Weights are (width, channels) and (outputs, width); biases may
-   be null. Returns 1 if it is done, 0 if there is no memory for it. */
+/* The gates (samples, outputs) of h, which is as for `squeeze` (squeeze.h). The weights are (width, channels) and
+   (outputs, width); the biases may be null. Returns 1, or 0 if it got no memory. */
 int gates(const float *h, long samples, long channels, long space, int last, int relu, const float *w1, const float *b1,
           long width, int inner, const float *w2, const float *b2, long outputs, int outer, float *gate, int threads)
 {

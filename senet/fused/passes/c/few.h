@@ -1,8 +1,9 @@
-/* The passes over channels last, as they are called. Few channels would fill no vector: then `k` positions side by side
-   count as channels, each with a copy of the parameters, and their sums are added at the end. All memory that a call
-   needs is taken at once, before anything is written, so that a call is done whole or not at all. */
+/* The entry points of the passes over channels last. A few channels do not fill a vector, so then `k` neighbouring
+   positions count as one position with k times the channels. The parameters are copied k times, and the k sums of a
+   channel are added at the end. A call allocates all its memory before it writes anything, so it does all its work or
+   none. */
 
-/* How many positions count as one: 1 for many channels, else a power of 2 that divides `space`. */
+/* The number k: 1 if there are many channels, else a power of 2 that divides `space`. */
 static long F(fold)(long space, long channels)
 {
     long k = 1;
@@ -10,7 +11,7 @@ static long F(fold)(long space, long channels)
     return k;
 }
 
-/* x (samples, channels) -> y (samples, k, channels), the same for each of k; returns y. */
+/* Repeat x (samples, channels) k times into y (samples, k, channels); return y. */
 static const ACC *F(folded)(const ACC *x, long samples, long channels, long k, ACC *y)
 {
     for (long n = 0; n < samples; n++)
@@ -18,7 +19,7 @@ static const ACC *F(folded)(const ACC *x, long samples, long channels, long k, A
     return y;
 }
 
-/* Two sums of every channel, from those of its copies. */
+/* Add up the k sums of each channel: p and q (samples, k, channels) -> s0 and s1 (samples, channels). */
 static void F(unfolded)(long samples, long channels, long k, const ACC *p, const ACC *q, ACC *s0, ACC *s1)
 {
     for (long n = 0; n < samples; n++)

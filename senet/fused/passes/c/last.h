@@ -1,15 +1,16 @@
-/* The passes over maps whose channels lie side by side (channels last): `samples` of `space` positions of `channels`.
+/* The passes over channels last: `samples` of `space` positions of `channels`.
 
-   A piece is one of `pieces` equal runs of a sample's positions, so that one sample can keep several threads busy. The
-   sums of a piece go to scratch, (samples * pieces, 2, channels), and are added in order: the result does not depend on
-   which thread was first. Channels are taken WIDE at a time, so that their sums stay in registers; sums are in ACC for
-   RUN positions and in double beyond. */
+   Each sample's positions are split into `pieces` parts of about equal length, so that one sample can keep several
+   threads busy. The sums of a piece go to scratch, (samples * pieces, 2, channels), and are then added in order, so the
+   result does not depend on which thread finishes first. WIDE channels at a time are summed in registers: RUN positions
+   in ACC, and the runs in double. */
 
 #define PIECE(p) \
     const long n = (p) / pieces, from = ((p) % pieces) * space / pieces, to = ((p) % pieces + 1) * space / pieces
 
-/* One reading: deviations are taken from the mean of a sample's first positions, which is near enough to the real mean
-   that nothing cancels. A second reading would not come from the cache, as it does for rows. */
+/* The mean and the sum of squared deviations of each map, in one reading: unlike a row, a sample may not fit the cache.
+   Deviations are taken from the mean of the sample's first positions, which is close enough to the map's mean to avoid
+   cancellation. */
 static void F(stats_wide)(const T *v, long samples, long space, long channels, long pieces, ACC *scratch, double *mean,
                           double *m2, int threads)
 {
@@ -101,7 +102,7 @@ static void F(affine_wide)(const T *v, const T *other, T *out, long samples, lon
     }
 }
 
-/* The two sums of every map, from those of its pieces, in order. */
+/* The two sums of each map, from those of its pieces, in order. */
 static void F(gathered)(long samples, long channels, long pieces, const ACC *scratch, ACC *s0, ACC *s1)
 {
     for (long n = 0; n < samples; n++)

@@ -1,6 +1,6 @@
-/* Normalisation and Squeeze-and-Excitation in one pass, on the CPU: the loops of passes.h for each element type.
+/* Normalisation and Squeeze-and-Excitation in one pass on the CPU: passes.h for each element type.
 
-   Compiled once on the user's machine by its C compiler (library.py); without one, PyTorch's operations do the same. */
+   library.py compiles it once on the user's machine. Without a compiler, PyTorch's operations do the work. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 enum { BLOCK = 512, RUN = 256, WIDE = 64, SMALL = 1 << 14 };
 
-#ifndef ALLOCATE /* a test builds with one that always fails */
+#ifndef ALLOCATE /* a test defines one that always fails */
 #define ALLOCATE(bytes) malloc(bytes)
 #endif
 
@@ -16,10 +16,10 @@ static inline float f32_of_bf16(uint16_t x) { uint32_t u = (uint32_t)x << 16; fl
 static inline uint16_t bf16_of_f32(float f)
 {
     uint32_t u; memcpy(&u, &f, 4);
-    uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16; /* to nearest, ties to even */
+    uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16; /* to the nearest, ties to even */
     return f != f ? 0x7fc0 : (uint16_t)rounded;
 }
-static inline float relu_f32(float y) { return y < 0 ? 0 : y; } /* not y > 0 ? y : 0, which would hide a NaN */
+static inline float relu_f32(float y) { return y < 0 ? 0 : y; } /* y > 0 ? y : 0 would turn NaN into 0 */
 static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 
 #define ACC float
@@ -48,7 +48,7 @@ static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 #undef LOAD
 #undef STORE
 
-#ifdef __FLT16_MAX__ /* not every compiler has a half float; without one float16 is left to PyTorch's operations */
+#ifdef __FLT16_MAX__ /* without this type in the compiler, PyTorch's operations do float16 */
 #define T _Float16
 #define F(name) name##_float16
 #define LOAD(x) ((float)(x))

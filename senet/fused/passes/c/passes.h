@@ -1,14 +1,15 @@
-/* The passes over an activation, for one element type: T is how an element lies in memory, ACC what is computed in,
-   LOAD and STORE go from one to the other, F(name) names the function. Included once for each type by passes.c.
+/* The passes over an activation, for one element type. passes.c includes this file once per type and defines
+   T, the type in memory; ACC, the type of the arithmetic; LOAD and STORE, which convert between them; and F(name), a
+   function's name for this type.
 
-   rows: the map of a sample's channel is contiguous ("NCHW"): `rows` = N*C maps of `space` elements.
-   last: channels lie side by side ("channels last"): N samples of `space` positions of `channels` elements.
+   rows: each map is contiguous ("NCHW"): `rows` = N*C maps of `space` elements.
+   last: the channels of a position are contiguous ("channels last"): N samples of `space` positions of `channels`.
 
-   center, scale, shift, c1, c0, extra are (N, C); so are the sums. Means and squared deviations come in double: where the
-   mean is many standard deviations, its own rounding would be seen.
+   center, scale, shift, c1, c0, extra and the sums are (N, C). Means and squared deviations are double: a mean of many
+   standard deviations would lose too much in single precision.
 
-   Every pointer has passed pointers.py, which knows its shape, type and layout. A pointer that may be null is said to be.
-   Every function returns 1 if it is done, 0 if there was no memory for its scratch; nothing has been written then. */
+   pointers.py has checked the shape, type and layout behind every pointer. Comments say which pointers may be null.
+   Every function returns 1, or 0 if it got no scratch memory, and then it has written nothing. */
 #include "rows.h"
 #include "last.h"
 #include "few.h"

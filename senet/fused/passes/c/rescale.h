@@ -1,6 +1,6 @@
-/* In inference: u = u * gate + other, in u's own memory. That is all that is left to do with a map once its gate is known.
-   Without `other` (null), nothing is added. It may be u itself, element for element, but may not overlap it otherwise.
-   relu: 0 nothing is rectified, 1 the result, 2 u before it is rescaled. */
+/* In inference: u = u * gate + other, in place. This is all that remains to be done to a map once its gate is known.
+   `other` may be null, or u itself, but must not overlap u in any other way.
+   relu: 0 rectifies nothing, 1 the result, 2 u before it is rescaled. */
 
 #define LOOP(count, value) { _Pragma("omp simd") for (long i = 0; i < (count); i++) y[i] = STORE(value); }
 #define EACH(count, a, plus) \

@@ -1,8 +1,8 @@
-/* The passes over contiguous maps: `rows` = N*C of them, `space` elements each. Sums run in blocks of BLOCK elements:
-   in a block in ACC, where the compiler can use vectors, and over blocks in double, where nothing is lost. */
+/* The passes over contiguous maps: `rows` = N*C of them, of `space` elements each. BLOCK elements at a time are summed
+   in ACC, which vectorises, and the blocks in double, which keeps the digits. */
 
-/* Mean and sum of squared deviations of every row. Two readings, the second from the processor's cache: in one reading,
-   E[x^2] - E[x]^2 would cancel where the mean is many deviations. `rest` is what rounding left of the mean. */
+/* The mean and the sum of squared deviations of each row. The row is read twice, the second time from the cache,
+   because E[x^2] - E[x]^2 cancels if the mean is many standard deviations. `rest` corrects the rounding of the mean. */
 int F(stats_rows)(const T *v, long rows, long space, double *mean, double *m2, int threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -36,8 +36,8 @@ int F(stats_rows)(const T *v, long rows, long space, double *mean, double *m2, i
     return 1;
 }
 
-/* out = (v - center) * scale + shift, then + other (may be null), then ReLU if asked. Four loops and not one with
-   branches inside: only without a branch does the compiler use vectors. */
+/* out = (v - center) * scale + shift [+ other] [ReLU]; other may be null. Each case has a loop of its own, because a
+   branch inside the loop would prevent vectorisation. */
 int F(affine_rows)(const T *v, const T *other, T *out, long rows, long space, const ACC *center, const ACC *scale,
                     const ACC *shift, int relu, int threads)
 {
@@ -64,8 +64,8 @@ int F(affine_rows)(const T *v, const T *other, T *out, long rows, long space, co
     return 1;
 }
 
-/* The sums of dy and of dy * (v - mean) of every row. If `out` is given, dy counts where out is not <= 0: the backward
-   pass of the ReLU, which lets a NaN through. If `kept` is given too, that dy is written there. Both may be null. */
+/* The sums of dy and of dy * (v - mean) over each row. With `out`, dy is first zeroed where out <= 0, as in the
+   backward pass of a ReLU, but not where out is NaN. With `kept` too, that dy is written there. Both may be null. */
 int F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long space, const ACC *mean, ACC *s0,
                   ACC *s1, int threads)
 {
@@ -110,7 +110,8 @@ int F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long
     return 1;
 }
 
-/* How many positions of every row a ReLU of (v - center) * scale + shift passes, and the sum of v - center over them. */
+/* The number of positions of each row that pass a ReLU of (v - center) * scale + shift, and the sum of v - center over
+   them. */
 int F(passed_rows)(const T *v, long rows, long space, const ACC *center, const ACC *scale, const ACC *shift, ACC *n0,
                     ACC *n1, int threads)
 {
@@ -138,8 +139,8 @@ int F(passed_rows)(const T *v, long rows, long space, const ACC *center, const A
     return 1;
 }
 
-/* dv = scale * dy + c1 * (v - center) + c0. If `out` (may be null) is given, dy counts where out is not <= 0, and
-   `extra` is added there. */
+/* dv = scale * dy + c1 * (v - center) + c0. With `out`, which may be null, the first term is 0 where out <= 0 and
+   scale * dy + extra elsewhere. */
 int F(input_rows)(const T *dy, const T *v, const T *out, T *dv, long rows, long space, const ACC *center,
                    const ACC *scale, const ACC *c1, const ACC *c0, const ACC *extra, int threads)
 {

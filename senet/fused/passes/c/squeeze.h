@@ -1,5 +1,5 @@
-/* In inference: the squeeze, for each type of element. It can rectify what it reads, so that the map itself need not be
-   rectified before it: `least` is 0 then, else -INFINITY. NaN stays NaN. */
+/* In inference: the squeeze, for each element type. It can rectify what it reads, and then the map need not be rectified
+   first: `least` is 0, else -INFINITY. NaN stays NaN. */
 
 enum { LINE = 16 }; /* floats of a cache line, which two threads should not share */
 #define AT_LEAST(x) ((x) < least ? least : (x))
@@ -17,8 +17,8 @@ static float F(mean_of_row)(const T *x, long space, float least)
     return (float)(total / space);
 }
 
-/* The means of `width` channels that lie side by side, `channels` from one position to the next. Inlined, so that a
-   constant width becomes a loop of vectors without a remainder. */
+/* The means of `width` adjacent channels of a map of `channels`, channels last. It is inlined, so that a constant width
+   becomes a vector loop without a remainder. */
 static inline __attribute__((always_inline)) void F(means_of_columns)(const T *x, long space, long channels, long width,
                                                                       float least, float *mean)
 {
@@ -63,8 +63,8 @@ static void F(means)(const T *h, long samples, long channels, long space, int la
     }
 }
 
-/* mean (samples, channels) of h: (samples, channels, space), or with `last` (samples, space, channels); rectified before it
-   is averaged if asked. */
+/* The means (samples, channels) of h (samples, channels, space), or with `last` (samples, space, channels). With `relu`,
+   h is rectified before it is averaged. */
 int F(squeeze)(const T *h, long samples, long channels, long space, int last, int relu, float *mean, int threads)
 {
     if (samples * channels * space < SMALL) threads = 1;
