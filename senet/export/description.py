@@ -15,7 +15,7 @@ from senet.zoo.weights.load import noted_preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FIRST", "describe_network", "from_strings", "to_strings"]
+__all__ = ["FIRST", "describe_network", "to_strings"]
 
 FIRST = "senet"
 """The prefix of each name in a file, beside other tools' names: `senet.classes`."""
@@ -60,14 +60,3 @@ def to_strings(description: Mapping[str, Any]) -> dict[str, str]:
         name: value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
         for name, value in description.items()
     }
-
-
-def from_strings(texts: Mapping[str, str]) -> dict[str, Any]:
-    """The inverse of `to_strings`, except that a string of valid JSON comes back parsed."""
-    found: dict[str, Any] = {}
-    for name, text in texts.items():
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text
-    return found

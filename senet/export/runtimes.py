@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from senet.errors import InputError
 from senet.export.apart import Apart
 from senet.export.converting import reported
 from senet.export.description import FIRST
 from senet.extras import extra
+from senet.inference.capture import tensors_of
 from senet.inference.shapes import Shapes
-from senet.running import as_call, describe
+from senet.running import describe
 from senet.words import counted
 
 __all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
@@ -72,16 +72,12 @@ class Runtime(nn.Module):
 
     def on(self, example: Any) -> Any:
         """Run the network on the tensors of an example, positional or by name, in order."""
-        return self(*self._tensors(example))
+        return self(*tensors_of(example))
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[Callable[[Any], Any]]:
         """A context with `on` for examples on which the engine might end the process."""
         yield self.on
-
-    @staticmethod
-    def _tensors(example: Any) -> list[Tensor]:
-        return [leaf for leaf in pytree.tree_leaves(as_call(example)) if isinstance(leaf, Tensor)]
 
 
 def _arrays(tensors: Iterable[Tensor]) -> list[Any]:
@@ -129,7 +125,7 @@ class OnnxRuntime(Runtime):
         child = Apart(self._path, self._threads)
 
         def on(example: Any) -> tuple[Tensor, ...]:
-            return tuple(map(torch.from_numpy, child.infer(_arrays(self._tensors(example)))))
+            return tuple(map(torch.from_numpy, child.infer(_arrays(tensors_of(example)))))
 
         with contextlib.closing(child):
             yield on
@@ -229,7 +225,7 @@ def _shapes(text: str) -> Shapes:
     try:
         return Shapes.from_json(json.loads(text))
     except json.JSONDecodeError:
-        raise InputError(f"the file's word on shapes is not JSON: {text[:200]}") from None
+        raise InputError(f"what the file says of its shapes is not JSON: {text[:200]}") from None
 
 
 def _rt_info(model: Any) -> Mapping[str, str]:

@@ -46,7 +46,7 @@ def check(model: nn.Module, other: nn.Module, examples: Mapping[str, Any]) -> st
         if difference <= TOLERANCE:
             continue
         if difference < float("inf") and _difference(exact, exact, given) > TOLERANCE:
-            return "it does not compute the same twice, so nothing can be held against it"
+            return "it does not compute the same twice, so nothing can be compared with it"
         return f"its outputs would differ by {difference:.2g} of the largest, where {TOLERANCE:g} is allowed"
     return "" if exact is model else _rounds_more(exact, model, other, [*examples.values()])
 

@@ -78,8 +78,8 @@ def capture_program(
     why = found.shapes.fixed
     if why == "number" and dynamic_size:
         raise OptimizeError(
-            f"{name} computes with its batch as a fixed number ({max(batch, 2)}): without dynamic_size=True it can be "
-            f"had for the example's"
+            f"{name} computes with its batch as a fixed number ({max(batch, 2)}): leave dynamic_size out, and the "
+            f"result is for the example's batch"
         )
     if not why and not found.shapes.allow(found.shapes.sizes(tensors_of(example))):
         why = "test"
@@ -88,7 +88,7 @@ def capture_program(
 
 def _note(fixed: str, batch: int | None) -> str:
     reasons = {"number": f"computes with its batch as a fixed number ({batch})", "test": "tests the size of its batch"}
-    return f"it {reasons[fixed]}, so what it is made into is for the example's batch of {batch} alone" if fixed else ""
+    return f"it {reasons[fixed]}, so the result is for the example's batch of {batch} alone" if fixed else ""
 
 
 def _attempt(model: nn.Module, example: Any, free_batch: bool, free_size: bool) -> Captured:
@@ -106,15 +106,15 @@ def _attempt(model: nn.Module, example: Any, free_batch: bool, free_size: bool) 
     symbols: dict[str, str] = {}
     shapes = _shapes(program, batch_dims(example), symbols)
     if free_size:
-        _check_sizes(name, example, shapes)
+        _check_sizes(name, shapes)
     if free_batch and not any(side == "batch" for _, sides in shapes.inputs for side in sides):
         return Captured(program, dataclasses.replace(shapes, fixed="number"), {}, symbols)
     conditions = _conditions(model, program, example, shapes)
     if conditions is None:
         if free_size:
             raise OptimizeError(
-                f"{name} cannot be had for any size: torch does not tell which sizes its graph is right for; leave "
-                f"dynamic_size out"
+                f"{name} cannot be captured for any size, because torch does not tell for which sizes the graph is "
+                f"right: leave dynamic_size out"
             )
         return Captured(program, dataclasses.replace(shapes, fixed="test" if free_batch else ""), {}, symbols)
     shapes, own, assumed = conditions
@@ -171,14 +171,14 @@ def _shapes(program: torch.export.ExportedProgram, dims: Sequence[int | None], s
     return Shapes(tuple(inputs))
 
 
-def _check_sizes(name: str, example: Any, shapes: Shapes) -> None:
-    for (_, sides), _ in zip(shapes.inputs, tensors_of(example), strict=True):
+def _check_sizes(name: str, shapes: Shapes) -> None:
+    for _, sides in shapes.inputs:
         space = _SPACE.get(len(sides) - 2, ("size",) * len(sides))
         for side, word in zip(sides[2:], space, strict=False):
             if isinstance(side, int):
                 raise OptimizeError(
-                    f"{name} computes with the {word} as a fixed number ({side}): leave dynamic_size out, and it can "
-                    f"be had for the example's size"
+                    f"{name} computes with the {word} as a fixed number ({side}): leave dynamic_size out, and the "
+                    f"result is for the example's size"
                 )
 
 

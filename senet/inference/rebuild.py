@@ -34,7 +34,6 @@ _VIEWS = (
     _aten.transpose.int,
 )
 _UNARY = (*(getattr(_aten, each.op).default for each in ACTIVATIONS if each.unary), _aten._to_copy.default)
-_SCALAR = (_aten.mul.Tensor, _aten.add.Tensor, _aten.div.Tensor)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch import nn
 import senet
 from senet.block import SEBlock
 from senet.export import export as exporting
-from senet.export.description import from_strings, to_strings
+from senet.export.description import to_strings
 from senet.export.formats import FORMATS
 from senet.export.runtimes import OnnxRuntime, OpenVino
 
@@ -320,9 +320,11 @@ def _negated(model):
 
 
 def test_values_as_text():
-    values = {"network": "resnet20", "options": {"a": 1}, "classes": ["x", "y"], "n": 1.5, "none": None}
-    assert from_strings(to_strings(values)) == values
-    assert all(isinstance(text, str) for text in to_strings(values).values())
+    values = {"options": {"a": 1}, "classes": ["x", "ß"], "n": 1.5, "none": None}
+    texts = to_strings({"network": "resnet20", **values})
+    assert texts.pop("network") == "resnet20"
+    assert "ß" in texts["classes"]
+    assert {name: json.loads(text) for name, text in texts.items()} == values
 
 
 def test_what_is_known_of_a_created_network_is_in_the_file(tmp_path):
