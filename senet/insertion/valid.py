@@ -22,9 +22,10 @@ def valid(lengths: Tensor | Sequence[float], *, axis: int = -1) -> Iterator[None
     position more or fewer than the unpadded sample would have. Padding can still leak into the
     valid part through convolutions and biases, with or without SE.
 
-    The context applies to this thread, and not to SE blocks of other libraries. The result of `optimize`
-    refuses to run in it. A compiled network runs uncompiled within it, and no network can be traced,
-    exported or optimised there. With activation checkpointing, call `backward` inside it too, because that runs the network again.
+    The context applies to this thread, and not to SE blocks of other libraries. A compiled network
+    runs uncompiled within it. There no network can be traced, exported or optimised, and the result
+    of `optimize` refuses to run. With activation checkpointing, call `backward` inside it too,
+    because that runs the network again.
 
     Args:
         lengths: (N,), from 0 to 1: the fraction of each sample, from its start, that is valid.
