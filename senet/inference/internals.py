@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.autograd import forward_ad
 
 __all__ = [
     "Guard",
     "drop_guards",
-    "forward_mode",
     "guards_of",
     "quiet_solver",
     "returns_one_tensor",
@@ -112,8 +110,3 @@ def returns_one_tensor(graph: fx.Graph) -> bool:
     info = getattr(getattr(graph, "_codegen", None), "pytree_info", None)
     spec = getattr(info, "out_spec", None)
     return spec is not None and bool(spec.is_leaf())
-
-
-def forward_mode() -> bool:
-    """Whether forward-mode derivatives are being computed; True if torch does not expose it."""
-    return getattr(forward_ad, "_current_level", 0) >= 0

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import forward_ad
 
 import senet
@@ -111,7 +112,8 @@ def test_maps_are_rescaled_where_they_lie(shape, memory_format, dtype, function,
 def test_maps_that_lie_otherwise_are_rescaled_all_the_same():
     u, gate = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 1, 1)
     with torch.no_grad():
-        for x in (torch.randn(2, 4, 4, 3).permute(0, 3, 1, 2), torch.randn(2, 3, 4, 8)[..., ::2]):
+        negated = torch._neg_view(torch.randn(2, 3, 4, 4))
+        for x in (torch.randn(2, 4, 4, 3).permute(0, 3, 1, 2), torch.randn(2, 3, 4, 8)[..., ::2], negated):
             torch.testing.assert_close(rescale_add_relu(1, u.clone(), gate, x), torch.relu(u * gate + x))
         torch.testing.assert_close(rescale_add_relu(1, u.clone(), gate[:1], u), torch.relu(u * gate[:1] + u))
         v, across = torch.randn(2, 3, 5, 3), torch.rand(2, 1, 1, 3)  # channels in the last place
@@ -120,6 +122,17 @@ def test_maps_that_lie_otherwise_are_rescaled_all_the_same():
         torch.testing.assert_close(rescale_add(2, deep.clone(), gate[..., None], deep), deep * gate[..., None] + deep)
         torch.testing.assert_close(rescale_relu(1, x.clone(), gate), torch.relu(x * gate))
         torch.testing.assert_close(rescale_relu(1, u.clone(), gate[:1]), torch.relu(u * gate[:1]))
+
+
+def test_what_compiled_code_cannot_read_is_left_to_pytorch():
+    h, first, second = _case((2, 6, 3, 3), 2, 6)
+    for given in (torch._neg_view(h), h[:, :, :0], h[:0]):
+        torch.testing.assert_close(
+            gates(1, given, *first, 1, *second, 2, 2), gates(0, given, *first, 1, *second, 2, 2), equal_nan=True
+        )
+    for wrong in ((torch.randn(6, 3), None), (second[0], torch.randn(5))):
+        with pytest.raises(RuntimeError):
+            gates(1, h, *first, 1, *wrong, 2)
 
 
 def test_a_gradient_that_is_wanted_is_given():
@@ -202,6 +215,40 @@ def test_whoever_looks_into_it_sees_pytorchs_operations(network):
     torch.testing.assert_close(program.module()(x), wanted, **near)
     traced = torch.jit.trace(optimized, x, check_trace=False)
     torch.testing.assert_close(traced(x), wanted, **near)
+
+
+def test_a_form_can_be_vectorised():
+    class Unit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.se = nn.Conv2d(3, 3, 1), senet.SEBlock(3, 1)
+
+        def forward(self, x):
+            return torch.relu(self.se(self.conv(x)) + x)
+
+    model, x = Unit().eval(), torch.randn(3, 2, 3, 4, 4)
+    optimized = senet.optimize(model, x[0])
+    assert _calls(optimized, rescale_add_relu)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(optimized)(x), torch.stack([model(each) for each in x]))
+
+
+@pytest.mark.parametrize("activation", [F.relu, F.hardtanh, F.leaky_relu, F.silu, F.hardswish])
+def test_an_activation_before_an_addition_has_its_gradient(activation):
+    class Unit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return activation(self.norm(self.conv(x))) + x
+
+    model, x = Unit().eval(), torch.randn(2, 3, 4, 4)
+    optimized = senet.optimize(model, x)
+    assert optimized is not model
+    x.requires_grad_()
+    (ours,), (theirs,) = (torch.autograd.grad(each(x).square().sum(), x) for each in (optimized, model))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_that_are_learned_after_all_have_gradients(network):

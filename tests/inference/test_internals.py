@@ -7,7 +7,6 @@ import logging
 import pytest
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from torch.fx.experimental import _config
 
 import senet
@@ -33,7 +32,6 @@ GONE = {
     "places of guards": lambda monkeypatch: monkeypatch.setattr(internals, "_is_own", lambda _: True),
     "structure of outputs": lambda monkeypatch: monkeypatch.setattr(graph, "returns_one_tensor", lambda _: False),
     "checks of a saved program": lambda monkeypatch: monkeypatch.setattr(formats, "drop_guards", lambda *_: None),
-    "forward mode": lambda monkeypatch: monkeypatch.delattr(forward_ad, "_current_level"),
 }
 
 

@@ -107,6 +107,18 @@ def test_what_the_algebra_does_not_cover_stays(name):
     _equal(model, optimized, x, torch.randn(5, 4, 8, 8))
 
 
+class OnePlus(nn.Module):
+    """SE whose gate is 1 + tanh(...), and comes first in the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 4), nn.Linear(4, 16)
+
+    def forward(self, u):
+        g = torch.tanh(self.fc2(torch.relu(self.fc1(u.mean((2, 3))))))
+        return (1 + g[:, :, None, None]) * u
+
+
 MOVED = {
     "bias": Unit(SEBlock(16, 2, bias=True)),
     "tanh": Unit(SEBlock(16, 2, gate="tanh")),
@@ -120,6 +132,7 @@ MOVED = {
     "timm, hard": Unit(timm.layers.SqueezeExcite(16, rd_channels=4, gate_layer=nn.Hardsigmoid)),
     "effective": Unit(timm.layers.EffectiveSEModule(16)),
     "efficient": Unit(timm.layers.EcaModule(16)),
+    "one plus": Unit(OnePlus()),
 }
 
 

@@ -10,34 +10,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from senet.block.equations import is_jit_tracing
 from senet.fused.conditions import is_being_traced
 from senet.fused.passes.library import library
 from senet.inference.graph import Network, expect, value_of
-from senet.inference.internals import forward_mode
 
 __all__ = ["computed_now", "share_threads", "threads"]
 
 _KINDS = (Tensor, torch.nn.Parameter)
 
 
-def computed_now(*tensors: Tensor | None) -> bool:
-    """Whether operations on these run now, and are neither traced nor differentiated."""
-    if torch.compiler.is_compiling() or is_jit_tracing() or forward_mode():
-        return False
-    return not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors))
+def computed_now(*tensors: Tensor) -> bool:
+    """Whether operations on these run now, and are neither observed nor differentiated."""
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return not (differentiated or is_being_traced())
 
 
 def threads(*tensors: Tensor) -> int:
     """The number of threads for compiled functions in this run; 0 if PyTorch's operations must be used.
 
     Args:
-        tensors: the network's inputs, and the weights that those functions read.
+        tensors: the network's first input, and the weights that those functions read.
     """
     for x in tensors[1:]:
         if type(x) not in _KINDS or not x.is_cpu or x.dtype is not tensors[1].dtype or not x.is_contiguous():
             return 0
-    if not computed_now(*tensors) or is_being_traced() or type(tensors[0]) not in _KINDS or library() is None:
+    if not computed_now(*tensors) or type(tensors[0]) not in _KINDS or library() is None:
         return 0
     return torch.get_num_threads()
 

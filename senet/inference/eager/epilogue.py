@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
 from senet.fused.passes.library import library
-from senet.fused.passes.pointers import address, overlaps
+from senet.fused.passes.pointers import LAST, UnfitError, address, overlaps
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
 from senet.inference.eager.gate import gates, rectified_gates
@@ -24,7 +24,6 @@ __all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu", "resc
 
 _aten = torch.ops.aten
 _NOT, _AFTER, _BEFORE = 0, 1, 2  # whether the compiled function rectifies its result, or u before it is rescaled
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _COMPILED = {
     torch.float32: ("rescale_rows_float32", "rescale_last_float32"),
     torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
@@ -69,7 +68,7 @@ def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor
 
 
 def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) -> bool:
-    """Try the compiled kernel in place; return False if it does not support the layout or dtype."""
+    """Try the compiled kernel in place; return False if it does not support the layout, dtype or memory."""
     shape, dtype = u.shape, u.dtype
     if dtype not in _COMPILED or gate.dtype is not dtype or not u.is_cpu or u.requires_grad or gate.requires_grad:
         return False
@@ -79,13 +78,16 @@ def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: 
     if x is not None and (x.shape != shape or x.dtype is not dtype or x.requires_grad or overlaps(u, x)):
         return False
     rows, last = _COMPILED[dtype]
-    at = (address(u), address(x))
+    try:
+        at, scale = (address(u), address(x)), address(gate)
+    except UnfitError:
+        return False
     if u.is_contiguous() and (x is None or x.is_contiguous()):
-        getattr(library(), rows)(*at, maps, size // maps, address(gate), relu, threads)
+        getattr(library(), rows)(*at, maps, size // maps, scale, relu, threads)
         return True
-    lies = _LAST.get(len(shape))
+    lies = LAST.get(len(shape))
     if lies and u.is_contiguous(memory_format=lies) and (x is None or x.is_contiguous(memory_format=lies)):
-        getattr(library(), last)(*at, shape[0], size // maps, channels, address(gate), relu, threads)
+        getattr(library(), last)(*at, shape[0], size // maps, channels, scale, relu, threads)
         return True
     return False
 
@@ -94,6 +96,10 @@ def _may_overwrite(u: Tensor, *others: Tensor) -> bool:
     return computed_now(u, *others) and all(other.dtype == u.dtype for other in others)
 
 
+_ACTIVATIONS = {
+    getattr(_aten, each.op).default: getattr(_aten, f"{each.op}_").default for each in ACTIVATIONS if each.overwrites
+}
+_IN_PLACE = {_aten.add.Tensor: _aten.add_.Tensor, **_ACTIVATIONS}
 _FRESH = (
     _aten.conv1d.default,
     _aten.conv2d.default,
@@ -103,23 +109,16 @@ _FRESH = (
     _aten.conv3d.padding,
     _aten.linear.default,
     _aten.add.Tensor,
+    _aten.add_.Tensor,
     _aten.mul.Tensor,
     rescale,
-    rescale_relu,
     rescale_rectified,
     rescale_add,
-    rescale_add_relu,
 )
+# Fresh too, but autograd may keep them for the backward pass, so only `rescale` may overwrite them, which asks first.
+_ACTIVATED = (*_ACTIVATIONS, *_ACTIVATIONS.values(), rescale_relu, rescale_add_relu)
 _NORMALISATION = _aten._native_batch_norm_legit_no_training.default  # stays in half precision; its first result is new
 _READERS = (gates, window_means, _aten.mean.dim)  # their results are new tensors
-_IN_PLACE = {
-    _aten.add.Tensor: _aten.add_.Tensor,
-    **{
-        getattr(_aten, each.op).default: getattr(_aten, f"{each.op}_").default
-        for each in ACTIVATIONS
-        if each.overwrites
-    },
-}
 
 
 def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
@@ -137,8 +136,8 @@ def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
 
 def _fuse(network: Network, product: fx.Node) -> fx.Node | None:
     a, b = product.args
-    u, gate = (a, b) if _is_fresh(a, product) else (b, a)
-    if not _is_fresh(u, product) or not isinstance(u, fx.Node) or not isinstance(gate, fx.Node):
+    u, gate = (a, b) if _is_fresh(a, product, _FRESH + _ACTIVATED) else (b, a)
+    if not _is_fresh(u, product, _FRESH + _ACTIVATED) or not isinstance(u, fx.Node) or not isinstance(gate, fx.Node):
         return None
     function: Any = rescale
     last = product
@@ -178,24 +177,22 @@ def _overwrite(node: fx.Node) -> None:
             return
         a, b = node.args
         if not _is_fresh(a, node) and _is_fresh(b, node):
-            a, b = b, a
-            if _is_fresh(a, node) and _like(a, node):
-                node.args = (a, b)
-    else:
-        a = node.args[0]
-    if _is_fresh(a, node) and _like(a, node):
+            node.args = (b, a)
+    if _is_fresh(node.args[0], node):
         node.target = _IN_PLACE[node.target]  # type: ignore[index]
 
 
-def _is_fresh(given: Any, user: fx.Node) -> bool:
-    """Whether `user`'s operand is a new tensor whose other readers have all run before."""
+def _is_fresh(given: Any, user: fx.Node, targets: tuple[Any, ...] = _FRESH) -> bool:
+    """Whether `user` may overwrite its operand: a new tensor like its result, whose other readers run before."""
     if not isinstance(given, fx.Node) or given.op != "call_function" or user not in given.users:
+        return False
+    if not _like(given, user):
         return False
     if not all(other is user or (other.target in _READERS and other < user) for other in given.users):
         return False
     if given.target is operator.getitem:
         return given.args[1:] == (0,) and getattr(given.args[0], "target", None) is _NORMALISATION
-    return given.target in _FRESH or (given.target in _IN_PLACE.values() or given.target in _IN_PLACE)
+    return given.target in targets
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
 from senet.fused.passes.library import library
-from senet.fused.passes.pointers import address
+from senet.fused.passes.pointers import UnfitError, address
 from senet.inference.eager.conditions import computed_now
 from senet.inference.graph import Network, value_of
 
@@ -101,11 +101,16 @@ def _compiled(
     if h.dtype not in _SQUEEZED or weight1.dtype is not h.dtype or not h.is_cpu or h.requires_grad or not h.numel():
         return None
     last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
-    (samples, channels, *_), (width, inputs), outputs = h.shape, weight1.shape, weight2.shape[0]
-    if last < 0 or channels != inputs:
+    (samples, channels, *_), (width, inputs), (outputs, hidden) = h.shape, weight1.shape, weight2.shape
+    if last < 0 or channels != inputs or hidden != width:
+        return None
+    if (bias1 is not None and len(bias1) != width) or (bias2 is not None and len(bias2) != outputs):
         return None
     functions: Any = library()
-    given = (address(h), samples, channels, h.numel() // (samples * channels), last, relu)
+    try:
+        given = (address(h), samples, channels, h.numel() // (samples * channels), last, relu)
+    except UnfitError:
+        return None
     if samples > _FEW or h.dtype is not _FLOAT:
         pooled = h.new_empty((samples, channels), dtype=_FLOAT)
         getattr(functions, _SQUEEZED[h.dtype])(*given, address(pooled), threads)
