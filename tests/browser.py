@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from pathlib import Path
 
 
@@ -19,8 +21,23 @@ def complaints(browser) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser")]
 
 
+def printed(browser) -> bytes:
+    """The open page as a PDF. Chromium sometimes answers that printing failed, and prints when it is asked again."""
+    from selenium.common.exceptions import WebDriverException
+
+    for attempt in range(3):
+        try:
+            made = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
+            break
+        except WebDriverException as error:
+            if attempt == 2 or "Printing failed" not in str(error):
+                raise
+            time.sleep(1)
+    return base64.b64decode(made["data"])
+
+
 def requests(browser) -> list[str]:
-    """The addresses that the browser asked for, but for what is in the page itself (data:)."""
+    """The addresses that a page asked for, but for what is in the page itself (data:) and in the browser (chrome:)."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith("data:")]
+    return [url for url in sent if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))]

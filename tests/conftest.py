@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -38,6 +39,14 @@ if _WORKERS > 1:
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_compiled_before():
+    """PyTorch compiles a function for a limited number of networks in a process, whichever tests they are of."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,9 @@ def browser(chromium):
     sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     sent += [m["params"]["url"] for m in messages if m["method"] == "Network.webSocketCreated"]
     assert any(url.startswith(chromium.url) for url in sent)
-    assert [url for url in sent if not url.startswith((chromium.url, "data:", "chrome:", "blob:"))] == []
+    assert [
+        url for url in sent if not url.startswith((chromium.url, "data:", "chrome:", "chrome-untrusted:", "blob:"))
+    ] == []
     assert [entry for entry in chromium.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 

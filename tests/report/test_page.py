@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import dataclasses
 import io
@@ -33,7 +32,7 @@ from senet.report import (
     write_page,
 )
 from senet.report.figures import short
-from tests.browser import complaints, opened, requests
+from tests.browser import complaints, opened, printed, requests
 
 EVIL = "<script>document.title='taken'</script>\"'&$x^{$<img src=x onerror=alert(1)>"
 
@@ -244,8 +243,7 @@ def test_print_has_no_empty_first_page(chromium, tmp_path):
 
     def pages_of(*parts):
         opened(chromium, write_page(Page("t", ["Better."], [Section("s", parts)], "senet x"), tmp_path))
-        printed = chromium.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
-        return len(re.findall(rb"/Type\s*/Page\b(?!s)", base64.b64decode(printed)))
+        return len(re.findall(rb"/Type\s*/Page\b(?!s)", printed(chromium)))
 
     small = Table("small", "A table", [Column("a"), Column("b")], [[1, 2], [3, 4]])
     assert pages_of(small) == 1
@@ -269,8 +267,7 @@ def test_print_repeats_the_headings_on_every_page(chromium, tmp_path):
     rows = [[f"row-{row}", row] for row in range(90)]
     long = Table("long", "A long table", [Column("name", number=False), Column("what is counted")], rows)
     opened(chromium, write_page(Page("t", [], [Section("s", [long])]), tmp_path))
-    printed = chromium.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
-    (tmp_path / "t.pdf").write_bytes(base64.b64decode(printed))
+    (tmp_path / "t.pdf").write_bytes(printed(chromium))
     text = subprocess.run(["pdftotext", "-layout", tmp_path / "t.pdf", "-"], capture_output=True, text=True, check=True)
     pages = text.stdout.removesuffix("\f").split("\f")
     assert len(pages) > 1
