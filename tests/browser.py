@@ -32,7 +32,10 @@ def printed(browser) -> bytes:
         except WebDriverException as error:
             if attempt == 2 or "Printing failed" not in str(error):
                 raise
+            address = browser.current_url
+            browser.get("about:blank")  # what failed leaves its layout behind
             time.sleep(1)
+            browser.get(address)
     return base64.b64decode(made["data"])
 
 
