@@ -85,19 +85,9 @@ def rectified_gates(threads: int, u: Tensor, *excitation: Any) -> tuple[Tensor, 
     return h, gates(threads, h, *excitation), False
 
 
-def _compiled(
-    threads: int,
-    h: Tensor,
-    relu: int,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    inner: int,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    outer: int,
-    ones: int,
-) -> Tensor | None:
+def _compiled(threads: int, h: Tensor, relu: int, *excitation: Any) -> Tensor | None:
     """The gates by compiled functions, of max(h, 0) with `relu`; None if they do not take these tensors."""
+    weight1, bias1, inner, weight2, bias2, outer, ones = excitation
     if h.dtype not in _SQUEEZED or weight1.dtype is not h.dtype or not h.is_cpu or h.requires_grad or not h.numel():
         return None
     last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
@@ -114,7 +104,7 @@ def _compiled(
     if samples > _FEW or h.dtype is not _FLOAT:
         pooled = h.new_empty((samples, channels), dtype=_FLOAT)
         getattr(functions, _SQUEEZED[h.dtype])(*given, address(pooled), threads)
-        return _excited(pooled.to(h.dtype), weight1, bias1, inner, weight2, bias2, outer, ones)
+        return _excited(pooled.to(h.dtype), *excitation)
     gate = h.new_empty((samples, outputs, *_ONES[ones]))
     done = functions.gates(
         *given,
