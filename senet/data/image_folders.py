@@ -14,7 +14,7 @@ import numpy as np
 from senet.data.decoding import EXTENSIONS
 from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
-from senet.words import counted, nearest
+from senet.words import counted, listed, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -385,5 +385,4 @@ def named_otherwise(path: Path, root: Path) -> BadFile:
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    return listed([*map(repr, names)], most)

@@ -10,7 +10,7 @@ import torch
 
 from senet.data.images import ChosenImages, JoinedImages
 from senet.errors import DataError
-from senet.words import printable
+from senet.words import listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,8 +84,7 @@ class DataSource:
         """One line with the number of images per split and the classes."""
         words = {"train": "to train on", "val": "to measure (val)", "test": "to measure (test)"}
         sizes = [f"{len(images):,} {what}" for split, what in words.items() if (images := getattr(self, split))]
-        shown = ", ".join(self.classes[:SHOWN]) + f" and {len(self.classes) - SHOWN} more" * (len(self.classes) > SHOWN)
-        return f"{self.name}: {', '.join(sizes)}, {len(self.classes)} classes: {shown}"
+        return f"{self.name}: {', '.join(sizes)}, {len(self.classes)} classes: {listed(self.classes, SHOWN)}"
 
     @property
     def kind(self) -> str:

@@ -20,7 +20,7 @@ from senet.errors import DataError
 from senet.extras import how_to_install
 from senet.files.cache import cache_folder
 from senet.files.run_folder import SETTINGS
-from senet.words import did_you_mean
+from senet.words import did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,8 +109,7 @@ def _without_images(splits: Mapping[str, Images], classes: Sequence[str]) -> tup
     empty = [name for index, name in enumerate(classes) if index not in here]
     if not empty:
         return ()
-    some = ", ".join(empty[:8]) + f" and {len(empty) - 8} more" * (len(empty) > 8)
-    return (f"there is no image to train on in {len(empty)} of the {len(classes)} classes: {some}",)
+    return (f"there is no image to train on in {len(empty)} of the {len(classes)} classes: {listed(empty, 8)}",)
 
 
 def _in_order(splits: Mapping[str, Images]) -> tuple[Images | None, Images | None, Images | None]:

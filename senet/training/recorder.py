@@ -16,6 +16,7 @@ from senet.files.run_folder import BEST, METRICS, NOT_FINITE, write_csv, write_j
 from senet.saving.saving import write_network
 from senet.training.checkpointing import place, sweep
 from senet.training.tally import NotFinite, Sums
+from senet.words import listed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,7 +180,7 @@ class Recorder(Checkpoint):
         record = {"step": step, "epoch": epoch + 1, "batch": batch + 1, "images": images}
         if self._setup.processes.rank == 0:
             write_json(self.folder / NOT_FINITE, record)
-        shown = ", ".join(images[:NAMED]) + f" and {len(images) - NAMED} more" * (len(images) > NAMED)
+        shown = listed(images, NAMED)
         return StudyError(
             f"{what} is {error.loss} at step {step} of {self._setup.steps} (epoch {epoch + 1}, batch {batch + 1}): the "
             f"training diverged; a smaller learning rate than {self._setup.recipe.lr:g} may help. Images of the batch: "

@@ -26,8 +26,7 @@ TESTS = "".join(file.read_text("utf-8") for file in (DOCS.parent / "tests").rglo
 
 def has_a_test_of_its_own(page):
     """Whether another test runs the page: those of the guide build on each other, some need frameworks."""
-    of_docs = page.parent == DOCS and (f"docs/{page.name}" in TESTS or f'"docs" / "{page.name}"' in TESTS)
-    return page.parent.name == "guide" or of_docs
+    return page.parent.name == "guide" or (page.parent == DOCS and f"docs/{page.name}" in TESTS)
 
 
 RUN = [page for page in [*ALL, README] if any(b.runs for b in pages.blocks(page)) and not has_a_test_of_its_own(page)]
