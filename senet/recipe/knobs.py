@@ -15,6 +15,7 @@ __all__ = [
     "above_0",
     "at_least_0",
     "check",
+    "check_seed",
     "choice",
     "knob",
     "optional",
@@ -66,6 +67,16 @@ def check(recipe: Any) -> None:
             if not allowed.takes(value):
                 hint = did_you_mean(value, allowed.choices, "", most=1)
                 raise InputError(f"{field.name} is {allowed.words}, not {value!r}{hint}")
+
+
+def check_seed(seed: object) -> None:
+    """Check a training's seed.
+
+    Raises:
+        InputError: it is not a whole number from 0 to 2**63 - 1, the largest that keys of randomness are made of.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"seed is a whole number of at least 0 and less than 2**63, not {seed!r}")
 
 
 def _is_number(value: object) -> bool:

@@ -39,6 +39,7 @@ from senet.files.run_folder import (
     write_json,
 )
 from senet.recipe.choose import recipe_for
+from senet.recipe.knobs import check_seed
 from senet.recipe.options import Options, changes_in, known_options
 from senet.running import count_parameters
 from senet.saving.saving import write_network
@@ -116,11 +117,12 @@ def train(
             or the loss is not finite.
         ValueError: data, network, weights, sites or a number are not usable.
     """
-    if type(seed) is not int or seed < 0:
-        raise InputError(f"seed is a whole number of at least 0, not {seed!r}")
+    check_seed(seed)
     asked = known_options(options, Options, "train")
     spec = spec if make is None else block_spec(spec, make)
     name, given = given_model(model)
+    if spec is None and not (where is None and start is None):
+        raise InputError("where and start are for blocks that are inserted: give spec, such as SESpec(), or make")
     arm = NetworkSpec(name, None if weights is None else str(weights), spec, where, make, given).with_start(start)
     layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     if layout.to_start:

@@ -231,8 +231,8 @@ def test_data_without_training_images_is_refused(tiny, paint, tmp_path):
 
 def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
     asked = {**SHORT, "out": tmp_path / "run"}
-    for seed in (-1, 0.5, "0"):
-        with pytest.raises(ValueError, match="seed is a whole number"):
+    for seed in (-1, 0.5, "0", 2**63):
+        with pytest.raises(ValueError, match="seed is a whole number of at least 0 and less than 2\\*\\*63"):
             train(tiny, pictures, seed=seed, **asked)
     (tmp_path / "swapped.json").write_text('["light", "dark"]')
     for classes in ({"class_offset": 1}, {"classes": tmp_path / "swapped.json"}):
@@ -261,6 +261,9 @@ def test_from_weights_se_starts_as_the_identity_unless_asked(tiny, pictures, tmp
     assert made.notes == (f"{tmp_path}/weights.pth: fc: 5 classes in the file, 2 wanted: starts fresh",)
     scales = {float(block.scale) for block in blocks(made.network).values()}
     assert scales == ({2.0} if expected == "identity" else {1.0})
+    for site in ({"where": "blocks*"}, {"start": "paper"}):
+        with pytest.raises(ValueError, match="where and start are for blocks that are inserted: give spec"):
+            train(tiny, pictures, **site, **asked)
 
 
 def test_from_scratch_se_starts_as_in_the_paper_unless_asked(tiny):

@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from senet.errors import InputError, StudyError
+from senet.recipe.knobs import check_seed
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class CellOptions:
         sbatch: options for sbatch, as typed.
 
     Raises:
-        InputError: two options exclude each other, or `sbatch` lacks a closing quote.
+        InputError: two options exclude each other, `seed` is too large, or `sbatch` lacks a closing quote.
     """
 
     only: str | None = None
@@ -62,6 +63,8 @@ class CellOptions:
     sbatch: str | None = None
 
     def __post_init__(self) -> None:
+        if self.seed is not None:
+            check_seed(self.seed)
         if self.launcher is not None and self.launcher not in LAUNCHERS:
             raise InputError(f"launcher is one of {', '.join(LAUNCHERS)}, not {self.launcher!r}")
         asked = {"--list-cells": self.list_cells, "--report-only": self.report_only, "--launcher": self.launcher}
