@@ -10,8 +10,11 @@ keys are optional: `pruned` (the module in place of each pruned SE block, by nam
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +132,10 @@ def write(path: Path, state: Mapping[str, Any], header: Header) -> None:
     try:
         save_file(tensors, path, metadata={_KEY: text})
     except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
+        found = re.search(r"os error (\d+)", str(error))  # its words for a full disk
+        number = int(found[1]) if found else errno.EIO
+        words = os.strerror(number) if found else str(error)
+        raise OSError(number, f"cannot write into {path.parent}: {words}") from error
 
 
 def read_header(path: Path) -> Header | None:

@@ -19,7 +19,7 @@ from senet.console.logs import turned_down
 from senet.console.stopping import Stopped
 from senet.data.augmentation import mixing_of
 from senet.data.sampling import forking, random_key
-from senet.errors import StudyError
+from senet.errors import SenetError, StudyError
 from senet.evaluation.logits import logits_of
 from senet.insertion import parameter_groups
 from senet.training.callbacks import Averaging, EveryBlockRuns, FrozenStatistics
@@ -178,7 +178,7 @@ def fit(
         raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
     recorder = Recorder(folder, setup, train, classifier.trained, progress)
     first = setup.processes.rank == 0
-    with quiet(), in_plain_words(folder, recipe):
+    with quiet(), in_plain_words(folder, recipe, setup.processes.count):
         trainer = L.Trainer(
             accelerator=device.type,
             devices=_devices(setup),
@@ -215,7 +215,9 @@ def fit(
                     raise KeyboardInterrupt from end
                 raise
             except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-                if checkpoint is None or recorder.begun or isinstance(error, (StudyError, torch.OutOfMemoryError)):
+                # A device that fails has nothing against the checkpoint, and removing it would lose the training.
+                known = (SenetError, torch.OutOfMemoryError, torch.AcceleratorError)
+                if checkpoint is None or recorder.begun or isinstance(error, known):
                     raise
                 words = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise StudyError(

@@ -44,6 +44,7 @@ from senet.recipe.options import Options, changes_in, known_options
 from senet.running import count_parameters
 from senet.saving.saving import write_network
 from senet.training.checkpointing import claim, newest, step_of, sweep
+from senet.training.failures import in_plain_words
 from senet.training.finished import RunResult, finished_run
 from senet.training.freezing import freeze_plain
 from senet.training.loggers import check_logger
@@ -120,9 +121,9 @@ def train(
     check_seed(seed)
     asked = known_options(options, Options, "train")
     spec = spec if make is None else block_spec(spec, make)
-    name, given = given_model(model)
     if spec is None and not (where is None and start is None):
         raise InputError("where and start are for blocks that are inserted: give spec, such as SESpec(), or make")
+    name, given = given_model(model)
     arm = NetworkSpec(name, None if weights is None else str(weights), spec, where, make, given).with_start(start)
     layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
     if layout.to_start:
@@ -303,9 +304,8 @@ def run(
         notes=(*setup.source.notes, *made.notes),
         skipped=setup.source.skipped,
     )
-    if processes.rank == 0:
-        _write(result, network, said, made, setup, settings)
-    processes.first(lambda: None)  # all processes wait until the result is written
+    with in_plain_words(folder, setup.recipe):
+        processes.first(lambda: _write(result, network, said, made, setup, settings))
     return result
 
 

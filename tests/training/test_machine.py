@@ -66,9 +66,10 @@ def test_a_picture_that_vanishes_is_one_line(tiny, pictures, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(24, "Too many open files"), r"too few file descriptors: .*ulimit -n 1024"),
+        (OSError(24, "Too many open files"), r"too few file descriptors: .*ulimit -n 4096"),
         (RuntimeError("received 0 items of ancdata"), "too few file descriptors"),
         (RuntimeError("can't start new thread"), "memory is exhausted"),
+        (RuntimeError("Expected to have finished reduction in the prior iteration"), "its scores do not depend on"),
         (
             BadImageError("Caught BadImageError.\nTraceback\nsenet.errors.BadImageError: x.png is gone"),
             r"^x.png is gone\.",
@@ -78,6 +79,17 @@ def test_a_picture_that_vanishes_is_one_line(tiny, pictures, tmp_path, monkeypat
 def test_what_the_machine_lacks_is_said(tmp_path, error, words):
     with pytest.raises(StudyError, match=words), in_plain_words(tmp_path, RECIPE):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "processes", "remedy"),
+    [(9, 1, 1, "--accumulate 3 "), (12, 2, 2, "--accumulate 6 "), (4, 4, 1, "a smaller --size"), (1, 1, 1, "a smal")],
+)
+def test_the_remedy_for_exhausted_memory_can_be_followed(tmp_path, batch_size, accumulate, processes, remedy):
+    recipe = Recipe(batch_size=batch_size, epochs=1, lr=0.1, accumulate=accumulate)
+    words = f"a batch of {batch_size} in {accumulate} parts?: in another folder, {remedy}"
+    with pytest.raises(StudyError, match=words), in_plain_words(tmp_path, recipe, processes):
+        raise MemoryError
 
 
 def test_two_commands_on_one_folder(tiny, pictures, tmp_path):

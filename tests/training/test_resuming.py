@@ -221,6 +221,17 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_is_whole(tiny, pictures, tm
 
 
 @pytest.mark.parametrize("how", ["cpu", "gpu", "python", "loader"])
+def test_a_disk_that_is_full_at_the_end_is_said_too(tiny, pictures, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("senet.training.train.write_network", full)
+        with pytest.raises(StudyError, match=r"disk of .*run is full .*: make room\. .*step-000000009\.ckpt, is whole"):
+            train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    assert len(train(tiny, pictures, out=tmp_path / "run", **SHORT).history) == 3
+
+
 def test_exhausted_memory_is_said_and_the_last_checkpoint_is_whole(tiny, pictures, tmp_path, how):
     def exhaust(*_):
         if how == "cpu":
@@ -231,6 +242,16 @@ def test_exhausted_memory_is_said_and_the_last_checkpoint_is_whole(tiny, picture
             "loader": RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "),
         }[how]
 
-    words = "fewer --workers" if how == "loader" else "memory is exhausted by a batch of 8 in 1 parts: --accumulate 2"
+    exhausted = "memory is exhausted by a batch of 8 in 1 part: in another folder, --accumulate 2 splits it into 2"
+    words = "fewer --workers" if how == "loader" else exhausted
     with pytest.raises(StudyError, match=rf"{words}.*step-000000003\.ckpt, is whole"):
         train(tiny, pictures, out=tmp_path / "run", callbacks=[At(4, exhaust)], **SHORT, **EVERY_STEP)
+def test_a_batch_too_small_for_a_batch_normalisation_is_said(tiny, pictures, tmp_path):
+    file = Path(tiny.removesuffix(":tiny"))
+    pooled = "nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes)"
+    file.write_text(f"{file.read_text()}\ndef pooled(num_classes=10):\n    return nn.Sequential({pooled})\n")
+    words = r"one value per channel from a batch of 4 in 4 parts, which it cannot normalise: a larger --batch-size"
+    with pytest.raises(StudyError, match=words):
+        train(f"{file}:pooled", pictures, out=tmp_path / "run", epochs=1, batch_size=4, accumulate=4, devices="cpu")
+
+
