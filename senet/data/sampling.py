@@ -22,6 +22,7 @@ from senet.data.images import Images
 from senet.data.signals import WorkerSignalShield
 from senet.data.transforms import Augmentation, Preprocessing
 from senet.errors import DataError, InputError, StudyError
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -291,7 +292,7 @@ def train_loader(
     """
     count = _workers(cached, workers)
     whole = min(batch_size, len(cached))
-    share = share_of(whole, processes, parts)
+    share = share_of(whole, processes, parts, len(cached))
     return DataLoader(
         _Views(cached, augmentation, seed),
         batch_size=share,
@@ -329,17 +330,19 @@ def eval_loader(
     )
 
 
-def share_of(batch_size: int, processes: int, parts: int) -> int:
+def share_of(batch_size: int, processes: int, parts: int, images: int) -> int:
     """The number of images that a process handles at a time.
 
     Raises:
-        StudyError: a batch does not divide into so many equal parts; the message has the nearest size that does.
+        StudyError: a batch does not divide into so many equal parts; the message has the nearest size that does, up
+            to the number of images.
     """
     pieces = processes * parts
     if batch_size % pieces:
-        near = max(1, round(batch_size / pieces)) * pieces
+        near = min(max(1, round(batch_size / pieces)), images // pieces) * pieces
+        remedy = f"give a batch_size of {near}" if near else f"there are only {counted(images, 'image')} to train on"
         raise StudyError(
-            f"a batch of {batch_size} does not come in equal parts for {processes} devices"
-            f"{f' and accumulate={parts}' * (parts > 1)}: give a batch_size of {near}"
+            f"a batch of {batch_size} does not come in equal parts for {counted(processes, 'device')}"
+            f"{f' and accumulate={parts}' * (parts > 1)}: {remedy}"
         )
     return batch_size // pieces

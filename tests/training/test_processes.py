@@ -87,6 +87,7 @@ def test_gpus_by_number_and_by_name(monkeypatch):
         ({"devices": "cpu*0"}, "asks for no device"),
         ({"devices": "cuda:0,1"}, "is not on this machine"),
         ({"strategy": "dp"}, "strategy is one of ddp, fsdp, not 'dp'"),
+        ({"devices": 0}, "devices='0' asks for no device"),
         ({"strategy": "fsdp"}, "shards a network over GPUs, and there are none here"),
         ({"nodes": 0}, "nodes is a whole number of at least 1"),
         ({"nodes": 2}, r"nodes=2: start the command on each machine with torchrun, or .* srun"),
@@ -132,14 +133,14 @@ def test_processes_and_parts_share_the_batches_of_one(processes, parts):
     alone = list(KeyedSampler(53, 0, 2, batch_size=12))
     shared = [list(KeyedSampler(53, 0, 2, batch_size=12, rank=r, processes=processes)) for r in range(processes)]
     assert len(alone) == 48
-    share = share_of(12, processes, 1)
+    share = share_of(12, processes, 1, 53)
     for number in range(4):
         together = [key for own in shared for key in own[number * share : (number + 1) * share]]
         assert together == alone[number * 12 : (number + 1) * 12]
         assert [index for _, index in together] == KeyedSampler(53, 0, batch_size=12).batch(2, number)
     begun = [key for _, key in KeyedSampler(53, 0, 2, batch_size=12, begin=3, rank=processes - 1, processes=processes)]
     assert begun == [key for _, key in shared[-1][3 * share :]]
-    assert share_of(12, processes, parts) * processes * parts == 12
+    assert share_of(12, processes, parts, 53) * processes * parts == 12
 
 
 def test_the_next_epoch_begins_at_its_beginning():
@@ -152,9 +153,13 @@ def test_the_next_epoch_begins_at_its_beginning():
 
 def test_a_batch_that_does_not_come_in_equal_parts():
     with pytest.raises(StudyError, match="30 does not come in equal parts for 4 devices: give a batch_size of 32"):
-        share_of(30, 4, 1)
+        share_of(30, 4, 1, 99)
+    with pytest.raises(StudyError, match="30 does not come in equal parts for 4 devices: give a batch_size of 28"):
+        share_of(30, 4, 1, 30)  # 32 would be capped at 30 again
     with pytest.raises(StudyError, match=r"for 2 devices and accumulate=4: give a batch_size of 8"):
-        share_of(7, 2, 4)
+        share_of(7, 2, 4, 8)
+    with pytest.raises(StudyError, match=r"for 1 device and accumulate=4: there are only 3 images to train on"):
+        share_of(3, 1, 4, 3)
 
 
 @pytest.mark.parametrize(("length", "processes"), [(7, 1), (7, 2), (8, 3), (2, 4)])

@@ -139,11 +139,11 @@ def device_layout(
 
 def asked_here(asked: str) -> DeviceLayout:
     """The requested devices of this machine, as `device_layout` takes them."""
+    if re.fullmatch(r"(cpu\*)?0+", asked):
+        raise StudyError(f"devices={asked!r} asks for no device")
     if found := re.fullmatch(r"cpu\*(\d+)", asked):
-        if int(found[1]) < 1:
-            raise StudyError(f"devices={asked!r} asks for no device")
         return DeviceLayout(torch.device("cpu"), tuple(range(int(found[1]))))
-    if asked.isdecimal() and asked not in ("0", "1"):
+    if asked.isdecimal() and asked != "1":
         here = torch.cuda.device_count()
         if here and int(asked) > here:
             raise StudyError(f"devices={asked} is more than this machine has: {here}")
