@@ -9,12 +9,13 @@ from senet.data.readable import Readable
 from senet.data.sources import DataSource
 from senet.data.unreadable import MAX_BAD
 from senet.errors import InputError
-from senet.evaluation.logits import predict_all
+from senet.evaluation.logits import check_scores, predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.evaluation.options import MeasureOptions
-from senet.evaluation.reliability import CalibrationError
+from senet.evaluation.reliability import bins_of, calibration_error
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
 from senet.recipe.options import known_options
+from senet.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,10 +86,10 @@ def measure(
     source, images, opened, how = labelled.source, labelled.images, labelled.opened, labelled.preprocessing
     batches = Readable(images, how, batch_size, workers=workers, max_bad=max_bad, name=source.name, before=source.bad)
     shown = progress or Progress(show=False)
-    calibration = CalibrationError()
     with shown.steps(len(batches)), in_eval_mode(opened.network, labelled.device) as network:
-        shown.run(f"measuring {len(images)} images")
-        found = predict_all(network, batches, how, device=labelled.device, step=shown.step, each=calibration.count)
+        shown.run(f"measuring {counted(len(images), 'image')}")
+        found = predict_all(network, batches, how, device=labelled.device, step=shown.step)
+    check_scores(found.probabilities)
     return Evaluation(
         top1=found.accuracy,
         top5=found.accuracy_of_five,
@@ -98,7 +99,7 @@ def measure(
         classes=found.classes,
         preprocessing=how,
         correct=tuple(found.correct.tolist()),
-        calibration_error=calibration.take(),
+        calibration_error=calibration_error(bins_of(found)),
         model=opened.name,
         weights=opened.weights,
         data=source.name,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senet.errors import DataError, StudyError
+from senet.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from senet.data.sampling import Batch
     from senet.data.transforms import Preprocessing
 
-__all__ = ["Predictions", "answers", "device_of", "logits_of", "predict_all"]
+__all__ = ["Predictions", "answers", "check_scores", "device_of", "logits_of", "predict_all"]
 
 
 def device_of(devices: str | int) -> torch.device:
@@ -100,6 +101,22 @@ class Predictions:
         return int((self.top == self.labels[:, None]).any(1).sum()) / len(self.labels)
 
 
+def check_scores(probabilities: Tensor) -> None:
+    """Check the (n, k) highest probabilities of n images.
+
+    NaN compares as the highest, so that the accuracy of a network that diverged would be that of its first class.
+
+    Raises:
+        StudyError: some are NaN.
+    """
+    wrong = int(probabilities.isnan().any(1).sum())
+    if wrong:
+        raise StudyError(
+            f"the network's scores of {wrong} of {counted(len(probabilities), 'image')} are not finite, and have no "
+            "highest: its training diverged, or its weights are damaged"
+        )
+
+
 class Answer(NamedTuple):
     """A network's (N, classes) scores for one batch, and the N true classes."""
 
@@ -144,7 +161,6 @@ def predict_all(
     *,
     device: torch.device,
     step: Callable[[], None] = lambda: None,
-    each: Callable[[Tensor, Tensor], None] = lambda probabilities, labels: None,  # noqa: ARG005
 ) -> Predictions:
     """Predict every image of `batches` with `network` in eval mode on `device`.
 
@@ -154,7 +170,6 @@ def predict_all(
         preprocessing: the preprocessing with mean and std.
         device: the device.
         step: a function called after every batch.
-        each: a function called with the (N, classes) probabilities and the (N,) labels of every batch.
 
     Raises:
         StudyError: it does not return scores, or a label exceeds its classes.
@@ -170,12 +185,10 @@ def predict_all(
                 "say with `classes` which folder is which class, or give the network's own data"
             )
         loss += F.cross_entropy(logits, right, reduction="sum")
-        shares = logits.softmax(1)
-        probability, top = shares.topk(min(5, classes))
+        probability, top = logits.softmax(1).topk(min(5, classes))
         labels.append(right)
         tops.append(top)
         probabilities.append(probability)
-        each(shares, right)
     if not labels:  # with fewer images than processes, some have none
         none = torch.empty(0, dtype=torch.int64)
         return Predictions(none, none[:, None], torch.empty(0, 1), 0.0, 0)

@@ -16,7 +16,7 @@ from senet.data.unreadable import BadFile
 from senet.errors import DataError
 from senet.evaluation.classnames import names_in
 from senet.evaluation.evaluate import whole_number
-from senet.evaluation.logits import answers, device_of
+from senet.evaluation.logits import answers, check_scores, device_of
 from senet.evaluation.networks import probe
 from senet.evaluation.open import in_eval_mode, open_network
 from senet.evaluation.options import PredictOptions
@@ -24,7 +24,7 @@ from senet.evaluation.result import prediction_columns
 from senet.files.tables import check_table, write_table
 from senet.recipe.options import known_options
 from senet.report.table import Table
-from senet.words import nearest
+from senet.words import counted, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,10 +85,11 @@ class Predicted:
         ]
         asked = len(self.classes[0])
         places = ["class", *(f"{place}." for place in range(2, min(asked, PLACES) + 1))]
-        title = f"{len(rows)} {'picture' if len(rows) == 1 else 'pictures'}"
+        title = counted(len(rows), "picture")
         if asked > PLACES:
             title += f", {PLACES} of {asked} classes shown"
-        more = [f"{len(rows) - SHOWN} more pictures are not shown"] if len(rows) > SHOWN else []
+        left = len(rows) - SHOWN
+        more = [f"{counted(left, 'more picture')} {'is' if left == 1 else 'are'} not shown"] if left > 0 else []
         if more or asked > PLACES:
             more.append("all are written with --out FILE.csv (in Python, out=)")
         table = Table.of(title, ("picture", *places), rows[:SHOWN], numbers=range(0))
@@ -129,16 +130,17 @@ def predict(
     images, others = _pictures([data] if isinstance(data, str | Path) else list(data))
     opened = open_network(model, given)
     preprocessing = opened.preprocessing(given)
-    count = probe(opened.network.to(device), preprocessing, opened.name)
+    count = probe(opened.network, preprocessing, opened.name)
     names = opened.class_names(count, given)
     workers = given.get("workers", 0 if len(images) < FEW else None)
     batches = Readable(images, preprocessing, batch_size, workers=workers, name="the data")
     shown = Progress(progress)
     probabilities, indices = [], []
     with shown.steps(len(batches)), in_eval_mode(opened.network, device) as network:
-        shown.run(f"{len(images)} pictures")
+        shown.run(counted(len(images), "picture"))
         for logits, _ in answers(network, batches, preprocessing, device=device, step=shown.step):
             highest = logits.softmax(1).topk(min(top, count))
+            check_scores(highest.values)
             probabilities += highest.values.tolist()
             indices += highest.indices.tolist()
     result = Predicted(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from senet.report.figures import COLOURS, GREY, INK
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from senet.evaluation.logits import Predictions
 
-__all__ = ["BINS", "Bin", "CalibrationError", "bins_of", "reliability_figure"]
+__all__ = ["BINS", "Bin", "bins_of", "calibration_error", "reliability_figure"]
 
 BINS = 15
 """Bins of equal width, as in Guo et al. (2017), "On Calibration of Modern Neural Networks"."""
@@ -44,24 +44,12 @@ class Bin:
     accuracy: float | None
 
 
-class CalibrationError:
-    """The expected calibration error (L1), from torchmetrics; the first batch sets the number of classes."""
-
-    def __init__(self) -> None:
-        self._metric: torch.nn.Module | None = None
-
-    def count(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Count (N, classes) probabilities with the N true classes."""
-        from torchmetrics.classification import MulticlassCalibrationError
-
-        if self._metric is None:
-            self._metric = MulticlassCalibrationError(probabilities.shape[1], n_bins=BINS, validate_args=False)
-        self._metric.update(probabilities, labels)  # type: ignore[operator]
-
-    def take(self) -> float:
-        """The mean of |confidence - accuracy| over the bins, weighted by their images."""
-        assert self._metric is not None
-        return float(self._metric.compute())  # type: ignore[operator]
+# torchmetrics counts the images with a probability of exactly 1 in a bin of their own, a sixteenth.
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """The expected calibration error (L1): the mean of |confidence - accuracy| over the bins, weighted by images."""
+    held = [(b.count, b.confidence, b.accuracy) for b in bins]
+    gaps = [count * abs(sure - right) for count, sure, right in held if sure is not None and right is not None]
+    return math.fsum(gaps) / sum(count for count, _, _ in held)
 
 
 def bins_of(predictions: Predictions) -> tuple[Bin, ...]:

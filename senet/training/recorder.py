@@ -14,7 +14,7 @@ from senet.data.signals import StopRequest
 from senet.errors import StudyError
 from senet.files.run_folder import BEST, METRICS, NOT_FINITE, write_csv, write_json
 from senet.saving.saving import write_network
-from senet.training.checkpointing import place, sweep
+from senet.training.checkpointing import newest, place, sweep
 from senet.training.tally import NotFinite, Sums
 from senet.words import listed
 
@@ -181,10 +181,11 @@ class Recorder(Checkpoint):
         if self._setup.processes.rank == 0:
             write_json(self.folder / NOT_FINITE, record)
         shown = listed(images, NAMED)
+        kept = "The last checkpoint is from before" if newest(self.folder).path else "There is no checkpoint yet"
         return StudyError(
             f"{what} is {error.loss} at step {step} of {self._setup.steps} (epoch {epoch + 1}, batch {batch + 1}): the "
             f"training diverged; a smaller learning rate than {self._setup.recipe.lr:g} may help. Images of the batch: "
-            f"{shown} (all in {self.folder / NOT_FINITE}). The last checkpoint is from before"
+            f"{shown} (all in {self.folder / NOT_FINITE}). {kept}"
         )
 
     def state_dict(self) -> dict[str, Any]:

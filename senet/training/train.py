@@ -20,7 +20,7 @@ from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
 from senet.errors import InputError, StudyError
 from senet.evaluation.given import given_model
-from senet.evaluation.logits import predict_all
+from senet.evaluation.logits import check_scores, predict_all
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, input_channels, known_preprocessing
 from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
@@ -293,6 +293,7 @@ def run(
         network = classifier.measured
         own = predict_all(network, prepared.reported_batches(), setup.preprocessing, device=setup.device)
     said = joined_predictions(processes.gathered(own))
+    check_scores(said.probabilities)
     network = network.cpu()
     result = RunResult(
         folder=folder,

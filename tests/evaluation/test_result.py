@@ -1,9 +1,11 @@
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from senet.data.images import ArrayImages
@@ -16,7 +18,8 @@ from senet.errors import DataError, StudyError
 from senet.evaluation.classwise import class_results, confusion_of
 from senet.evaluation.evaluate import evaluate
 from senet.evaluation.logits import Predictions
-from senet.evaluation.reliability import CalibrationError, bins_of
+from senet.evaluation.predict import predict
+from senet.evaluation.reliability import bins_of, calibration_error
 from senet.files.tables import write_table
 from senet.training.train import train
 from senet.zoo import create
@@ -53,13 +56,8 @@ def test_the_bins_make_the_calibration_error_of_torchmetrics(seed):
     said = _said(probabilities, labels)
     bins = bins_of(said)
     assert sum(b.count for b in bins) == 500
-    error = sum(b.count / 500 * abs(b.accuracy - b.confidence) for b in bins if b.count)
     expected = multiclass_calibration_error(probabilities, labels, num_classes=7, n_bins=15, norm="l1").item()
-    assert error == pytest.approx(expected, abs=1e-6)
-    counted = CalibrationError()
-    for part in range(0, 500, 64):
-        counted.count(probabilities[part : part + 64], labels[part : part + 64])
-    assert counted.take() == pytest.approx(expected, abs=1e-6)
+    assert calibration_error(bins) == pytest.approx(expected, abs=1e-6)
     assert all(b.low - 1e-6 <= b.confidence <= b.high + 1e-6 for b in bins if b.count)
 
 
@@ -67,6 +65,22 @@ def test_certain_answers_are_in_the_last_bin():
     said = _said(torch.eye(3), torch.tensor([0, 1, 0]))
     (last,) = [b for b in bins_of(said) if b.count]
     assert (last.high, last.count, last.confidence, last.accuracy) == (1.0, 3, 1.0, pytest.approx(2 / 3))
+
+
+def test_certain_answers_count_in_the_bin_that_the_table_has_them_in():
+    said = Predictions(torch.tensor([0, 1]), torch.tensor([[0], [0]]), torch.tensor([[0.95], [1.0]]), 0.0, 2)
+    (last,) = [b for b in bins_of(said) if b.count]
+    assert calibration_error([last]) == pytest.approx(0.475)  # of 0.975 and 0.5; torchmetrics has (0.05 + 1) / 2
+    assert calibration_error(bins_of(said)) == calibration_error([last])
+
+
+@pytest.mark.parametrize("function", [evaluate, predict])
+def test_scores_that_are_not_numbers_are_no_answer(pictures, function):
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    nn.init.constant_(network[2].bias, math.nan)
+    data = pictures if function is evaluate else pictures / "val"
+    with pytest.raises(StudyError, match="scores of 8 of 8 images are not finite, and have no highest: its training"):
+        function(network, data, **QUIET)
 
 
 def test_classes_that_do_not_occur_are_in_no_table():

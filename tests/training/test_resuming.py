@@ -192,6 +192,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert len(resumed.history) == 3
 
 
+def test_a_run_that_diverges_at_once_has_no_checkpoint_to_speak_of(tiny, pictures, tmp_path):
+    class Spoil(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            nn.init.constant_(pl_module.network.fc.bias, math.nan)
+
+    with pytest.raises(
+        StudyError, match=r"the loss is nan at step 1 .*not-finite\.json\)\. There is no checkpoint yet$"
+    ):
+        train(tiny, pictures, out=tmp_path / "run", callbacks=[Spoil()], **SHORT)
+
+
+def test_scores_that_are_not_finite_are_no_result(tiny, pictures, tmp_path):
+    def spoil(trainer, module):
+        nn.init.constant_(module.network.blocks[0].bn1.running_var, math.nan)  # trains on, and measures nothing
+
+    with pytest.raises(StudyError, match=r"scores of 8 of 8 images are not finite"):
+        train(tiny, pictures, out=tmp_path / "run", callbacks=[At(9, spoil)], **SHORT)
+    assert not (tmp_path / "run/result.json").exists()
+
+
 def test_weights_that_are_not_finite_are_never_written(tiny, pictures, tmp_path):
     def spoil(trainer, module):
         nn.init.constant_(module.network.fc.bias, math.inf)
@@ -199,6 +219,17 @@ def test_weights_that_are_not_finite_are_never_written(tiny, pictures, tmp_path)
     with pytest.raises(StudyError, match="a weight is nan at step 4"):
         train(tiny, pictures, out=tmp_path / "run", callbacks=[At(4, spoil)], **SHORT, **EVERY_STEP)
     assert newest(tmp_path / "run").path == place(tmp_path / "run", 3)
+
+
+def test_a_disk_that_is_full_at_the_end_is_said_too(tiny, pictures, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("senet.training.train.write_network", full)
+        with pytest.raises(StudyError, match=r"disk of .*run is full .*: make room\. .*step-000000009\.ckpt, is whole"):
+            train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    assert len(train(tiny, pictures, out=tmp_path / "run", **SHORT).history) == 3
 
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_is_whole(tiny, pictures, tmp_path, monkeypatch):
@@ -220,18 +251,16 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_is_whole(tiny, pictures, tm
     assert len(train(tiny, pictures, out=tmp_path / "run", **SHORT).history) == 3
 
 
+def test_a_batch_too_small_for_a_batch_normalisation_is_said(tiny, pictures, tmp_path):
+    file = Path(tiny.removesuffix(":tiny"))
+    pooled = "nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes)"
+    file.write_text(f"{file.read_text()}\ndef pooled(num_classes=10):\n    return nn.Sequential({pooled})\n")
+    words = r"one value per channel from a batch of 4 in 4 parts, which it cannot normalise: a larger --batch-size"
+    with pytest.raises(StudyError, match=words):
+        train(f"{file}:pooled", pictures, out=tmp_path / "run", epochs=1, batch_size=4, accumulate=4, devices="cpu")
+
+
 @pytest.mark.parametrize("how", ["cpu", "gpu", "python", "loader"])
-def test_a_disk_that_is_full_at_the_end_is_said_too(tiny, pictures, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("senet.training.train.write_network", full)
-        with pytest.raises(StudyError, match=r"disk of .*run is full .*: make room\. .*step-000000009\.ckpt, is whole"):
-            train(tiny, pictures, out=tmp_path / "run", **SHORT)
-    assert len(train(tiny, pictures, out=tmp_path / "run", **SHORT).history) == 3
-
-
 def test_exhausted_memory_is_said_and_the_last_checkpoint_is_whole(tiny, pictures, tmp_path, how):
     def exhaust(*_):
         if how == "cpu":
@@ -246,12 +275,3 @@ def test_exhausted_memory_is_said_and_the_last_checkpoint_is_whole(tiny, picture
     words = "fewer --workers" if how == "loader" else exhausted
     with pytest.raises(StudyError, match=rf"{words}.*step-000000003\.ckpt, is whole"):
         train(tiny, pictures, out=tmp_path / "run", callbacks=[At(4, exhaust)], **SHORT, **EVERY_STEP)
-def test_a_batch_too_small_for_a_batch_normalisation_is_said(tiny, pictures, tmp_path):
-    file = Path(tiny.removesuffix(":tiny"))
-    pooled = "nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes)"
-    file.write_text(f"{file.read_text()}\ndef pooled(num_classes=10):\n    return nn.Sequential({pooled})\n")
-    words = r"one value per channel from a batch of 4 in 4 parts, which it cannot normalise: a larger --batch-size"
-    with pytest.raises(StudyError, match=words):
-        train(f"{file}:pooled", pictures, out=tmp_path / "run", epochs=1, batch_size=4, accumulate=4, devices="cpu")
-
-
