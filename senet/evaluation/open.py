@@ -26,6 +26,7 @@ from senet.evaluation.networks import (
     network_of,
     probe,
 )
+from senet.running import devices_of
 from senet.words import nearest
 from senet.zoo.weights.load import noted_preprocessing
 
@@ -188,7 +189,7 @@ def open_labelled(
     opened = open_network(model, options)
     check(opened)
     preprocessing = opened.preprocessing(options, source)
-    classes = probe(opened.network.to(device), preprocessing, opened.name)
+    classes = probe(opened.network, preprocessing, opened.name)
     if not source.indices:
         images, names = _matched(images, source, opened, classes)
     elif file is not None:
@@ -238,14 +239,16 @@ def native_preprocessing(network: nn.Module) -> Preprocessing | None:
 
 @contextlib.contextmanager
 def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """A context with the network in eval mode on the device; its exit restores each module's mode."""
-    modes = [(module, module.training) for module in network.modules()]
+    """A context with the network in eval mode on the device; its exit restores its device and each module's mode."""
+    modes, before = [(module, module.training) for module in network.modules()], devices_of(network)
     try:
         with torch.random.fork_rng(devices=[]):
             yield network.to(device).eval()
     finally:
         for module, mode in modes:
             module.training = mode
+        if len(before) == 1:
+            network.to(before.pop())
 
 
 def _asked(known: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:

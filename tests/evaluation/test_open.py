@@ -13,7 +13,7 @@ from senet.errors import InputError, InputTypeError, SenetError, StudyError
 from senet.evaluation import open as opening
 from senet.evaluation.classnames import spoken
 from senet.evaluation.networks import NetworkSpec, make, network_of
-from senet.evaluation.open import open_labelled, open_network
+from senet.evaluation.open import in_eval_mode, open_labelled, open_network
 from senet.study import evaluate, explain, predict, train
 
 QUIET = {"devices": "cpu", "progress": False}
@@ -127,6 +127,18 @@ def test_a_misspelt_option_is_named(function, pictures):
 def test_weights_for_a_network_that_was_given_are_refused():
     with pytest.raises(InputError, match="has its weights"):
         open_network(create("resnet20"), {"weights": "x.pth"})
+
+
+def test_a_given_network_goes_back_to_its_device():
+    class Moved(nn.Linear):
+        def to(self, device):
+            self.moves = [*getattr(self, "moves", []), str(device)]
+            return self
+
+    network = Moved(1, 1)
+    with in_eval_mode(network, torch.device("cuda")):
+        assert network.moves == ["cuda"]
+    assert network.moves == ["cuda", "cpu"]
 
 
 def test_a_given_network_takes_nothing_from_the_folder_that_it_is_called_in(pictures, tmp_path, monkeypatch):
