@@ -89,7 +89,7 @@ class Recipe:
         precision: "32", or mixed precision "bf16" or "16".
         channels_last: whether images and weights use the channels-last memory format.
         compile: whether to use `torch.compile`.
-        freeze: "plain" trains only SE and the classifier; the plain network's other weights and its
+        freeze: "plain" trains only inserted SE and the classifier; the plain network's other weights and its
             batch normalisation's statistics stay fixed. None trains everything.
 
     Raises:
@@ -194,7 +194,7 @@ class Recipe:
     freeze: str | None = knob(
         optional(choice("plain")),
         default=None,
-        flag=("WHAT", "plain: train only SE and the classifier, and freeze the plain network", None),
+        flag=("WHAT", "plain: train only inserted SE and the classifier, and freeze the rest", None),
     )
 
     def __post_init__(self) -> None:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import StudyError
 from senet.fused.switch import unobtrusive, watching
 from senet.insertion import blocks
+from senet.running import untouched
+from senet.training.freezing import modules_in_se
 from senet.training.schedules import frozen_from
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ __all__ = ["Averaging", "EveryBlockRuns", "FrozenStatistics"]
 
 class EveryBlockRuns(Callback):
     """Stops a training whose first step did not run some SE block, which would never learn.
+
+    A block that this step left out by chance (stochastic depth) runs in eval mode, on two images.
 
     Args:
         compiling: whether to compile the network. Compiled code runs no hooks, so the check then
@@ -49,26 +54,28 @@ class EveryBlockRuns(Callback):
             self._watch.callback(block.register_forward_hook(unobtrusive(ran)).remove)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Before compiling, run two images and restore the network's state."""
-        if not self._compiling or self._checked:
-            return
-        network = pl_module.network
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        with torch.no_grad():
-            network(pl_module.inputs(batch[0][:2]))
-        for module, mode in modes:
-            module.training = mode
-        self._check()
-        network.compile()
+        """Before compiling, check on two images."""
+        if self._compiling and not self._checked:
+            self._check(pl_module, batch)
+            pl_module.network.compile()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,  # noqa: ARG002
+        pl_module: Any,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
         """Raise an error that names the blocks that did not run."""
         if not self._checked:
-            self._check()
+            self._check(pl_module, batch)
 
-    def _check(self) -> None:
+    def _check(self, pl_module: Any, batch: Any) -> None:
         self._checked = True
+        if self._idle:
+            with untouched(pl_module.network), torch.no_grad():
+                pl_module.network(pl_module.inputs(batch[0][:2]))
         self._watch.close()
         if self._idle:
             raise StudyError(
@@ -78,17 +85,28 @@ class EveryBlockRuns(Callback):
 
 
 class FrozenStatistics(Callback):
-    """Late in training, batch normalisation uses its running statistics and no longer updates them."""
+    """Lets batch normalisation use its running statistics without updating them.
+
+    That is late in training everywhere, and in a frozen plain network from the start: of the
+    inserted blocks, some have a batch normalisation of their own, which begins untrained.
+    """
 
     def __init__(self, steps: int, recipe: Recipe) -> None:
         self._from = frozen_from(steps, recipe)
+        self._plain = recipe.freeze == "plain"
+        self._norms: dict[nn.Module, bool] = {}  # whether each belongs to the plain network
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        """Freeze the statistics from the recipe's step on, again at each step, since measuring restores modes."""
-        if trainer.global_step >= self._from:
-            for module in pl_module.network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.training = False
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:  # noqa: ARG002
+        """Find the normalisations."""
+        inside, modules = modules_in_se(pl_module.network), pl_module.network.modules()
+        self._norms = {each: each not in inside for each in modules if isinstance(each, _BatchNorm)}
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:  # noqa: ARG002
+        """Freeze the statistics, again at each step, since measuring restores modes."""
+        late = trainer.global_step >= self._from
+        for norm, of_plain in self._norms.items():
+            if late or (self._plain and of_plain):
+                norm.training = False
 
 
 class Averaging(Callback):

@@ -7,24 +7,30 @@ from torch import nn
 from senet.errors import StudyError
 from senet.insertion.staying.joined import attached
 
-__all__ = ["freeze_plain"]
+__all__ = ["freeze_plain", "modules_in_se"]
 
 
 def freeze_plain(network: nn.Module, classes: int) -> None:
     """Freeze everything but inserted SE and the classifier, in place.
 
-    The classifier is also trained in the plain network: it is usually fresh, and otherwise nothing
-    would be trainable there.
+    The classifier is the last layer outside SE with that many outputs. It is also trained in the
+    plain network: it is usually fresh, and otherwise nothing would be trainable there.
 
     Raises:
-        StudyError: no last layer has that many outputs.
+        StudyError: no layer outside SE has that many outputs.
     """
-    heads = [module for module in network.modules() if _outputs(module) == classes]
+    inside = modules_in_se(network)
+    heads = [module for module in network.modules() if module not in inside and _outputs(module) == classes]
     if not heads:
         raise StudyError(f"freeze='plain' trains SE and the classifier, and no layer here has {classes} outputs")
     network.requires_grad_(False)
-    for module in (heads[-1], *(module.get_submodule(found.child) for _, module, found in attached(network))):
+    for module in (heads[-1], *inside):
         module.requires_grad_(True)
+
+
+def modules_in_se(network: nn.Module) -> set[nn.Module]:
+    """The modules of all inserted blocks."""
+    return {inner for _, host, found in attached(network) for inner in host.get_submodule(found.child).modules()}
 
 
 def _outputs(module: nn.Module) -> int | None:

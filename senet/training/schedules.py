@@ -14,9 +14,9 @@ __all__ = ["frozen_from", "learning_rate_factor"]
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
     """The factor of the learning rates at `step` (from 0) of `steps`.
 
-    It rises linearly over the share `warm_up` of the steps, in a short run over `warm_up_steps` of
-    them if half of the run has so many. Then it falls along half a cosine to 0, or by `lr_factor`
-    at each milestone, a share of the whole run.
+    It rises linearly over the share `warm_up` of the steps, but over at least `warm_up_steps` of
+    them, or half of the run if that is shorter. Then it falls along half a cosine to 0, or by
+    `lr_factor` at each milestone, a share of the whole run.
     """
     rising = max(round(recipe.warm_up * steps), min(recipe.warm_up_steps, steps // 2))
     if step < rising:
@@ -27,7 +27,5 @@ def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def frozen_from(steps: int, recipe: Recipe) -> int:
-    """The first step (from 0) with frozen batch normalisation statistics."""
-    if recipe.freeze is not None:
-        return 0
+    """The first step (from 0) from which batch normalisation's statistics are frozen everywhere."""
     return round(recipe.freeze_statistics * steps) if recipe.freeze_statistics < 1 else steps

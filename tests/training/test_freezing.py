@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from senet.errors import StudyError
 from senet.recipe.recipe import Recipe
 from senet.saving.saving import load
 from senet.study import compare
+from senet.training.callbacks import FrozenStatistics
 from senet.training.freezing import freeze_plain
 
 SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.5, "devices": "cpu", "progress": False}
@@ -45,6 +48,25 @@ def test_what_learns():
     assert learn == {name for name, _ in network.named_parameters() if ".se." in name or name.startswith("fc.")}
     with pytest.raises(StudyError, match="no layer here has 7 outputs"):
         freeze_plain(nn.Conv2d(3, 5, 1), 7)
+
+
+def test_a_layer_of_se_is_never_taken_for_the_classifier():
+    network = insert(create("resnet20", num_classes=4), torch.randn(1, 3, 32, 32), SESpec(width=4))
+    network._modules = {"fc": network.fc, **network._modules}  # defined before the blocks, whose layers have 4 outputs
+    freeze_plain(network, 4)
+    assert network.fc.weight.requires_grad
+
+
+def test_a_blocks_own_statistics_are_learnt_beside_a_frozen_network():
+    network = insert(create("resnet20", num_classes=10), torch.randn(1, 3, 32, 32), make=nn.BatchNorm2d)
+    module = SimpleNamespace(network=network)
+    frozen = FrozenStatistics(10, Recipe(8, 1, 0.1, freeze="plain", freeze_statistics=0.5))
+    frozen.on_train_start(None, module)
+    for step, learns in ((0, True), (5, False)):
+        network.train()
+        frozen.on_train_batch_start(SimpleNamespace(global_step=step), module)
+        norms = ((name, each) for name, each in network.named_modules() if isinstance(each, nn.BatchNorm2d))
+        assert {(".se" in name, each.training) for name, each in norms} == {(False, False), (True, learns)}
 
 
 def test_a_recipe_that_freezes_nothing_says_nothing_of_it():

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -17,6 +18,20 @@ from senet.training.train import train
 from senet.zoo import create
 
 SHORT = {"epochs": 3, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
+
+
+SHALLOW = """
+
+class Shallow(Tiny):
+    shallow = False
+
+    def forward(self, x):
+        x = self.blocks[0](self.stem(x))
+        return self.fc((x if self.training and self.shallow else self.blocks[1](x)).mean((2, 3)))
+
+def shallow(num_classes=10):
+    return Shallow(num_classes)
+"""
 
 
 class Interrupt(L.Callback):
@@ -218,6 +233,18 @@ def test_an_se_block_that_does_not_run_stops_the_run(tiny, pictures, tmp_path):
         train(tiny, pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[PassBy()], **SHORT)
 
 
+def test_an_se_block_that_the_first_step_left_out_by_chance_stops_nothing(tiny, pictures, tmp_path):
+    file = Path(tiny.removesuffix(":tiny"))
+    file.write_text(file.read_text() + SHALLOW)
+
+    class Chance(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            pl_module.network.shallow = trainer.global_step == 0
+
+    result = train(f"{file}:shallow", pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[Chance()], **SHORT)
+    assert len(result.history) == 3
+
+
 def test_a_network_that_returns_no_scores_is_refused(tiny, pictures, tmp_path):
     with pytest.raises(StudyError, match=r"this one returned a tensor of shape \(1, 2, 8, 8\)"):
         train(tiny.replace(":tiny", ":maps"), pictures, out=tmp_path / "run", **SHORT)
@@ -234,6 +261,9 @@ def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
     for seed in (-1, 0.5, "0", 2**63):
         with pytest.raises(ValueError, match="seed is a whole number of at least 0 and less than 2\\*\\*63"):
             train(tiny, pictures, seed=seed, **asked)
+    for site in ({"where": "blocks*"}, {"start": "paper"}):
+        with pytest.raises(ValueError, match="where and start are for blocks that are inserted: give spec"):
+            train(tiny, pictures, **site, **asked)
     (tmp_path / "swapped.json").write_text('["light", "dark"]')
     for classes in ({"class_offset": 1}, {"classes": tmp_path / "swapped.json"}):
         with pytest.raises(ValueError, match="classes of another network"):
@@ -261,9 +291,6 @@ def test_from_weights_se_starts_as_the_identity_unless_asked(tiny, pictures, tmp
     assert made.notes == (f"{tmp_path}/weights.pth: fc: 5 classes in the file, 2 wanted: starts fresh",)
     scales = {float(block.scale) for block in blocks(made.network).values()}
     assert scales == ({2.0} if expected == "identity" else {1.0})
-    for site in ({"where": "blocks*"}, {"start": "paper"}):
-        with pytest.raises(ValueError, match="where and start are for blocks that are inserted: give spec"):
-            train(tiny, pictures, **site, **asked)
 
 
 def test_from_scratch_se_starts_as_in_the_paper_unless_asked(tiny):
