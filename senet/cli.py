@@ -75,15 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit:  # help or the version is printed
             flush()
             raise
-        with typing_in(given):
+        with typing_in(shlex.join(["senet", *given])):
             status = VERBS[verb](**values)
         flush()
     except KeyboardInterrupt:
-        again = "; the same command resumes it" if verb in RESUMABLE else ""
+        again = f"; {_resumed_by(given)}" if verb in RESUMABLE else ""
         tell(f"\nsenet: interrupted{again}")
         return INTERRUPTED
     except Stopped as stop:
-        tell(f"senet: {stop}; the same command resumes it")
+        tell(f"senet: {stop}; {_resumed_by(given)}")
         return 128 + stop.number
     except BrokenPipeError:  # the reader of the output has closed it
         silence(sys.stdout)
@@ -104,6 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return FAILED
     return status or 0
+
+
+def _resumed_by(given: Sequence[str]) -> str:
+    """What resumes an interrupted study, in words."""
+    return f"the same command{' without --no-resume' * ('--no-resume' in given)} resumes it"
 
 
 def _command_instead(error: Exception, given: Sequence[str]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["typed", "typing_in"]
 
@@ -21,9 +20,9 @@ def typed() -> str:
 
 
 @contextlib.contextmanager
-def typing_in(words: Sequence[str]) -> Iterator[None]:
-    """A context in which `typed()` is `senet` with these words."""
-    token = _TYPED.set(shlex.join(["senet", *words]))
+def typing_in(command: str) -> Iterator[None]:
+    """A context in which `typed()` is this command."""
+    token = _TYPED.set(command)
     try:
         yield
     finally:

@@ -195,6 +195,15 @@ def test_interruptions_and_missing_extras(senet, study, monkeypatch, verb, error
     assert message in err
 
 
+def test_what_resumes_an_interrupted_command_that_was_told_not_to(senet, study, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "train", interrupt)
+    status, _, err = senet("train", "--model", "resnet20", "--data", "digits", "--out", "x", "--no-resume")
+    assert (status, err) == (130, "\nsenet: interrupted; the same command without --no-resume resumes it\n")
+
+
 def test_numbers_are_checked_where_they_are_typed():
     assert flags._number("3", kind=int, least=1) == 3
     assert flags._number("0.5", kind=float, least=None) == 0.5

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from senet.block import SESpec
+from senet.console.command import typing_in
 from senet.data.sampling import KeyedSampler, own_share, share_of
 from senet.errors import InputTypeError, StudyError
 from senet.evaluation.logits import Predictions
+from senet.files.run_folder import read_json
 from senet.insertion import blocks
 from senet.saving.saving import load
 from senet.training.processes.launching import _said
@@ -85,9 +87,9 @@ def test_gpus_by_number_and_by_name(monkeypatch):
     [
         ({"devices": "tpu"}, "devices='tpu' is not on this machine"),
         ({"devices": "cpu*0"}, "asks for no device"),
+        ({"devices": 0}, "devices='0' asks for no device"),
         ({"devices": "cuda:0,1"}, "is not on this machine"),
         ({"strategy": "dp"}, "strategy is one of ddp, fsdp, not 'dp'"),
-        ({"devices": 0}, "devices='0' asks for no device"),
         ({"strategy": "fsdp"}, "shards a network over GPUs, and there are none here"),
         ({"nodes": 0}, "nodes is a whole number of at least 1"),
         ({"nodes": 2}, r"nodes=2: start the command on each machine with torchrun, or .* srun"),
@@ -208,7 +210,9 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(double, paint,
     pictures = paint({"train/dark": 13, "train/light": 12, "val/dark": 4, "val/light": 3})
     asked = {"epochs": 2, "batch_size": 8, "lr": 0.05, "progress": False, "spec": SESpec(), "ema": 0.5}
     one = train(double, pictures, out=tmp_path / "one", devices="cpu", **asked)
-    two = train(double, pictures, out=tmp_path / "two", devices="cpu*2", **asked)
+    with typing_in("senet train 'my net'"):
+        two = train(double, pictures, out=tmp_path / "two", devices="cpu*2", **asked)
+    assert read_json(tmp_path / "two/result.json")["machine"]["command"] == "senet train 'my net'"
     for mine, other in zip(one.history, two.history, strict=True):
         for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
             assert other[key] == pytest.approx(mine[key], rel=1e-9)

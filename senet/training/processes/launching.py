@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from senet import errors
+from senet.console.command import typed, typing_in
 from senet.console.logs import turned_down
 from senet.console.stopping import Stopped
 from senet.errors import InputTypeError, StudyError
@@ -52,7 +53,7 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
     try:
         # suppress torchrun's own report: we report a failure once, in one line
         with turned_down("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"):
-            results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments)
+            results: dict[int, Any] = elastic_launch(config, _entry)(work, arguments, typed())
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise InputTypeError(
             f"{work.__name__} cannot be passed to the processes of several devices ({error}): put its functions and "
@@ -68,11 +69,12 @@ def launch(layout: DeviceLayout, work: Callable[..., T], arguments: dict[str, An
     return result
 
 
-def _entry(work: Callable[..., T], arguments: dict[str, Any]) -> T | None:
+def _entry(work: Callable[..., T], arguments: dict[str, Any], command: str) -> T | None:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     recorded: Any = record(work)
-    result: T = recorded(**arguments)
+    with typing_in(command):
+        result: T = recorded(**arguments)
     return result if os.environ["RANK"] == "0" else None
 
 
