@@ -14,7 +14,7 @@ from senet.console.display import silence
 
 __all__ = ["open_streams", "tell"]
 
-_PLAIN: Mapping[str, str] = {"−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "±": "+-", "→": "->"}
+_PLAIN: Mapping[str, str] = {"−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "±": "+-", "→": "->", "─": "-"}
 """Replacements for characters that the terminal's encoding lacks: a minus sign must not become a question mark."""
 
 

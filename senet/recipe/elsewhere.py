@@ -18,7 +18,7 @@ _WHAT = {
 
 
 def elsewhere(name: str) -> str:
-    """What to do who asks for the option `name`, such as "class_weights"; "" where nothing is known of it."""
+    """What the user of an unknown option, such as "class_weights", can do instead; "" if we do not know."""
     plain = name.lower().replace("-", "_").strip("_")
     what = next((words for pattern, words in _WHAT.items() if re.fullmatch(pattern, plain)), "")
     return (

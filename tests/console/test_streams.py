@@ -81,10 +81,10 @@ class TestCommand:
     def test_a_minus_sign_where_the_encoding_has_none(self):
         code = (
             "from senet.console.streams import open_streams; open_streams();"
-            "print('SE − plain = −14.48 points, 3 × 3, ±1, é, 猫 → σ')"
+            "print('SE − plain = −14.48 points, 3 × 3, ±1, é, 猫 → σ, ─')"
         )
         environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
         found = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, env=environment, timeout=100, check=True
         )
-        assert found.stdout == b"SE - plain = -14.48 points, 3 x 3, +-1, e, ? -> ?\n"
+        assert found.stdout == b"SE - plain = -14.48 points, 3 x 3, +-1, e, ? -> ?, -\n"
