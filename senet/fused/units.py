@@ -77,10 +77,11 @@ def _torchvision_bottleneck(unit: Any, x: Tensor) -> Tensor:
 
 
 def _torchvision_inverted(unit: Any, x: Tensor) -> Tensor:
-    *layers, norm = unit.conv
-    if not unit.use_res_connect or hooked(unit.conv):
+    # A tool may have put a wrapper in the place of the sequence, as activation checkpointing does.
+    if not unit.use_res_connect or not isinstance(unit.conv, nn.Sequential) or hooked(unit.conv):
         result: Tensor = x + unit.conv(x) if unit.use_res_connect else unit.conv(x)
         return result
+    *layers, norm = unit.conv
     v = x
     for layer in layers:
         v = layer(v)
@@ -133,7 +134,7 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
     return normalise_and_excite(norm, type(norm), block, v, rectified=True)
 
 
-def _joined_relus(unit: Any) -> nn.Module:
+def _joined(unit: Any) -> nn.Module:
     """A module that SE is joined to; the unit itself if there is none."""
     uses = ((module, use_of(type(module))) for module in unit)
     joined = (module for module, use in uses if use is not None and (use.is_relu or use.is_normalisation))
@@ -156,14 +157,14 @@ _UNITS: Mapping[tuple[str, str], KnownUnit] = {
         lambda u: u.bn3, _torchvision_bottleneck, "69ff145d4433fa78"
     ),
     ("torchvision.models.mobilenetv2", "InvertedResidual"): KnownUnit(
-        lambda u: u.conv[-1], _torchvision_inverted, "fb610b91b9033880"
+        lambda u: u.conv[-1] if isinstance(u.conv, nn.Sequential) else u, _torchvision_inverted, "fb610b91b9033880"
     ),
     ("timm.models.resnet", "BasicBlock"): KnownUnit(lambda u: u.bn2, _timm_basic, "24d1455c841b1658"),
     ("timm.models.resnet", "Bottleneck"): KnownUnit(lambda u: u.bn3, _timm_bottleneck, "45e56d6e40f2a252"),
 }
 
 
-_SEQUENCE = KnownUnit(_joined_relus, _sequence, "")
+_SEQUENCE = KnownUnit(_joined, _sequence, "")
 
 
 def unit_of(model: nn.Module, name: str) -> nn.Module | None:
