@@ -50,6 +50,7 @@ def _takes_part(block: nn.Module, channels: int) -> bool:
         type(block) is SEBlock
         and block.squeeze == "avg"
         and block.in_channels == channels
+        and not block.scale.requires_grad  # the pass has no gradient for it
         and "forward" not in block.__dict__
         and not any(map(hooked, (block, block.fc1, block.fc2)))
         and not is_watched(block.fc1)

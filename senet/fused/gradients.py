@@ -14,9 +14,19 @@ from torch.nn import functional as F
 from senet.block import GATES, _se_gate
 from senet.fused.normalisations import Statistics
 from senet.fused.passes.pointers import like
-from senet.fused.passes.protocol import Passes
+from senet.fused.passes.protocol import Passes, positions
 
-__all__ = ["Inputs", "Kept", "Plan", "exactly", "gradients", "squeezed", "twice_differentiable"]
+__all__ = [
+    "Inputs",
+    "Kept",
+    "Plan",
+    "coefficients",
+    "exactly",
+    "gradients",
+    "rectified_again",
+    "squeezed",
+    "twice_differentiable",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +161,7 @@ def _of_input(
     the third term applies only at positions that pass the ReLU.
     """
     (center, rest, inv), (scale, du, du_xhat) = moments, sums
-    space = kept.v[0, 0].numel()
+    space = positions(kept.v)
     mean, mean_xhat = plan.statistics.averages(_times(du, kept.weight), _times(du_xhat, kept.weight), space)
     c1 = -inv * inv * mean_xhat
     c0 = rest * c1 - inv * mean  # v is relative to the rounded center, which differs by `rest` from the exact one
@@ -189,6 +199,24 @@ def squeezed(off: Tensor, passed: Tensor | None, gain: Tensor, bias: Tensor | No
     share, mean_off = (1.0, off) if passed is None else passed
     z: Tensor = mean_off * gain
     return z if bias is None else z + share * bias.to(gain.dtype)
+
+
+def coefficients(s: Tensor | None, gain: Tensor, rest: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The factor of v − center and the summand of the affine pass that gives s·u; None for s stands for 1."""
+    scale = gain if s is None else s * gain
+    if bias is None:
+        return scale, rest * scale
+    bias = bias.to(gain.dtype)
+    return scale, rest * scale + (bias if s is None else s * bias)
+
+
+def rectified_again(kept: Kept, plan: Plan) -> Tensor:
+    """The rectified output, for one that was overwritten since."""
+    center, rest, inv = (plan.statistics.spread(x) for x in (kept.center, kept.rest, kept.inv))
+    assert kept.argument is not None
+    assert kept.scale is not None
+    s = GATES[plan.gate](kept.argument) * kept.scale.to(inv.dtype)
+    return plan.passes.affine(kept.v, center, *coefficients(s, _times(inv, kept.weight), rest, kept.bias), None, True)
 
 
 def _times(x: Tensor, weight: Tensor | None) -> Tensor:

@@ -31,12 +31,22 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.block import GATES, SEBlock
-from senet.fused.gradients import Inputs, Kept, Plan, exactly, gradients, squeezed, twice_differentiable
-from senet.fused.internals import is_batched, version
-from senet.fused.normalisations import statistics_of
+from senet.fused.gradients import (
+    Inputs,
+    Kept,
+    Plan,
+    coefficients,
+    exactly,
+    gradients,
+    rectified_again,
+    squeezed,
+    twice_differentiable,
+)
+from senet.fused.internals import Writes, is_batched, version
+from senet.fused.normalisations import as_normalised, statistics_of
 from senet.fused.passes.choose import passes_for
 from senet.fused.passes.pointers import dense
-from senet.fused.passes.protocol import compute_dtype
+from senet.fused.passes.protocol import compute_dtype, positions
 from senet.fused.switch import notify
 
 __all__ = ["normalise_and_excite"]
@@ -71,15 +81,16 @@ def normalise_and_excite(
     Returns:
         The output, or None, without any effect, if this device or this normalisation has no such pass.
     """
-    passes, statistics = passes_for(v), statistics_of(norm, kind)
+    passes, statistics = passes_for(v), statistics_of(norm, kind, v)
     if passes is None or statistics is None:
         return None
     if rectified and (other is not None or block is None or not _always_positive(block)):
         return None
-    v, to = dense(v), compute_dtype(v)
+    v = dense(as_normalised(kind, v))
+    to = compute_dtype(v)
     with torch.no_grad():
         mean, m2 = passes.stats(v.detach())
-        center, variance = statistics.of(mean, m2, v[0, 0].numel())
+        center, variance = statistics.of(mean, m2, positions(v))
         moments = _Moments(
             center.to(to),
             (center.to(to) - center).to(to),
@@ -124,38 +135,41 @@ class _NormaliseAndExcite(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         inputs, plan, block = Inputs(*given[:8]), given[8], given[9]
         v, moments = inputs.v, _Moments(*given[10:])
-        weight, bias, scale = inputs.weight, inputs.bias, None if block is None else block.scale
-        hidden = argument = passed = None
+        scale = None if block is None else block.scale
+        hidden = argument = passed = s = None
         with exactly(v):
             to = moments.inv.dtype
             center, rest, inv = (plan.statistics.spread(x) for x in moments[:3])
-            gain = inv if weight is None else inv * weight.to(to)
-            if scale is None:
-                a = gain.expand_as(moments.off)
-                b = rest * a if bias is None else rest * a + bias.to(to)
-            else:
+            gain = inv if inputs.weight is None else inv * inputs.weight.to(to)
+            if scale is not None:
                 if plan.rectified:
-                    shift = rest * gain if bias is None else rest * gain + bias.to(to)
-                    count, near = plan.passes.passed(v, center, gain, shift)
-                    passed = torch.stack([count, near + rest * count]) / v[0, 0].numel()
-                z = squeezed(moments.off, passed, gain, bias)
+                    count, near = plan.passes.passed(v, center, *coefficients(None, gain, rest, inputs.bias))
+                    passed = torch.stack([count, near + rest * count]) / positions(v)
+                z = squeezed(moments.off, passed, gain, inputs.bias)
                 hidden = F.relu(_linear(z, inputs.fc1_weight, inputs.fc1_bias))
                 argument = _linear(hidden, inputs.fc2_weight, inputs.fc2_bias)
                 s = GATES[plan.gate](argument) * scale.to(to)
-                a = s * gain
-                b = rest * a if bias is None else rest * a + s * bias.to(to)
-            out: Tensor = plan.passes.affine(v, center, a, b, inputs.other, plan.relu)
+            out: Tensor = plan.passes.affine(
+                v, center, *coefficients(s, gain, rest, inputs.bias), inputs.other, plan.relu
+            )
         if block is not None and hidden is not None and argument is not None:
             small = (moments.rest, moments.mean, moments.off, hidden, argument)
             notify(block, small if passed is None else (*small, passed))
         ctx.plan = plan
         kept = Kept(*inputs[:7], scale, hidden, argument, passed, *moments, out if plan.relu else None)
+        if plan.rectified and not out.is_inference():
+            # Autograd would refuse an output that was written to since. It does not keep SE's own product,
+            # so a network may write into that: we keep the values, and learn of writes.
+            kept, ctx.writes = kept._replace(out=out.data), Writes(out)
         ctx.save_for_backward(*kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         kept, need = Kept(*ctx.saved_tensors), Inputs(*ctx.needs_input_grad[:8])
+        if ctx.plan.rectified and ctx.writes.happened():
+            with torch.no_grad(), exactly(dy):
+                kept = kept._replace(out=rectified_again(kept, ctx.plan))
         if torch.is_grad_enabled() or is_batched(dy):
             found = twice_differentiable(kept, ctx.plan, need, dy)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -10,11 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senet.errors import InputError
+from senet.fused.passes.protocol import positions
 
-__all__ = ["Statistics", "normalises", "statistics_of"]
+__all__ = ["Statistics", "as_normalised", "normalises", "statistics_of"]
 
 _INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# The dimensions of an input with a batch and space. Other inputs are left to PyTorch, which may refuse them.
+_DIMENSIONS: Mapping[type[nn.Module], int] = {
+    kind: dims for kinds in (_INSTANCE, _BATCH) for dims, kind in enumerate(kinds, 3)
+}
 
 
 class Statistics(Protocol):
@@ -72,7 +78,7 @@ class BatchStatistics:
 
     def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
         """As `Statistics` says; the running statistics are updated."""
-        center = mean.mean(0, keepdim=True)
+        center = mean.sum(0, keepdim=True) / max(len(mean), 1)  # a process may have no samples
         m2 = m2.sum(0, keepdim=True) + (mean - center).square().sum(0, keepdim=True) * space
         count: float = len(mean) * space
         if self.group is not None:
@@ -148,8 +154,19 @@ class OverProcesses:
         raise NotImplementedError
 
 
-def statistics_of(norm: nn.Module, kind: type[nn.Module]) -> Statistics | None:
-    """The statistics of a normalisation of exactly the class `kind` in training; None for any other class."""
+def as_normalised(kind: type[nn.Module], v: Tensor) -> Tensor:
+    """V in the dtype in which PyTorch normalises it: on CUDA, autocast casts for group normalisation."""
+    casts = kind is nn.GroupNorm and v.is_cuda and v.dtype != torch.float64 and torch.is_autocast_enabled("cuda")
+    return v.float() if casts else v
+
+
+def statistics_of(norm: nn.Module, kind: type[nn.Module], v: Tensor) -> Statistics | None:
+    """The statistics that v gets from a normalisation of exactly the class `kind` in training.
+
+    None for any other class, and for an input that PyTorch handles otherwise or refuses.
+    """
+    if v.dim() != _DIMENSIONS.get(kind, v.dim()) or (kind in _INSTANCE and positions(v) == 1):
+        return None
     if kind in _BATCH:
         return BatchStatistics(norm, None)  # type: ignore[arg-type]
     if isinstance(norm, OverProcesses):

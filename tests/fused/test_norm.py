@@ -227,6 +227,22 @@ def test_where_it_is_not_used():
         case(SESpec(4), nn.BatchNorm2d(8))[0](torch.randn(1, 8, 1, 1))
 
 
+def test_a_scale_that_is_learned_has_its_gradient():
+    model, scale = joined(nn.BatchNorm2d(8), SESpec(4), 8).train(), torch.tensor(2.0, requires_grad=True)
+    torch.func.functional_call(model, {"0.se.scale": scale}, torch.randn(2, 8, 4, 4)).square().sum().backward()
+    assert scale.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "message"),
+    [(nn.BatchNorm2d(8), (2, 8, 4), "4D"), (nn.InstanceNorm2d(8), (2, 8, 1, 1), "more than 1 spatial element")],
+    ids=str,
+)
+def test_what_the_normalisation_refuses_is_refused(norm, shape, message):
+    with pytest.raises(ValueError, match=message):
+        joined(norm, SESpec(4), 8).train()(torch.randn(shape))
+
+
 def test_tensors_kept():
     """Autograd keeps what the plain normalisation keeps, and vectors."""
     model, x = joined(nn.BatchNorm2d(32), SESpec(4), 32).train(), torch.randn(4, 32, 20, 20, requires_grad=True)

@@ -43,3 +43,11 @@ def test_the_kernels_on_a_gpu():
     for case in CASES:
         check_passes(case, Moved(TritonPasses(), "cuda"))
     assert not _failed
+
+
+def test_a_batch_larger_than_a_grid_is_left_to_pytorch():
+    from senet.fused.passes.triton import TritonPasses, _failed
+
+    before, v = set(_failed), torch.randn(1 << 16, 1, 2)
+    torch.testing.assert_close(TritonPasses().stats(v)[0], v.double().mean(2), rtol=1e-5, atol=1e-6)
+    assert _failed == before  # no kernel is given up

@@ -158,6 +158,24 @@ def test_a_relu_between_the_two(gate, last, joined):
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_se_after_a_relu_may_be_written_to(twice, joined):
+    """PyTorch does not keep a product, so `out += x` behind one is no error."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    x = torch.randn(4, 3, 7, 5)
+    branch = senet.insert(model, x, senet.SESpec(4, start="paper"), where="2").double().train()[:3]
+    gradients = []
+    for context in (nullcontext(), unfused()):
+        each, v = copy.deepcopy(branch), x.double().requires_grad_()
+        with context:
+            y = each(v)
+            y -= 1
+            (dv,) = torch.autograd.grad(y.square().sum(), v, create_graph=twice)
+        gradients.append(torch.autograd.grad(dv.square().sum(), v)[0] if twice else dv)
+    assert joined[0] == (False, "rectified")
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_scale_that_was_made_in_inference_mode(joined):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
     x = torch.randn(4, 3, 7, 5)
@@ -184,6 +202,24 @@ def test_a_unit_whose_code_is_another_is_left_alone(monkeypatch):
     network = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1])
     se = senet.insert(network, torch.randn(1, 3, 40, 40))
     assert type(se.layer1[0]) is BasicBlock
+
+
+def test_a_sequence_that_is_wrapped_runs_as_its_wrapper_says(joined):
+    class Wrapper(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    network = senet.insert(NETWORKS["inverted"](), torch.randn(1, 3, 40, 40)).train()
+    unit, x = network.features[3], torch.randn(2, 24, 10, 10)
+    branch = unit(x) - x
+    assert joined.pop() == (True, False)
+    unit.conv = Wrapper(unit.conv)
+    torch.testing.assert_close(unit(x), x + 2 * branch, rtol=1e-4, atol=1e-4)
+    assert not senet.blocks(senet.remove(network))
 
 
 def test_feature_extraction_sees_the_plain_code():

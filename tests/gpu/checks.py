@@ -95,6 +95,22 @@ def fused_training_is_as_near_as_unfused_in_bfloat16(device: str) -> None:
 
 
 @check
+def autocast_has_the_same_dtypes(device: str) -> None:
+    unit = Unit(32)
+    unit.bn2 = nn.GroupNorm(4, 32)  # which autocast computes in float32 on CUDA
+    network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), unit).to(device)
+    x = torch.randn(4, 3, 13, 13, device=device)
+    se = senet.insert(network, x, senet.SESpec(4, start="paper")).train()
+    with torch.autocast(device, torch.bfloat16):
+        with fuse_any_size():
+            found = se(x)
+        with unfused():
+            expected = se(x)
+    assert found.dtype == expected.dtype
+    assert distance([found.float()], [expected.float()]) < 2e-2
+
+
+@check
 def the_inference_form_computes_the_same(device: str) -> None:
     _, se, x = network(device, senet.SESpec(4, start="paper"))
     se = se.cpu().eval()

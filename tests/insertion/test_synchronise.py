@@ -44,7 +44,8 @@ def worker(rank: int, rendezvous: str, folder: str, apart: bool) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     x, y = batch()
-    part = slice(0, 4) if rank == 0 else slice(4, 6)  # not the same number
+    first = 6 if apart else 4  # not the same number, or none
+    part = slice(0, first) if rank == 0 else slice(first, 6)
     model = nn.parallel.DistributedDataParallel(synchronise(network()).train())
     if apart:
         with straightforward():

@@ -10,7 +10,7 @@ from torch import Tensor
 from senet.fused.passes.library import library
 from senet.fused.passes.operations import TorchPasses
 from senet.fused.passes.pointers import address, dense, layout, like, per_map, writable
-from senet.fused.passes.protocol import compute_dtype
+from senet.fused.passes.protocol import compute_dtype, positions
 
 __all__ = ["NativePasses", "library"]
 
@@ -99,10 +99,10 @@ class NativePasses(TorchPasses):
             flags: the function's other arguments.
         """
         samples, channels = v.shape[:2]
-        space = v.numel() // (samples * channels)
+        space = positions(v)
         threads = torch.get_num_threads() if v.numel() >= _SMALL else 1
         kind = layout(v)
-        pieces = min(-(-threads // samples), space)  # per sample, so that few samples keep all threads busy
+        pieces = min(-(-threads // max(samples, 1)), space)  # per sample, so that few samples keep all threads busy
         sizes = (samples * channels, space) if kind == "rows" else (samples, space, channels, pieces)
         # Keep copies until the call returns: an address alone keeps nothing alive.
         maps = [None if x is None else like(x, v) for x in read] + [

@@ -16,12 +16,13 @@ Maps may have any memory layout: a map that is not dense is copied first
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Passes", "compute_dtype"]
+__all__ = ["Passes", "compute_dtype", "positions"]
 
 
 class Passes(Protocol):
@@ -64,3 +65,8 @@ class Passes(Protocol):
 def compute_dtype(v: Tensor) -> torch.dtype:
     """The dtype of sums: float64 for float64, else float32."""
     return torch.float64 if v.dtype == torch.float64 else torch.float32
+
+
+def positions(v: Tensor) -> int:
+    """The number of positions of each map of v."""
+    return math.prod(v.shape[2:])

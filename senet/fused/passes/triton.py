@@ -13,11 +13,12 @@ from torch import Tensor
 
 from senet.fused.passes.operations import TorchPasses
 from senet.fused.passes.pointers import address, dense, layout, like, per_map, writable
-from senet.fused.passes.protocol import compute_dtype
+from senet.fused.passes.protocol import compute_dtype, positions
 
 __all__ = ["TritonPasses", "available"]
 
 log = logging.getLogger("senet")
+_GRID = (1 << 16) - 1  # the most programs along the second and third axes of a CUDA grid
 
 
 @functools.cache
@@ -42,7 +43,7 @@ def kernels() -> Any:
 class TritonPasses(TorchPasses):
     """The passes of `senet.fused.passes.protocol.Passes`, on CUDA tensors (or, in Triton's interpreter, on any).
 
-    If a kernel cannot be compiled, PyTorch's operations do its work.
+    If a kernel cannot be compiled, or the batch is larger than a grid, PyTorch's operations do its work.
     """
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,7 @@ def _per_map(v: Tensor) -> Tensor:
 
 def block_sizes(v: Tensor, *, reduces: bool) -> tuple[int, int]:
     """The numbers of channels and positions of v that a kernel's program handles at a time: powers of 2."""
-    channels, space = v.shape[1], v.numel() // (v.shape[0] * v.shape[1])
+    channels, space = v.shape[1], positions(v)
     if layout(v) == "rows":
         wide = min(1024, _power_of_2(space))
         return max(1, min(1024 // wide, 16)), wide
@@ -124,16 +125,16 @@ def _reduce(
     results: list[Tensor],
     **options: bool,
 ) -> bool:
-    """Launch a kernel whose programs sum over whole maps; return False if it cannot be compiled."""
+    """Launch a kernel whose programs sum over whole maps; return False if it cannot run."""
     c, s = block_sizes(v, reduces=True)
     grid = (_blocks(v.shape[1], c), len(v))
     return _launch(name, grid, v, read, written, given, results, C=c, S=s, **options)
 
 
 def _map(name: str, v: Tensor, read: list[Tensor], written: list[Tensor], given: list[Tensor], **options: bool) -> bool:
-    """Launch a kernel whose programs handle parts of maps; return False if it cannot be compiled."""
+    """Launch a kernel whose programs handle parts of maps; return False if it cannot run."""
     c, s = block_sizes(v, reduces=False)
-    grid = (_blocks(v.shape[1], c), _blocks(v[0, 0].numel(), s), len(v))
+    grid = (_blocks(v.shape[1], c), _blocks(positions(v), s), len(v))
     return _launch(name, grid, v, read, written, given, [], C=c, S=s, **options)
 
 
@@ -151,9 +152,11 @@ def _launch(
     tensors = [*maps, *(per_map(x, v, compute_dtype(v)) for x in given), *results]
     for x in tensors:
         address(x)
-    arguments = (*tensors, v.shape[1], v[0, 0].numel())
+    if not v.numel():
+        return True
+    arguments = (*tensors, v.shape[1], positions(v))
     kernel = getattr(kernels(), name)
-    if name in _failed:
+    if name in _failed or max(grid[1:]) > _GRID:
         return False
     try:
         if v.device.type == "cuda":
