@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from senet.inference.capture import tensors_of
+from senet.errors import OptimizeError
+from senet.inference.capture import first_line, tensors_of
 from senet.inference.folding import HALF
 from senet.inference.shapes import Shapes, failing, resized
 from senet.insertion import InsertionError, run, untouched
@@ -121,7 +122,12 @@ def _is_half(model: nn.Module) -> bool:
 
 def _all_doubled(model: nn.Module, form: nn.Module, given: Any) -> tuple[nn.Module, nn.Module, Any]:
     """Float64 copies of a network, of its inference form, whose graph names precisions, and of their input."""
-    model, form = copy.deepcopy(model).double(), copy.deepcopy(form).double()
+    try:
+        model, form = copy.deepcopy(model).double(), copy.deepcopy(form).double()
+    except RuntimeError as error:  # of tensors that are results, as an attribute may be
+        raise OptimizeError(
+            f"{type(model).__name__} cannot be copied for a comparison in float64: {first_line(error)}"
+        ) from error
     if isinstance(form, fx.GraphModule):
         for node in form.graph.nodes:
             node.args, node.kwargs = tree_map(_wider, (node.args, node.kwargs))
@@ -150,7 +156,7 @@ def _double(given: Any) -> Any:
 
 def _difference(model: nn.Module, other: nn.Module, given: Any) -> float:
     """The difference between two networks' outputs: 0 if both refuse the input, infinity if only one does."""
-    with untouched(model):
+    with untouched(model), untouched(other):
         expected, found = _output(model, given), _output(other, given)
     if expected is None or found is None:
         return 0.0 if expected is found else float("inf")
@@ -164,7 +170,7 @@ def _rounds_more(exact: nn.Module, model: nn.Module, other: nn.Module, examples:
     more = (_fainter(examples[0], 1 - i / (2 * _FAINTER)) for i in range(1, _FAINTER + 1))
     errors: dict[int, Tensor] = {}
     for index, given in enumerate((*examples, *more), 1):
-        with untouched(model):
+        with untouched(model), untouched(other):
             outputs = [_output(model, given), _output(other, given)]
             if outputs[0] is None or outputs[1] is None:
                 if outputs[0] is outputs[1]:
@@ -172,7 +178,7 @@ def _rounds_more(exact: nn.Module, model: nn.Module, other: nn.Module, examples:
                 return "it would not run as the network does in its own precision"
             outputs.append(_output(exact, tree_map(_double, given)))
         for at, each in _errors(*[tree_flatten(output)[0] for output in outputs]):
-            errors[at] = errors.get(at, torch.zeros(3, dtype=torch.float64)) + each
+            errors[at] = errors.get(at, torch.zeros_like(each)) + each
         if index >= len(examples) and not (further := _further(errors)):
             break
     return f"its outputs would be {further} times as far from float64 as its own" if further else ""
@@ -184,7 +190,7 @@ def _errors(plain: Sequence[Any], found: Sequence[Any], true: Sequence[Any]) -> 
         if isinstance(a, Tensor) and a.is_floating_point() and a.numel():
             largest = exact.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
             squares = [((x.double() - exact) / largest).square().mean().cpu() for x in (a, b)]
-            last = torch.tensor(_EPS.get(a.dtype, 0.0) ** 2, dtype=torch.float64)
+            last = squares[0].new_tensor(_EPS.get(a.dtype, 0.0) ** 2)
             yield index, torch.stack([squares[0], squares[1] if a.dtype == b.dtype else last / 0, last])
 
 
@@ -219,7 +225,7 @@ def relative_difference(expected: Any, given: Any) -> float:
             if type(a) is not type(b) or (a != b and a == a):
                 return float("inf")
             continue
-        a, b = a.detach(), b.detach()
+        a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (a.detach(), b.detach()))
         if a.shape != b.shape or a.dtype != b.dtype:
             return float("inf")
         if a.numel() == 0 or torch.equal(a, b):

@@ -25,7 +25,8 @@ def fold_constants(network: Network) -> int:
     known: dict[fx.Node, Any] = {}
     for node in network.graph.nodes:
         if node.op == "get_attr":
-            known[node] = network.constants[node.target]
+            if node.target not in network.written:
+                known[node] = network.constants[node.target]
         elif node.op == "call_function" and node.all_input_nodes and all(n in known for n in node.all_input_nodes):
             if not _is_deterministic(node.target):
                 continue

@@ -48,6 +48,7 @@ class Network:
         shapes: the shapes that the graph is for.
         assumed: further conditions on sizes, as in `Captured`.
         note: a remark for the user on the capture; may be empty.
+        written: the names of buffers that the graph writes into, which are no constants.
         wanted: the preferred final name of a constant, if it is free.
     """
 
@@ -56,11 +57,12 @@ class Network:
     shapes: Shapes
     assumed: tuple[str, ...] = ()
     note: str = ""
+    written: frozenset[str] = frozenset()
     wanted: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def constant(self, node: Any) -> Tensor | None:
-        """The tensor of a `get_attr` node; None for any other node or value."""
-        if isinstance(node, fx.Node) and node.op == "get_attr":
+        """The tensor of a `get_attr` node that no call changes; None for any other node or value."""
+        if isinstance(node, fx.Node) and node.op == "get_attr" and node.target not in self.written:
             return self.constants[str(node.target)]
         return None
 
@@ -95,7 +97,8 @@ class Network:
             tensor = self.constants[key].detach().clone(memory_format=torch.preserve_format)
             name = self.wanted.get(key, key)
             name = key if name in names or name in tensors else name
-            tensors[name] = nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor
+            weighs = tensor.is_floating_point() and key not in self.written
+            tensors[name] = nn.Parameter(tensor, requires_grad=False) if weighs else tensor
             for node in nodes:
                 if node.target == key:
                     node.target = name
@@ -134,7 +137,9 @@ def capture(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Ne
     graph = fx.Graph()  # torch's own metadata, which no module needs
     graph.output(graph.graph_copy(module.graph, {}))
     graph.set_codegen(module.graph._codegen)
-    network = Network(graph, constants, captured.shapes, tuple(captured.assumed), captured.note)
+    writes = [node for node in graph.nodes if node.target is _aten.copy_.default]  # as the network does between calls
+    written = frozenset(str(node.args[0].target) for node in writes if node.args[0].op == "get_attr")  # type: ignore[union-attr]
+    network = Network(graph, constants, captured.shapes, tuple(captured.assumed), captured.note, written)
     _clean(network)
     _plain_call(network, example)
     _guard(network, example, squeezes=any(isinstance(module, SEBlock) for module in model.modules()))

@@ -99,11 +99,16 @@ def holds(condition: str, sizes: Mapping[str, Any]) -> bool:
     """
     tree = parsed(condition)
     try:
+        return _met(tree, sizes)
+    except (KeyError, TypeError):
+        raise InputError(f"{condition[:200]!r} is not a condition on {', '.join(sizes)}") from None
+
+
+def _met(tree: Any, sizes: Mapping[str, Any]) -> bool:
+    try:
         return bool(_value(tree, sizes))
     except ZeroDivisionError:
         return False
-    except (KeyError, TypeError):
-        raise InputError(f"{condition[:200]!r} is not a condition on {', '.join(sizes)}") from None
 
 
 def _value(tree: Any, sizes: Mapping[str, Any]) -> Any:
@@ -186,17 +191,17 @@ class Shapes:
         return all(holds(condition, sizes) for condition in self.conditions)
 
     def check(self, tensors: Sequence[Tensor]) -> None:
-        """Refuse tensors of other shapes.
+        """Refuse tensors of other shapes than a file is for.
 
         Raises:
             InputError: a shape is not allowed; the message has the given and the allowed shapes.
         """
         if len(tensors) != len(self.inputs):
-            raise InputError(f"this network takes {counted(len(self.inputs), 'tensor')}, not {len(tensors)}")
+            raise InputError(f"this file takes {counted(len(self.inputs), 'tensor')}, not {len(tensors)}")
         sizes: dict[str, int] = {}
         for (name, sides), tensor in zip(self.inputs, tensors, strict=True):
-            _check_sides(tensor, sides, sizes, f"{name} of ")
-        _check_conditions([(condition, parsed(condition)) for condition in self.conditions], sizes)
+            _check_sides(tensor, sides, sizes, name)
+        _check_conditions([(condition, parsed(condition)) for condition in self.conditions], sizes, "file")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -211,10 +216,11 @@ class Shapes:
         """
         try:
             inputs = tuple((str(name), tuple(sides)) for name, sides in given["inputs"].items())
-            conditions = tuple(map(str, given["conditions"]))
+            shapes = cls(inputs, tuple(map(str, given["conditions"])))
         except (TypeError, KeyError, AttributeError):
             raise InputError(f"{str(given)[:200]} does not say which shapes a network takes") from None
-        return cls(inputs, conditions)
+        shapes.allow(dict.fromkeys(shapes.names, 1))  # raises on a condition that is none
+        return shapes
 
     def uncoupled(self) -> tuple[Shapes, tuple[str, ...]]:
         """The same with a name for each side of each tensor, and that those which shared one are equal."""
@@ -313,12 +319,12 @@ def expect(
     values: Sequence[tuple[Any, Any]] = (),
     squeezes: bool = False,
 ) -> Tensor:
-    """Return `x` if all inputs are what a graph was captured for.
+    """Return `x` if all inputs are what a graph was captured for; `torch.jit.trace` records no such test.
 
     Args:
         x: the graph's first tensor.
         shape: numbers, names of free sides, and None for any size.
-        dtype: the dtype; another one of the same kind, such as floating-point, is allowed.
+        dtype: the dtype; for a floating-point one, any floating-point dtype is allowed.
         conditions: the conditions on free sides, each as text and as parsed.
         others: the other tensors with their shapes and dtypes.
         values: inputs other than tensors, each with its value in the capture.
@@ -348,7 +354,8 @@ def expect(
     return x
 
 
-def _check_sides(x: Tensor, sides: Sides, sizes: dict[str, int], what: str) -> None:
+def _check_sides(x: Tensor, sides: Sides, sizes: dict[str, int], port: str) -> None:
+    """Refuse another shape; `port` is the name of a file's input, and "" for an inference form."""
     right = x.dim() == len(sides)
     if right:
         for want, size in zip(sides, x.shape, strict=True):
@@ -358,19 +365,27 @@ def _check_sides(x: Tensor, sides: Sides, sizes: dict[str, int], what: str) -> N
                 right = False
                 break
     if not right:
-        words = ", ".join("any" if want is None else str(sizes.get(want, want)) for want in sides)  # type: ignore[arg-type]
-        more = "; senet.optimize(..., dynamic_size=True) makes one for any size, where the network allows it"
+        given = x.shape if x.dim() == len(sides) else (None,) * len(sides)
+        # a free side by its name, unless an earlier tensor has it in another size
+        pairs = [(want, size) for want, size in zip(sides, given, strict=True) if isinstance(want, str)]
+        known = {want: sizes[want] for want, size in pairs if sizes.get(want, size) != size}
+        words = ", ".join("any" if want is None else str(known.get(want, want)) for want in sides)  # type: ignore[arg-type]
+        what = f"this file takes {port}" if port else "this inference form was made for tensors"
+        maker = "senet.export" if port else "senet.optimize"
+        more = f"; {maker}(..., dynamic_size=True) makes one for any size, where the network allows it"
         raise InputError(
-            f"this inference form was made for tensors {what or 'of '}shape ({words}), not {tuple(x.shape)}"
+            f"{what} of shape ({words}), not {tuple(x.shape)}"
             f"{'' if any(isinstance(side, str) for side in sides[1:]) else more}"
         )
 
 
-def _check_conditions(conditions: Sequence[tuple[str, Any]], sizes: Mapping[str, Any]) -> None:
+def _check_conditions(
+    conditions: Sequence[tuple[str, Any]], sizes: Mapping[str, Any], what: str = "inference form"
+) -> None:
     for words, condition in conditions:
-        if not _value(condition, sizes):
+        if not _met(condition, sizes):
             given = ", ".join([f"{name} {size}" for name, size in sizes.items()])
             raise InputError(
-                f"this inference form is right where {words}, and was given {given}: the network tests its sizes and "
-                f"does something else there; use the network itself, or make a form from such an example"
+                f"this {what} is right where {words}, and was given {given}: the network tests its sizes and does "
+                f"something else there; use the network itself, or make another {what} from such an example"
             )

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 import senet
 from senet.fused.passes.library import library
 from senet.inference.eager.conditions import threads
-from senet.inference.eager.epilogue import rescale_add, rescale_add_relu, rescale_rectified, rescale_relu
+from senet.inference.eager.epilogue import plus, rescale_add, rescale_add_relu, rescale_rectified, rescale_relu
 from senet.inference.eager.gate import gates, rectified_gates
 
 needs_compiler = pytest.mark.skipif("library() is None", reason="needs a C compiler (gcc)")
@@ -249,6 +249,23 @@ def test_an_activation_before_an_addition_has_its_gradient(activation):
     x.requires_grad_()
     (ours,), (theirs,) = (torch.autograd.grad(each(x).square().sum(), x) for each in (optimized, model))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_addition_under_autocast_keeps_the_wider_dtype():
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.se, self.last = nn.Conv2d(3, 8, 3, padding=1), senet.SEBlock(8, 4), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x):
+            return x + self.last(self.se(self.conv(x)))
+
+    model, x = Denoiser().eval(), torch.randn(2, 3, 8, 8) + 100  # 100 has a last bit of 0.5 in bfloat16
+    optimized = senet.optimize(model, x)
+    assert _calls(optimized, plus)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, wanted = optimized(x) - x, model(x) - x
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * float(wanted.abs().max()))
 
 
 def test_weights_that_are_learned_after_all_have_gradients(network):

@@ -247,6 +247,39 @@ def test_what_does_not_compute_the_same_twice_comes_back_the_same(caplog):
     assert "does not compute the same twice" in caplog.text
 
 
+def test_a_buffer_that_calls_change_goes_on_changing():
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.se = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), SEBlock(8, 4)
+            self.register_buffer("factor", torch.ones(8, 1, 1))
+
+        def forward(self, x):
+            self.factor += 1
+            return self.se(self.norm(self.conv(x)) * self.factor)
+
+    model, x = Growing().eval(), torch.randn(2, 3, 4, 4)
+    made = optimize(model, x)
+    assert made is not model
+    for each in (model, made):
+        torch.testing.assert_close(each.factor, torch.ones(8, 1, 1))
+    for _ in range(3):
+        torch.testing.assert_close(made(x), model(x))
+
+
+def test_imaginary_parts_are_compared():
+    x = torch.randn(3, dtype=torch.complex64)
+    assert relative_difference(x, x.clone()) == 0
+    assert relative_difference(x, x.conj()) > TOLERANCE
+
+
+def test_a_half_network_that_cannot_be_copied_is_one_line():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), SEBlock(8, 4)).eval().bfloat16()
+    model.extra = model[0].weight * 2  # a result
+    with pytest.raises(OptimizeError, match="cannot be copied for a comparison in float64: RuntimeError"):
+        optimize(model, torch.randn(2, 3, 8, 8).bfloat16())
+
+
 def test_it_says_what_it_did(caplog):
     caplog.set_level(logging.INFO, "senet")
     optimize(senet.create("se_resnet20"), torch.randn(1, 3, 32, 32))

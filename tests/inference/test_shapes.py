@@ -14,7 +14,7 @@ import senet
 from senet import SEBlock, optimize
 from senet.errors import ExportError, InputError, OptimizeError
 from senet.export.runtimes import OnnxRuntime, OpenVino
-from senet.inference.shapes import Shapes, holds, parsed
+from senet.inference.shapes import Shapes, expect, holds, parsed
 
 
 class Branching(nn.Module):
@@ -238,11 +238,21 @@ def test_shapes_go_into_a_file_and_back():
     for wrong in (torch.ones(1, 3, 4, 5), torch.ones(1, 4, 4, 4), torch.ones(3, 4, 4)):
         with pytest.raises(InputError):
             shapes.check([wrong])
+    with pytest.raises(InputError, match=r"this file takes input of shape \(batch, 3, height, width\), not"):
+        shapes.check([torch.ones(2, 4, 4, 4)])
     with pytest.raises(InputError, match="takes 1 tensor, not 2"):
         shapes.check([torch.ones(1)] * 2)
     for wrong in (1, {"inputs": {}}, {"inputs": [], "conditions": []}):
         with pytest.raises(InputError, match="does not say which shapes"):
             Shapes.from_json(wrong)
+    with pytest.raises(InputError, match="is not a condition on batch"):
+        Shapes.from_json({"inputs": {"input": ["batch"]}, "conditions": ["depth > 1"]})
+
+
+def test_a_condition_that_divides_by_zero_is_not_met():
+    words = "height // (height - 8) == 1"
+    with pytest.raises(InputError, match="is right where height"):
+        expect(torch.ones(1, 3, 8, 8), (None, 3, "height", None), conditions=[(words, parsed(words))])
 
 
 def test_an_example_without_samples_is_refused():

@@ -20,7 +20,7 @@ from senet.inference.eager.conditions import computed_now
 from senet.inference.eager.gate import gates, rectified_gates
 from senet.inference.graph import Network, value_of
 
-__all__ = ["fuse_epilogues", "rescale", "rescale_add", "rescale_add_relu", "rescale_rectified", "rescale_relu"]
+__all__ = ["fuse_epilogues", "plus", "rescale", "rescale_add", "rescale_add_relu", "rescale_rectified", "rescale_relu"]
 
 _aten = torch.ops.aten
 _NOT, _AFTER, _BEFORE = 0, 1, 2  # whether the compiled function rectifies its result, or u before it is rescaled
@@ -67,6 +67,11 @@ def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor
     return torch.addcmul(x, u, gate, out=u).relu_() if _may_overwrite(u, gate, x) else torch.relu(u * gate + x)
 
 
+def plus(u: Tensor, x: Tensor | float) -> Tensor:
+    """U + x. `u` is overwritten if the sum has its dtype: under autocast, x may have a wider one."""
+    return u.add_(x) if getattr(x, "dtype", u.dtype) == u.dtype else u + x
+
+
 def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) -> bool:
     """Try the compiled kernel in place; return False if it does not support the layout, dtype or memory."""
     shape, dtype = u.shape, u.dtype
@@ -99,7 +104,7 @@ def _may_overwrite(u: Tensor, *others: Tensor) -> bool:
 _ACTIVATIONS = {
     getattr(_aten, each.op).default: getattr(_aten, f"{each.op}_").default for each in ACTIVATIONS if each.overwrites
 }
-_IN_PLACE = {_aten.add.Tensor: _aten.add_.Tensor, **_ACTIVATIONS}
+_IN_PLACE: dict[Any, Any] = {_aten.add.Tensor: plus, **_ACTIVATIONS}
 _FRESH = (
     _aten.conv1d.default,
     _aten.conv2d.default,
@@ -109,8 +114,8 @@ _FRESH = (
     _aten.conv3d.padding,
     _aten.linear.default,
     _aten.add.Tensor,
-    _aten.add_.Tensor,
     _aten.mul.Tensor,
+    plus,
     rescale,
     rescale_rectified,
     rescale_add,
@@ -179,7 +184,7 @@ def _overwrite(node: fx.Node) -> None:
         if not _is_fresh(a, node) and _is_fresh(b, node):
             node.args = (b, a)
     if _is_fresh(node.args[0], node):
-        node.target = _IN_PLACE[node.target]  # type: ignore[index]
+        node.target = _IN_PLACE[node.target]
 
 
 def _is_fresh(given: Any, user: fx.Node, targets: tuple[Any, ...] = _FRESH) -> bool:
