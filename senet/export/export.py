@@ -134,6 +134,7 @@ def export(
     Raises:
         ExportError: (a ValueError) the suffix is unknown, the network cannot be exported, the
             file's outputs differ from PyTorch's, or a converter fails.
+        InsertionError: (a ValueError) the network does not run on the example.
         ImportError: the format's packages are not installed; the message has the command that installs them.
         OSError: the file cannot be written. On a full disk it is a FileWriteError, which is also an ExportError.
     """
@@ -232,7 +233,7 @@ def _export(
 
 
 def _instead(path: Path) -> str:
-    others = " or ".join(f"{suffix}" for suffix in FORMATS if suffix != path.suffix)
+    others = " or ".join(suffix for suffix in FORMATS if suffix != path.suffix)
     return f"write a file that ends in {others}, or have the network compute that otherwise"
 
 
