@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 
 from senet.console import display
 from senet.errors import SenetError
+from senet.files.paths import expanded
 from senet.flagtexts import FLAGS, GROUPS, POSITIONAL, Flag
 from senet.recipe.elsewhere import elsewhere
 from senet.words import did_you_mean, nearest
@@ -68,10 +69,18 @@ def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) ->
         parser.print_help(sys.stderr)
         raise UsageError("say which verb")
     try:
-        parsed = parser.parse_args(list(given))
+        parsed = parser.parse_args([_at_home(word) for word in given])
     except argparse.ArgumentError as error:
         raise UsageError(_in_plain_words(str(error), given[0], verbs)) from None
     return parsed.verb, _arguments(verbs[parsed.verb], parsed[parsed.verb].as_dict())
+
+
+def _at_home(word: str) -> str:
+    """The word with the home folder in `--out=~/x`: a shell replaces only a ~ at the beginning of a word."""
+    flag, equals, value = word.partition("=")
+    if flag.startswith("--") and equals and value.startswith("~"):
+        return f"{flag}={expanded(value)}"
+    return word
 
 
 class _Parameter(NamedTuple):

@@ -19,6 +19,7 @@ from senet.extras import extra
 from senet.files import fileformat
 from senet.files.atomic import atomic_write
 from senet.files.hub import HubName
+from senet.files.paths import expanded
 from senet.files.run_folder import MODEL, RESULT, read_json, report_folder, write_json
 from senet.saving import read_metadata
 from senet.study.comparison.pages import read_comparison
@@ -102,7 +103,7 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
     Raises:
         StudyError: the folder holds no finished run, or `out` holds a run or a study.
     """
-    folder = Path(run).expanduser()
+    folder = expanded(run)
     if not (folder / MODEL).is_file() or not (folder / RESULT).is_file():
         runs = sorted(path.parent for path in folder.glob(f"*/{MODEL}"))
         raise StudyError(f"{folder} holds no finished run: {_NO_RUN.format(runs[-1] if runs else 'runs/photos/se-0')}")

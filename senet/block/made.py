@@ -24,6 +24,7 @@ from senet.errors import InputError, InputTypeError, InsertionError, MissingPack
 from senet.extras import extra
 from senet.files.code_digest import digest_of_code
 from senet.files.own_code import function_in, importing_from, raised_at
+from senet.files.paths import expanded
 from senet.files.run_folder import digest_of
 from senet.words import did_you_mean, kind_of, with_article
 
@@ -331,7 +332,7 @@ def _resolved(make: Make) -> Callable[[int], nn.Module]:
         )
     path, colon, function = make.rpartition(":")
     if colon and path.endswith(".py"):
-        return functools.partial(_from_file, Path(path).expanduser(), function)
+        return functools.partial(_from_file, expanded(path), function)
     if make not in _TIMM:
         raise InputError(
             f"make={make!r} is neither a block of timm's nor path/net.py:function{did_you_mean(make, _TIMM)}"

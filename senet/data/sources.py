@@ -19,6 +19,7 @@ from senet.data.source import DataSource
 from senet.errors import DataError
 from senet.extras import how_to_install
 from senet.files.cache import cache_folder
+from senet.files.paths import expanded
 from senet.files.run_folder import SETTINGS
 from senet.words import did_you_mean, listed
 
@@ -72,7 +73,7 @@ def open_data(
     elif str(name).startswith("torchvision:"):
         source = _torchvision(str(name), _data_root(data_root), split_seed)
     else:
-        source = _folder(Path(name).expanduser(), split_seed)
+        source = _folder(expanded(name), split_seed)
     if str(name) in _OWN and (here := Path(str(name))).is_dir() and not (here / SETTINGS).is_file():
         note = f"{name} is a data set of senet's own: the folder of that name is ./{name}"
         source = dataclasses.replace(source, notes=(note,))
@@ -187,7 +188,7 @@ def _context(name: str) -> DataSource:
 
 def _data_root(given: str | Path | None) -> Path:
     if given is not None:
-        return Path(given).expanduser()
+        return expanded(given)
     return cache_folder() / "data"
 
 

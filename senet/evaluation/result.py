@@ -14,6 +14,7 @@ from senet.data import unreadable as badfiles
 from senet.errors import StudyError
 from senet.evaluation.classwise import ClassResult, Confusion, class_results, confusion_figure, confusion_of
 from senet.evaluation.reliability import Bin, bins_of, reliability_figure
+from senet.files.paths import expanded
 from senet.files.run_folder import RESULT, SETTINGS, writable_folder, write_csv, write_json
 from senet.files.tables import KINDS, check_table, write_table
 from senet.report.figures import drawing, save_figure
@@ -182,7 +183,7 @@ def evaluation_folder(out: str | Path, data: str, predictions: str) -> Path:
     """
     if predictions not in KINDS:
         raise StudyError(f"predictions are written as {' or '.join(KINDS)}, not as {predictions!r}")
-    folder = Path(out).expanduser()
+    folder = expanded(out)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} holds a run or a comparison, whose result.json is its own: choose another folder")
     writable_folder(folder, data)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import StudyError
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
+from senet.files.paths import expanded
 from senet.files.records import Record, read_csv, read_json, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
             these names without settings. Or it holds a study with other settings (all differences
             are named), or any study if `resume` is False.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     writable_folder(folder, settings.get("data", {}).get("name"))
     wanted = json.loads(json.dumps(settings))
     file = folder / SETTINGS
@@ -161,7 +162,7 @@ def report_folder(path: str | Path) -> Path:
     Raises:
         StudyError: it holds a training or a study, whose files would be overwritten, or cannot be made.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} is the folder of a training or a study: choose another, such as a new one in it")
     try:
@@ -207,9 +208,9 @@ def digest_of(name: str | Path | None) -> str | None:
         return None
     if is_on_hub(name):  # a branch may move, so the digest is of the present file
         name = fetched(str(name), WEIGHTS)
-    path = Path(str(name)).expanduser()
+    path = expanded(str(name))
     if not path.exists() and ".py:" in str(name):
-        path = Path(str(name).rpartition(":")[0]).expanduser()
+        path = expanded(str(name).rpartition(":")[0])
     if path.is_dir() and (path / MODEL).is_file():
         path = path / MODEL
     if not path.is_file():

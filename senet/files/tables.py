@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from senet.errors import StudyError
 from senet.extras import how_to_install
 from senet.files.atomic import atomic_write, check_writable
+from senet.files.paths import expanded
 from senet.files.records import write_csv
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def check_table(path: str | Path) -> Path:
     Raises:
         StudyError: its name ends in neither .csv nor .parquet, it cannot be written, or pyarrow is not installed.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if file.suffix.lower().removeprefix(".") not in KINDS:
         raise StudyError(f"a table is written to a file whose name ends in .csv or .parquet, not to {path}")
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.errors import StudyError
+from senet.files.paths import expanded
 from senet.recipe.recipe import Recipe
 from senet.words import did_you_mean
 
@@ -38,7 +39,7 @@ def read_recipe(name: str | Path) -> Recipe:
         StudyError: there is no recipe of that name, the file cannot be read, or it has an unknown
             key or a wrong value. The message says what would be right.
     """
-    shipped, path = _shipped(), Path(name).expanduser()
+    shipped, path = _shipped(), expanded(name)
     file: Traversable | Path
     if str(name) in shipped:
         file = shipped[str(name)]

@@ -25,6 +25,7 @@ from senet.evaluation.networks import BuiltNetwork, NetworkSpec, input_channels,
 from senet.evaluation.networks import make as make_network
 from senet.fast import synchronise
 from senet.files.lock import locked
+from senet.files.paths import expanded
 from senet.files.run_folder import (
     METRICS,
     MODEL,
@@ -168,7 +169,7 @@ def setup_of(
     Only the network knows the number of input channels, so it is made here, once, and returned for
     the training. A study in `out` that an earlier version began keeps that version's behaviour.
     """
-    held = _settings_in(Path(out).expanduser())
+    held = _settings_in(expanded(out))
     earlier = held is not None and "transparency" not in held["preprocessing"]
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
     allowed = options.get("max_bad")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from senet.block import SESpec
 from senet.errors import StudyError
 from senet.files.own_code import function_in, importing_from
+from senet.files.paths import expanded
 from senet.study.cells.cell import CellOptions
 from senet.verbs.cells import commands_alone, show_cells
 
@@ -59,7 +59,7 @@ def judge(
     with contextlib.ExitStack() as stack:
         stack.enter_context(commands_alone(cells))
         with inside():  # the file may itself call judge() when executed
-            path = Path(file).expanduser()
+            path = expanded(file)
             stack.enter_context(importing_from(path.resolve().parent))
             train = function_in(path, function)
         found = judge_cells(train, cells, out=out, resume=resume, **own)

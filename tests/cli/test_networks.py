@@ -64,8 +64,9 @@ def test_a_home_that_the_shell_left_as_it_is(senet, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     status, out, err = senet("insert", "--model", "resnet20", "--size", 8, "--out=~/se.safetensors")
     assert (status, err) == (0, "")
-    assert "Written: ~/se.safetensors (" in out
+    assert f"Written: {tmp_path}/se.safetensors (" in out
     assert len(blocks(load(tmp_path / "se.safetensors"))) == 9
+    assert senet("check", "--model=~/se.safetensors", "--size", 8)[0] == 0
 
 
 def test_insert_with_random_gates_says_that_the_output_is_another(senet, tmp_path):

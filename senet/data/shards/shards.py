@@ -19,6 +19,7 @@ from senet.data.image_folders import split_of
 from senet.data.images import BadFile, digest, text_of
 from senet.data.shards.index import index_of, state_of
 from senet.errors import BadImageError, DataError
+from senet.files.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -205,7 +206,7 @@ def _found(pattern: str) -> list[Path]:
         )
     shards: list[Path] = []
     for name in _expanded(pattern):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_dir():
             here = sorted(path.rglob("*.tar"), key=lambda p: p.as_posix())
         elif any(sign in name for sign in "*?["):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from senet.errors import StudyError
+from senet.files.paths import expanded
 from senet.files.run_folder import RESULT, SETTINGS, open_folder, refuse_link
 from senet.study.cells.cell import Cell, CellOptions, incomplete
 from senet.study.cells.children import run_children
@@ -77,7 +78,7 @@ def open_study(path: str | Path, settings: Mapping[str, Any], *, resume: bool, r
     Raises:
         StudyError: as in `open_folder`, or a report is requested of a folder without a study.
     """
-    if report_only and not (Path(path).expanduser() / SETTINGS).is_file():
+    if report_only and not (expanded(path) / SETTINGS).is_file():
         raise StudyError(f"{path} holds no study to draw a report of: give a study's folder")
     return open_folder(path, settings, resume=resume)
 

@@ -11,6 +11,7 @@ from senet.cost import tables
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
 from senet.errors import InputError, StudyError
+from senet.files.paths import expanded
 from senet.files.records import Record
 from senet.files.run_folder import METRICS, RESULT, read_csv, read_json, report_folder
 from senet.report import (
@@ -155,7 +156,7 @@ def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
         StudyError: a folder holds neither kind, the kinds are mixed, or `out` belongs to a study or
             cannot be made.
     """
-    page = _page_of([Path(folder).expanduser() for folder in folders])
+    page = _page_of([expanded(folder) for folder in folders])
     return write_page(page, report_folder(out))
 
 
@@ -179,7 +180,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     Raises:
         StudyError: it holds none.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     found = read_json(folder / RESULT)
     if not {"plain", "se"} <= set(found):
         raise StudyError(f"{folder} holds no finished comparison: give folders that compare wrote, or that judge wrote")

@@ -17,6 +17,7 @@ from senet.cost.cost import cost
 from senet.errors import StudyError
 from senet.evaluation.networks import how_to_load, metadata_of
 from senet.evaluation.options import MeasureOptions
+from senet.files.paths import expanded
 from senet.files.run_folder import read_json
 from senet.insertion import InlineSE, blocks, channels_of, fold_gates
 from senet.recipe.options import known_options
@@ -147,7 +148,7 @@ def prune(
     if (blocks is None) == (not advice):
         raise StudyError("say what to prune: blocks (names or patterns), or advice (what explain advises)")
     check_tolerance(tolerance)
-    if out is not None and not Path(out).expanduser().parent.is_dir():
+    if out is not None and not expanded(out).parent.is_dir():
         raise StudyError(f"cannot write {out}: the folder {Path(out).parent} does not exist")
     known = None if explanation is None else _known(explanation)
     shown = Progress(progress)
@@ -170,7 +171,7 @@ def prune(
             pruned = _pruned(subject, {name: means[name] for name in names}, plain, shown)
     if out is None:
         return pruned
-    path = Path(out).expanduser()
+    path = expanded(out)
     metadata = metadata_of(model) if isinstance(model, str) and is_saved(model) else {}
     kept = {key: value for key, value in metadata.items() if key in ("classes", "preprocessing", "settings")}
     kept.setdefault("preprocessing", subject.preprocessing.to_json())
@@ -217,7 +218,7 @@ def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], li
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(explanation).expanduser()
+    folder = expanded(explanation)
     content = read_json(folder / EXPLANATION)
     try:
         means = load_file(folder / GATES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from senet.block.made import block_in
 from senet.console.command import typed
 from senet.errors import StudyError
+from senet.files.paths import expanded
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, read_json
 from senet.report.page import Chart, Page, Section, Text
@@ -30,7 +31,7 @@ def read_judgement(folder: str | Path) -> Judgement:
     Raises:
         StudyError: it holds none, or an inconsistent one.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     found = read_json(folder / RESULT)
     record = Record(folder / RESULT, found)
     try:
