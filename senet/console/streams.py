@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from senet.console.display import silence
+from senet.words import printable
 
 __all__ = ["open_streams", "tell"]
 
@@ -40,9 +41,9 @@ def open_streams() -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line to standard error if it can be written."""
+    """Print a line to standard error if it can be written; it may quote the name of any file."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         silence(sys.stderr)
 

@@ -181,6 +181,7 @@ def test_the_traceback_on_request(monkeypatch, how):
         ("train", ModuleNotFoundError("No module", name="timm"), 2, "[timm]'"),
         ("train", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),
         ("train", OSError(28, "No space left on device", "runs/x"), 2, "runs/x: No space left on device"),
+        ("train", OSError(2, "No such file", "a\x1b[2J\u202eb"), 2, r"a\x1b[2J\u202eb: No such file"),
     ],
 )
 def test_interruptions_and_missing_extras(senet, study, monkeypatch, verb, error, status, message):
