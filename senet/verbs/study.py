@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from senet.block import SESpec
 from senet.console import display
 from senet.evaluation.options import PredictOptions, SplitOptions
+from senet.files.paths import expanded
 from senet.files.run_folder import refuse_link
 from senet.recipe.options import Options
 from senet.study.cells.cell import CellOptions
@@ -44,7 +45,9 @@ def train(
     if where and spec is None:
         spec = SESpec()
     how: dict[str, Any] = {"spec": spec, "where": where, "make": make, "seed": seed, "resume": resume}
-    display.show(str(run(model, data, out=out, weights=weights, **how, **options)))
+    result = run(model, data, out=out, weights=weights, **how, **options)
+    if _is_first():
+        display.show(str(result))
 
 
 def evaluate(
@@ -73,7 +76,7 @@ def evaluate(
     for each in sizes:
         folder = out if out is None or len(sizes) == 1 else str(Path(out) / f"size-{each}")
         if folder != out and folder is not None:
-            refuse_link(Path(folder).expanduser())
+            refuse_link(expanded(folder))
         result = measure(model, data, size=each, max_bad=max_bad, out=folder, predictions=predictions, **options)
         written = [] if folder is None else [f"written to {folder}"]
         display.show(*result.parts(), *written, *[""] * (each != sizes[-1]))
@@ -122,7 +125,8 @@ def compare(
     own: dict[str, Any] = {"weights": weights, "spec": spec, "where": where, "make": make}
     with commands_alone(cells):
         found = compare_cells(model, data, cells, out=out, seeds=seeds, resume=resume, **own, **options)
-    show_cells(found)
+    if _is_first():
+        show_cells(found)
 
 
 def ablate(
@@ -159,7 +163,8 @@ def ablate(
     own |= {"table": table, "grid": parse_grid(grid or ())}
     with commands_alone(cells):
         found = ablate_cells(model, data, cells, out=out, seeds=seeds, resume=resume, **own, **options)
-    show_cells(found)
+    if _is_first():
+        show_cells(found)
 
 
 def report(runs: list[str], out: str) -> None:
@@ -172,3 +177,10 @@ def report(runs: list[str], out: str) -> None:
     from senet.study.comparison.pages import write_several
 
     display.show(f"Report: {write_several(runs, out)}")
+
+
+def _is_first() -> bool:
+    """Whether this process shows the result, which under torchrun and SLURM each of them has."""
+    from senet.training.processes.processes import is_first_process
+
+    return is_first_process()

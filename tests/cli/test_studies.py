@@ -183,3 +183,16 @@ def test_real_weights_with_what_they_expect_as_options(senet, shared, imagenet10
     assert "(77 of 100 images)" in out
     assert "(93 of 100)" in out
     assert "has 1001 classes" in out
+
+
+@pytest.mark.parametrize(("rank", "shown"), [("0", "the result\n"), ("1", "")])
+def test_of_several_processes_the_first_shows_the_result(senet, study, monkeypatch, rank, shown):
+    started = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(study, "train", lambda *_, **__: "the result")
+    monkeypatch.setattr("senet.study.comparison.compare.compare_cells", lambda *_, **__: ["the result"])
+    ablating = importlib.import_module("senet.study.ablation.ablate")  # the folder names its function so too
+    monkeypatch.setattr(ablating, "ablate_cells", lambda *_, **__: ["the result"])
+    for verb in ("train", "compare", "ablate"):
+        assert senet(verb, "--model", "resnet20", "--data", "digits", "--out", "x") == (0, shown, "")

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from senet.evaluation.logits import Predictions
 
-__all__ = ["DeviceLayout", "Processes", "asked_here", "device_layout", "joined", "joined_predictions"]
+__all__ = [
+    "DeviceLayout",
+    "Processes",
+    "asked_here",
+    "device_layout",
+    "is_first_process",
+    "joined",
+    "joined_predictions",
+]
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -210,6 +218,12 @@ def _launched() -> _Launcher | None:
             slurm.main_port,
         )
     return None
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that torchrun or SLURM started, or the only one."""
+    launcher = _launched()
+    return launcher is None or launcher.rank == 0
 
 
 def _within(asked: str, nodes: int | None, launcher: _Launcher) -> DeviceLayout:
