@@ -150,7 +150,7 @@ _DATA: Mapping[str, Flag] = {
             "explore": "a JSON file with the class names of each network, in their order, or 'none'; the default is "
             "the names saved with it or published by its library, else numbers",
             "export": "a JSON file with the network's class names in order, kept in the file; the default is the "
-            "names that were saved with the network",
+            "names saved with the network or published by its library",
         },
     ),
     "class_offset": Flag(
@@ -289,7 +289,11 @@ _OUTPUT: Mapping[str, Flag] = {
     "budget": Flag("RATIO", "the largest ratio of the time with SE to the time without: 1.02 is two per cent more", 1),
     "placements": Flag("PLACE", "placements to choose from; the default is standard and inner"),
     "ablation": Flag("FOLDER", "the folder of ablate for this network, to show its accuracies beside the costs"),
-    "quick": Flag("", "fewer rounds and nothing compiled, for a first impression only"),
+    "quick": Flag(
+        "",
+        "fewer rounds and nothing compiled, for a first impression only",
+        verbs={"advise": "fewer rounds, for a first impression only"},
+    ),
     "dynamic_size": Flag("", "let the file take pictures of any height and width, not only of --size"),
     "int8": Flag(
         "", "compute in INT8 (OpenVINO), calibrated on pictures of --data, and show the accuracy before and after"

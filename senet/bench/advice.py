@@ -13,13 +13,14 @@ from senet.bench.rows import Ratio
 from senet.bench.show import machine_line, write_texts
 from senet.block import SESpec
 from senet.console import display
+from senet.errors import InputError
 from senet.report import Column, Table, cell
 from senet.words import counted
 
 if TYPE_CHECKING:
     from senet.report import Cell
 
-__all__ = ["ADVICE", "Advice", "Placed", "patterns"]
+__all__ = ["ADVICE", "Accuracies", "Advice", "Placed", "accuracies_in", "patterns"]
 
 ADVICE = "advice.json"
 
@@ -95,7 +96,7 @@ class Advice:
         measured: SE at all sites, at one stage's sites, and at single sites, by placement.
         tried: the proposals built and measured, in order; the last is the proposal if it fits.
         proposal: the proposal that fits, measured as a whole; None if nothing fits.
-        command: the command that inserts the proposal; "" without one.
+        command: the command that inserts the proposal; "" without one, or if the network has SE already.
         notes: further remarks.
         machine: the machine.
         quick: whether it was a quick measurement.
@@ -143,7 +144,7 @@ class Advice:
                 f"Within {self.budget:g}: SE at {counted(len(self.proposal.sites), 'site')} ({words}{form}) takes "
                 f"{self.proposal.ratio} of the time without, and adds {self.proposal.parameters:,} parameters."
             )
-            found.append(f"Put it in: {self.command}")
+            found += [f"Put it in: {self.command}"] * bool(self.command)
         hurry = " Measured in a hurry: a look, no figure to report." if self.quick else ""
         how = "Times are medians of ratios to the network without SE, round by round in turn [95 % interval]."
         return [*found, *self.notes, f"{how}{hurry} {machine_line(self.machine)}"]
@@ -196,3 +197,29 @@ def patterns(chosen: Collection[str], known: Collection[str]) -> list[str]:
         found.append(prefix if inside == {prefix} else f"{prefix}.*")
         left = [name for name in left if name not in inside]
     return found
+
+
+Accuracies = Mapping[tuple[str, int, frozenset[int] | None], float]
+"""Accuracies by placement, reduction ratio and the stages that hold SE (None for all)."""
+
+
+def accuracies_in(folder: Path) -> Accuracies:
+    """Read the mean accuracies of SE as `advise` inserts it from the folder of an ablation.
+
+    Raises:
+        InputError: the folder holds no ablation.
+    """
+    try:
+        values: Any = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        found: dict[tuple[str, int, frozenset[int] | None], float] = {}
+        for each in values["cells"].values():
+            se, stages = each["se"], each["stages"]
+            if se is None or "make" in se:
+                continue
+            usual = SESpec(se["reduction_ratio"], placement=se["placement"]).to_json()
+            if {**usual, **se, "start": None} == usual:  # the same but for its start
+                which = None if stages is None else frozenset(map(int, stages))
+                found[se["placement"], se["reduction_ratio"], which] = float(each["mean"])
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} holds no finished ablation: give the folder that senet ablate wrote") from error

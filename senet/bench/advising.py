@@ -6,17 +6,15 @@ import copy
 import dataclasses
 import functools
 import itertools
-import json
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from senet.bench.advice import Advice, Placed, patterns
+from senet.bench.advice import Accuracies, Advice, Placed, accuracies_in, patterns
 from senet.bench.cases import ENGINES, INFERENCE, Case
 from senet.bench.contestants import PLAIN, folded, optimized
 from senet.bench.engines import inference
@@ -27,6 +25,7 @@ from senet.block import PLACEMENTS, SESpec, _positive_int
 from senet.console.progress import Progress
 from senet.errors import InputError, InsertionError
 from senet.extras import how_to_install
+from senet.files.paths import expanded
 from senet.insertion import Site, blocks, insert, remove, sites
 from senet.running import count_parameters
 from senet.words import did_you_mean
@@ -40,8 +39,6 @@ FORMS = ("optimized", "as inserted")
 _TRIES = 6  # proposals to build and measure before reporting that none fits
 
 Sites = Mapping[str, Sequence[Site]]
-Accuracies = Mapping[tuple[str, int, frozenset[int] | None], float]
-"""Accuracies by placement, reduction ratio and the stages that hold SE (None for all)."""
 
 
 def advise(
@@ -56,6 +53,7 @@ def advise(
     ablation: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    flags: Sequence[str] = (),
     quick: bool = False,
     progress: bool = True,
 ) -> Advice:
@@ -63,7 +61,7 @@ def advise(
 
     For each placement, the network runs in turn without SE, with SE at all sites, and with SE at
     one stage's sites. The proposal has the most sites that fit, because in the paper's tables 13
-    and 14 a stage without SE loses more accuracy than another placement does. If a stage fits only
+    and 15 a stage without SE loses more accuracy than another placement does. If a stage fits only
     in part, its last sites are used. The proposal is then built and measured as a whole. If it is
     too slow, twice the reduction ratio is tried, and then fewer sites.
 
@@ -78,6 +76,7 @@ def advise(
         ablation: a folder of `senet ablate`, whose accuracies for the same sites are shown beside the costs.
         out: a folder for advice.json and table.txt; None writes nothing.
         name: the network's name in the table and the command; its class by default.
+        flags: further words of the command, such as `("--weights", "net.pth")`.
         quick: use fewer rounds, for a first impression only.
         progress: whether to show progress on standard error.
 
@@ -95,8 +94,9 @@ def advise(
         raise InputError(f"{ENGINES[engine].words}: {why}{how}")
     if not 1 < budget < float("inf"):
         raise InputError(f"the budget is the time with SE over the time without, such as 1.02, not {budget:g}")
-    accuracies = {} if ablation is None else _accuracies(Path(ablation))
-    plain = (remove(model, everything=True) if blocks(model) else copy.deepcopy(model)).eval()
+    accuracies = {} if ablation is None else accuracies_in(expanded(ablation))
+    held = bool(blocks(model))
+    plain = (remove(model, everything=True) if held else copy.deepcopy(model)).eval()
     found = _sites(plain, example, placements)
     search = _Search(plain, example, engine, batch_size, quick, found, accuracies, Progress(progress))
     whole = search.whole(reduction_ratio)
@@ -113,13 +113,13 @@ def advise(
         measured=(*whole, *stages, *measured),
         tried=tuple(tried),
         proposal=proposal,
-        command="" if proposal is None else _command(label, proposal, found),
-        notes=tuple(_notes(budget, proposal)),
+        command="" if proposal is None or held else _command(label, flags, proposal, found),
+        notes=tuple(_notes(budget, proposal, held)),
         machine=machine_of_figures(),
         quick=quick,
     )
     if out is not None:
-        result.write(Path(out))
+        result.write(expanded(out))
     return result
 
 
@@ -348,7 +348,12 @@ def _in_words(names: Sequence[str], stages: Sequence[Placed]) -> str:
     return ", ".join(words)
 
 
-def _notes(budget: float, proposal: Placed | None) -> Iterator[str]:
+def _notes(budget: float, proposal: Placed | None, held: bool) -> Iterator[str]:
+    if proposal is not None and held:
+        yield (
+            "The network has SE already, which senet insert leaves there. In Python: senet.insert(senet.remove(model, "
+            "everything=True), example, found.spec, where=found.where)."
+        )
     if proposal is not None and proposal.ratio.high is not None and proposal.ratio.high > budget:
         yield (
             f"The proposal's median keeps within the budget, and its interval reaches to {proposal.ratio.high:.3f}: a "
@@ -358,29 +363,9 @@ def _notes(budget: float, proposal: Placed | None) -> Iterator[str]:
         yield "Whether SE there is worth its time is for a training to say: senet ablate --grid stages=each,but-each."
 
 
-def _command(label: str, proposal: Placed, found: Sites) -> str:
-    words = ["senet", "insert", "--model", label, "--placement", proposal.placement]
+def _command(label: str, flags: Sequence[str], proposal: Placed, found: Sites) -> str:
+    words = ["senet", "insert", "--model", label, *flags, "--placement", proposal.placement]
     words += ["--reduction-ratio", str(proposal.reduction_ratio)]
     if where := patterns(proposal.sites, [site.name for site in found[proposal.placement]]):
         words += ["--where", *where]
     return shlex.join([*words, "--out", "se.safetensors"])
-
-
-def _accuracies(folder: Path) -> Accuracies:
-    """Read the mean accuracies of an ablation.
-
-    Raises:
-        InputError: the folder holds no ablation.
-    """
-    path = folder / "result.json"
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        found: dict[tuple[str, int, frozenset[int] | None], float] = {}
-        for each in values["cells"].values():
-            se, stages = each["se"], each["stages"]
-            if se is not None and (se["squeeze"], se["gate"], se["width"]) == ("avg", "sigmoid", None):
-                which = None if stages is None else frozenset(map(int, stages))
-                found[se["placement"], se["reduction_ratio"], which] = float(each["mean"])
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} holds no finished ablation: give the folder that senet ablate wrote") from error

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from senet.console.progress import Progress, duration
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.extras import how_to_install
+from senet.files.paths import expanded
+from senet.files.run_folder import digest_of
 
 if TYPE_CHECKING:
     import os
@@ -142,10 +145,10 @@ def bench(
     if not wanted:
         how = " that does not compile, since quick leaves out those that do" if quick else ""
         raise BenchError(f"there is nothing to measure: name at least one engine{how}")
-    folder = Path(out)
+    folder = expanded(out)
     who = contestants(model, example)
     result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
-    code = _code()
+    code = _digest(who.networks[OURS], name)
     done = _kept_rows(folder, result, code) if resume else {}
     folder.mkdir(parents=True, exist_ok=True)
     measuring = _Measuring(who, example, QUICK if quick else FULL)
@@ -303,6 +306,13 @@ def machine_of_figures() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {**machine(device), "instructions": torch.backends.cpu.get_cpu_capability(), **versions}
+
+
+def _digest(network: nn.Module, name: str | None) -> str:
+    """A short digest of what the rows depend on: senet's code, and the network, whose own file may have changed."""
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items() if isinstance(value, Tensor)}
+    text = re.sub(r"0x[0-9a-f]+", "", f"{_code()} {digest_of(name)} {network} {shapes}")  # without addresses
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _code() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from senet.data.decoding import EXTENSIONS
 from senet.data.images import BadFile, FileImages, text_of
 from senet.errors import DataError
+from senet.files.classes import class_pairs
 from senet.words import counted, listed, nearest
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Found",
     "class_indices",
-    "class_pairs",
     "files_below",
     "named_otherwise",
     "read_folder",
@@ -86,25 +85,6 @@ def stratified_split(
         held += list(whole) or order[:count]  # a class of copies only has them on both sides, and they are counted
     chosen = set(held)
     return [i for i in range(len(labels)) if i not in chosen], sorted(chosen)
-
-
-def class_pairs(path: str | Path) -> list[tuple[str, int]]:
-    """Read names with class indices from a JSON file: a list of names in order, or an object name -> index.
-
-    Raises:
-        DataError: the file is neither.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"the classes file {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"the classes file {path} is not JSON: {error}") from error
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return [(name, index) for index, name in enumerate(content)]
-    if isinstance(content, dict) and all(type(index) is int and index >= 0 for index in content.values()):
-        return list(content.items())
-    raise DataError(f"the classes file {path} holds neither a list of names nor an object name -> index")
 
 
 def class_indices(path: str | Path, folders: Sequence[str], offset: int = 0) -> dict[str, int]:

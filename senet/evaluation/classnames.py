@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import WeightsError
 from senet.evaluation.networks import metadata_of
+from senet.files.classes import class_pairs
 from senet.words import printable
 from senet.zoo.names.naming import is_saved
 
@@ -43,8 +44,6 @@ def names_in(path: str | Path, offset: int = 0) -> dict[int, str]:
     Raises:
         DataError: it is not such a file.
     """
-    from senet.data.image_folders import class_pairs
-
     return {index + offset: name for name, index in class_pairs(path)}
 
 

@@ -92,14 +92,19 @@ class OpenedNetwork:
             )
         return spoken(named)
 
+    @property
+    def stated_preprocessing(self) -> Preprocessing | None:
+        """The preprocessing that the weights' file or library states."""
+        known = None if self.spec is None else known_preprocessing(self.spec) or published_preprocessing(self.spec)
+        noted = noted_preprocessing(self.network) if known is None else None
+        return Preprocessing.from_json(noted) if noted else known
+
     def preprocessing(self, options: Mapping[str, Any], source: DataSource | None = None) -> Preprocessing:
         """The network's preprocessing: the known one with changes from `PictureOptions` and `size`.
 
         If the network's own size is unknown, small images of `source` keep theirs.
         """
-        known = None if self.spec is None else known_preprocessing(self.spec) or published_preprocessing(self.spec)
-        if known is None and (noted := noted_preprocessing(self.network)):
-            known = Preprocessing.from_json(noted)
+        known = self.stated_preprocessing
         if known is None and source is not None and source.small and options.get("size") is None:
             assert source.native_size is not None
             known = Preprocessing(source.native_size, source.native_size)

@@ -51,6 +51,12 @@ class Network:
 
         return NetworkSpec(self.model, self.weights, block, make=self.make)
 
+    def flags(self) -> list[str]:
+        """The words that select the same network and input in another verb, but for --model and --make."""
+        names = ("weights", "num_classes", "in_channels", "size", "data", "data_root")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
     def open(self, block: SESpec | None = None) -> nn.Module:
         """Open the network; notes go to standard error."""
         from senet.evaluation.networks import heard, network_of

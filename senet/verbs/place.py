@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import InputError, WeightsError
+from senet.files.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,19 +23,28 @@ class Place:
         out: the file.
         force: whether any existing file may be overwritten.
         ours: a test whether an existing file was written by the same verb, and so may be overwritten.
+        files: all files that are written with it, itself first.
 
     Raises:
         InputError: a foreign file exists.
         OSError: it cannot be written.
     """
 
-    def __init__(self, out: str, *, force: bool, ours: Callable[[Path], bool]) -> None:
-        self.path = Path(out).expanduser()
+    def __init__(
+        self,
+        out: str,
+        *,
+        force: bool,
+        ours: Callable[[Path], bool],
+        files: Callable[[Path], tuple[Path, ...]] = lambda path: (path,),
+    ) -> None:
+        self.path = expanded(out)
         if self.path.is_dir():
             raise IsADirectoryError(f"{out} is a folder; give the name of a file in it")
-        if self.path.exists() and not force and not ours(self.path):
+        there = next((path for path in files(self.path) if path.exists()), None)
+        if there is not None and not force and not (self.path.exists() and ours(self.path)):
             raise InputError(
-                f"{out} is there already, and this command did not write it: choose another name, or add --force to "
+                f"{there} is there already, and this command did not write it: choose another name, or add --force to "
                 "write over it"
             )
         above = next(folder for folder in self.path.absolute().parents if folder.exists())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import Tensor, nn
 
 from senet import flags
 from senet.console import display
 from senet.console.progress import alive
 from senet.errors import InputError
 from senet.evaluation.options import PictureOptions
+from senet.files.classes import class_pairs
 from senet.verbs.network import Network
 from senet.verbs.place import Place, is_exported
 
@@ -51,28 +53,32 @@ def export(
         raise flags.UsageError("senet export takes --class-offset with --int8 alone, for the classes of --data")
     if int8 and Path(out).suffix != ".xml":
         raise flags.UsageError(f"senet export --int8 writes for OpenVINO: give --out {Path(out).with_suffix('.xml')}")
-    if class_offset and classes is not None and _names(classes):
+    names = [] if classes is None else _names(classes)
+    if class_offset and names:
         raise flags.UsageError(
             "senet export writes the names of --classes from output 0 on: name each output there, the background "
             "class too, and leave --class-offset out"
         )
-    place = Place(out, force=force, ours=is_exported)
+    if classes is not None and not names and not int8:
+        raise InputError(f"the classes file {classes} does not name every output from 0 on: list their names in order")
+    place = Place(out, force=force, ours=is_exported, files=exporting.format_of(out).files)
     if int8:
         _export_int8(network, place, classes, class_offset, dynamic_size, pictures)
         return
-    from senet.evaluation.networks import NetworkSpec, known_preprocessing
+    from senet.evaluation.networks import NetworkSpec
     from senet.evaluation.open import OpenedNetwork
 
     spec = NetworkSpec(network.model, network.weights, make=network.make)
     opened = OpenedNetwork(network.model, network.open().eval(), spec, ())
     metadata: dict[str, Any] = {}
-    if names := opened.trained_classes if classes is None else _names(classes):
-        metadata["classes"] = names
-    if pictures or known_preprocessing(spec) is not None:
+    stated = opened.stated_preprocessing is not None
+    if pictures or stated:
         preprocessing = opened.preprocessing({**pictures, "size": network.size})
         metadata["preprocessing"] = preprocessing.to_json()
         network = dataclasses.replace(network, size=preprocessing.size)
     example = network.example(opened.network)
+    if known := names or opened.known_classes(_scores(opened.network, example) if stated else 0):
+        metadata["classes"] = known
     with alive() as say:
         found = exporting.export(
             opened.network, example, place.make(), dynamic_size=dynamic_size, metadata=metadata, progress=say
@@ -97,7 +103,7 @@ def _export_int8(
     labelled = open_labelled(network.model, str(network.data), known_options(options, MeasureOptions, "export"))
     opened, source, how = labelled.opened, labelled.source, labelled.preprocessing
     metadata: dict[str, Any] = {"preprocessing": how.to_json()}
-    if names := opened.trained_classes if classes is None else _names(classes):
+    if names := opened.known_classes(labelled.classes) if classes is None else _names(classes):
         metadata["classes"] = names
     before = measure(labelled)
     batches = calibration_batches(source, how)
@@ -140,7 +146,8 @@ def bench(
     from senet.bench import bench as measure
     from senet.bench.measurement import what_to_install
 
-    plain, example = Network(model=with_se(model), weights=weights, size=size).built()
+    named = with_se(model) if weights is None else model  # weights are of the network that is named
+    plain, example = Network(model=named, weights=weights, size=size).built()
     result = measure(
         plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
     )
@@ -209,6 +216,7 @@ def advise(
         ablation=ablation,
         out=out,
         name=network.model,
+        flags=network.flags(),
         quick=quick,
     )
     display.show(*result.parts(), *([f"Written: {out} (advice.json, table.txt)"] if out else []))
@@ -221,13 +229,19 @@ def with_se(model: str) -> str:
     return f"se_{model}" if f"se_{model}" in list_models() else model
 
 
+def _scores(network: nn.Module, example: Tensor) -> int:
+    """The number of a classifier's scores; 0 for a network that returns something else."""
+    from senet.insertion import run, untouched
+
+    with untouched(network):
+        output = run(network, example)
+    return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else 0
+
+
 def _names(file: str) -> list[str]:
-    """The names of a classes file that lists them in order; a mapping serves only for folders."""
-    try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"the classes file {file} is not JSON: {error}") from error
-    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
+    """The names of a classes file in the order of the outputs; none if it leaves outputs out, as for folders it may."""
+    pairs = sorted(class_pairs(file), key=lambda pair: pair[1])
+    return [name for name, _ in pairs] if [index for _, index in pairs] == [*range(len(pairs))] else []
 
 
 def _change(before: Evaluation, after: Evaluation, among: int) -> str:

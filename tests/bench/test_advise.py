@@ -76,6 +76,7 @@ def test_all_sites_where_all_fit(clock):
     assert found.command == (
         "senet insert --model Network --placement standard --reduction-ratio 16 --out se.safetensors"
     )
+    assert "--model Network --weights net.pth --placement" in ask(budget=1.2, flags=("--weights", "net.pth")).command
     assert [(each.placement, each.what) for each in found.measured] == [
         ("standard", "all stages"),
         ("inner", "all stages"),
@@ -138,12 +139,23 @@ def test_an_interval_beyond_the_budget_is_said(clock, monkeypatch):
     assert "its interval reaches to 1.300: a longer measurement may say otherwise" in str(ask(budget=1.2))
 
 
+def test_a_network_that_has_se_gets_no_command_that_would_fail(clock):
+    found = advise(senet.insert(Network(), EXAMPLE), EXAMPLE, budget=1.2, progress=False)
+    assert found.command == ""
+    assert "Put it in" not in str(found)
+    assert "The network has SE already" in str(found)
+    again = senet.insert(senet.remove(Network(), everything=True), EXAMPLE, found.spec, where=found.where)
+    assert len(senet.blocks(again)) == 5
+
+
 def test_accuracies_of_an_ablation_stand_beside(clock, tmp_path):
     def cell(stages, placement="standard", mean=0.5, **se):
         return {"se": {**senet.SESpec(placement=placement, **se).to_json()}, "stages": stages, "mean": mean}
 
     cells = {"a": cell(None, mean=0.75), "b": cell([1], mean=0.6), "c": cell([0], gate="tanh", mean=0.1)}
     cells["plain"] = {"se": None, "stages": None, "mean": 0.4}
+    cells["bias"] = cell(None, bias=True, mean=0.1)
+    cells["eca"] = {"se": {"make": {"name": "eca"}, "placement": "standard"}, "stages": None, "mean": 0.1}
     (tmp_path / "result.json").write_text(json.dumps({"cells": cells}))
     found = ask(budget=1.035, ablation=tmp_path, out=tmp_path / "advice")
     accuracies = {(each.placement, each.what): each.accuracy for each in found.measured}
@@ -212,7 +224,8 @@ def test_the_command_for_real(monkeypatch, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "Within 1000: SE at 5 sites (all stages, placement standard, r = 16" in " ".join(shown.split())
     command = shlex.split(json.loads((tmp_path / "advice" / "advice.json").read_text())["command"])
-    assert cli.main([*command[1:], "--size", "16"]) == 0
+    assert command[:6] == "senet insert --model net.py:make --size 16".split()
+    assert cli.main(command[1:]) == 0
     assert (tmp_path / "se.safetensors").exists()
 
 

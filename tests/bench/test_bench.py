@@ -248,9 +248,30 @@ def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"threads was \d+ and is now 77"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
     bench(Network(), EXAMPLE, tmp_path, engines=["eager"], resume=False, **given)
+    measured.clear()
+    wider = Network()
+    wider.conv = nn.Conv2d(8, 8, 5, padding=2)
+    bench(wider, EXAMPLE, tmp_path, engines=["eager"], **given)
+    assert len(measured) == 3  # another network of the same name
     (tmp_path / "bench.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a measurement that senet bench wrote"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
+
+
+def test_rows_are_of_one_network_and_its_file(tmp_path):
+    file = tmp_path / "net.py"
+    digests = set()
+    for content in ("1", "2"):
+        file.write_text(content)
+        digests |= {benching._digest(Network(), f"{file}:make") for _ in range(2)}
+    assert len(digests) == 2
+
+
+@pytest.mark.usefixtures("not_folded")
+def test_a_home_in_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bench(Network(), EXAMPLE, "~/out", engines=["eager"], batch_size=2, progress=False)
+    assert (tmp_path / "out" / "bench.json").is_file()
 
 
 def test_bad_examples(tmp_path):
@@ -304,6 +325,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "What SE costs in resnet20" in out
     assert "Written: runs/bench (report.html, figure.svg, figure.png, table.txt, table.md, bench.json)" in out
     assert "training step, PyTorch eager, NCHW, batch 2: ours" in err
+    senet.save(senet.create("resnet20"), "runs/plain.safetensors")  # which the network with SE would not take
+    words = words.replace("runs/bench", "runs/own")
+    assert cli.main([*words.split(), "--weights", "runs/plain.safetensors"]) == 0
     assert cli.main("bench --model resnet20 --engines opnvino --out x".split()) == 2
     assert "did you mean 'openvino'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]

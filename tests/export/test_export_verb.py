@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import json
 import re
 from pathlib import Path
@@ -126,9 +127,33 @@ def test_an_offset_does_not_shift_the_names_in_the_file(run, count):
     assert sorted(path.name for path in Path().iterdir()) == ["names.json", "nets.py"]
 
 
-def test_a_mapping_of_classes_names_none_in_order(tmp_path):
-    (tmp_path / "names.json").write_text('{"a": 3}')
-    assert ship._names(str(tmp_path / "names.json")) == []
+def test_a_mapping_of_classes_names_the_outputs_if_it_leaves_none_out(run):
+    for text, names in (('{"b": 1, "a": 0}', ["a", "b"]), ('\ufeff["a"]', ["a"]), ('{"a": 3}', []), ("[]", [])):
+        Path("names.json").write_text(text, encoding="utf-8")
+        assert ship._names("names.json") == names
+    status, out, err = run("export --model nets.py:tiny --out net.pt2 --classes names.json")
+    assert (status, out) == (2, "")
+    assert "names.json does not name every output from 0 on" in err
+
+
+def test_published_weights_bring_their_preprocessing_and_classes(run, monkeypatch):
+    """As `evaluate` and `predict` take them: torchvision resizes for its second MobileNetV2 to 232."""
+    models = pytest.importorskip("torchvision").models
+    monkeypatch.setattr(
+        models.WeightsEnum, "get_state_dict", lambda *_, **__: models.get_model("mobilenet_v2").state_dict()
+    )
+    written = []
+    exporting = importlib.import_module("senet.export.export")  # senet names its function so too
+    monkeypatch.setattr(exporting, "export", lambda _, example, path, **how: written.append((example, how["metadata"])))
+    assert run("export --model torchvision:mobilenet_v2 --weights pretrained --out net.pt2")[0] == 0
+    assert run("export --model torchvision:mobilenet_v2 --weights pretrained --num-classes 10 --out net.pt2")[0] == 0
+    assert run("export --model torchvision:mobilenet_v2 --out net.pt2")[0] == 0
+    (example, metadata), (_, fewer), (_, random) = written
+    assert example.shape == (1, 3, 224, 224)
+    assert (metadata["preprocessing"]["size"], metadata["preprocessing"]["resize"]) == (224, 232)
+    assert (len(metadata["classes"]), metadata["classes"][0]) == (1000, "tench")
+    assert set(fewer) == {"preprocessing"}
+    assert random == {}
 
 
 @pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
@@ -145,3 +170,11 @@ def test_the_folder_is_made_and_its_own_file_alone_is_written_over(run, kind):
     assert "is there already, and this command did not write it" in err
     assert run(f"export --model nets.py:tiny --size 8 --out {another} --force")[0] == 0
     assert another.read_bytes() != b"mine"
+
+
+def test_the_weights_beside_an_openvino_file_are_not_written_over_either(run):
+    pytest.importorskip("openvino", reason="the extra 'ship' is not installed")
+    Path("net.bin").write_text("mine")
+    status, _, err = run("export --model nets.py:tiny --size 8 --out net.xml")
+    assert (status, Path("net.bin").read_text()) == (2, "mine")
+    assert "net.bin is there already, and this command did not write it" in err

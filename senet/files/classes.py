@@ -1,0 +1,29 @@
+"""Files with the names of a network's classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from senet.errors import DataError
+
+__all__ = ["class_pairs"]
+
+
+def class_pairs(path: str | Path) -> list[tuple[str, int]]:
+    """Read names with class indices from a JSON file: a list of names in order, or an object name -> index.
+
+    Raises:
+        DataError: the file is neither.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"the classes file {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the classes file {path} is not JSON: {error}") from error
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return [(name, index) for index, name in enumerate(content)]
+    if isinstance(content, dict) and all(type(index) is int and index >= 0 for index in content.values()):
+        return list(content.items())
+    raise DataError(f"the classes file {path} holds neither a list of names nor an object name -> index")
