@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltNetwork",
     "NetworkSpec",
+    "check_classifies",
     "has",
     "heard",
     "holds",
@@ -302,6 +303,16 @@ def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
         words = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
         raise StudyError(f"{name} does not take a picture of {shape}: {words:.300}{own_line(error)}") from error
     return logits_of(output).shape[1]
+
+
+def check_classifies(outputs: int, name: str) -> None:
+    """Refuse a network of one output, whose softmax is 1 for every picture.
+
+    Raises:
+        StudyError: it has one.
+    """
+    if outputs == 1:
+        raise StudyError(f"{name} {has(outputs)} and classes are told apart by one output each")
 
 
 def input_channels(network: nn.Module, name: str) -> int:

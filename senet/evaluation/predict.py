@@ -17,10 +17,11 @@ from senet.errors import DataError
 from senet.evaluation.classnames import names_in
 from senet.evaluation.evaluate import whole_number
 from senet.evaluation.logits import answers, check_scores, device_of
-from senet.evaluation.networks import probe
+from senet.evaluation.networks import check_classifies, probe
 from senet.evaluation.open import in_eval_mode, open_network
 from senet.evaluation.options import PredictOptions
 from senet.evaluation.result import prediction_columns
+from senet.files.paths import expanded
 from senet.files.tables import check_table, write_table
 from senet.recipe.options import known_options
 from senet.report.table import Table
@@ -131,6 +132,7 @@ def predict(
     opened = open_network(model, given)
     preprocessing = opened.preprocessing(given)
     count = probe(opened.network, preprocessing, opened.name)
+    check_classifies(count, opened.name)
     names = opened.class_names(count, given)
     workers = given.get("workers", 0 if len(images) < FEW else None)
     batches = Readable(images, preprocessing, batch_size, workers=workers, name="the data")
@@ -163,7 +165,7 @@ def _pictures(given: Sequence[str | Path]) -> tuple[FileImages, list[BadFile]]:
     names: list[str] = []
     others: list[BadFile] = []
     for each in given:
-        path = Path(each).expanduser()
+        path = expanded(each)
         if path.is_dir():
             inside, strangers = files_below(path)
             before = "" if len(given) == 1 else f"{text_of(path)}/"

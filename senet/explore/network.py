@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from senet.data.sources import open_data
 from senet.errors import StudyError
 from senet.evaluation.logits import device_of
-from senet.evaluation.networks import probe
+from senet.evaluation.networks import check_classifies, probe
 from senet.evaluation.open import native_preprocessing, open_network
 from senet.explore.looking import Held, Look, Means, look, mean_gates
 from senet.insertion import blocks, channels_of
@@ -111,6 +111,7 @@ def open_subject(
     # A dropped image is not from the data, so small data set its size only if nothing else does.
     how = opened.preprocessing(preprocessing or {}, None if native_preprocessing(network) else source)
     count = probe(network, how, model)
+    check_classifies(count, model)
     first = look(network, how, how.grey()[0])
     if not first.gates:
         raise StudyError(f"none of the SE blocks of {model} runs when it is shown a picture")

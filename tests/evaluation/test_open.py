@@ -94,6 +94,11 @@ def test_a_network_of_more_classes_is_not_told_that_it_knows_nothing(nets, folde
         assert [(each.index, each.name) for each in same.per_class] == named
 
 
+def test_one_output_predicts_no_class(nets, folder):
+    with pytest.raises(StudyError, match="has one output, as for regression, and classes are told apart by one output"):
+        predict(f"{nets}:one", folder, **QUIET)
+
+
 def test_more_outputs_than_classes_in_training_are_said(nets):
     built = make(NetworkSpec(f"{nets}:many"), num_classes=4, size=8, seed=0)
     assert built.notes == (f"{nets}:many has 1000 classes, and the images have the first 4 of them",)

@@ -155,6 +155,7 @@ class Idle(nn.Module):
         self.se, self.fc = senet.SEBlock(8), nn.Linear(3, 4)
     def forward(self, x): return self.fc(x.mean((2, 3)))
 def idle(): return Idle()
+def one(): return nn.Sequential(*grey(), nn.Linear(8, 1))
 """
 
 
@@ -164,6 +165,7 @@ def idle(): return Idle()
         ("resnet20", "holds no SE block.*senet insert"),
         ("maps", "takes networks that return"),
         ("idle", "none of the SE blocks"),
+        ("one", "has one output, as for regression, and classes are told apart by one output each"),
         ("se_resnet2O", "there is no network 'se_resnet2O'"),
     ],
 )
