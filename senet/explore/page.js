@@ -27,11 +27,15 @@ const become = (now, next) => {
   old.slice(fresh.length).forEach((each) => each.remove());
 };
 
+const complain = (words) => { document.querySelector("#status [role=alert]").textContent = words; };
+
 const ask = async (what) => {
-  const body = JSON.stringify({ tab: key.get(), what });
+  const before = key.get();
+  const body = JSON.stringify({ tab: before, what });
   const answer = await fetch("do", { method: "POST", headers: { "content-type": "application/json" }, body });
   if (!answer.ok) throw new Error(await answer.text());
   const { tab, regions } = await answer.json();
+  const forgotten = before !== null && before !== tab && document.querySelector(".shown") !== null;
   key.set(tab);
   for (const [name, html] of Object.entries(regions)) {
     const region = document.getElementById(name.replace("_", "-"));
@@ -39,6 +43,8 @@ const ask = async (what) => {
     next.innerHTML = html;
     become(region, next);
   }
+  if (what?.do === "clear") document.querySelector(`#picture-${what.slot.toLowerCase()} input`).focus(); // its button is gone
+  if (forgotten) complain("The server no longer has the pictures and holds of this page (was it started again?): drop the pictures again.");
 };
 
 const send = async (what) => {
@@ -54,7 +60,7 @@ const send = async (what) => {
     } catch (error) {
       const gone = error instanceof TypeError;
       const words = gone ? "The server does not answer. Is senet explore still running?" : error.message;
-      document.querySelector("#status [role=alert]").textContent = words;
+      complain(words);
     }
   }
   page.removeAttribute("aria-busy");

@@ -156,8 +156,18 @@ def test_two_pictures_are_compared_and_one_taken_away(browser, subject, tmp_path
     assert len(browser.all("#strips .strip img")) == 3 * len(subject.channels)
     assert "differ most" in browser.text("#detail")
     browser.choose("#picture-a button[data-do=clear]", "taken away")
+    assert browser.driver.execute_script("return document.activeElement.dataset.slot") == "A"  # its button is gone
     assert browser.predictions("a") == []
     assert len(browser.all("#strips .strip img")) == len(subject.channels)
+
+
+def test_a_server_that_no_longer_knows_the_page_is_told_of(browser, tmp_path):
+    browser.drop(picture(tmp_path))
+    browser.driver.execute_script("sessionStorage.setItem('senet-explore', 'of an earlier server')")
+    browser.choose("#controls input[value=one]", "no longer has the pictures")
+    assert browser.predictions() == []
+    browser.drop(picture(tmp_path))
+    assert browser.text("#status [role=alert]") == ""
 
 
 DROP = """
