@@ -77,7 +77,7 @@ class SESpec:
         squeeze: "avg" (equation 2), "max" (table 11) or "none" (NoSqueeze, table 16).
         gate: "sigmoid" (equation 3), "hard_sigmoid", "tanh" or "relu" (table 12).
         bias: whether the two layers have biases. The authors' released networks do, but the paper advises against them.
-        placement: "standard", "pre", "post", "identity" or "inner" (figure 5 and table 14).
+        placement: "standard", "pre", "post", "identity" or "inner" (figure 5, tables 14 and 15).
         start: "identity" (every gate is exactly 1, and the network's output is unchanged), "paper"
             (He initialisation), or None: identity when inserting, paper when a network is created.
         least_width: the least hidden width that the ratio may give; 1 as in the paper.

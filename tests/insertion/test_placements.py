@@ -1,4 +1,4 @@
-"""The paper's placements (figure 5, table 14) against the same units written by hand, with the same weights."""
+"""The paper's placements (figure 5, tables 14 and 15) against the same units written by hand, with the same weights."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_where_the_five_go():
     }
     added = {p: sum(2 * c * (c // 16) for _, _, c in places) for p, places in found.items()}
     assert added["standard"] == 2_514_944  # 28.1 M with the 25,557,032 of ResNet-50, as table 10 has it
-    assert added["inner"] == 157_184  # table 14: 25.8 M with the biases and BN that the paper counts
+    assert added["inner"] == 157_184  # table 15: 25.8 M with the biases and BN that the paper counts
 
 
 def test_what_cannot_be_attached_says_so():

@@ -114,6 +114,9 @@ class Unit(nn.Module):
 
 def net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), Unit(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+def train(cell):
+    return 1.0
 """
 
 
@@ -138,6 +141,7 @@ def test_a_core_install_needs_nothing_of_the_extras_and_says_which_one_a_verb_ne
             "predict --model resnet20 --data picture.png",
             f"compare {data} --out runs",
             f"ablate {data} --table squeeze --out runs",
+            "judge --code net.py:train --out judged",
             "report --runs run --out page",
             "push run me/net",
             f"explain {data} --out explained",

@@ -1,4 +1,4 @@
-"""The paper's five placements (figure 5, table 14) as module calls that SE could be joined to.
+"""The paper's five placements (figure 5, tables 14 and 15) as module calls that SE could be joined to.
 
 Their meaning in each kind of network:
 

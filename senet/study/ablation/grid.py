@@ -31,7 +31,7 @@ TABLES: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "placement": {"placement": PLACEMENTS},
     "bias": {"bias": (False, True)},
 }
-"""Predefined grids by name: the paper's tables 10 to 14 and 16, and also hard_sigmoid and biases."""
+"""Predefined grids by name: the paper's tables 10 to 16, and also hard_sigmoid and biases."""
 
 BASE = "se"
 

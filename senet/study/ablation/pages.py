@@ -21,7 +21,7 @@ TITLES = {
     "squeeze": "Squeeze (the paper's table 11)",
     "gate": "Excitation gate (the paper's table 12)",
     "stages": "Stages (the paper's table 13)",
-    "placement": "Placement (the paper's table 14)",
+    "placement": "Placement (the paper's tables 14 and 15)",
     "no-squeeze": "Without squeeze (the paper's table 16)",
     "bias": "Biases of the two layers",
     "grid": "Grid",

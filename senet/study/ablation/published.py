@@ -1,4 +1,4 @@
-"""The paper's ablation results on ImageNet with SE-ResNet-50 (tables 10 to 14 and 16), as printed."""
+"""The paper's ablation results on ImageNet with SE-ResNet-50 (tables 10 to 16), as printed."""
 
 from __future__ import annotations
 
