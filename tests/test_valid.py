@@ -101,5 +101,6 @@ def test_an_empty_sample_is_no_nan():
 def test_wrong_masks_and_lengths(given, message):
     with pytest.raises(ValueError, match=message):
         SEBlock(4, 2)(torch.randn(2, 4, 5), **given)
-    with pytest.raises(TypeError, match="true where a position counts"):
-        SEBlock(4, 2)(torch.randn(2, 4, 5), torch.ones(2, 5))
+    for mask, kind in ((torch.ones(2, 5), "torch.float32"), ([[True] * 5] * 2, "a list")):
+        with pytest.raises(TypeError, match=f"true where a position counts, not {kind}"):
+            SEBlock(4, 2)(torch.randn(2, 4, 5), mask)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from senet.errors import InputError, InputTypeError
+from senet.words import kind_of
 
 __all__ = [
     "GATES",
@@ -187,6 +188,8 @@ def check_lengths(lengths: object) -> Tensor:
     Raises:
         ValueError: they are not numbers from 0 to 1, one per sample.
     """
+    if isinstance(lengths, Tensor):
+        lengths = lengths.cpu()  # Apple's GPUs have no float64
     try:
         given = torch.as_tensor(lengths, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -214,9 +217,10 @@ def counted_mask(x: Tensor, mask: Tensor | None, lengths: Any, axis: int) -> Ten
     return valid_mask(padding.lengths, x, padding.axis) if x.dim() > 2 else None
 
 
-def _checked_mask(mask: Tensor, x: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        raise InputTypeError(f"a mask is a tensor of bool, true where a position counts, not {mask.dtype}")
+def _checked_mask(mask: object, x: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = mask.dtype if isinstance(mask, Tensor) else kind_of(mask)
+        raise InputTypeError(f"a mask is a tensor of bool, true where a position counts, not {given}")
     if mask.dim() == x.dim() - 1:
         mask = mask.unsqueeze(1)
     expected = (x.shape[0], 1, *x.shape[2:])
