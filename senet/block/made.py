@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ _TIMM = (
 for _name in ("cast_to", "compute_dtype"):  # leaves in a symbolic trace
     torch.fx.wrap(_name)
 _BLOCK = tuple(field.name for field in dataclasses.fields(SESpec) if field.name not in ("placement", "start"))
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 class MadeBlock(nn.Module):
@@ -281,8 +283,8 @@ def short_name(name: str) -> str:
 
 
 def _value(value: object) -> str:
-    """The representation of an argument, without the memory address in that of a function."""
-    return getattr(value, "__qualname__", repr(value))
+    """The representation of an argument, without memory addresses, which differ in each process."""
+    return getattr(value, "__qualname__", _ADDRESS.sub("", repr(value)))
 
 
 def check_maker(spec: SESpec | MadeSpec) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 import senet
 from senet import SESpec
+from senet.block.made import made_by
 from senet.errors import ModelError
 from senet.insertion import block_spec, inserted
 from tests.insertion.made.makers import EXAMPLE, Channelwise, Normalised, conv_net, opened
@@ -168,6 +169,11 @@ def test_the_weights_are_the_same_whatever_the_default_device_and_the_random_sta
     assert torch.equal(torch.get_rng_state(), torch.random.manual_seed(3).get_state())
     for key, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[key])
+
+
+def test_a_name_holds_no_address_of_memory():
+    """Which another process would not repeat, so that a study could not be resumed."""
+    assert made_by(functools.partial(dict, [object()])) == "dict([<object object>])"
 
 
 def test_what_decides_the_blocks_is_told_apart(tmp_path):
