@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["atomic_write", "atomic_write_all", "check_writable"]
 
 _HOST = hashlib.sha256(socket.gethostname().encode(errors="replace")).hexdigest()[:8]
+_POSIX = os.name == "posix"
 _TEMPORARY = re.compile(r"\.senet-((?P<process>\d{1,9})-(?P<host>[0-9a-f]{8})-)?[0-9a-f]{16}(\..*)?", re.DOTALL)
 _cleaned: set[Path] = set()
 
@@ -37,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
             itself, since a folder from another user may hold links to anywhere.
 
     Raises:
-        OSError: the folder is missing or cannot be written, or `path` is a folder.
+        OSError: the folder is missing or cannot be written, or `path` is a folder or read-only.
     """
     target, temporary = _places(path, follow=follow)
     mode = _created(temporary, target, path)
@@ -50,7 +51,7 @@ def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    if _POSIX:
         _flush(target.parent)
 
 
@@ -101,7 +102,7 @@ def _clean(folder: Path) -> None:
 
 
 def _is_left(path: Path, host: str | None, process: str | None) -> bool:
-    if host == _HOST and process is not None:
+    if host == _HOST and process is not None and _POSIX:  # on Windows, signal 0 is Ctrl-C
         try:
             os.kill(int(process), 0)
         except ProcessLookupError:
@@ -118,6 +119,9 @@ def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path,
     target = Path(os.path.realpath(given if follow else given.parent), *(() if follow else (given.name,)))
     if target.is_dir() and (follow or not target.is_symlink()):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    # A rename asks only for permission in the folder, and would replace what somebody has protected.
+    if follow and target.is_file() and not os.access(target, os.W_OK):
+        raise PermissionError(f"cannot write {path}: it is read-only")
     return target, target.with_name(f".senet-{os.getpid()}-{_HOST}-{secrets.token_hex(8)}{target.suffix[:32]}")
 
 
@@ -142,7 +146,7 @@ def _created(temporary: Path, target: Path, given: str | os.PathLike[str]) -> in
 
 def _flush(path: Path) -> None:
     """Flush the file, or the folder's directory entries, to disk."""
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY if _POSIX else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,6 +4,7 @@ import stat
 
 import pytest
 
+from senet.files import atomic
 from senet.files.atomic import atomic_write, atomic_write_all, check_writable
 
 
@@ -172,3 +173,29 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path):
         check_writable(tmp_path / "old/new")
     assert names(tmp_path) == ["old"]
     assert (tmp_path / "old").read_text() == "old"
+
+
+def test_a_file_that_is_read_only_is_not_replaced(tmp_path, monkeypatch):
+    """As a cache of data versions protects what its links lead to."""
+    path, link = tmp_path / "a", tmp_path / "b"
+    path.write_text("old")
+    link.symlink_to(path)
+    monkeypatch.setattr(os, "access", lambda asked, _: asked != path)
+    for write in (check_writable, lambda given: atomic_write(given).__enter__()):
+        with pytest.raises(PermissionError, match=r"cannot write .*b: it is read-only"):
+            write(link)
+    assert names(tmp_path) == ["a", "b"]
+    with atomic_write(link, follow=False) as temporary:  # a study's own folder: the link gives way
+        temporary.write_text("new")
+    assert (path.read_text(), link.read_text()) == ("old", "new")
+
+
+def test_what_a_killed_writer_left_goes_without_a_signal_where_signal_0_is_ctrl_c(tmp_path, monkeypatch):
+    left = tmp_path / f".senet-{os.getpid()}-{atomic._HOST}-{'0' * 16}.json"
+    left.touch()
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(atomic, "_POSIX", False)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    with atomic_write(tmp_path / "a.json") as temporary:
+        temporary.touch()
+    assert names(tmp_path) == ["a.json"]
