@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -76,9 +77,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         StudyError: it is missing, not CSV, or a row has more or fewer fields than the head.
     """
-    lines = read_text(path).splitlines(keepends=True)
+    text = io.StringIO(read_text(path), newline="")  # splitlines would also end a row at U+2028 within a name
     try:
-        rows = list(csv.reader(lines, strict=True))
+        rows = list(csv.reader(text, strict=True))
     except csv.Error as error:
         raise StudyError(f"{path} cannot be read ({error}): the run's folder is damaged") from error
     if not rows:
