@@ -156,11 +156,14 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], Header | Non
     from safetensors import SafetensorError, safe_open
 
     try:
+        path.open("rb").close()  # safetensors calls any file that it cannot open a missing one
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(_KEY)
             keys = list(file.keys())
             header = None if text is None else _parse(text, path, frozenset(keys))
             found = {key: file.get_tensor(key) for key in keys} if tensors else {}
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file: truncated or damaged ({error}); fetch or write it again"
@@ -209,6 +212,11 @@ def _check_writable(name: str, value: object) -> None:
         )
     if value.layout is not torch.strided or value.dtype not in _DTYPES:
         raise InputError(f"{name} is a {value.layout} tensor of {value.dtype}, which safetensors cannot hold")
+    if hasattr(value, "__tensor_flatten__"):
+        raise InputError(
+            f"{name} is {kind_of(value)}, which is made of several tensors, as a quantised weight is, and safetensors "
+            f"holds plain ones: save the network before it is quantised"
+        )
 
 
 def _parse(text: str, path: Path, keys: frozenset[str]) -> Header:

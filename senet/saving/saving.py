@@ -32,7 +32,7 @@ from senet.files.hub import fetched, is_on_hub
 from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
 from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
-from senet.running import set_training
+from senet.running import devices_of, set_training
 from senet.saving.bounded import TooLargeError, bounded, check_sizes, numbers_in
 from senet.saving.made import Spec, spec_of, with_makers
 from senet.words import counted, kind_of, with_article
@@ -306,6 +306,8 @@ def _rebuilt(header: Header, tensors: Mapping[str, Tensor], file: Path) -> nn.Mo
 def _plain_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is the plain network, an nn.Module, not {type(model).__name__}")
+    if any(device.type == "meta" for device in devices_of(model)):
+        raise WeightsError(f"this {type(model).__name__} is on the meta device, without values: make it on the CPU")
     network = copy.deepcopy(model)
     for name in inserted(network):
         detach(network, name)

@@ -42,6 +42,20 @@ def test_truncated(path, part):
         load(path)
 
 
+def test_a_file_that_may_not_be_read(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with pytest.raises(WeightsError, match=r"m\.safetensors cannot be read: Permission denied"):
+        load(path)
+
+
+def test_a_network_without_values_is_refused_and_not_left_without(path):
+    with pytest.raises(WeightsError, match=r"CifarResNet is on the meta device, without values: make it on the CPU"):
+        load(path, create("resnet20", num_classes=3).to("meta"))
+
+
 def test_a_network_that_diverged_is_loaded_and_said(path, caplog):
     load(path)
     assert caplog.messages == []

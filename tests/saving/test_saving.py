@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import senet
 from senet.block import SESpec
@@ -250,6 +251,11 @@ class TestWhatCannotBeSaved:
         model.register_buffer("w", torch.eye(3).to_sparse())
         return model
 
+    def several(self):
+        model = nn.Module()
+        model.register_buffer("w", TwoTensor(torch.zeros(2), torch.zeros(2)))
+        return model
+
     def option(self):
         pytest.importorskip("torchvision", reason="torchvision is not there")
         return create("torchvision:resnet18", norm_layer=nn.InstanceNorm2d)
@@ -261,6 +267,7 @@ class TestWhatCannotBeSaved:
             ("meta", "weight is on the meta device"),
             ("extra_state", "_extra_state is a dict, not a tensor"),
             ("sparse", "w is a torch.sparse_coo tensor of torch.float32, which safetensors cannot hold"),
+            ("several", "w is a TwoTensor, which is made of several tensors, .* save the network before it is"),
             ("option", "resnet18 was made with an option that no file can name: norm_layer is <class .*InstanceNorm2d"),
         ],
     )
@@ -285,6 +292,7 @@ WRITER = """
 import resource, sys, time
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from senet.files import fileformat
 from senet.saving import save
 
