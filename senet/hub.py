@@ -5,6 +5,7 @@ Uploaded files are written anew, without paths of this machine and names of pict
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -20,6 +21,7 @@ from senet.files import fileformat
 from senet.files.atomic import atomic_write
 from senet.files.hub import HubName
 from senet.files.paths import expanded
+from senet.files.records import Record, read_text
 from senet.files.run_folder import MODEL, RESULT, read_json, report_folder, write_json
 from senet.saving import read_metadata
 from senet.study.comparison.pages import read_comparison
@@ -36,6 +38,7 @@ CARD = "README.md"
 _WORDS = {"None": "none", "True": "yes", "False": "no"}
 _KNOWN = ("torchvision:", "timm:", "hf:")  # names that are no paths, though some have a slash
 _PATH = re.compile(r"[/\\]|[^\s/\\]+[/\\]")  # absolute, or folders whose first has no space: else it is prose
+_BEGINNING = '---\nlibrary_name: "senet"\n'  # of every card
 _NO_RUN = "senet push takes the folder of a run, as senet train wrote it; of a comparison, one of its runs such as {}"
 
 
@@ -57,7 +60,8 @@ class Pushed:
 
     def __str__(self) -> str:
         seen = {True: "only you and your organisation see it", False: "everybody sees it", None: "it was there before"}
-        return f"{self.url} ({seen[self.private]})\nsenet.load({self.name!r}) makes it again, this state {self.commit}."
+        loaded = f"senet.load({self.name!r}) loads it; this state is commit {self.commit}."
+        return f"{self.url} ({seen[self.private]})\n{loaded}"
 
 
 def push(run: str | Path, repository: str, *, public: bool = False, revision: str | None = None) -> Pushed:
@@ -101,21 +105,60 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
         name: the name under which the card says to load it.
 
     Raises:
-        StudyError: the folder holds no finished run, or `out` holds a run or a study.
+        StudyError: the folder holds no finished run, its result was edited, or `out` holds files of another kind.
     """
     folder = expanded(run)
     if not (folder / MODEL).is_file() or not (folder / RESULT).is_file():
         runs = sorted(path.parent for path in folder.glob(f"*/{MODEL}"))
         raise StudyError(f"{folder} holds no finished run: {_NO_RUN.format(runs[-1] if runs else 'runs/photos/se-0')}")
-    result, target = read_json(folder / RESULT), report_folder(out)
+    result, target = _result_of(folder), report_folder(out)
+    _refuse_strangers(target)
     _write_network(folder / MODEL, target / MODEL)
     kept = ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters", "sites", "settings", "machine")
-    result.get("machine", {}).pop("command", None)  # its words may be paths
     write_json(target / RESULT, {key: bare(result[key]) for key in kept if key in result})
     about = read_metadata(target / MODEL)
     with atomic_write(target / CARD, follow=False) as temporary:
-        temporary.write_text(card(name, about, bare(result), _comparison(folder)), encoding="utf-8")
+        text = card(name, about, bare(result), _comparison(folder))
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a folder's name need not be UTF-8
     return target
+
+
+def _result_of(run: Path) -> dict[str, Any]:
+    """A run's result, with all that the card states, without the words of its command, which may be paths.
+
+    Raises:
+        StudyError: a field is missing or was edited.
+    """
+    found = Record(run / RESULT, read_json(run / RESULT))
+    found.number("accuracy", 0, 1)
+    found.text("split")
+    for name in ("images", "epochs", "parameters"):
+        found.count(name)
+    settings = found.record("settings")
+    for name in ("model", "data"):
+        settings.record(name).text("name")
+    for name in ("weights", "recipe"):
+        settings.record(name)
+    result = dict(found.fields)
+    if isinstance(machine := result.get("machine"), dict):
+        result["machine"] = {key: value for key, value in machine.items() if key != "command"}
+    return result
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Refuse to write over files that no earlier push wrote, such as the README of a project.
+
+    Raises:
+        StudyError: there are some.
+    """
+    there = [name for name in (CARD, MODEL, RESULT) if (folder / name).exists()]
+    with contextlib.suppress(StudyError):
+        if read_text(folder / CARD).startswith(_BEGINNING):
+            return
+    if there:
+        raise StudyError(
+            f"{folder} has {', '.join(there)}, which senet push did not write: choose another folder, such as a new one"
+        )
 
 
 def bare(value: Any, *, named: bool = False) -> Any:
@@ -182,7 +225,10 @@ def _write_network(source: Path, target: Path) -> None:
     model = None if header.model is None else bare(header.model, named=True)
     sites = tuple((site, bare(spec)) for site, spec in header.sites)  # a made block's spec names its maker's file
     cut = {"options": bare(header.options), "changed": bare(header.changed)}
-    fileformat.write(target, tensors, dataclasses.replace(header, model=model, sites=sites, metadata=known, **cut))
+    with atomic_write(target, follow=False) as temporary:
+        fileformat.write(
+            temporary, tensors, dataclasses.replace(header, model=model, sites=sites, metadata=known, **cut)
+        )
 
 
 def _comparison(folder: Path) -> Comparison | None:

@@ -232,6 +232,40 @@ def test_a_run_is_not_written_over(run):
     (run / "settings.json").unlink()
 
 
+def test_the_readme_of_a_project_is_not_written_over(run, tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(StudyError, match=r"has README\.md, which senet push did not write: choose another folder"):
+        hub.prepare(run, tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("README.md", "# My project\n")]
+    for _ in range(2):  # its own files give way
+        hub.prepare(run, tmp_path / "card")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": 7}, "accuracy is 7, not a finite number of at least 0 and at most 1"),
+        ({"epochs": None}, "epochs is None, not a whole number"),
+        ({"settings": {}}, "settings, model holds None where fields"),
+    ],
+)
+def test_an_edited_result_is_named(run, tmp_path, change, message):
+    edited = Path(shutil.copytree(run, tmp_path / "se-0"))
+    result = json.loads((edited / "result.json").read_text())
+    (edited / "result.json").write_text(json.dumps(result | change))
+    with pytest.raises(StudyError, match=message):
+        hub.prepare(edited, tmp_path / "up")
+    assert not (tmp_path / "up").exists()
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path):
+    run = write_run(tmp_path / "se-0", home=os.fsdecode(b"/home/caf\xe9"))
+    result = json.loads((run / "result.json").read_text())
+    result["settings"]["data"]["name"] = os.fsdecode(b"/home/caf\xe9")
+    (run / "result.json").write_text(json.dumps(result))
+    assert r"trained on caf\udce9" in (hub.prepare(run, tmp_path / "up") / "README.md").read_text()
+
+
 def test_out_sends_nothing(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert cli.main(["push", str(run), "jo/se", "--out", str(tmp_path / "up")]) == 0
