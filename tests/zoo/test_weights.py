@@ -61,6 +61,13 @@ class TestRead:
         assert same(read_weights(tmp_path / "w.pth"), state)
         assert same(read_weights(tmp_path / "w.safetensors"), state)
 
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    def test_a_name_that_is_not_utf8(self, tmp_path, suffix):
+        state = Small().state_dict()
+        path = tmp_path / os.fsdecode(b"caf\xe9" + suffix.encode())
+        written(tmp_path / f"w{suffix}", state).rename(path)
+        assert same(read_weights(path), state)
+
     @pytest.mark.parametrize(
         "wrap",
         [

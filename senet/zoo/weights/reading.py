@@ -241,11 +241,13 @@ def _unpickled(file: Path, *, mapped: bool) -> tuple[object, list[str]]:
     beside the weights, so every unknown class is replaced by an inert one.
     """
     unknown: list[str] = []
+    # PyTorch takes a name's .safetensors for the format, and maps no file whose name is not UTF-8.
+    streamed = file.suffix == ".safetensors" or any("\ud800" <= letter <= "\udfff" for letter in str(file))
     while True:
         try:
             with warnings.catch_warnings(), safe_globals([(_StandIn, name) for name in unknown]):
                 warnings.simplefilter("ignore")  # of old pickle protocols; unreadable files raise an error below
-                if file.suffix == ".safetensors":  # torch.load would decide by the name
+                if streamed:
                     with file.open("rb") as stream:
                         return torch.load(stream, map_location="cpu", weights_only=True), unknown
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), unknown
