@@ -98,6 +98,39 @@ def test_another_placement_is_found(tiny, tmp_path, placement):
     assert torch.equal(network(EXAMPLE), model(EXAMPLE))
 
 
+TAKEN = """
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.se = None
+
+    def forward(self, x):
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+
+
+def build(num_classes=2):
+    layers = [nn.Conv2d(3, 8, 3, padding=1), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8, num_classes))
+"""
+
+
+def test_a_block_on_a_module_that_has_an_attribute_called_se_is_found(tmp_path):
+    (tmp_path / "net.py").write_text(TAKEN)
+    name = f"{tmp_path / 'net.py'}:build"
+    model = senet.insert(senet.create(name), EXAMPLE, senet.SESpec(2, placement="post", start="paper")).eval()
+    assert list(senet.blocks(model)) == ["1.senet_se"]
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    network = network_of(NetworkSpec(name, str(tmp_path / "w.pth"))).eval()
+    assert torch.equal(network(EXAMPLE), model(EXAMPLE))
+    with pytest.raises(WeightsError, match=r"The file has SE, the network has none: insert it first"):
+        senet.zoo.load_weights(senet.create(name), tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("wrap", [None, "state_dict", "module."])
 def test_torch_save_keeps_the_squeeze_and_the_gate(tiny, pictures, tmp_path, wrap, capsys):
     model = senet.create(tiny, num_classes=2)

@@ -23,6 +23,7 @@ from senet.zoo.names.skeleton import insert_without_values
 from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource
 from senet.zoo.weights.adapt import for_model, holds_se, take_se
 from senet.zoo.weights.compatibility import head_of
+from senet.zoo.weights.dialects import ENDS
 from senet.zoo.weights.load import load_file
 from senet.zoo.weights.reading import WeightsFile, read_file
 
@@ -105,7 +106,7 @@ def create(
         built = source.build(head.classes, options)
     # a classifier may start fresh only if a number of classes was requested
     head_rule = "strict" if classes is None else "replace"
-    alphas = [value for key, value in file.tensors.items() if key.endswith((".se.alpha", ".senet_se.alpha"))]
+    alphas = [value for key, value in file.tensors.items() if key.endswith(tuple(f"{end}.alpha" for end in ENDS))]
     held = bool(alphas) if isinstance(wanted, MadeSpec) else holds_se(built.model, file)
     if wanted is not None and held:
         # The file does not record how its blocks started, but blocks with a learnt α keep their

@@ -20,6 +20,7 @@ from senet.insertion.joining.attach import attached
 __all__ = [
     "CAFFE",
     "DIALECTS",
+    "ENDS",
     "SENET",
     "Dialect",
     "SELayers",
@@ -89,7 +90,10 @@ _PAIRS = ((r"0", "fc1"), (r"2", "fc2"))
 CAFFE = Dialect("the authors' .caffemodel", lambda _: False, _PORTED, caffe_pool=True)
 """The only dialect that the file's kind determines; its tensors have the port's names."""
 
-SENET = Dialect("senet", _has(r".+\.se\.scale"))
+ENDS = (".se", ".senet_se")
+"""The ends of the names of inserted blocks; the second on a module with an attribute `se` of its own."""
+
+SENET = Dialect("senet", _has(r".+\.(?:senet_)?se\.scale"))
 
 DIALECTS: tuple[Dialect, ...] = (
     SENET,
@@ -184,7 +188,7 @@ def se_layers(tensors: Tensors) -> dict[str, SELayers]:
     found = {}
     for key, weight in tensors.items():
         name, dot, layer = key.rpartition("fc1.weight")
-        if dot and not layer and name.endswith(".se.") and weight.dim() > 1:
+        if dot and not layer and name[:-1].endswith(ENDS) and weight.dim() > 1:
             found[name[:-1]] = SELayers(int(weight.shape[1]), int(weight.shape[0]), f"{name}fc1.bias" in tensors)
     return found
 

@@ -18,7 +18,7 @@ from senet.insertion.joining.attach import attached
 from senet.words import counted
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
-from senet.zoo.weights.dialects import network_of, se_layers
+from senet.zoo.weights.dialects import ENDS, network_of, se_layers
 from senet.zoo.weights.reading import WeightsFile, check_dense, not_dense, read_file, read_weights
 
 __all__ = [
@@ -268,7 +268,7 @@ def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
 def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, file: WeightsFile) -> str:
     """A hint at what would fit, if it can be determined."""
     held, blocks = se_layers(tensors), [m for m in model.modules() if isinstance(m, SEBlock)]
-    unknown_se = bool(rest.unexpected) and all(".se." in key for key in rest.unexpected)
+    unknown_se = bool(rest.unexpected) and all(map(_of_se, rest.unexpected))
     spec = spec_of(list(held.values()))
     if held and not blocks and unknown_se and not rest.mismatched:
         return (
@@ -278,10 +278,14 @@ def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, fil
     if held and any(at.spec.placement != "standard" for _, _, at in attached(model)) and unknown_se:
         return ". Published networks have SE in standard placement, this one has it elsewhere"
     differing = [*rest.unexpected, *rest.mismatched]
-    if held and blocks and differing and all(".se." in key for key in differing) and spec:
+    if held and blocks and differing and all(map(_of_se, differing)) and spec:
         return f". The file's SE is {spec}: insert that"
     network = network_of(tensors, file.stride)
     return f". By its shapes it is of {network!r}" if network and (rest.missing or rest.mismatched) else ""
+
+
+def _of_se(key: str) -> bool:
+    return any(f"{end}." in key for end in ENDS)
 
 
 def _some(names: tuple[str, ...]) -> str:

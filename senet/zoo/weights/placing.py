@@ -12,13 +12,12 @@ from senet.errors import WeightsError
 from senet.insertion import InsertionError, Site, attach, sites
 from senet.words import counted
 from senet.zoo.weights.adapt import spec_like
-from senet.zoo.weights.dialects import SENET, SELayers, se_layers
+from senet.zoo.weights.dialects import ENDS, SENET, SELayers, se_layers
 from senet.zoo.weights.reading import WeightsFile
 
 __all__ = ["place_se"]
 
 _PLACEMENTS = ("standard", "post", "pre", "identity", "inner")
-_END = ".se"
 _KNOBS = ("squeeze", "gate")
 
 
@@ -45,7 +44,7 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
     tensors, _ = file.named_for(model)
     state = model.state_dict()
     held = {
-        name.removesuffix(_END): layers
+        _host(name): layers
         for name, layers in se_layers(tensors).items()
         if f"{name}.fc1.weight" not in state
     }
@@ -53,7 +52,7 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
         return ""
     found, placement = _sites_for(model, held, example, file.source)
     spec = dataclasses.replace(asked or SESpec(), placement=placement)
-    kinds = {name.removesuffix(_END): kind for name, kind in file.kinds_for(model).items()}
+    kinds = {_host(name): kind for name, kind in file.kinds_for(model).items() if name.endswith(ENDS)}
     joined = {name: _of_kind(spec_like(spec, layers), kinds.get(name)) for name, layers in held.items()}
     if asked is not None:
         _check_asked(asked, placement, held, joined, file.source)
@@ -73,6 +72,11 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
         f"{said}: the file does not say which. Where it was trained with others, write a file that says so ({typed}; "
         "in Python load it into senet.insert(model, example, SESpec(...)), and senet.save that)"
     )
+
+
+def _host(block: str) -> str:
+    """The module that holds an inserted block."""
+    return block.rpartition(".")[0]
 
 
 def _of_kind(spec: SESpec, kind: tuple[str, str] | None) -> SESpec:
