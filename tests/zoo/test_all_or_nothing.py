@@ -70,3 +70,13 @@ def test_a_network_that_diverged_is_loaded_and_said(tmp_path, caplog):
     path = written(tmp_path / "w.safetensors", state)
     load_weights(Small(), path)
     assert caplog.messages == [f"{path}: nan or inf is in 2 tensors: bn.weight, head.weight"]
+
+
+def test_a_number_too_large_for_the_networks_dtype_is_said(tmp_path, caplog):
+    """As a variance may be where images are in [0, 255]."""
+    state = Small().state_dict()
+    state["bn.running_var"] += 1e5
+    path = written(tmp_path / "w.safetensors", state)
+    load_weights(Small(), path)
+    load_weights(Small().half(), path)
+    assert caplog.messages == [f"{path}: nan or inf is in 1 tensor: bn.running_var"]

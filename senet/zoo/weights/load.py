@@ -174,11 +174,11 @@ def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, T
         raise WeightsError(
             f"{source} cannot be copied into this {type(model).__name__}, which is unchanged: {words:.300}"
         ) from error
-    say_not_finite(tensors, source)
+    say_not_finite({key: values[key] for key in tensors}, source)  # as loaded: half precision may not hold them
 
 
 def say_not_finite(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Log a warning if tensors of a file hold nan or inf, as after a training that diverged."""
+    """Log a warning if a file's tensors hold nan or inf, as after a training that diverged."""
     wrong = tuple(key for key, value in tensors.items() if value.is_floating_point() and not _is_finite(value))
     if wrong:
         _log.warning("%s: nan or inf is in %s: %s", source, counted(len(wrong), "tensor"), _some(wrong))
