@@ -37,18 +37,25 @@ def watched(
     hooks = []
 
     def before(name: str) -> Callable[..., None]:
-        return unobtrusive(lambda _, args: entered(name, args[0]))
+        return unobtrusive(lambda _, args, kwargs: entered(name, _first(args, kwargs)))
 
     def after(name: str) -> Callable[..., None]:
-        return unobtrusive(lambda _, args, y: left(name, args[0], y))
+        return unobtrusive(lambda _, args, kwargs, y: left(name, _first(args, kwargs), y))
 
     try:
         for name, block in found.items():
-            hooks += [block.register_forward_pre_hook(before(name)), block.register_forward_hook(after(name))]
+            hooks.append(block.register_forward_pre_hook(before(name), with_kwargs=True))
+            hooks.append(block.register_forward_hook(after(name), with_kwargs=True))
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The input of a block that may be called by keyword."""
+    first: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return first
 
 
 def kept_for_backward(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[int, dict[str, int]]:

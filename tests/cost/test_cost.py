@@ -154,6 +154,15 @@ def test_blocks_that_others_wrote(monkeypatch):
     assert "–" in str(cost(odd, x))
 
 
+def test_a_block_that_is_called_by_keyword():
+    class ByKeyword(nn.Sequential):
+        def forward(self, x):
+            return self[1](x=self[0](x))
+
+    layers, x = (nn.Conv2d(3, 8, 1), SEBlock(8, 2)), example(2, 3, 5, 5)
+    assert cost(ByKeyword(*layers), x) == cost(nn.Sequential(*layers), x)
+
+
 def test_attention_is_counted_though_a_fused_kernel_would_run_it():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     projections, mixing, mlp = 4 * 5 * 16 * 16, 2 * 5 * 5 * 16, 2 * 5 * 16 * 32
