@@ -34,7 +34,7 @@ _MODEL = (
     "run), a file or run folder that senet wrote, or hf:OWNER/NAME[@REVISION]"
 )
 _MEASURED = "images at a time; the default is 64"
-_SIDE = "height and width of its input; the default is the network's own, or 224 if that is unknown"
+_SIDE = "height and width of its input; the default is the network's own, or 224 (64 for volumes) if that is unknown"
 _SEEN = (
     "height and width of the network's input; the default is the size of its training or its library, else 224, or "
     "the images' own size if that is at most 64"

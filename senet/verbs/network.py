@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "check", "cost", "insert", "models", "sites"]
 
-_UNKNOWN_SIZE = 224  # side in pixels, for networks that state none
+# Sides in pixels by number of dimensions, for networks that state none: at 224³ a network of usual width fills the memory.
+_UNKNOWN_SIZES = (224, 224, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +134,10 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
         with untouched(each):
             outputs.append(run(each, example))
     difference = largest_difference(*outputs)
-    before, after = plain.state_dict(), with_se.state_dict()
-    kept = sum(torch.equal(value, after[key]) for key, value in before.items())
     save(with_se, place.make())
 
+    before, after = plain.state_dict(), with_se.state_dict()
+    kept = sum(torch.equal(value, after[key]) for key, value in before.items())
     found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
     same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
     display.show(
@@ -251,8 +252,8 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
     for module in network.modules():
         for dimensions, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), start=1):
             if isinstance(module, kind):
-                return (module.in_channels, *[_UNKNOWN_SIZE] * dimensions)
-    return (3, _UNKNOWN_SIZE, _UNKNOWN_SIZE)
+                return (module.in_channels, *[_UNKNOWN_SIZES[dimensions - 1]] * dimensions)
+    return (3, *_UNKNOWN_SIZES[:2])
 
 
 def _sites_table(found: Sequence[Site], title: str) -> Table:

@@ -38,6 +38,13 @@ def test_a_network_of_ones_own(senet, nets, function, shape):
     assert re.search(r"^ bn\.se +8 +2 +32 +32 ", out, re.MULTILINE)
 
 
+def test_a_volume_of_unknown_size_is_small(senet, nets):
+    """At 224³ a network of usual width fills the memory."""
+    status, out, _ = senet("cost", "--model", f"{nets}:volume")
+    assert status == 0
+    assert "on a float32 tensor of shape (1, 1, 64, 64, 64)" in out
+
+
 def test_a_network_with_no_place(senet, nets):
     status, out, err = senet("sites", "--model", f"{nets}:linear", "--size", 8)
     assert (status, out) == (2, "")
@@ -67,6 +74,18 @@ def test_a_home_that_the_shell_left_as_it_is(senet, tmp_path, monkeypatch):
     assert f"Written: {tmp_path}/se.safetensors (" in out
     assert len(blocks(load(tmp_path / "se.safetensors"))) == 9
     assert senet("check", "--model=~/se.safetensors", "--size", 8)[0] == 0
+
+
+def test_a_state_that_no_file_holds_is_one_line(senet, nets, tmp_path):
+    with nets.open("a") as file:
+        file.write("\nclass Stateful(Residual):\n    def get_extra_state(self):\n        return {\"a\": 1}\n")
+        file.write("\ndef stateful():\n    return Stateful(nn.Conv2d, nn.BatchNorm2d, 3)\n")
+    words = ("--model", f"{nets}:stateful", "--size", 8, "--out", tmp_path / "se.safetensors")
+    assert senet("insert", *words) == (
+        2,
+        "",
+        "senet: error: _extra_state is a dict, not a tensor; a file of weights holds only tensors\n",
+    )
 
 
 def test_insert_with_random_gates_says_that_the_output_is_another(senet, tmp_path):
