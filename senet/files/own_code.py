@@ -35,7 +35,7 @@ def function_in(path: Path, name: str) -> Any:
     return function
 
 
-def own_line(error: Exception) -> str:
+def own_line(error: BaseException) -> str:
     """The line of a user's file at which an error arose, " (net.py, line 3)"; "" if no such file was involved."""
     walked = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     own = [(frame.f_code.co_filename, line) for frame, line in walked if "_senet_version" in frame.f_globals]
@@ -108,5 +108,5 @@ def _imported(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script may parse its own arguments, and end
         del sys.modules[name]
-        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}{own_line(error)}") from error
     return module

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "check", "cost", "insert", "models", "sites"]
 
-# Sides in pixels by number of dimensions, for networks that state none: at 224³ a network of usual width fills the memory.
+# Sides by number of dimensions, for networks that state none: at 224³ a network of usual width fills the memory.
 _UNKNOWN_SIZES = (224, 224, 64)
 
 

@@ -120,7 +120,7 @@ def test_width(name, width, channels):
     [
         *((name, {"in_channels": 0}, "in_channels is a whole number of at least 1, not 0") for name in PLAIN),
         *((name, {"dropout": 1.5}, "dropout probability has to be between 0 and 1") for name in PLAIN),
-        ("mobilenet_v1", {"width": 0}, "width is a positive number, a multiple of the paper's channels, not 0"),
+        ("mobilenet_v1", {"width": 0}, "width is a positive number that multiplies the paper's channels, not 0"),
         ("mobilenet_v3_small", {"width": -1}, "width is a positive number"),
         ("shufflenet_v1", {"width": float("nan")}, "width is a positive number"),
         ("resnet50", {"width": "2"}, "not '2'"),

@@ -81,7 +81,7 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
         ValueError: the width is not a positive finite number.
     """
     if isinstance(width, bool) or not isinstance(width, int | float) or not (math.isfinite(width) and width > 0):
-        raise InputError(f"width is a positive number, a multiple of the paper's channels, not {width!r}")
+        raise InputError(f"width is a positive number that multiplies the paper's channels, not {width!r}")
     return channels if width == 1 else max(divisor, round(channels * width / divisor) * divisor)
 
 
