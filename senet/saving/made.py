@@ -11,6 +11,7 @@ from senet.block import STARTS, SESpec
 from senet.block.made import MadeSpec, Make, block_spec, known_maker, made_by
 from senet.errors import InputError, WeightsError
 from senet.insertion import Site
+from senet.words import listed
 
 __all__ = ["Spec", "make_for", "spec_of", "with_makers"]
 
@@ -43,8 +44,8 @@ def with_makers(
         name, *more = missing
         others = f", and of {', '.join(more)}: a maker for each, by its name" if more else ""
         raise WeightsError(
-            f"{file} holds blocks that make={name} made ({', '.join(at[name][:3])}{', …' if len(at[name]) > 3 else ''})"
-            f"{others}. A file never makes us run code that it names: give make= (--make)"
+            f"{file} holds blocks that make={name} made ({listed(at[name], 3)}){others}. A file never makes us run "
+            f"code that it names: give make= (--make)"
         )
     makers = {name: known_maker(name) for name in at}
     for name, each in given.items():

@@ -282,7 +282,7 @@ class TestLoad:
         assert len(report.without_se) == 9
         assert report.without_se[0] == "layer1.0.bn2.se"
         assert report.fresh == ("fc",)
-        assert "9 SE blocks are not in the file and stay unchanged: layer1.0.bn2.se, " in str(report)
+        assert "9 SE blocks not in the file, left unchanged: layer1.0.bn2.se, " in str(report)
         model.fc, plain.fc = nn.Identity(), nn.Identity()
         assert torch.equal(model(x), plain(x))
         # a part of a block is no block

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from senet.block import SEBlock, SESpec, _to_linear_form, hidden_width
 from senet.insertion import attach
 from senet.insertion.joining.attach import attached, detach
+from senet.words import counted
 from senet.zoo.weights.compatibility import Difference, classifier_of, compare
 from senet.zoo.weights.dialects import SELayers, se_layers
 from senet.zoo.weights.reading import WeightsFile
@@ -38,7 +39,8 @@ def for_model(model: nn.Module, file: WeightsFile) -> tuple[dict[str, Tensor], d
         for prefix, module in without:
             tensors[f"{prefix}fc1.bias"] = torch.zeros_like(module.fc1.bias)
             tensors[f"{prefix}fc2.bias"] = torch.zeros_like(module.fc2.bias)
-        notes.append(f"{len(without)} SE blocks have biases, which the file lacks: they are 0, which is the same")
+        count = counted(len(without), "SE block")
+        notes.append(f"biases of {count} are not in the file: they are 0, which is the same")
     notes += _move_head(model, tensors, names)
     return tensors, names, notes
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from senet.block import SEBlock
 from senet.errors import WeightsError
 from senet.insertion import MadeBlock
+from senet.words import listed
 
 __all__ = ["Difference", "Head", "MismatchError", "classes_in", "classifier_of", "compare", "head_of"]
 
@@ -49,8 +50,8 @@ class Difference:
             ("of another shape", self.mismatched),
         ):
             if part:
-                first = ", ".join(f"{key} {words}" for key, words in list(part.items())[:3])
-                parts.append(f"{len(part)} {kind}: {first}{', …' if len(part) > 3 else ''}")
+                keys = listed([f"{key} {words}" for key, words in part.items()], 3)
+                parts.append(f"{len(part)} {kind}: {keys}")
         return "; ".join(parts)
 
 

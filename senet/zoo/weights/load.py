@@ -15,7 +15,7 @@ from senet.block import SEBlock
 from senet.errors import InputError, WeightsError
 from senet.insertion import MadeBlock, inserted
 from senet.insertion.joining.attach import attached
-from senet.words import counted
+from senet.words import counted, listed
 from senet.zoo.weights.adapt import absent_head, for_model, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
 from senet.zoo.weights.dialects import ENDS, network_of, se_layers
@@ -135,7 +135,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     if absent is not None:
         notes.append(f"{absent}: not in the file: starts fresh")
     if without_se:
-        notes.append(f"{len(without_se)} SE blocks are not in the file and stay unchanged: {_some(without_se)}")
+        notes.append(f"{counted(len(without_se), 'SE block')} not in the file, left unchanged: {listed(without_se, 3)}")
     unplaced = tuple(names[key] for key in fresh if key in names)
     notes = [*file.notes, *notes]
     return LoadReport(
@@ -181,7 +181,7 @@ def say_not_finite(tensors: Mapping[str, Tensor], source: object) -> None:
     """Log a warning if a file's tensors hold nan or inf, as after a training that diverged."""
     wrong = tuple(key for key, value in tensors.items() if value.is_floating_point() and not _is_finite(value))
     if wrong:
-        _log.warning("%s: nan or inf is in %s: %s", source, counted(len(wrong), "tensor"), _some(wrong))
+        _log.warning("%s: nan or inf is in %s: %s", source, counted(len(wrong), "tensor"), listed(wrong, 3))
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -286,7 +286,3 @@ def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, fil
 
 def _of_se(key: str) -> bool:
     return any(f"{end}." in key for end in ENDS)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from senet.block import SESpec
 from senet.errors import WeightsError
 from senet.insertion import InsertionError, Site, attach, sites
-from senet.words import counted
+from senet.words import counted, listed
 from senet.zoo.weights.adapt import spec_like
 from senet.zoo.weights.dialects import ENDS, SENET, SELayers, se_layers
 from senet.zoo.weights.reading import WeightsFile
@@ -119,8 +119,7 @@ def _sites_for(
             found = {site.name: site for site in sites(model, example, placement=placement)}
             if all(name in found and found[name].channels == layers.channels for name, layers in held.items()):
                 return found, placement
-    some = ", ".join(list(held)[:3])
     raise WeightsError(
-        f"{source} has SE at {some}{', …' * (len(held) > 3)}, where this {type(model).__name__} has no place for it: "
+        f"{source} has SE at {listed(list(held), 3)}, where this {type(model).__name__} has no place for it: "
         "give the network that it was inserted into, or a file that senet.save wrote"
     )

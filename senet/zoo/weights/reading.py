@@ -19,7 +19,7 @@ from torch.serialization import safe_globals
 from senet.block.kinds import kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
-from senet.words import counted, kind_of
+from senet.words import counted, kind_of, listed
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
 from senet.zoo.weights.containers import AVERAGED, RAW, parts_of, without_wrappers, wrapped
@@ -104,8 +104,7 @@ class WeightsFile:
         if 0 < len(averaged) < len(best):
             notes.append("the file holds raw weights and averaged ones: the averaged are taken")
         if left:
-            some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
-            notes.append(f"{counted(len(left), 'other tensor')} of the file left out: {some}")
+            notes.append(f"{counted(len(left), 'other tensor')} of the file left out: {listed(left, 3)}")
         kinds = {name: self.kinds[key] for name, key in part.keys.items() if key in self.kinds}
         return dataclasses.replace(file, keys=part.keys, notes=tuple(notes), left=left, kinds=kinds)
 
