@@ -49,34 +49,7 @@ def create(
     make: Make | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Make a network by name, in training mode. `senet.create` also takes saved networks.
-
-    Under `with torch.device("meta"):` it has shapes but no values, SE included, which is enough for counting.
-
-    Args:
-        name: a name of the zoo (`resnet20`; `se_resnet20` is the same with the authors' released
-            SE, with biases), `torchvision:mobilenet_v2`, `timm:convnext_tiny` or
-            `path/to/file.py:function` (the file is executed).
-        num_classes: the size of the classifier. The default is the weights' own, or without weights
-            the network's: 1000, or the default of torchvision, timm or the function. A function
-            without this parameter is called without it.
-        weights: a path (`.safetensors`, `.pth`, the authors' `.caffemodel`, in every dialect that
-            `senet.zoo.load_weights` knows), "pretrained" (torchvision's or timm's own, which may be
-            downloaded), or `hf:owner/name` on the Hugging Face hub. Nothing else is ever
-            downloaded. If `num_classes` differs from the weights', the classifier starts fresh, and
-            the log "senet" says so.
-        spec: insert SE of this kind. `start=None` means the paper's initialisation, or the identity
-            start with weights of the plain network. By default the blocks of a `se_` network take
-            width and biases from the weights.
-        make: the maker of blocks to insert instead of SE, as in `senet.insert`.
-        options: arguments for the network's builder.
-
-    Raises:
-        ModelError: (a ValueError) there is no such network (the message has the nearest names), or
-            it refuses the options.
-        WeightsError: (a ValueError) the weights cannot be read or are of another network.
-        ImportError: torchvision or timm is missing; the message has the command that installs it.
-    """
+    """`senet.create` for all names but those of saved networks, with the same arguments and errors."""
     if not isinstance(name, str | os.PathLike):
         raise InputTypeError(f"a network's name is a string, not {type(name).__name__}")
     if spec is not None and not isinstance(spec, SESpec):
