@@ -20,6 +20,7 @@ from senet.insertion.staying.closures import host_of_the_original
 from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.joined import (
     ATTACHMENT,
+    CHILDREN,
     ENDS_IN,
     SHORTCUT,
     TWO_HOSTS,
@@ -49,8 +50,6 @@ __all__ = [
     "place_of",
     "why_not",
 ]
-
-_CHILDREN = ("se", "senet_se")  # the second if the module has its own attribute `se`
 
 # Names that pickles hold.
 _Shortcut, _rebuild = Shortcut, rebuild
@@ -83,9 +82,9 @@ def attach(
         source = _module(model, site.source)
         if isinstance(source, torch.jit.ScriptModule) or SHORTCUT in source.__dict__:
             raise InsertionError(f"{site.source} cannot hand its input on as the shortcut of {site.name}")
-    child = next((name for name in _CHILDREN if not hasattr(host, name)), None)
+    child = next((name for name in CHILDREN if not hasattr(host, name)), None)
     if child is None:
-        raise InsertionError(f"{site.name} has attributes {' and '.join(_CHILDREN)} already")
+        raise InsertionError(f"{site.name} has attributes {' and '.join(CHILDREN)} already")
     device, dtype = place_of(model, site.name)
     block = spec.block(site.channels, device="cpu", dtype=dtype).to(device)
     block.train(host.training)

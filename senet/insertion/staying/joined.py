@@ -24,6 +24,7 @@ from senet.insertion.staying.forwards import FORWARDS, ORIGINS, WRAPPED, Forward
 
 __all__ = [
     "ATTACHMENT",
+    "CHILDREN",
     "ENDS_IN",
     "OUT",
     "SHORTCUT",
@@ -45,6 +46,7 @@ __all__ = [
     "uses_in",
 ]
 
+CHILDREN = ("se", "senet_se")  # the name of a block in its host; the second if the host has its own attribute `se`
 ATTACHMENT = "_senet_attachment"  # in the __dict__ of a module that holds SE
 ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module that returns its host's value: the host's name in it
 SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut

@@ -18,12 +18,12 @@ from typing import Any
 from torch import nn
 
 from senet.errors import SEWarning
-from senet.insertion.staying.joined import attached
+from senet.insertion.staying.joined import CHILDREN, attached
 
 __all__ = ["KEY", "SIGNS", "keeping", "network_in", "note_in_config", "watch"]
 
 KEY = "senet"  # in the config of a transformers network
-SIGNS = tuple(f".{child}.{key}" for child in ("se", "senet_se") for key in ("fc1.weight", "alpha"))  # ends of our keys
+SIGNS = tuple(f".{child}.{key}" for child in CHILDREN for key in ("fc1.weight", "alpha"))  # ends of our keys
 
 keeping: ContextVar[Callable[..., Any] | None] = ContextVar("keeping", default=None)
 """A replacement for transformers' `from_pretrained`, given that method, the class and the arguments, or None."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock
 from senet.insertion.joining.attach import attached
+from senet.insertion.staying.joined import CHILDREN
 
 __all__ = [
     "CAFFE",
@@ -90,8 +91,8 @@ _PAIRS = ((r"0", "fc1"), (r"2", "fc2"))
 CAFFE = Dialect("the authors' .caffemodel", lambda _: False, _PORTED, caffe_pool=True)
 """The only dialect that the file's kind determines; its tensors have the port's names."""
 
-ENDS = (".se", ".senet_se")
-"""The ends of the names of inserted blocks; the second on a module with an attribute `se` of its own."""
+ENDS = tuple(f".{child}" for child in CHILDREN)
+"""The ends of the names of inserted blocks."""
 
 SENET = Dialect("senet", _has(r".+\.(?:senet_)?se\.scale"))
 
