@@ -130,7 +130,7 @@ def _result_of(run: Path) -> dict[str, Any]:
         StudyError: a field is missing or was edited.
     """
     found = Record(run / RESULT, read_json(run / RESULT))
-    found.number("accuracy", 0, 1)
+    accuracy = found.number("accuracy", 0, 1)
     found.text("split")
     for name in ("images", "epochs", "parameters"):
         found.count(name)
@@ -139,7 +139,7 @@ def _result_of(run: Path) -> dict[str, Any]:
         settings.record(name).text("name")
     for name in ("weights", "recipe"):
         settings.record(name)
-    result = dict(found.fields)
+    result = {**found.fields, "accuracy": accuracy}
     if isinstance(machine := result.get("machine"), dict):
         result["machine"] = {key: value for key, value in machine.items() if key != "command"}
     return result

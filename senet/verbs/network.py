@@ -16,6 +16,7 @@ from senet.console import display
 from senet.console.streams import tell
 from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
+from senet.files.atomic import check_writable
 from senet.report.table import Table
 from senet.running import count_parameters
 from senet.verbs.place import Place, is_inserted
@@ -124,7 +125,7 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     place = Place(out, force=force, ours=is_inserted)
     plain = network.open(spec)
     if holds(plain, network.spec(spec)):
-        save(plain, place.make())
+        save(plain, place.make(), metadata={"inserted": list(blocks(plain))})
         display.show(f"Written: {out}; {how_to_load(plain, out)}")
         return
     example = network.example(plain)
@@ -134,11 +135,11 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
         with untouched(each):
             outputs.append(run(each, example))
     difference = largest_difference(*outputs)
-    save(with_se, place.make())
+    found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
+    save(with_se, place.make(), metadata={"inserted": list(found)})
 
     before, after = plain.state_dict(), with_se.state_dict()
     kept = sum(torch.equal(value, after[key]) for key, value in before.items())
-    found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
     same = "the same as before, bit for bit" if difference == 0 else "not the same as before"
     display.show(
         _inserted_table(found, f"{block_word(network.make)} is in {network.model}, in {counted(len(found), 'place')}"),
@@ -217,7 +218,8 @@ def _paper_tables(out: str | None) -> None:
     from senet.paper.tables import paper_tables
 
     if out is not None:
-        paperdisplay.figure_format(Path(out))  # before any long work
+        paperdisplay.figure_format(Path(out))  # both before any long work
+        check_writable(out)
     tables = paper_tables()
     display.show(*paperdisplay.paper_tables(tables))
     if out is not None:

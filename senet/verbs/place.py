@@ -60,15 +60,13 @@ class Place:
 
 
 def is_inserted(path: Path) -> bool:
-    """Whether a file holds a network from `senet insert`: neither trained nor pruned."""
-    header = _header(path)
-    known = set(header["metadata"]) if header else set()
-    return bool(header) and known <= {"classes", "preprocessing"} and not header["pruned"]
+    """Whether `senet insert` wrote a file; a network that was trained and saved again lacks its mark."""
+    return "inserted" in _header(path).get("metadata", {})
 
 
 def is_pruned(path: Path) -> bool:
-    """Whether a file holds a network from `senet prune`."""
-    return bool(_header(path).get("pruned"))
+    """Whether `senet prune` wrote a file; a network that was trained and saved again lacks its mark."""
+    return "pruned" in _header(path).get("metadata", {})
 
 
 def is_exported(path: Path) -> bool:

@@ -166,9 +166,11 @@ def test_insert_makes_the_folder_and_writes_over_its_own_file_alone(senet, tmp_p
     assert senet(*words, file)[0] == 0  # as a second `make demo` does
     trained = tmp_path / "run.safetensors"
     save(load(file), trained, metadata={"classes": ["a"], "accuracy": 0.5})
+    own = tmp_path / "own.safetensors"
+    save(load(file), own)  # as in a loop of one's own, after training
     others = tmp_path / "others.safetensors"
     save_file({"w": torch.zeros(1)}, others)
-    for each in (trained, others):
+    for each in (trained, own, others):
         before = each.read_bytes()
         status, out, err = senet(*words, each)
         assert (status, out) == (2, "")
