@@ -71,6 +71,7 @@ BAD = {
     "table of a network": (("cost", "--table", "--model", "resnet20"), "beside it there is --out alone"),
     "table of a spec": (("cost", "--table", "--gate", "tanh"), "beside it there is --out alone"),
     "table in a strange file": (("cost", "--table", "--out", "x.gif"), "x.gif: a figure's name ends in .png or .svg"),
+    "table in no folder": (("cost", "--table", "--out", "no/x.png"), "cannot write no/x.png: the folder"),
     "figure of a network": (("cost", "--model", "resnet20", "--out", "x.png"), "writes a figure with --table alone"),
     "one where of two": (("sites", "--model", "resnet20", "--where", "layer3*", "fc"), "where='fc'"),
     "inserting twice": (("insert", "--model", "se_resnet20", "--out", "x"), "holds SE already"),
