@@ -6,18 +6,24 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["counted", "did_you_mean", "kind_of", "listed", "nearest", "printable", "with_article"]
+__all__ = ["counted", "did_you_mean", "kind_of", "lasting_repr", "listed", "nearest", "printable", "with_article"]
 
 # A terminal obeys control characters, and a file's name, key or class may hold them. Lone surrogates cannot be encoded.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # A class is often named by letters, and "LSTM" begins with that of an "el". An ndarray is an n-d array.
 _AN = re.compile(r"[aeioAEIO]|ndarray|[FHLMNRSX](?=[A-Z0-9])")
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 def printable(text: str) -> str:
     """The text with control characters and direction marks escaped as in Python, so that no terminal obeys them."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def lasting_repr(value: object) -> str:
+    """The representation of a value, without memory addresses, which differ in each process."""
+    return _ADDRESS.sub("", repr(value))
 
 
 def kind_of(value: object) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import pickle
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from senet.files.code_digest import digest_of_code
 from senet.files.own_code import function_in, importing_from, raised_at
 from senet.files.paths import expanded
 from senet.files.run_folder import digest_of
-from senet.words import did_you_mean, kind_of, with_article
+from senet.words import did_you_mean, kind_of, lasting_repr, with_article
 
 __all__ = [
     "MadeBlock",
@@ -53,7 +52,6 @@ _TIMM = (
 for _name in ("cast_to", "compute_dtype"):  # leaves in a symbolic trace
     torch.fx.wrap(_name)
 _BLOCK = tuple(field.name for field in dataclasses.fields(SESpec) if field.name not in ("placement", "start"))
-_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 class MadeBlock(nn.Module):
@@ -283,8 +281,8 @@ def short_name(name: str) -> str:
 
 
 def _value(value: object) -> str:
-    """The representation of an argument, without memory addresses, which differ in each process."""
-    return getattr(value, "__qualname__", _ADDRESS.sub("", repr(value)))
+    """The representation of an argument; a function or class by its name."""
+    return getattr(value, "__qualname__", lasting_repr(value))
 
 
 def check_maker(spec: SESpec | MadeSpec) -> None:

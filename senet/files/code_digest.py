@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import InputTypeError, StudyError
+from senet.words import lasting_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,10 +61,10 @@ def digest_of_code(function: Callable[..., Any]) -> str:
             seen.add(id(value))
             alive.append(value)
             told.append(f"{name}: {type(value).__name__}")
-            listed = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+            listed = sorted(value, key=lasting_repr) if isinstance(value, set | frozenset) else value
             items = value.items() if isinstance(value, dict) else enumerate(listed)
             for key, each in items:
-                visit(each, f"{name}[{key!r}]")
+                visit(each, f"{name}[{lasting_repr(key)}]")
         elif isinstance(value, _PLAIN):
             told.append(f"{name} = {value!r}")
         elif callable(value) and not isinstance(value, types.BuiltinFunctionType):

@@ -98,6 +98,14 @@ def made(rate):
     return train
 
 
+def test_an_address_of_memory_does_not_change_it(digest):
+    text = FILE + "\nKEYED = {object(): 1}\n\ndef keyed(cell):\n    return KEYED\n"
+    first = digest(text, name="keyed")
+    kept = sys.modules["mine"]  # with its object, so that the next one has another address
+    assert digest(text, name="keyed") == first
+    assert sys.modules["mine"] is not kept
+
+
 def test_what_a_function_closes_over_and_is_given_counts():
     assert digest_of_code(made(1)) == digest_of_code(made(1)) != digest_of_code(made(2))
     one, two = (functools.partial(made(1), more=value) for value in (1, 2))
