@@ -16,6 +16,7 @@ from senet.block.made import MadeSpec, known_maker
 from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
+from senet.files.own_code import own_line
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
@@ -23,7 +24,7 @@ from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
 from senet.words import kind_of
 from senet.zoo.names.naming import is_saved, origin, resolve
-from senet.zoo.names.sources import Built, own_line
+from senet.zoo.names.sources import Built
 from senet.zoo.weights.compatibility import head_of
 from senet.zoo.weights.dialects import SENET
 from senet.zoo.weights.load import load_file, load_tensors, load_weights

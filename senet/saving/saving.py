@@ -24,10 +24,7 @@ from senet.block.made import MadeSpec, Make
 from senet.errors import ChangedWarning, InputError, InputTypeError, WeightsError
 from senet.files import fileformat
 from senet.files.atomic import atomic_write
-from senet.files.fileformat import (
-    Header,
-    plain_json,
-)
+from senet.files.fileformat import Header, plain_json
 from senet.files.hub import fetched, is_on_hub
 from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
 from senet.insertion.joining.attach import detach
@@ -42,7 +39,7 @@ from senet.zoo.names.structure import difference, structure_of
 from senet.zoo.weights.compatibility import compare
 from senet.zoo.weights.load import note_preprocessing, noted_preprocessing, say_not_finite
 
-__all__ = ["atomic_write", "load", "read_metadata", "save", "write_network"]
+__all__ = ["load", "read_metadata", "save", "write_network"]
 
 _MOST_CHANGES = 100  # that a file lists
 

@@ -21,7 +21,7 @@ from senet.words import did_you_mean, kind_of
 from senet.zoo.networks.entry import Entry
 from senet.zoo.weights.load import load_tensors
 
-__all__ = ["Built", "FileSource", "Source", "TimmSource", "TorchvisionSource", "ZooSource", "extra", "own_line"]
+__all__ = ["Built", "FileSource", "Source", "TimmSource", "TorchvisionSource", "ZooSource"]
 
 DEFAULT_CLASSES = 1000
 _WEIGHT_OPTIONS = frozenset(
