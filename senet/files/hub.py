@@ -35,7 +35,7 @@ class HubName(NamedTuple):
         """
         found = _NAME.fullmatch(name)
         if found is None:
-            raise WeightsError(f"{name!r}: on the hub they are named hf:owner/name, or hf:owner/name@revision")
+            raise WeightsError(f"{name!r} is not a name on the Hub, such as hf:owner/name or hf:owner/name@revision")
         return cls(found[1], found[2])
 
 

@@ -94,7 +94,7 @@ def _check_folders(folder: Path) -> None:
     """
     path = folder / CHECKPOINTS
     if (path.exists() or path.is_symlink()) and not path.is_dir():
-        what = f"a link to {path.readlink()}, which is not a folder" if path.is_symlink() else "no folder"
+        what = f"a link to {path.readlink()}, which is not a folder" if path.is_symlink() else "not a folder"
         raise StudyError(f"{path} is {what}: make that folder, or remove it")
     if not (folder / RESULT).is_file():  # a finished training writes nothing more
         for name in LOGGED:

@@ -35,7 +35,7 @@ def from_pretrained(
 
     Args:
         kind: a class of transformers, such as ResNetForImageClassification or AutoModelForImageClassification.
-        name: a folder that `save_pretrained` wrote, or a name on the hub.
+        name: a folder that `save_pretrained` wrote, or a name on the Hub.
         args: arguments of `kind.from_pretrained`.
         make: the maker of blocks that were inserted with `make`, as in `senet.load`.
         kwargs: keyword arguments of `kind.from_pretrained`.

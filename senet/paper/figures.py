@@ -102,6 +102,6 @@ STAGES = (
     VariantRow("SE in stage 4 alone", 4, (22.68, 6.22), 26.4e6),
 )
 VARIANTS = (
-    VariantRow("SE behind the 3×3 convolution", 16, (22.48, 6.02), 25.8e6),
+    VariantRow("SE after the 3×3 convolution", 16, (22.48, 6.02), 25.8e6),
     VariantRow("nothing squeezed", 16, (22.93, 6.39), 28.1e6, 4.27e9),
 )

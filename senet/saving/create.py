@@ -47,7 +47,7 @@ def create(
             - a path: `.safetensors`, `.pth`, or the authors' `.caffemodel`, in every dialect that
               `senet.zoo.load_weights` knows;
             - "pretrained": the weights of torchvision or timm, which may be downloaded;
-            - `hf:owner/name` on the Hugging Face hub.
+            - `hf:owner/name` on the Hugging Face Hub.
 
             If `num_classes` differs from the weights', the classifier starts fresh. The log "senet" says so.
         spec: insert SE of this kind. `start=None` means the paper's initialisation, or the identity

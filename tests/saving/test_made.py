@@ -124,8 +124,10 @@ def test_a_name_makes_a_network_with_made_blocks(tmp_path):
     again = senet.create(str(tmp_path / "net.safetensors")).eval()
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(again(x), network.eval()(x))
-    with pytest.raises(ModelError, match="se_resnet20 is the network with SE: with make= create 'resnet20'"):
+    with pytest.raises(ModelError, match="se_resnet20 is the network with SE: with make=, create 'resnet20'"):
         senet.create("se_resnet20", make="eca")
+    with pytest.raises(ModelError, match="with make=, create 'mobilenet_v3_small_plain'"):
+        senet.create("se_mobilenet_v3_small", make="eca")
     assert all(isinstance(b, senet.SEBlock) for b in senet.blocks(senet.create("resnet20", make="se")).values())
 
 

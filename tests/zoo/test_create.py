@@ -209,7 +209,7 @@ class TestWeights:
             assert create("resnet20", weights="hf:owner/name").fc.out_features == 10
 
     def test_hub_failures(self, monkeypatch):
-        with pytest.raises(WeightsError, match="on the hub they are named hf:owner/name"):
+        with pytest.raises(WeightsError, match="is not a name on the Hub, such as hf:owner/name"):
             create("resnet20", weights="hf:name")
         hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not there")
 

@@ -60,7 +60,7 @@ def create(
         raise ModelError(f"{name} is a saved network: senet.create and senet.load open it")
     source, named_spec = resolve(name)
     if named_spec is not None and make not in (None, "se"):
-        raise ModelError(f"{name} is the network with SE: with make= create {name.removeprefix('se_')!r}")
+        raise ModelError(f"{name} is the network with SE: with make=, create {source.name!r}")
     spec = named_spec if spec is None else spec
     wanted = spec if make is None else block_spec(spec, make)
     if weights is None:

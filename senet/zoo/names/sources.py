@@ -75,7 +75,9 @@ class ZooSource:
 
     def pretrained(self, _num_classes: int | None, _options: Mapping[str, Any], /) -> Built:
         """See `Source`."""
-        raise ModelError(f"there are no published weights of the zoo's {self.name}: weights= is a path, or None")
+        raise ModelError(
+            f"there are no published weights of the zoo's {self.name}: weights= is a path, hf:owner/name or None"
+        )
 
     def input_shape(self, built: Built) -> tuple[int, int, int] | None:
         """See `Source`."""
