@@ -29,6 +29,8 @@ class TestTorchvision:
         assert origin(model) == ("torchvision:lraspp_mobilenet_v3_large", {})  # 21 classes: its own number
         with pytest.raises(ModelError, match="weights_backbone='DEFAULT' would fetch weights"):
             create("torchvision:lraspp_mobilenet_v3_large", weights_backbone="DEFAULT")
+        again = create("torchvision:lraspp_mobilenet_v3_large", weights_backbone=None)
+        assert origin(again) == origin(model)
         with pytest.raises(ModelError, match="what torchvision:lraspp_mobilenet_v3_large takes as input is not known"):
             create("torchvision:lraspp_mobilenet_v3_large", spec=SESpec())
 

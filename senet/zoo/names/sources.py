@@ -92,7 +92,7 @@ class TorchvisionSource:
 
     def build(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
         """See `Source`."""
-        _refuse_weight_options(self.name, options)
+        options = _without_weights(self.name, options)
         builder = self._builder()
         if num_classes is None and self._is_classifier():
             num_classes = DEFAULT_CLASSES
@@ -103,7 +103,7 @@ class TorchvisionSource:
 
     def pretrained(self, num_classes: int | None, options: Mapping[str, Any]) -> Built:
         """See `Source`."""
-        _refuse_weight_options(self.name, options)
+        options = _without_weights(self.name, options)
         builder = self._builder()
         models = extra("torchvision.models", "study")
         with _fetching(self.name), _named_errors(self.name, options):
@@ -171,7 +171,7 @@ class TimmSource:
         return (built.options.get("in_chans", shape[0]), height, width)
 
     def _created(self, num_classes: int | None, options: Mapping[str, Any], *, pretrained: bool) -> Built:
-        _refuse_weight_options(self.name, options)
+        options = _without_weights(self.name, options)
         timm = extra("timm", "timm")
         bare = self.name.partition(":")[2]
         if not timm.is_model(bare):  # hf-hub:... would be fetched, so it is refused
@@ -244,10 +244,13 @@ def _with_classes(num_classes: int | None, options: Mapping[str, Any]) -> dict[s
     return dict(options) if num_classes is None else {"num_classes": num_classes, **options}
 
 
-def _refuse_weight_options(name: str, options: Mapping[str, Any]) -> None:
+def _without_weights(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without `weights_backbone=None`, `pretrained=False` and the like, which are the rule here."""
     for option in options:
-        if option in _WEIGHT_OPTIONS:
+        without = (None,) if option == "pretrained_strict" else (None, False)
+        if option in _WEIGHT_OPTIONS and options[option] not in without:
             raise ModelError(f"{name}: {option}={options[option]!r} would fetch weights; ask with weights='pretrained'")
+    return {option: value for option, value in options.items() if option not in _WEIGHT_OPTIONS}
 
 
 def _check_arguments(name: str, function: Any, arguments: Mapping[str, Any]) -> None:
