@@ -38,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
             itself, since a folder from another user may hold links to anywhere.
 
     Raises:
-        OSError: the folder is missing or cannot be written, or `path` is a folder or read-only.
+        OSError: the folder is missing or cannot be written, or `path` is a folder, a device or read-only.
     """
     target, temporary = _places(path, follow=follow)
     mode = _created(temporary, target, path)
@@ -119,9 +119,12 @@ def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path,
     target = Path(os.path.realpath(given if follow else given.parent), *(() if follow else (given.name,)))
     if target.is_dir() and (follow or not target.is_symlink()):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
-    # A rename asks only for permission in the folder, and would replace what somebody has protected.
-    if follow and target.is_file() and not os.access(target, os.W_OK):
-        raise PermissionError(f"cannot write {path}: it is read-only")
+    # A rename asks only for permission in the folder: it would replace what is protected and, as root, /dev/null.
+    if follow and target.exists():
+        if not target.is_file():
+            raise FileExistsError(f"cannot write {path}: it is not a file, but a device or a pipe")
+        if not os.access(target, os.W_OK):
+            raise PermissionError(f"cannot write {path}: it is read-only")
     return target, target.with_name(f".senet-{os.getpid()}-{_HOST}-{secrets.token_hex(8)}{target.suffix[:32]}")
 
 

@@ -199,3 +199,12 @@ def test_what_a_killed_writer_left_goes_without_a_signal_where_signal_0_is_ctrl_
     with atomic_write(tmp_path / "a.json") as temporary:
         temporary.touch()
     assert names(tmp_path) == ["a.json"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (check_writable, lambda given: atomic_write(given).__enter__()):
+        with pytest.raises(FileExistsError, match=r"cannot write .*pipe: it is not a file, but a device or a pipe"):
+            write(tmp_path / "pipe")
+    assert names(tmp_path) == ["pipe"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
