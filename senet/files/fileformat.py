@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import InputError, WeightsError
+from senet.files.names import utf8_name
 from senet.words import kind_of
 
 if TYPE_CHECKING:
@@ -156,8 +157,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], Header | Non
     from safetensors import SafetensorError, safe_open
 
     try:
-        path.open("rb").close()  # safetensors calls any file that it cannot open a missing one
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(_KEY)
             keys = list(file.keys())
             header = None if text is None else _parse(text, path, frozenset(keys))

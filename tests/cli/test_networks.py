@@ -78,7 +78,7 @@ def test_a_home_that_the_shell_left_as_it_is(senet, tmp_path, monkeypatch):
 
 def test_a_state_that_no_file_holds_is_one_line(senet, nets, tmp_path):
     with nets.open("a") as file:
-        file.write("\nclass Stateful(Residual):\n    def get_extra_state(self):\n        return {\"a\": 1}\n")
+        file.write('\nclass Stateful(Residual):\n    def get_extra_state(self):\n        return {"a": 1}\n')
         file.write("\ndef stateful():\n    return Stateful(nn.Conv2d, nn.BatchNorm2d, 3)\n")
     words = ("--model", f"{nets}:stateful", "--size", 8, "--out", tmp_path / "se.safetensors")
     assert senet("insert", *words) == (

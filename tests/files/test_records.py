@@ -6,7 +6,23 @@ from senet.errors import StudyError
 from senet.files.records import read_csv, read_json, read_text, write_csv, write_json
 from senet.report.table import csv_text
 
-NAMES = ["=1+1", "@x", "+a", "-a", "-1", "'=1", "'a", "''=1", "\tx", "=", "a=b", "", "+1e3", "a\u2028b\x85\x0cc", 'Grüße, "x"\n']
+NAMES = [
+    "=1+1",
+    "@x",
+    "+a",
+    "-a",
+    "-1",
+    "'=1",
+    "'a",
+    "''=1",
+    "\tx",
+    "=",
+    "a=b",
+    "",
+    "+1e3",
+    "a\u2028b\x85\x0cc",
+    'Grüße, "x"\n',
+]
 
 
 class TestCSV:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 
 import pytest
@@ -49,6 +50,14 @@ def test_a_file_that_may_not_be_read(path, monkeypatch):
     monkeypatch.setattr(type(path), "open", refuse)
     with pytest.raises(WeightsError, match=r"m\.safetensors cannot be read: Permission denied"):
         load(path)
+
+
+def test_a_folder_whose_name_is_not_utf8(path, tmp_path, se_resnet20):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    save(se_resnet20, folder / "m.safetensors")
+    assert same_state(load(folder / "m.safetensors"), load(path))
+    assert read_metadata(folder / "m.safetensors") == read_metadata(path)
 
 
 def test_a_network_without_values_is_refused_and_not_left_without(path):

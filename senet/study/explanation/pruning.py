@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from senet.console import display
 from senet.console.progress import Progress
 from senet.cost.cost import cost
-from senet.errors import StudyError
+from senet.errors import StudyError, WeightsError
 from senet.evaluation.networks import how_to_load, metadata_of
 from senet.evaluation.options import MeasureOptions
+from senet.files import fileformat
 from senet.files.paths import expanded
 from senet.files.run_folder import read_json
 from senet.insertion import InlineSE, blocks, channels_of, fold_gates
@@ -215,15 +216,12 @@ def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], li
     """The mean gates of an explanation, and the blocks that it advises to prune."""
     if isinstance(explanation, Explanation):
         return explanation.means, list(explanation.advice.blocks)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = expanded(explanation)
     content = read_json(folder / EXPLANATION)
     try:
-        means = load_file(folder / GATES)
+        means, _ = fileformat.read(folder / GATES)
         advised = [str(name) for name in content["advice"]["blocks"]]
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, WeightsError) as error:
         raise StudyError(f"{folder} is not a folder of explain, or damaged ({error}): run explain again") from error
     return means, advised
 

@@ -43,11 +43,7 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
         return ""
     tensors, _ = file.named_for(model)
     state = model.state_dict()
-    held = {
-        _host(name): layers
-        for name, layers in se_layers(tensors).items()
-        if f"{name}.fc1.weight" not in state
-    }
+    held = {_host(name): layers for name, layers in se_layers(tensors).items() if f"{name}.fc1.weight" not in state}
     if not held:
         return ""
     found, placement = _sites_for(model, held, example, file.source)

@@ -19,6 +19,7 @@ from torch.serialization import safe_globals
 from senet.block.kinds import kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
+from senet.files.names import utf8_name
 from senet.words import counted, kind_of, listed
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
@@ -240,16 +241,15 @@ def _unpickled(file: Path, *, mapped: bool) -> tuple[object, list[str]]:
     beside the weights, so every unknown class is replaced by an inert one.
     """
     unknown: list[str] = []
-    # PyTorch takes a name's .safetensors for the format, and maps no file whose name is not UTF-8.
-    streamed = file.suffix == ".safetensors" or any("\ud800" <= letter <= "\udfff" for letter in str(file))
     while True:
         try:
             with warnings.catch_warnings(), safe_globals([(_StandIn, name) for name in unknown]):
                 warnings.simplefilter("ignore")  # of old pickle protocols; unreadable files raise an error below
-                if streamed:
+                if file.suffix == ".safetensors":  # torch.load would decide by the name
                     with file.open("rb") as stream:
                         return torch.load(stream, map_location="cpu", weights_only=True), unknown
-                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), unknown
+                with utf8_name(file) as name:
+                    return torch.load(name, map_location="cpu", weights_only=True, mmap=mapped), unknown
         except pickle.UnpicklingError as error:
             asked = re.search(r"GLOBAL ([\w.]+)", str(error))
             if asked is None or asked[1] in unknown or len(unknown) >= _MOST_STAND_INS or "blocked" in str(error):
