@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import InputError, WeightsError
-from senet.files.names import utf8_name
+from senet.files.paths import utf8_name
 from senet.words import kind_of
 
 if TYPE_CHECKING:

@@ -292,7 +292,6 @@ WRITER = """
 import resource, sys, time
 import torch
 from torch import nn
-from torch.testing._internal.two_tensor import TwoTensor
 from senet.files import fileformat
 from senet.saving import save
 

@@ -19,7 +19,7 @@ from torch.serialization import safe_globals
 from senet.block.kinds import kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
-from senet.files.names import utf8_name
+from senet.files.paths import utf8_name
 from senet.words import counted, kind_of, listed
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
