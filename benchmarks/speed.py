@@ -74,7 +74,8 @@ HEAD = """# What SE costs, measured
 
 `make bench` made this page and the files beside it in docs/speed. Every figure is a ratio to the same network without
 SE, in the same engine and the same run. *Inference* of ours is what `senet.optimize` and `senet.export` give; the
-others are treated the same way but for that, normalisations folded. A *training step* is forward, cross entropy,
+others are treated the same way but for that, normalisations folded. *As inserted* is the network that `senet.insert`
+gives, not optimized, over the plain network as it is. A *training step* is forward, cross entropy,
 backward and SGD with momentum. In *bf16* training is under autocast, and inference has its weights converted. *Kept for
 backward* is what autograd holds between the passes, in bytes, parameters left out. Nothing was measured on a GPU. Where
 the squeeze stays in place (networks of basic blocks), ONNX Runtime and OpenVINO run the same operations for ours as for

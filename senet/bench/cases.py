@@ -30,6 +30,7 @@ class Engine:
         trains: whether it also runs training steps.
         usual: whether it is measured by default.
         folds: whether its converter folds normalisations itself.
+        eager: whether it runs PyTorch's modules one by one, so that a network may also run as it was inserted.
         extra: the extra of senet that installs the packages.
     """
 
@@ -39,13 +40,14 @@ class Engine:
     trains: bool = False
     usual: bool = True
     folds: bool = False
+    eager: bool = False
     extra: str = "ship"
 
 
 ENGINES: Mapping[str, Engine] = {
-    "eager": Engine("PyTorch eager, NCHW", trains=True),
-    "channels-last": Engine("PyTorch eager, channels last", trains=True),
-    "bf16": Engine("PyTorch bf16, channels last", trains=True),
+    "eager": Engine("PyTorch eager, NCHW", trains=True, eager=True),
+    "channels-last": Engine("PyTorch eager, channels last", trains=True, eager=True),
+    "bf16": Engine("PyTorch bf16, channels last", trains=True, eager=True),
     "compile": Engine("torch.compile", trains=True),
     "onnxruntime": Engine("ONNX Runtime", modules=("onnx", "onnxscript", "onnxruntime")),
     "openvino": Engine("OpenVINO f32", modules=("openvino",)),
@@ -54,7 +56,7 @@ ENGINES: Mapping[str, Engine] = {
     "executorch": Engine("ExecuTorch, XNNPACK", modules=("executorch",), usual=False, folds=True, extra="devices"),
     "litert": Engine("LiteRT", modules=("litert_torch", "ai_edge_litert"), usual=False, folds=True, extra="devices"),
     "ncnn": Engine("ncnn", modules=("ncnn", "pnnx"), usual=False, folds=True, extra="devices"),
-    "cuda": Engine("CUDA bf16 eager, channels last", device="cuda", trains=True),
+    "cuda": Engine("CUDA bf16 eager, channels last", device="cuda", trains=True, eager=True),
     "cuda-compile": Engine("CUDA bf16 torch.compile", device="cuda", trains=True),
 }
 """By the name that `--engines` takes. In inference torch.compile freezes the weights, and bf16 converts them; in

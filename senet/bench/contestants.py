@@ -29,9 +29,10 @@ from senet.zoo.names.naming import origin
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["OURS", "PEER", "PEER_OPTIMIZED", "PLAIN", "Contestants", "contestants"]
+__all__ = ["AS_INSERTED", "OURS", "PEER", "PEER_OPTIMIZED", "PLAIN", "PLAIN_AS_IT_IS", "Contestants", "contestants"]
 
 PLAIN, PEER, PEER_OPTIMIZED, OURS = "plain", "peer", "peer optimized", "ours"
+PLAIN_AS_IT_IS, AS_INSERTED = "plain as it is", "ours as inserted"
 
 _ROUNDING = 1e-3  # timm rounds the hidden width to a multiple of 8
 
@@ -61,6 +62,11 @@ class Contestants:
         if self.foreign:
             forms[PEER_OPTIMIZED] = optimized(self.networks[PEER], example)
         return forms
+
+    def as_they_are(self) -> dict[str, nn.Module]:
+        """The network without SE and ours in eval mode, neither folded nor optimized: what `insert` alone gives."""
+        pairs = ((PLAIN_AS_IT_IS, PLAIN), (AS_INSERTED, OURS))
+        return {name: copy.deepcopy(self.networks[each]).eval() for name, each in pairs}
 
 
 def contestants(model: nn.Module, example: Tensor) -> Contestants:

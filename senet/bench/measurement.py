@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST, TRAINING, Case, cases
-from senet.bench.contestants import OURS, PEER, PLAIN, Contestants, contestants
+from senet.bench.contestants import AS_INSERTED, OURS, PEER, PLAIN, PLAIN_AS_IT_IS, Contestants, contestants
 from senet.bench.engines import inference
 from senet.bench.rows import Ratio, Row
 from senet.bench.show import parts, write_figures, write_table, write_texts
@@ -119,7 +119,8 @@ def bench(
 
     In each round all run one after another. A time's result is the median over rounds of its ratio
     to the network without SE, with a 95 % interval. In inference all have folded normalisations,
-    and ours is the result of `optimize`. In training each network is unchanged.
+    and ours is the result of `optimize`; in eager PyTorch ours is also measured as inserted, over
+    the network without SE as it is. In training each network is unchanged.
 
     Args:
         model: the network, with SE or without; it stays as it is.
@@ -234,15 +235,18 @@ class _Measuring:
         if case.what == INFERENCE:
             for name, form in self._inference_forms().items():
                 runs[name] = inference(case.engine, copy.deepcopy(form), x)
+            if ENGINES[case.engine].eager:
+                for name, network in self.who.as_they_are().items():
+                    runs[name] = inference(case.engine, network, x)
         else:
             for name, network in networks.items():
                 runs[name] = self._step(name, case.engine, network, x)
         seconds = in_turn(runs, self.effort)
-        ratios = {
-            name: Ratio.of_rounds([own / plain for own, plain in zip(times, seconds[PLAIN], strict=True)])
-            for name, times in seconds.items()
-            if name != PLAIN
-        }
+        ratios = {}
+        for name, times in seconds.items():
+            if name not in (PLAIN, PLAIN_AS_IT_IS):
+                without = seconds[PLAIN_AS_IT_IS if name == AS_INSERTED else PLAIN]
+                ratios[name] = Ratio.of_rounds([own / plain for own, plain in zip(times, without, strict=True)])
         plain = statistics.median(seconds[PLAIN])
         return dataclasses.replace(row, plain=plain, ratios=ratios, rounds=len(seconds[PLAIN]))
 

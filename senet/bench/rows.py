@@ -50,7 +50,8 @@ class Row:
         engine: the engine, by its name in `--engines`.
         batch: the batch size; 0 if the case searches for it.
         plain: the plain network's median seconds, bytes or images; None if not measured.
-        ratios: the ratios to the plain network, by contestant: "ours", "peer", "peer optimized".
+        ratios: the ratios to the plain network, by contestant: "ours", "peer", "peer optimized", and
+            "ours as inserted", whose plain network is not folded either.
         rounds: the number of rounds; 0 for counts.
         seconds: the time of the whole measurement.
         note: the reason why there is no figure, or a remark.

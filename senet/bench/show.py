@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from senet.bench.cases import ENGINES, KEPT, LARGEST
-from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED
+from senet.bench.contestants import AS_INSERTED, OURS, PEER, PEER_OPTIMIZED
 from senet.console import display
 from senet.files.atomic import atomic_write
 from senet.report import Cell, Column, Series, Table, cell, forest
@@ -35,8 +35,8 @@ __all__ = [
     "write_texts",
 ]
 
-COLOURS = {PEER: PALETTE[0], PEER_OPTIMIZED: PALETTE[3], OURS: PALETTE[1]}
-MARKERS = {OURS: "o", PEER_OPTIMIZED: "D", PEER: "s"}
+COLOURS = {PEER: PALETTE[0], PEER_OPTIMIZED: PALETTE[3], AS_INSERTED: PALETTE[2], OURS: PALETTE[1]}
+MARKERS = {OURS: "o", AS_INSERTED: "^", PEER_OPTIMIZED: "D", PEER: "s"}
 
 
 def parts(result: Bench) -> list[str | Table]:
@@ -46,8 +46,8 @@ def parts(result: Bench) -> list[str | Table]:
 
 def bench_table(result: Bench) -> Table:
     """One row per case, with ratios to the network without SE."""
-    shown = [name for name in (OURS, PEER, PEER_OPTIMIZED) if any(name in row.ratios for row in result.rows)]
-    words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer}, optimized"}
+    words = _words(result)
+    shown = [name for name in words if any(name in row.ratios for row in result.rows)]
     columns = [
         # First what tells rows apart: on a phone it stays in sight while the others scroll.
         Column("engine", number=False),
@@ -57,6 +57,8 @@ def bench_table(result: Bench) -> Table:
     ]
     for name in shown:
         help_ = "with its 95 % interval, where there is one"
+        if name == AS_INSERTED:
+            help_ += "; not optimized, over the plain network with its normalisations not folded"
         over = f"{words[name]} / plain"
         columns.append(Column(over, short=words[name], help=help_))
         columns += [Column(f"{over}, {end}", shown=False) for end in ("low", "high")]
@@ -78,6 +80,12 @@ def bench_table(result: Bench) -> Table:
     ]
     title = f"What SE costs in {result.model}, over the network without it, on inputs of {shape_words(result)}"
     return Table("bench", title, columns, rows)
+
+
+def _words(result: Bench) -> dict[str, str]:
+    """The contestants for readers, in the order of the columns."""
+    optimized = f"{result.peer}, optimized"
+    return {OURS: "ours", AS_INSERTED: "ours, as inserted", PEER: result.peer, PEER_OPTIMIZED: optimized}
 
 
 def _ratio(ratio: Ratio | None) -> list[Cell]:
@@ -149,7 +157,7 @@ def write_figures(result: Bench, folder: Path) -> None:
 def figure(result: Bench) -> Figure:
     """One line per case with ours and the peer's ratio and interval, against the network without SE."""
     rows = [row for row in result.rows if row.ratios]
-    words = {OURS: "ours", PEER: result.peer, PEER_OPTIMIZED: f"{result.peer} through senet.optimize"}
+    words = _words(result)
     series = [
         Series(words[name], [_point(row.ratios.get(name)) for row in rows], colour, MARKERS[name])
         for name, colour in COLOURS.items()

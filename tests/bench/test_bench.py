@@ -11,7 +11,15 @@ from senet import cli
 from senet.bench import Bench, Case, Ratio, Row, bench, cases
 from senet.bench import measurement as benching
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
-from senet.bench.contestants import OURS, PEER, PEER_OPTIMIZED, PLAIN, contestants
+from senet.bench.contestants import (
+    AS_INSERTED,
+    OURS,
+    PEER,
+    PEER_OPTIMIZED,
+    PLAIN,
+    PLAIN_AS_IT_IS,
+    contestants,
+)
 from senet.bench.engines import inference
 from senet.bench.show import figure, markdown
 from senet.bench.steps import training_step
@@ -84,6 +92,10 @@ def test_the_contestants_are_of_one_architecture():
     assert [len(blocks(found.networks[name])) for name in (PLAIN, PEER, OURS)] == [0, 1, 1]
     assert list(found.inference_forms(EXAMPLE)) == [PLAIN, PEER, OURS]
     torch.testing.assert_close(*(found.networks[name].eval()(EXAMPLE) for name in (PEER, OURS)))
+    as_they_are = found.as_they_are()
+    assert {name: type(each) for name, each in as_they_are.items()} == {PLAIN_AS_IT_IS: Network, AS_INSERTED: Network}
+    assert [len(blocks(each)) for each in as_they_are.values()] == [0, 1]
+    assert not any(each.training for each in as_they_are.values())
 
 
 @pytest.mark.parametrize("given", ["se_resnet18", "torchvision:resnet18", "timm:resnet18"])
@@ -183,7 +195,8 @@ def test_every_engine_of_the_processor_and_the_files(monkeypatch, tmp_path):
         (KEPT, "eager", ""),
     ]
     for row in found.rows:
-        assert set(row.ratios) == {OURS, PEER}
+        as_inserted = row.what == INFERENCE and row.engine in ("eager", "channels-last")
+        assert set(row.ratios) == {OURS, PEER} | ({AS_INSERTED} if as_inserted else set())
         assert row.rounds == (0 if row.what == KEPT else 2)
         assert row.plain > 0
     values = json.loads((tmp_path / "bench.json").read_text())
@@ -289,6 +302,7 @@ def test_nothing_to_measure(tmp_path):
 
 def test_table_and_figure_of_every_kind_of_row():
     ratios = {OURS: Ratio(1.01, 1.0, 1.02), PEER: Ratio(1.15, 1.14, 1.16), PEER_OPTIMIZED: Ratio(1.02)}
+    ratios[AS_INSERTED] = Ratio(1.043)
     rows = (
         Row(INFERENCE, "eager", 1, 0.0431, ratios, 101),
         Row(TRAINING, "compile", 16, 2.5, {OURS: Ratio(1.03)}, 21),
@@ -299,7 +313,16 @@ def test_table_and_figure_of_every_kind_of_row():
     machine = {"processor": "one", "cores": 2, "threads": 2, "instructions": "AVX512", "device": "cpu", "torch": "3"}
     result = Bench("net", (1, 3, 224, 224), "timm's SE", False, machine, rows)
     text = str(result)
-    for words in ("43.1 ms", "2.50 s", "1.00 GiB", "512 images", "1.010 [1.000, 1.020]", "timm's SE, optimized"):
+    for words in (
+        "43.1 ms",
+        "2.50 s",
+        "1.00 GiB",
+        "512 images",
+        "1.010 [1.000, 1.020]",
+        "timm's SE, optimized",
+        "ours, as inserted",
+        "1.043",
+    ):
         assert words in text
     assert "in a hurry" in str(dataclasses.replace(result, quick=True))
     assert markdown(result).splitlines()[2].startswith("| PyTorch eager, NCHW | inference | 1 | 43.1 ms | 1.010 [")
