@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import math
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,10 @@ _LEAST_S = 0.02  # shorter runs are repeated and timed together
 def in_turn(
     runs: Mapping[str, Callable[[], object]], effort: Effort, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each run per round; every round runs all of them, starting with another each time.
+    """Seconds of each run per round; every round runs all of them, in an order drawn anew.
+
+    In a fixed order, also one that starts elsewhere each time, a run always follows the same other, and
+    finds the caches and the allocator as that one left them. Here no run has a lasting advantage.
 
     Args:
         runs: the functions by name; each returns when its work is done.
@@ -54,10 +58,9 @@ def in_turn(
         repeats = math.ceil(_LEAST_S / max(1e-9, min(once.values()))) if min(once.values()) < _LEAST_S else 1
         round_s = repeats * sum(once.values())
         rounds = min(effort.most, max(effort.least, math.floor(effort.seconds / round_s)))
-        names = list(runs)
-        for number in range(rounds):
-            first = number % len(names)
-            for name in (*names[first:], *names[:first]):
+        order = random.Random(0)
+        for _ in range(rounds):
+            for name in order.sample(list(runs), len(runs)):
                 run = runs[name]
                 start = clock()
                 for _ in range(repeats):
