@@ -11,7 +11,7 @@ from senet.fused.passes.pointers import layout
 from senet.fused.passes.protocol import compute_dtype
 from senet.fused.switch import fusing, needs_module_call
 
-__all__ = ["can_fuse", "hooked", "is_being_traced"]
+__all__ = ["can_fuse", "hooked", "is_being_traced", "may_overwrite"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -20,7 +20,7 @@ def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
     """Whether normalisation and SE may be fused now.
 
     They may not be
-    - in eval mode, where the plain path equals the plain network bit for bit;
+    - in eval mode, where the normalisation is PyTorch's own, bit for bit (see `may_overwrite`);
     - while something observes the operations (`is_being_traced`);
     - if a hook needs the tensor between normalisation and SE;
     - over small tensors, for which fusion takes longer.
@@ -42,6 +42,28 @@ def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
         and bool(layout(v))
         and (block is None or _takes_part(block, v.shape[1]))
         and _parameters_fit([norm] if block is None else [norm, *block.children()], v)
+    )
+
+
+def may_overwrite(norm: nn.Module, block: nn.Module, v: Tensor) -> bool:
+    """Whether SE may now overwrite the normalisation's output in inference: on the CPU, unseen and undifferentiated.
+
+    Args:
+        norm: a normalisation, with or without joined SE.
+        block: the SE block.
+        v: the normalisation's input.
+    """
+    return (
+        not norm.training
+        and not torch.is_grad_enabled()
+        and type(v) is Tensor
+        and v.is_cpu
+        and v.dim() > 2
+        and v.dtype in (torch.float32, torch.bfloat16)
+        and fusing()  # small tensors too: a call takes longer than they do
+        and not is_being_traced()
+        and _takes_part(block, v.shape[1])
+        and _parameters_fit([norm, *block.children()], v)
     )
 
 

@@ -16,10 +16,12 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from senet.block import SEBlock
 from senet.fused.conditions import can_fuse, hooked, is_being_traced
+from senet.fused.evaluated import normalise_then_excite
 from senet.fused.joined import use_of
 from senet.fused.norm import normalise_and_excite
 from senet.fused.normalisations import normalises
@@ -32,6 +34,8 @@ log = logging.getLogger("senet")
 
 def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor) -> Tensor | None:
     """Fused normalisation and SE of v; None, without any effect, if fusion is not possible."""
+    if not norm.training:
+        return normalise_then_excite(norm, kind, block, v)
     if not can_fuse(norm, block, v) or not isinstance(block, SEBlock):
         return None
     return normalise_and_excite(norm, kind, block, v)
@@ -41,11 +45,13 @@ def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *,
     """relu(SE(norm(v)) + shortcut), fused if possible; else with the class's own addition, in place or not."""
     use = use_of(type(norm))
     if use is not None and use.is_normalisation and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
-        block = getattr(norm, use.child)
-        if can_fuse(norm, block, v):
-            result = normalise_and_excite(norm, use.base, block, v, shortcut, relu=relu is not None)
-            if result is not None:
-                return result
+        block, rectify, result = getattr(norm, use.child), relu is not None, None
+        if not norm.training:
+            result = normalise_then_excite(norm, use.base, block, v, shortcut, relu=rectify)
+        elif can_fuse(norm, block, v):
+            result = normalise_and_excite(norm, use.base, block, v, shortcut, relu=rectify)
+        if result is not None:
+            return result
     u: Tensor = norm(v)
     u = u.add_(shortcut) if in_place else u + shortcut
     return u if relu is None else relu(u)
@@ -129,6 +135,8 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
     if type(v) is not Tensor or hooked(norm) or hooked(relu):
         return None
     block = getattr(relu, use.child)
+    if not norm.training:
+        return normalise_then_excite(norm, type(norm), block, v, rectified=True)
     if not can_fuse(norm, block, v):
         return None
     return normalise_and_excite(norm, type(norm), block, v, rectified=True)
@@ -222,4 +230,5 @@ def code_digest(function: Callable[..., Any]) -> str:
 
 def runs(unit: nn.Module, x: object) -> bool:
     """Whether `unit` may now run here instead of its class's forward."""
-    return unit.training and type(x) is Tensor and fusing() and not is_being_traced()
+    worth = unit.training or not torch.is_grad_enabled()
+    return worth and type(x) is Tensor and fusing() and not is_being_traced()

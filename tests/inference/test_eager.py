@@ -175,8 +175,7 @@ def test_each_block_is_two_calls_and_one_question_is_asked_for_all(network, monk
             called.append(name)
             return getattr(library(), name)
 
-    monkeypatch.setattr("senet.inference.eager.gate.library", Counted)
-    monkeypatch.setattr("senet.inference.eager.epilogue.library", Counted)
+    monkeypatch.setattr("senet.fused.passes.inference.library", Counted)
     with torch.no_grad():
         optimized(torch.randn(2, 3, 32, 32))
     assert called == ["gates", "rescale_rows_float32"] * 9

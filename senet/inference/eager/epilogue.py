@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
-from senet.fused.passes.library import library
-from senet.fused.passes.pointers import LAST, UnfitError, address, overlaps
+from senet.fused.passes import inference as compiled
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
 from senet.inference.eager.gate import gates, rectified_gates
@@ -23,11 +22,6 @@ from senet.inference.graph import Network, value_of
 __all__ = ["fuse_epilogues", "plus", "rescale", "rescale_add", "rescale_add_relu", "rescale_rectified", "rescale_relu"]
 
 _aten = torch.ops.aten
-_NOT, _AFTER, _BEFORE = 0, 1, 2  # whether the compiled function rectifies its result, or u before it is rescaled
-_COMPILED = {
-    torch.float32: ("rescale_rows_float32", "rescale_last_float32"),
-    torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
-}
 
 
 def rescale(u: Tensor, gate: Tensor) -> Tensor:
@@ -40,7 +34,7 @@ def rescale_relu(threads: int, u: Tensor, gate: Tensor) -> Tensor:
 
     Compiled functions may use `threads` threads; with 0 PyTorch's operations do the work.
     """
-    if threads and _in_one_pass(threads, u, gate, None, _AFTER):
+    if threads and compiled.rescale(threads, u, gate, None, compiled.AFTER):
         return u
     return u.mul_(gate).relu_() if _may_overwrite(u, gate) else torch.relu(u * gate)
 
@@ -50,19 +44,19 @@ def rescale_rectified(threads: int, given: tuple[Tensor, Tensor, bool]) -> Tenso
     u, gate, left = given
     if not left:
         return rescale(u, gate)
-    return u if _in_one_pass(threads, u, gate, None, _BEFORE) else u.relu_().mul_(gate)
+    return u if compiled.rescale(threads, u, gate, None, compiled.BEFORE) else u.relu_().mul_(gate)
 
 
 def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
     """U * gate + x. As `rescale_relu`; `x` has the shape of `u`."""
-    if threads and _in_one_pass(threads, u, gate, x, _NOT):
+    if threads and compiled.rescale(threads, u, gate, x, compiled.NOT):
         return u
     return torch.addcmul(x, u, gate, out=u) if _may_overwrite(u, gate, x) else u * gate + x
 
 
 def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
     """max(u * gate + x, 0). As `rescale_add`."""
-    if threads and _in_one_pass(threads, u, gate, x, _AFTER):
+    if threads and compiled.rescale(threads, u, gate, x, compiled.AFTER):
         return u
     return torch.addcmul(x, u, gate, out=u).relu_() if _may_overwrite(u, gate, x) else torch.relu(u * gate + x)
 
@@ -70,31 +64,6 @@ def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor
 def plus(u: Tensor, x: Tensor | float) -> Tensor:
     """U + x. `u` is overwritten if the sum has its dtype: under autocast, x may have a wider one."""
     return u.add_(x) if getattr(x, "dtype", u.dtype) == u.dtype else u + x
-
-
-def _in_one_pass(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) -> bool:
-    """Try the compiled kernel in place; return False if it does not support the layout, dtype or memory."""
-    shape, dtype = u.shape, u.dtype
-    if dtype not in _COMPILED or gate.dtype is not dtype or not u.is_cpu or u.requires_grad or gate.requires_grad:
-        return False
-    size, maps, channels = u.numel(), gate.numel(), shape[1] if len(shape) > 2 else 0
-    if not size or gate.shape[:2] != shape[:2] or maps != shape[0] * channels or not gate.is_contiguous():
-        return False
-    if x is not None and (x.shape != shape or x.dtype is not dtype or x.requires_grad or overlaps(u, x)):
-        return False
-    rows, last = _COMPILED[dtype]
-    try:
-        at, scale = (address(u), address(x)), address(gate)
-    except UnfitError:
-        return False
-    if u.is_contiguous() and (x is None or x.is_contiguous()):
-        getattr(library(), rows)(*at, maps, size // maps, scale, relu, threads)
-        return True
-    lies = LAST.get(len(shape))
-    if lies and u.is_contiguous(memory_format=lies) and (x is None or x.is_contiguous(memory_format=lies)):
-        getattr(library(), last)(*at, shape[0], size // maps, channels, scale, relu, threads)
-        return True
-    return False
 
 
 def _may_overwrite(u: Tensor, *others: Tensor) -> bool:

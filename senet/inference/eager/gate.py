@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
-from senet.fused.passes.library import library
-from senet.fused.passes.pointers import UnfitError, address
+from senet.fused.passes.inference import FEW, excite, squeeze
 from senet.inference.eager.conditions import computed_now
 from senet.inference.graph import Network, value_of
 
@@ -22,10 +21,6 @@ __all__ = ["fuse_gates", "gates", "rectified_gates"]
 
 _aten = torch.ops.aten
 _ACTIVATIONS = {getattr(_aten, each.op).default: each.native for each in ACTIVATIONS if each.native}
-_FLOAT = torch.float32
-_SQUEEZED = {_FLOAT: "squeeze_float32", torch.bfloat16: "squeeze_bfloat16"}
-_FEW = 8  # samples above which a library's matrix product is faster than one product per sample
-_ONES = tuple((1,) * n for n in range(8))
 _FUNCTIONS = {number: function for function, number in _ACTIVATIONS.items()}
 
 
@@ -57,9 +52,9 @@ def gates(
         (N, C', 1, ...).
     """
     excitation = (weight1, bias1, inner, weight2, bias2, outer, ones)
-    # PyTorch's average of a large map in bfloat16 takes up to 40 times as long.
-    pays = threads and (h.shape[0] <= _FEW or h.dtype is torch.bfloat16)
-    gate = _compiled(threads, h, 0, *excitation) if pays else None
+    # PyTorch's average of many maps in float32 is as fast.
+    pays = threads and (h.shape[0] <= FEW or h.dtype is torch.bfloat16)
+    gate = _compiled(threads, h, False, *excitation) if pays else None
     if gate is not None:
         return gate
     return _excited(h.mean(list(range(2, h.dim()))) if h.dim() > 2 else h, *excitation)
@@ -78,41 +73,21 @@ def rectified_gates(threads: int, u: Tensor, *excitation: Any) -> tuple[Tensor, 
     Returns:
         The map, its gates, and whether the map is still `u`, not max(u, 0).
     """
-    gate = _compiled(threads, u, 1, *excitation) if threads else None
+    gate = _compiled(threads, u, True, *excitation) if threads else None
     if gate is not None:
         return u, gate, True
     h = u.relu_() if computed_now(u) else torch.relu(u)
     return h, gates(threads, h, *excitation), False
 
 
-def _compiled(threads: int, h: Tensor, relu: int, *excitation: Any) -> Tensor | None:
+def _compiled(threads: int, h: Tensor, relu: bool, *excitation: Any) -> Tensor | None:
     """The gates by compiled functions, of max(h, 0) with `relu`; None if they do not take these tensors."""
-    weight1, bias1, inner, weight2, bias2, outer, ones = excitation
-    if h.dtype not in _SQUEEZED or weight1.dtype is not h.dtype or not h.is_cpu or h.requires_grad or not h.numel():
-        return None
-    last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
-    (samples, channels, *_), (width, inputs), (outputs, hidden) = h.shape, weight1.shape, weight2.shape
-    if last < 0 or channels != inputs or hidden != width:
-        return None
-    if (bias1 is not None and len(bias1) != width) or (bias2 is not None and len(bias2) != outputs):
-        return None
-    functions: Any = library()
-    try:
-        given = (address(h), samples, channels, h.numel() // (samples * channels), last, relu)
-    except UnfitError:
-        return None
-    if samples > _FEW or h.dtype is not _FLOAT:
-        pooled = h.new_empty((samples, channels), dtype=_FLOAT)
-        getattr(functions, _SQUEEZED[h.dtype])(*given, address(pooled), threads)
-        return _excited(pooled.to(h.dtype), *excitation)
-    gate = h.new_empty((samples, outputs, *_ONES[ones]))
-    done = functions.gates(
-        *given,
-        *(address(weight1), address(bias1), width, inner),
-        *(address(weight2), address(bias2), outputs, outer),
-        *(address(gate), threads),
-    )
-    return gate if done else None
+    gate = excite(threads, h, relu, *excitation)
+    # PyTorch's average of a large map in bfloat16 takes up to 40 times as long.
+    if gate is None and (h.shape[0] > FEW or h.dtype is torch.bfloat16) and excitation[0].dtype is h.dtype:
+        pooled = squeeze(threads, h, relu)
+        gate = None if pooled is None else _excited(pooled.to(h.dtype), *excitation)
+    return gate
 
 
 def _excited(
@@ -127,7 +102,7 @@ def _excited(
 ) -> Tensor:
     hidden = _activated(_linear(pooled, weight1, bias1), inner)
     gate = _activated(_linear(hidden, weight2, bias2), outer)
-    return gate.reshape(-1, gate.shape[1], *_ONES[ones]) if ones else gate
+    return gate.reshape(-1, gate.shape[1], *[1] * ones) if ones else gate
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

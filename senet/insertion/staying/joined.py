@@ -257,7 +257,7 @@ def _rescale(module: Any, use: Use, x: Tensor) -> Tensor:
 
 def _output(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Apply SE to the module's output."""
-    if module.training and len(args) == 1 and not kwargs and use.is_normalisation and FORWARDS not in module.__dict__:
+    if len(args) == 1 and not kwargs and use.is_normalisation and FORWARDS not in module.__dict__:
         result = rescaled(module, use.base, getattr(module, use.child), args[0])
         if result is not None:
             return result

@@ -1,0 +1,134 @@
+"""The compiled functions of inference: a map's squeeze and gates, and its rescaling in place.
+
+Callers see to it that nothing observes or differentiates these operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senet.fused.passes.library import library
+from senet.fused.passes.pointers import LAST, UnfitError, address, overlaps
+
+__all__ = ["AFTER", "BEFORE", "FEW", "NOT", "excite", "rescale", "squeeze"]
+
+FEW = 8
+"""Samples above which a library's matrix product is faster than one product per sample."""
+
+NOT, AFTER, BEFORE = 0, 1, 2
+"""Whether `rescale` rectifies its result, or the map before it is rescaled."""
+
+_FLOAT = torch.float32
+_SQUEEZE = {_FLOAT: "squeeze_float32", torch.bfloat16: "squeeze_bfloat16"}
+_RESCALE = {
+    _FLOAT: ("rescale_rows_float32", "rescale_last_float32"),
+    torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
+}
+_ONES = tuple((1,) * n for n in range(8))
+
+
+def squeeze(threads: int, h: Tensor, relu: bool) -> Tensor | None:
+    """The means of h, or of max(h, 0) with `relu`: (N, C, *space) -> (N, C) float32; None if h does not fit."""
+    given = _map(h, relu)
+    if given is None:
+        return None
+    pooled = h.new_empty(h.shape[:2], dtype=_FLOAT)
+    functions: Any = library()
+    getattr(functions, _SQUEEZE[h.dtype])(*given, address(pooled), threads)
+    return pooled
+
+
+def excite(
+    threads: int,
+    h: Tensor,
+    relu: bool,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    inner: int,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    outer: int,
+    ones: int = 0,
+) -> Tensor | None:
+    """The gates of a few samples: outer(weight2 · inner(weight1 · mean(h) + bias1) + bias2), equations 2 and 3.
+
+    Args:
+        threads: how many threads may work.
+        h: (N, C, *space) float32, N at most `FEW`.
+        relu: whether max(h, 0) is squeezed.
+        weight1: (K, C), contiguous, as all weights and biases.
+        bias1: (K,).
+        inner: the number of the first activation in `senet.activations`.
+        weight2: (C', K).
+        bias2: (C',).
+        outer: the number of the gate's activation.
+        ones: the number of trailing dimensions of 1.
+
+    Returns:
+        (N, C', 1, ...); None if the tensors do not fit or there was no memory.
+    """
+    (width, inputs), (outputs, hidden) = weight1.shape, weight2.shape
+    if h.dtype is not _FLOAT or weight1.dtype is not _FLOAT or len(h) > FEW or h.shape[1] != inputs or hidden != width:
+        return None
+    if (bias1 is not None and len(bias1) != width) or (bias2 is not None and len(bias2) != outputs):
+        return None
+    given = _map(h, relu)
+    if given is None:
+        return None
+    functions: Any = library()
+    gate = h.new_empty((len(h), outputs, *_ONES[ones]))
+    done = functions.gates(
+        *given,
+        *(address(weight1), address(bias1), width, inner),
+        *(address(weight2), address(bias2), outputs, outer),
+        *(address(gate), threads),
+    )
+    return gate if done else None
+
+
+def _map(h: Tensor, relu: bool) -> tuple[Any, ...] | None:
+    """A map as the compiled functions take it; None if they do not."""
+    if h.dtype not in _SQUEEZE or not h.is_cpu or h.requires_grad or not h.numel():
+        return None
+    last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
+    samples, channels, *_ = h.shape
+    try:
+        return None if last < 0 else (address(h), samples, channels, h.numel() // (samples * channels), last, int(relu))
+    except UnfitError:
+        return None
+
+
+def rescale(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) -> bool:
+    """Write u * gate + x over u; return False, without any effect, if the tensors do not fit.
+
+    Args:
+        threads: how many threads may work.
+        u: (N, C, *space).
+        gate: (N, C, 1, ...).
+        x: like u; None adds nothing.
+        relu: `NOT`, `AFTER` or `BEFORE`.
+    """
+    shape, dtype = u.shape, u.dtype
+    if dtype not in _RESCALE or gate.dtype is not dtype or not u.is_cpu or u.requires_grad or gate.requires_grad:
+        return False
+    size, maps, channels = u.numel(), gate.numel(), shape[1] if len(shape) > 2 else 0
+    if not size or gate.shape[:2] != shape[:2] or maps != shape[0] * channels or not gate.is_contiguous():
+        return False
+    if x is not None and (x.shape != shape or x.dtype is not dtype or x.requires_grad or overlaps(u, x)):
+        return False
+    rows, last = _RESCALE[dtype]
+    try:
+        at, scale = (address(u), address(x)), address(gate)
+    except UnfitError:
+        return False
+    if u.is_contiguous() and (x is None or x.is_contiguous()):
+        getattr(library(), rows)(*at, maps, size // maps, scale, relu, threads)
+        return True
+    lies = LAST.get(len(shape))
+    if lies and u.is_contiguous(memory_format=lies) and (x is None or x.is_contiguous(memory_format=lies)):
+        getattr(library(), last)(*at, shape[0], size // maps, channels, scale, relu, threads)
+        return True
+    return False

@@ -1,0 +1,145 @@
+"""SE in inference as it was inserted: in place on the normalisation's output, and only where nobody looks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import senet
+from senet.fused.passes import inference
+from senet.fused.passes.library import library
+from senet.fused.switch import unfused
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+NETWORKS = {
+    "basic": lambda: torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5),
+    "bottleneck": lambda: torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=5),
+    "inverted": lambda: torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=5),
+    "cifar": lambda: senet.create("resnet20"),
+    "relu between": lambda: senet.create("mobilenet_v1", width=0.25, num_classes=5),
+    "group": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+}
+
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The names of the compiled functions that inference calls."""
+    names = []
+
+    class Noting:
+        def __getattr__(self, name):
+            names.append(name)
+            return getattr(library(), name)
+
+    monkeypatch.setattr(inference, "library", Noting)
+    return names
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def pair(request):
+    """A network, with running statistics as after training, and the same with SE that starts as the identity."""
+    torch.manual_seed(0)
+    plain = NETWORKS[request.param]()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return plain.eval(), senet.insert(plain, torch.randn(2, 3, 64, 64)).eval()
+
+
+@pytest.mark.parametrize("batch", [1, inference.FEW + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_it_gives_the_same(pair, batch, dtype, memory_format, called):
+    plain, se = (copy.deepcopy(network).to(dtype, memory_format=memory_format) for network in pair)
+    x = torch.randn(batch, 3, 64, 64, dtype=dtype).contiguous(memory_format=memory_format)
+    before = x.clone()
+    with torch.inference_mode():
+        assert torch.equal(se(x), plain(x))  # gates of 1: bit for bit
+        assert len(called) >= len(senet.blocks(se))
+        for block in senet.blocks(se).values():
+            for parameter in block.parameters():
+                nn.init.normal_(parameter, 0, 0.2)
+        found = se(x)
+        with unfused():
+            wanted = se(x)
+    eps = 1e-5 if dtype is torch.float32 else 0.05
+    torch.testing.assert_close(found, wanted, rtol=0, atol=eps * float(wanted.abs().max()))
+    assert torch.equal(x, before)
+
+
+def test_a_block_is_two_calls(called):
+    se = senet.insert(NETWORKS["bottleneck"](), torch.randn(1, 3, 64, 64)).eval()
+    with torch.no_grad():
+        se(torch.randn(2, 3, 64, 64))
+    assert called == ["gates", "rescale_rows_float32"] * 4
+
+
+def test_it_overwrites_nothing_that_is_kept():
+    se = senet.insert(NETWORKS["bottleneck"](), torch.randn(1, 3, 64, 64), senet.SESpec(start="paper")).eval()
+    kept = []
+    for module in (se.layer1[0].conv3, se.layer1[0].downsample):
+        module.register_forward_hook(lambda _, __, output: kept.append((output, output.clone())))
+    with torch.no_grad():
+        se(torch.randn(1, 3, 64, 64))
+    assert len(kept) == 2
+    assert all(torch.equal(output, at_that_time) for output, at_that_time in kept)
+
+
+def _watched(se):
+    se[2].se.register_forward_hook(lambda *_: None)
+
+
+def _without_squeeze(se):
+    se[2].se.squeeze = "none"
+
+
+def _doubled(se):
+    se[2].se.fc2.weight.data = se[2].se.fc2.weight.data.double()
+
+
+@pytest.mark.parametrize("change", [_watched, _without_squeeze, _doubled, nn.Module.train])
+def test_whoever_looks_sees_the_equations(change, called):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    se = senet.insert(model, torch.randn(2, 3, 9, 9), senet.SESpec(2, start="paper"), where="2").eval()
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        change(se)
+        se(x)
+    assert called == []
+
+
+def test_gradients_transforms_padding_and_the_switch(called):
+    model = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 1))
+    se = senet.insert(model, torch.randn(2, 3, 9), senet.SESpec(2, start="paper"), where="2").eval()
+    x = torch.randn(2, 3, 9)
+    se(x).sum().backward()
+    with torch.no_grad():
+        torch.func.vmap(lambda each: se(each[None]))(x)
+        with senet.valid(torch.tensor([1.0, 0.5])):
+            padded = se(x)
+        with unfused():
+            apart = se(x)
+        assert called == []
+        torch.testing.assert_close(se(x), apart)
+        assert called == ["gates", "rescale_rows_float32"]
+    assert not torch.allclose(padded, apart)
+
+
+def test_weights_that_lie_transposed(called):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    se = senet.insert(model, torch.randn(2, 3, 9, 9), senet.SESpec(2, start="paper"), where="2").eval()
+    block = se[2].se
+    block.fc1.weight.data = block.fc1.weight.data.t().contiguous().t()
+    with torch.no_grad():
+        found = se(x := torch.randn(2, 3, 9, 9))
+        with unfused():
+            torch.testing.assert_close(found, se(x))
+    assert called == ["squeeze_float32", "rescale_rows_float32"]
