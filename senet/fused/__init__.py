@@ -1,1 +1,1 @@
-"""Fuse normalisation and SE into one pass in training; see README.md."""
+"""SE together with the normalisation before it, in training and in inference; see README.md."""
