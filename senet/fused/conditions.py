@@ -58,6 +58,7 @@ def may_overwrite(norm: nn.Module, block: nn.Module, v: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and type(v) is Tensor
         and v.is_cpu
+        and v.layout is torch.strided
         and v.dim() > 2
         and v.dtype in (torch.float32, torch.bfloat16)
         and fusing()  # small tensors too: a call takes longer than they do
