@@ -45,10 +45,13 @@ class Browser:
         )
 
     def open(self, fresh=True):
-        self.driver.get(self.url)
-        if fresh:  # as in a new tab
+        self._load()
+        if fresh:  # as in a new tab; once an answer that is under way has written its key
             self.driver.execute_script("sessionStorage.clear()")
-            self.driver.get(self.url)
+            self._load()
+
+    def _load(self):
+        self.driver.get(self.url)
         self.wait(lambda: self.all("main[data-ready]"), "no page")
 
     def drop(self, file, slot="a"):
