@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from senet.errors import InputError, InputTypeError, InsertionError
-from senet.words import kind_of
+from senet.words import kind_of, with_article
 
-__all__ = ["Batched", "as_call", "batch_dims", "before_calls", "check_module", "copy_of", "count_parameters"]
+__all__ = ["Batched", "as_call", "batch_dims", "before_calls", "changed", "check_module", "copy_of", "count_parameters"]
 __all__ += ["describe", "devices_of", "meant", "run", "set_training", "sets_mode", "tensors_in", "untouched"]
 
 
@@ -95,7 +95,7 @@ def describe(example: Any) -> str:
     if isinstance(example, Batched):
         return f"{describe(example.tensor)} with its batch in dimension {example.dim}"
     if isinstance(example, Tensor):
-        return f"a {str(example.dtype).removeprefix('torch.')} tensor of shape {tuple(example.shape)}"
+        return f"{with_article(str(example.dtype).removeprefix('torch.'))} tensor of shape {tuple(example.shape)}"
     if isinstance(example, Mapping):
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in example.items()) + "}"
     if isinstance(example, tuple | list):
@@ -212,11 +212,12 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     module._buffers[name] = buffer
-                    if _changed(buffer, value):  # a write would invalidate the caller's graph
+                    if changed(buffer, value):  # a write would invalidate the caller's graph
                         buffer.copy_(value)
 
 
-def _changed(buffer: Tensor, value: Tensor) -> bool:
+def changed(buffer: Tensor, value: Tensor) -> bool:
+    """Whether a buffer no longer has a value."""
     try:
         return not torch.equal(buffer, value)
     except NotImplementedError:  # PyTorch compares no sparse tensors

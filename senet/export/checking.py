@@ -15,9 +15,10 @@ from senet.export.outputs import flat_outputs
 from senet.export.runtimes import Runtime
 from senet.inference.agreement import needed_conditions, relative_difference
 from senet.inference.shapes import Shapes
-from senet.running import as_call, run, untouched
+from senet.running import as_call, changed, run, untouched
+from senet.words import listed
 
-__all__ = ["check_file", "check_names", "coupled_sizes", "disagreements", "outputs_of"]
+__all__ = ["check_file", "check_memoryless", "check_names", "coupled_sizes", "disagreements", "outputs_of"]
 
 _OPTIONAL = ("odd sizes",)  # sizes that many networks refuse
 _Wanted = list[Tensor] | None
@@ -62,6 +63,24 @@ def check_names(classes: Any, outputs: Sequence[Tensor]) -> None:
             f"the metadata's classes are {len(classes)} names, but the network gives {' or '.join(map(str, counts))} "
             "outputs for a picture: give one name for each output, in order, a background class too"
         )
+
+
+def check_memoryless(model: nn.Module, example: Any, file: str) -> None:
+    """Refuse a network whose output depends on its earlier calls, of which `file` keeps nothing.
+
+    Raises:
+        ExportError: it does; the message has the buffers that its calls write into.
+    """
+    with untouched(model):
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        first = [x.clone() for x in flat_outputs(run(model, example))]
+        written = [name for name, buffer in model.named_buffers() if name in before and changed(buffer, before[name])]
+        if not written or _difference(first, flat_outputs(run(model, example))) == 0:
+            return
+    raise ExportError(
+        f"{type(model).__name__} writes into {listed(written, 3)} at each call, which changes its next output, and "
+        f"{file} keeps nothing between calls: let it take and return these values, or write a .pt2 file"
+    )
 
 
 def check_file(

@@ -16,7 +16,14 @@ from torch.utils import _pytree as pytree
 
 from senet.block.equations import padding
 from senet.errors import ExportError, OptimizeError
-from senet.export.checking import check_file, check_names, coupled_sizes, disagreements, outputs_of
+from senet.export.checking import (
+    check_file,
+    check_memoryless,
+    check_names,
+    coupled_sizes,
+    disagreements,
+    outputs_of,
+)
 from senet.export.converting import file_errors, hear_interrupts, reported
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
@@ -177,6 +184,8 @@ def _export(
     say("reading the network's graph")
     with untouched(model):
         returned = run(model, example)  # raises the network's own error if it does not run
+    if not kind.keeps_buffers:
+        check_memoryless(model, example, f"an {kind.name} file")
     check_names(description.get("classes"), flat_outputs(returned))
     left_out = without_tensors(returned)
     form = _form(model, example, dynamic_size)

@@ -20,7 +20,7 @@ from senet.export.onnx_squeeze import branches, pool_squeezes
 from senet.export.runtimes import OnnxRuntime, OpenVino, Runtime, openvino_core
 from senet.extras import extra
 from senet.inference.internals import drop_guards
-from senet.running import as_call
+from senet.running import as_call, untouched
 
 if TYPE_CHECKING:
     from senet.export.tracing import Traced
@@ -52,6 +52,7 @@ class Format:
         write: a function that writes the graph and its strings to those paths.
         run: a function that returns a runner of the files; its `metadata` has the strings.
         keeps_conditions: whether the loaded file checks conditions on sizes.
+        keeps_buffers: whether the loaded file keeps the buffers that a call writes into.
         tensors_only: whether all outputs must be tensors.
     """
 
@@ -61,6 +62,7 @@ class Format:
     write: Callable[[Traced, Mapping[str, str], Sequence[Path]], None]
     run: Callable[[Sequence[Path]], Runtime]
     keeps_conditions: bool = False
+    keeps_buffers: bool = False
     tensors_only: bool = True
 
     def needed(self) -> None:
@@ -214,7 +216,7 @@ class _Pt2(Runtime):
 
     def on(self, example: Any) -> Any:
         args, kwargs = as_call(example)
-        with torch.no_grad():
+        with torch.no_grad(), untouched(self.network):
             return self.network(*args, **kwargs)
 
 
@@ -240,6 +242,7 @@ FORMATS: Mapping[str, Format] = {
         write=_write_pt2,
         run=lambda paths: _Pt2(paths[0]),
         keeps_conditions=True,
+        keeps_buffers=True,
         tensors_only=False,
     ),
 }

@@ -146,6 +146,34 @@ def test_what_no_file_can_hold_is_refused_in_one_line(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+class Counting(nn.Module):
+    """A network whose output depends on how often it was called, or that counts for nothing."""
+
+    def __init__(self, matters):
+        super().__init__()
+        self.body, self.matters = nn.Sequential(nn.Conv2d(3, 4, 1), SEBlock(4, 2)), matters
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.body(x) * (self.calls if self.matters else 1)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("matters", [False, True])
+def test_what_a_call_leaves_for_the_next(tmp_path, suffix, matters):
+    needs(suffix)
+    model, x, path = Counting(matters).eval(), example(2, 3, 4, 4), tmp_path / f"net{suffix}"
+    if matters and suffix != ".pt2":
+        with pytest.raises(ExportError, match=r"Counting writes into calls at each call.*or write a \.pt2 file"):
+            senet.export(model, x, path)
+        return
+    senet.export(model, x, path)
+    file = read(path)
+    for _ in range(2):
+        torch.testing.assert_close(file(x), model(x).detach())
+
+
 def test_an_optimized_network_takes_the_batch_that_the_example_marks():
     model = Network(matrix_first).eval()
     model.body.insert(1, SEBlock(4, 2))
