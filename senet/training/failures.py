@@ -51,7 +51,7 @@ def in_plain_words(folder: Path, recipe: Recipe, processes: int = 1) -> Iterator
             raise StudyError(_few_descriptors(folder)) from error
         if words := worker_words(error):
             raise StudyError(f"{words}. {_goes_on(folder)}") from error
-        if "Expected to have finished reduction" in str(error):  # DistributedDataParallel's words
+        if "parameters that were not used in producing" in str(error):  # PyTorch's words and Lightning's
             raise StudyError(
                 "the network has parameters that its scores do not depend on, such as an auxiliary classifier, and "
                 "several devices cannot train those: train it on one, or without them"
