@@ -189,7 +189,7 @@ def _last_stage_table(tables: PaperTables) -> Table:
                 share(rest / counted.plain_parameters),
             )
         )
-    title = "Parameters that SE adds, and without SE in the last stage (paper: about 10 % and 4 %)"
+    title = "SE's parameters, and without the last stage (paper, ResNet-50: about 10 % and 4 %)"
     columns = ("network", "SE adds", "share", "last stage", "without it", "share")
     return Table.of(title, columns, rows, numbers=range(1, 6))
 
