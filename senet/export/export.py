@@ -146,7 +146,8 @@ def export(
         OSError: the file cannot be written. On a full disk it is a FileWriteError, which is also an ExportError.
     """
     path = Path(path)
-    check_exportable(model, example)
+    with ONE_AT_A_TIME:  # another thread's capture of this network puts tensors without values into it
+        check_exportable(model, example)
     if padding.lengths is not None:
         raise ExportError("a network cannot be exported inside senet.valid, whose lengths are one batch's: leave it")
     tell_of_lost(model)

@@ -20,6 +20,7 @@ from senet.block.equations import padding
 from senet.fused.conditions import may_overwrite
 from senet.fused.passes import inference as compiled
 from senet.fused.passes.library import library
+from senet.fused.switch import notify
 
 __all__ = ["normalise_then_excite"]
 
@@ -56,6 +57,7 @@ def normalise_then_excite(
         return None
     assert isinstance(block, SEBlock)
     u: Tensor = kind.forward(norm, v)
+    notify(block, ())
     threads, ones = torch.get_num_threads(), u.dim() - 2
     layers = (block.fc1.weight, block.fc1.bias, block.fc2.weight, block.fc2.bias)
     gate = None

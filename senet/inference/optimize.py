@@ -87,10 +87,10 @@ def optimized(
         dynamic_size: as in `optimize`.
         nothing_gained: the log level of the message that `model` is returned for lack of SE.
     """
-    check_network(model)
     if padding.lengths is not None:
         raise OptimizeError("a network cannot be optimised inside senet.valid, whose lengths are one batch's: leave it")
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:  # another thread's capture of this network puts tensors without values into it
+        check_network(model)
         return _optimized(model, example, dynamic_size, nothing_gained)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import senet
 from senet.fused.passes import inference
 from senet.fused.passes.library import library
-from senet.fused.switch import unfused
+from senet.fused.switch import unfused, unobtrusive, watching
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 NETWORKS = {
@@ -143,3 +143,14 @@ def test_weights_that_lie_transposed(called):
         with unfused():
             torch.testing.assert_close(found, se(x))
     assert called == ["squeeze_float32", "rescale_rows_float32"]
+
+
+def test_a_watcher_learns_of_every_block(called):
+    se = senet.insert(NETWORKS["bottleneck"](), torch.randn(1, 3, 64, 64)).eval()
+    ran = []
+    for block in senet.blocks(se).values():
+        block.register_forward_hook(unobtrusive(lambda block, *_: ran.append(block)))
+    with torch.no_grad(), watching(lambda block, kept: ran.append(block)):
+        se(torch.randn(1, 3, 64, 64))
+    assert ran == list(senet.blocks(se).values())
+    assert called
