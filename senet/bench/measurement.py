@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from senet.export.runtimes import computes_in_bf16
 from senet.extras import how_to_install
 from senet.files.paths import expanded
 from senet.files.run_folder import digest_of
+from senet.words import lasting_repr
 
 if TYPE_CHECKING:
     import os
@@ -315,7 +315,7 @@ def machine_of_figures() -> dict[str, Any]:
 def _digest(network: nn.Module, name: str | None) -> str:
     """A short digest of what the rows depend on: senet's code, and the network, whose own file may have changed."""
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items() if isinstance(value, Tensor)}
-    text = re.sub(r"0x[0-9a-f]+", "", f"{_code()} {digest_of(name)} {network} {shapes}")  # without addresses
+    text = f"{_code()} {digest_of(name)} {lasting_repr(network)} {shapes}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

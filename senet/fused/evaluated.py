@@ -63,7 +63,7 @@ def normalise_then_excite(
     gate = None
     if all(x is None or x.is_contiguous() for x in layers):
         outer = _NUMBERS[block.gate_function.replace("_", "")]
-        gate = compiled.excite(threads, u, rectified, *layers[:2], _NUMBERS["relu"], *layers[2:], outer, ones)
+        gate = compiled.excite(threads, u, rectified, (*layers[:2], _NUMBERS["relu"], *layers[2:], outer, ones))
     if gate is not None:
         gate.mul_(block.scale)
     elif (pooled := compiled.squeeze(threads, u, rectified)) is not None:

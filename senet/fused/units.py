@@ -32,24 +32,32 @@ __all__ = ["KnownUnit", "code_digest", "known_unit", "rescaled", "runs", "unit_o
 log = logging.getLogger("senet")
 
 
-def rescaled(norm: nn.Module, kind: type[nn.Module], block: nn.Module, v: Tensor) -> Tensor | None:
-    """Fused normalisation and SE of v; None, without any effect, if fusion is not possible."""
+def rescaled(
+    norm: nn.Module,
+    kind: type[nn.Module],
+    block: nn.Module,
+    v: Tensor,
+    other: Tensor | None = None,
+    *,
+    relu: bool = False,
+    rectified: bool = False,
+) -> Tensor | None:
+    """Normalisation and SE of v together, in training or in inference; None, without any effect, if not possible.
+
+    The other arguments are those of `normalise_and_excite`.
+    """
     if not norm.training:
-        return normalise_then_excite(norm, kind, block, v)
+        return normalise_then_excite(norm, kind, block, v, other, relu=relu, rectified=rectified)
     if not can_fuse(norm, block, v) or not isinstance(block, SEBlock):
         return None
-    return normalise_and_excite(norm, kind, block, v)
+    return normalise_and_excite(norm, kind, block, v, other, relu=relu, rectified=rectified)
 
 
 def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *, in_place: bool) -> Tensor:
     """relu(SE(norm(v)) + shortcut), fused if possible; else with the class's own addition, in place or not."""
     use = use_of(type(norm))
     if use is not None and use.is_normalisation and _adds(v, shortcut) and not hooked(norm) and _rectifies(relu):
-        block, rectify, result = getattr(norm, use.child), relu is not None, None
-        if not norm.training:
-            result = normalise_then_excite(norm, use.base, block, v, shortcut, relu=rectify)
-        elif can_fuse(norm, block, v):
-            result = normalise_and_excite(norm, use.base, block, v, shortcut, relu=rectify)
+        result = rescaled(norm, use.base, getattr(norm, use.child), v, shortcut, relu=relu is not None)
         if result is not None:
             return result
     u: Tensor = norm(v)
@@ -134,12 +142,7 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
         return None
     if type(v) is not Tensor or hooked(norm) or hooked(relu):
         return None
-    block = getattr(relu, use.child)
-    if not norm.training:
-        return normalise_then_excite(norm, type(norm), block, v, rectified=True)
-    if not can_fuse(norm, block, v):
-        return None
-    return normalise_and_excite(norm, type(norm), block, v, rectified=True)
+    return rescaled(norm, type(norm), getattr(relu, use.child), v, rectified=True)
 
 
 def _joined(unit: Any) -> nn.Module:

@@ -13,7 +13,14 @@ from torch import Tensor
 from senet.fused.passes.library import library
 from senet.fused.passes.pointers import LAST, UnfitError, address, overlaps
 
-__all__ = ["AFTER", "BEFORE", "FEW", "NOT", "excite", "rescale", "squeeze"]
+__all__ = ["AFTER", "BEFORE", "FEW", "NOT", "Excitation", "excite", "rescale", "squeeze"]
+
+Excitation = tuple[Tensor, Tensor | None, int, Tensor, Tensor | None, int, int]
+"""weight1 (K, C), bias1 (K,), inner, weight2 (C', K), bias2 (C',), outer, ones.
+
+Weights and biases are contiguous, `inner` and `outer` are numbers of activations in
+`senet.activations`, and `ones` is the number of trailing dimensions of 1 of the gates.
+"""
 
 FEW = 8
 """Samples above which a library's matrix product is faster than one product per sample."""
@@ -27,7 +34,6 @@ _RESCALE = {
     _FLOAT: ("rescale_rows_float32", "rescale_last_float32"),
     torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
 }
-_ONES = tuple((1,) * n for n in range(8))
 
 
 def squeeze(threads: int, h: Tensor, relu: bool) -> Tensor | None:
@@ -41,35 +47,19 @@ def squeeze(threads: int, h: Tensor, relu: bool) -> Tensor | None:
     return pooled
 
 
-def excite(
-    threads: int,
-    h: Tensor,
-    relu: bool,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    inner: int,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    outer: int,
-    ones: int = 0,
-) -> Tensor | None:
+def excite(threads: int, h: Tensor, relu: bool, excitation: Excitation) -> Tensor | None:
     """The gates of a few samples: outer(weight2 · inner(weight1 · mean(h) + bias1) + bias2), equations 2 and 3.
 
     Args:
         threads: how many threads may work.
         h: (N, C, *space) float32, N at most `FEW`.
         relu: whether max(h, 0) is squeezed.
-        weight1: (K, C), contiguous, as all weights and biases.
-        bias1: (K,).
-        inner: the number of the first activation in `senet.activations`.
-        weight2: (C', K).
-        bias2: (C',).
-        outer: the number of the gate's activation.
-        ones: the number of trailing dimensions of 1.
+        excitation: the layers and activations.
 
     Returns:
         (N, C', 1, ...); None if the tensors do not fit or there was no memory.
     """
+    weight1, bias1, inner, weight2, bias2, outer, ones = excitation
     (width, inputs), (outputs, hidden) = weight1.shape, weight2.shape
     if h.dtype is not _FLOAT or weight1.dtype is not _FLOAT or len(h) > FEW or h.shape[1] != inputs or hidden != width:
         return None
@@ -79,7 +69,7 @@ def excite(
     if given is None:
         return None
     functions: Any = library()
-    gate = h.new_empty((len(h), outputs, *_ONES[ones]))
+    gate = h.new_empty((len(h), outputs, *[1] * ones))
     done = functions.gates(
         *given,
         *(address(weight1), address(bias1), width, inner),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
-from senet.fused.passes.inference import FEW, excite, squeeze
+from senet.fused.passes.inference import FEW, Excitation, excite, squeeze
 from senet.inference.eager.conditions import computed_now
 from senet.inference.graph import Network, value_of
 
@@ -54,7 +54,7 @@ def gates(
     excitation = (weight1, bias1, inner, weight2, bias2, outer, ones)
     # PyTorch's average of many maps in float32 is as fast.
     pays = threads and (h.shape[0] <= FEW or h.dtype is torch.bfloat16)
-    gate = _compiled(threads, h, False, *excitation) if pays else None
+    gate = _compiled(threads, h, False, excitation) if pays else None
     if gate is not None:
         return gate
     return _excited(h.mean(list(range(2, h.dim()))) if h.dim() > 2 else h, *excitation)
@@ -73,16 +73,16 @@ def rectified_gates(threads: int, u: Tensor, *excitation: Any) -> tuple[Tensor, 
     Returns:
         The map, its gates, and whether the map is still `u`, not max(u, 0).
     """
-    gate = _compiled(threads, u, True, *excitation) if threads else None
+    gate = _compiled(threads, u, True, excitation) if threads else None
     if gate is not None:
         return u, gate, True
     h = u.relu_() if computed_now(u) else torch.relu(u)
     return h, gates(threads, h, *excitation), False
 
 
-def _compiled(threads: int, h: Tensor, relu: bool, *excitation: Any) -> Tensor | None:
+def _compiled(threads: int, h: Tensor, relu: bool, excitation: Excitation) -> Tensor | None:
     """The gates by compiled functions, of max(h, 0) with `relu`; None if they do not take these tensors."""
-    gate = excite(threads, h, relu, *excitation)
+    gate = excite(threads, h, relu, excitation)
     # PyTorch's average of a large map in bfloat16 takes up to 40 times as long.
     if gate is None and (h.shape[0] > FEW or h.dtype is torch.bfloat16) and excitation[0].dtype is h.dtype:
         pooled = squeeze(threads, h, relu)
