@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from senet.data.decoding import decode, reason_of, upright
-from senet.errors import BadImageError
+from senet.errors import BadImageError, DataError
 from senet.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -28,10 +28,15 @@ __all__ = [
     "Images",
     "JoinedImages",
     "TorchvisionImages",
+    "base_of",
     "digest",
+    "prepared",
+    "side_of",
     "text_of",
     "twins_in",
 ]
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,12 @@ def digest(labels: Tensor, parts: Sequence[bytes]) -> str:
         state.update(part)
         state.update(b"\0")
     return f"{len(labels)} images, {state.hexdigest()[:16]}"
+
+
+def side_of(sizes: Iterable[tuple[int, int]]) -> int | None:
+    """The side in pixels if images of these sizes are all squares of one size, else None."""
+    sides = {side for size in sizes for side in size}
+    return sides.pop() if len(sides) == 1 else None
 
 
 def text_of(path: Path | str) -> str:
@@ -151,8 +162,7 @@ def twins_in(splits: Sequence[Images]) -> list[list[tuple[int, int]]]:
     """
     members: dict[object, list[tuple[int, int, Any, int]]] = {}
     for place, images in enumerate(splits):
-        base: Any = images.images if isinstance(images, ChosenImages) else images
-        chosen = images.indices if isinstance(images, ChosenImages) else range(len(images))
+        base, chosen = base_of(images)
         if hasattr(base, "content"):
             for index, within in enumerate(chosen):
                 if (size := base.size(within)) > 0:  # a pipe has no size, and opening one would block
@@ -251,6 +261,20 @@ class ChosenImages:
     def fingerprint(self) -> str:
         """A digest of the whole list's fingerprint and the indices."""
         return digest(self.labels, [self.images.fingerprint().encode(), repr(self.indices).encode()])
+
+
+def base_of(images: Images) -> tuple[Any, Sequence[int]]:
+    """The list that images were chosen from, or the images themselves, and their indices in it."""
+    return (images.images, images.indices) if isinstance(images, ChosenImages) else (images, range(len(images)))
+
+
+def prepared(images: Images, prepare: Callable[[Image.Image], T], index: int) -> T:
+    """Image `index`, prepared; if its values cannot be used, the error names it."""
+    image = images.load(index)
+    try:
+        return prepare(image)
+    except DataError as error:
+        raise DataError(f"{images.names[index]}: {error}") from error
 
 
 class JoinedImages:

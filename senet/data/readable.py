@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from senet.console.machine import usual_workers
-from senet.data.images import BadFile
+from senet.data.images import BadFile, prepared
 from senet.data.sampling import forking, worker_words
 from senet.data.unreadable import too_many
-from senet.errors import BadImageError, DataError, InputError
+from senet.errors import BadImageError, DataError
+from senet.recipe.knobs import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class _Items(Dataset[_Item]):
     def __getitem__(self, index: int) -> _Item:
         label = int(self.images.labels[index])
         try:
-            return _Item(index, self.prepare(self.images.load(index)), label, "")
+            return _Item(index, prepared(self.images, self.prepare, index), label, "")
         except BadImageError as error:
             return _Item(index, None, label, error.reason)
 
@@ -98,9 +99,7 @@ class Readable:
         name: str = "the images",
         before: tuple[BadFile, ...] = (),
     ) -> None:
-        if workers is not None and (type(workers) is not int or workers < 0):
-            raise InputError(f"workers is a whole number of at least 0, not {workers!r}")
-        wanted = usual_workers() if workers is None else workers
+        wanted = usual_workers() if workers is None else whole_number("workers", workers, 0)
         self.images = images
         self.max_bad = max_bad
         self.name = name

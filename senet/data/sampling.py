@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from senet.console.machine import usual_workers
-from senet.data.images import Images
+from senet.data.images import Images, base_of, prepared
 from senet.data.signals import WorkerSignalShield
 from senet.data.transforms import Augmentation, Preprocessing
-from senet.errors import DataError, InputError, StudyError
+from senet.errors import DataError, StudyError
+from senet.recipe.knobs import whole_number
 from senet.words import counted
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class CachedImages(Dataset[Tensor]):
         self.images = images
         self.prepare = prepare
         self._pixels: Tensor | None = None
-        self._shapes: list[tuple[int, int, int]] = []
+        self._shapes: list[torch.Size] = []
         self._starts: list[int] = []
         if budget and self._estimate() <= budget:
             self._fill(budget)
@@ -114,12 +115,12 @@ class CachedImages(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         """Image `index`, (3, H, W) uint8."""
         if self._pixels is None:
-            return self.prepare(self.images.load(index))
+            return prepared(self.images, self.prepare, index)
         shape, start = self._shapes[index], self._starts[index]
-        return self._pixels[start : start + shape[0] * shape[1] * shape[2]].view(shape)
+        return self._pixels[start : start + shape.numel()].view(shape)
 
     def _estimate(self) -> int:
-        """The estimated bytes of all images, from at most 16 spread over the list."""
+        """The estimated bytes of all images, from some spread over the list."""
         chosen = range(0, len(self), max(1, len(self) // 16))
         return sum(self[index].numel() for index in chosen) * len(self) // max(1, len(chosen))
 
@@ -127,11 +128,10 @@ class CachedImages(Dataset[Tensor]):
         parts: list[Tensor] = []
         total = 0
         with ThreadPoolExecutor(usual_workers()) as pool:
-            several = getattr(getattr(self.images, "images", self.images), "concurrent", False)
-            decode = pool.map if several else map
+            decode = pool.map if getattr(base_of(self.images)[0], "concurrent", False) else map
             for pixels in decode(self.__getitem__, range(len(self))):
                 parts.append(pixels.reshape(-1))
-                self._shapes.append((pixels.shape[0], pixels.shape[1], pixels.shape[2]))
+                self._shapes.append(pixels.shape)
                 self._starts.append(total)
                 total += pixels.numel()
                 if total > 2 * budget:  # the estimate was too low
@@ -252,9 +252,7 @@ class _Fixed(Dataset[Batch]):
 def _workers(cached: CachedImages, asked: int | None) -> int:
     if asked is None:
         return 0 if cached.in_memory else usual_workers()
-    if type(asked) is not int or asked < 0:
-        raise InputError(f"workers is a whole number of at least 0, not {asked!r}")
-    return asked
+    return whole_number("workers", asked, 0)
 
 
 def train_loader(

@@ -25,6 +25,8 @@ SHOWN = 8
 SMALL = 64
 """Images up to this many pixels a side keep their size: CIFAR's 32, the digits' 8."""
 
+_WORDS = {"train": "to train on", "val": "to measure (val)", "test": "to measure (test)"}  # of each split
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
@@ -44,6 +46,7 @@ class DataSource:
         checked: whether every image was decoded once as a check.
         notes: remarks on the images.
         indices: a network's index of each class, if `classes` or `class_offset` made them the labels; else empty.
+        root: the folder of the class folders, if they are in one.
     """
 
     name: str
@@ -59,6 +62,7 @@ class DataSource:
     checked: bool = False
     notes: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         # A name that cannot be encoded would fail the whole training when written, and a terminal obeys some.
@@ -80,10 +84,14 @@ class DataSource:
         return self.native_size is not None and self.native_size <= SMALL
 
     @property
+    def splits(self) -> dict[str, Images]:
+        """The images of each split that there is."""
+        return {name: images for name in _WORDS if (images := getattr(self, name)) is not None}
+
+    @property
     def summary(self) -> str:
         """One line with the number of images per split and the classes."""
-        words = {"train": "to train on", "val": "to measure (val)", "test": "to measure (test)"}
-        sizes = [f"{len(images):,} {what}" for split, what in words.items() if (images := getattr(self, split))]
+        sizes = [f"{len(images):,} {_WORDS[split]}" for split, images in self.splits.items()]
         return f"{self.name}: {', '.join(sizes)}, {len(self.classes)} classes: {listed(self.classes, SHOWN)}"
 
     @property
@@ -113,12 +121,11 @@ class DataSource:
         """
         if name is None:
             return self.reported
-        here = {s: images for s in ("train", "val", "test") if (images := getattr(self, s)) is not None}
         if name == "all":
-            return name, JoinedImages(list(here.values()))
-        if name not in here:
-            raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(here)} and all")
-        return name, here[name]
+            return name, JoinedImages(list(self.splits.values()))
+        if name not in self.splits:
+            raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(self.splits)} and all")
+        return name, self.splits[name]
 
     def relabelled(self, images: Images, indices: Sequence[int]) -> Images:
         """Images of this source with the label `indices[c]` for class c."""
@@ -128,8 +135,7 @@ class DataSource:
 
     def fingerprint(self) -> dict[str, str]:
         """A short text for each split that changes with its images and labels."""
-        splits = (("train", self.train), ("val", self.val), ("test", self.test))
-        return {name: images.fingerprint() for name, images in splits if images is not None}
+        return {name: images.fingerprint() for name, images in self.splits.items()}
 
 
 Data = str | Path | DataSource | tuple[Any, Any]

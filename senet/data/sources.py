@@ -12,8 +12,8 @@ import torch
 
 from senet.data.context import CLASSES, SIDE, draw_context
 from senet.data.image_folders import class_indices, read_folder, stratified_split
-from senet.data.images import ArrayImages, ChosenImages, Images, TorchvisionImages, twins_in
-from senet.data.pytorch.datasets import from_datasets
+from senet.data.images import ArrayImages, ChosenImages, Images, TorchvisionImages, side_of, twins_in
+from senet.data.pytorch.datasets import class_names, from_datasets, keeps_class_mirrored
 from senet.data.shards.shards import read_shards
 from senet.data.source import DataSource
 from senet.errors import DataError
@@ -26,11 +26,10 @@ from senet.words import did_you_mean, listed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["DataError", "DataSource", "open_data", "renumbered"]
+__all__ = ["DataError", "DataSource", "folder_of", "open_data", "renumbered"]
 
 _OWN = ("digits", "context", "context-random")
 _NO_DATA_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2")
-_CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST2")
 
 
 def open_data(
@@ -62,55 +61,65 @@ def open_data(
         DataError: the data is missing, empty, has one class or splits with different classes, or
             cannot be read or downloaded.
     """
-    if not isinstance(name, str | Path):
+    if (root := folder_of(name)) is not None:
+        source = _folder(root, split_seed)
+    elif not isinstance(name, str | Path):
         source = from_datasets(name)
-    elif str(name) == "digits":
-        source = _digits(split_seed)
-    elif str(name) in _OWN:
-        source = _context(str(name))
     elif str(name).startswith("wds:"):
         source = _shards(str(name), split_seed)
     elif str(name).startswith("torchvision:"):
-        source = _torchvision(str(name), _data_root(data_root), split_seed)
+        where = cache_folder() / "data" if data_root is None else expanded(data_root)
+        source = _torchvision(str(name), where, split_seed)
     else:
-        source = _folder(expanded(name), split_seed)
-    if str(name) in _OWN and (here := Path(str(name))).is_dir() and not (here / SETTINGS).is_file():
-        note = f"{name} is a data set of senet's own: the folder of that name is ./{name}"
-        source = dataclasses.replace(source, notes=(note,))
+        source = _digits(split_seed) if str(name) == "digits" else _context(str(name))
+        if (here := Path(name)).is_dir() and not (here / SETTINGS).is_file():
+            note = f"{name} is a data set of senet's own: the folder of that name is ./{name}"
+            source = dataclasses.replace(source, notes=(note,))
+    if empty := _without_images(source):
+        source = dataclasses.replace(source, notes=(*source.notes, empty))
     return source if classes is None and class_offset == 0 else renumbered(source, classes, class_offset)
+
+
+def folder_of(data: object) -> Path | None:
+    """The folder of class folders that data is named by, or was opened from; None for data of another kind."""
+    if isinstance(data, DataSource):
+        return data.root
+    if not isinstance(data, str | Path) or str(data) in _OWN or str(data).startswith(("wds:", "torchvision:")):
+        return None
+    return expanded(data)
 
 
 def _folder(root: Path, split_seed: int) -> DataSource:
     classes, splits, others = read_folder(root)
-    sizes = {_first_image(images, label, name) for images in splits.values() for label, name in enumerate(classes)}
     found = _with_held_out(splits, classes, split_seed)
     name = f"./{root}" if str(root) in _OWN else str(root)  # Path drops the ./ that tells it from ours
-    return DataSource(name, classes, *_in_order(found), native_size=_common_side(sizes), others=others)
+    side = _side_of_first(splits, classes)
+    return DataSource(name, classes, *_in_order(found), native_size=side, others=others, root=root)
 
 
 def _shards(name: str, split_seed: int) -> DataSource:
     classes, splits, bad = read_shards(name.removeprefix("wds:"))
-    sizes = {
-        _first_image(images, label, classes[label])
-        for images in splits.values()
-        for label in sorted(set(images.labels.tolist()))
-    }
     found = _with_held_out(splits, classes, split_seed)
-    native = _common_side(sizes)
-    return DataSource(
-        name, classes, *_in_order(found), native_size=native, bad=bad, notes=_without_images(found, classes)
-    )
+    return DataSource(name, classes, *_in_order(found), native_size=_side_of_first(splits, classes), bad=bad)
 
 
-def _without_images(splits: Mapping[str, Images], classes: Sequence[str]) -> tuple[str, ...]:
+def _without_images(source: DataSource) -> str:
     """What is worth saying of classes that have no images to train on: numbers from 1 leave class 0 empty."""
-    if "train" not in splits:
-        return ()
-    here = set(splits["train"].labels.tolist())
-    empty = [name for index, name in enumerate(classes) if index not in here]
-    if not empty:
-        return ()
-    return (f"there is no image to train on in {len(empty)} of the {len(classes)} classes: {listed(empty, 8)}",)
+    here = set(range(len(source.classes)) if source.train is None else source.train.labels.tolist())
+    empty = [name for index, name in enumerate(source.classes) if index not in here]
+    many = f"{len(empty)} of the {len(source.classes)} classes"
+    return f"there is no image to train on in {many}: {listed(empty, 8)}" if empty else ""
+
+
+def _side_of_first(splits: Mapping[str, Images], classes: Sequence[str]) -> int | None:
+    """The side of the first readable images of each class and split if all are squares of one size, else None."""
+    return side_of(
+        {
+            _first_image(images, label, classes[label])
+            for images in splits.values()
+            for label in sorted(set(images.labels.tolist()))
+        }
+    )
 
 
 def _in_order(splits: Mapping[str, Images]) -> tuple[Images | None, Images | None, Images | None]:
@@ -141,27 +150,16 @@ def _first_image(images: Images, label: int, name: str) -> tuple[int, int]:
     raise DataError(f"no image of class {name!r} can be read; the first: {failure}")
 
 
-def _common_side(sizes: set[tuple[int, int]]) -> int | None:
-    if len(sizes) != 1:
-        return None
-    width, height = next(iter(sizes))
-    return width if width == height else None
-
-
 def renumbered(source: DataSource, classes: str | Path | None, offset: int) -> DataSource:
     """The source with the class indices of a network as its labels; see `open_data`."""
-    if offset < 0:
-        raise DataError(f"class_offset is a whole number of at least 0, not {offset}")
+    if type(offset) is not int or offset < 0:
+        raise DataError(f"class_offset is a whole number of at least 0, not {offset!r}")
     if classes is None:
         index_of = {name: index + offset for index, name in enumerate(source.classes)}
     else:
         index_of = class_indices(classes, source.classes, offset)
     indices = tuple(index_of[name] for name in source.classes)
-    splits = {
-        name: source.relabelled(images, indices)
-        for name in ("train", "val", "test")
-        if (images := getattr(source, name)) is not None
-    }
+    splits = {name: source.relabelled(images, indices) for name, images in source.splits.items()}
     return dataclasses.replace(source, **splits, indices=indices)  # type: ignore[arg-type]
 
 
@@ -184,12 +182,6 @@ def _context(name: str) -> DataSource:
         for count, seed in ((2400, 0), (600, 1))
     )
     return DataSource(name, CLASSES, train, val, None, native_size=SIDE, flip=False, shift=False)
-
-
-def _data_root(given: str | Path | None) -> Path:
-    if given is not None:
-        return expanded(given)
-    return cache_folder() / "data"
 
 
 def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
@@ -226,12 +218,14 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     if not sets:
         raise DataError(f"torchvision's {short} has no split that we know to train or to measure on")
     labels = {split: _labels(dataset, short) for split, dataset in sets.items()}
-    classes = _class_names(next(iter(sets.values())), max(max(each) for each in labels.values()) + 1)
+    count = max(max(each) for each in labels.values()) + 1
+    classes = class_names(next(iter(sets.values())), count)
+    if len(classes) != count:
+        classes = tuple(map(str, range(count)))
     splits: Mapping[str, Images] = {s: TorchvisionImages(dataset, labels[s]) for s, dataset in sets.items()}
     sizes = {splits[next(iter(splits))].load(index).size for index in (0, -1)}
     splits = _with_held_out(splits, classes, split_seed)
-    flip = not any(part in short for part in _CHIRAL) or short == "FashionMNIST"
-    return DataSource(name, classes, *_in_order(splits), native_size=_common_side(sizes), flip=flip)
+    return DataSource(name, classes, *_in_order(splits), native_size=side_of(sizes), flip=keeps_class_mirrored(short))
 
 
 def _made(kind: Any, root: Path, option: dict[str, Any], can_download: bool) -> Any | None:
@@ -269,9 +263,3 @@ def _labels(dataset: Any, name: str) -> list[int]:
     except (RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"torchvision's {name} is not for classification: its labels are not classes") from error
 
-
-def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
-    names = getattr(dataset, "classes", None)
-    if names is not None and len(names) == count:
-        return tuple(" ".join(n) if isinstance(n, tuple) else str(n) for n in names)
-    return tuple(map(str, range(count)))

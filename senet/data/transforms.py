@@ -85,18 +85,19 @@ class Preprocessing:
             raise InputError(f"channels is 'RGB', 'BGR', 'grey' or 'RGBA', not {self.channels!r}")
         count = len(_MODES[self.channels])
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != count or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-                many = {1: "one number", 3: "three numbers", 4: "four numbers"}[count]
+            values = _numbers(getattr(self, name))
+            if len(values) != count or (name == "std" and min(values) <= 0):
+                many = {1: "a list of one number", 3: "three numbers", 4: "four numbers"}[count]
                 positive = ", positive" * (name == "std")
-                raise InputError(f"{name} is {many}, one a channel{positive} ({self.channels}), not {values}")
+                given = getattr(self, name)
+                raise InputError(f"{name} is {many}, one a channel{positive} ({self.channels}), not {given!r}")
             object.__setattr__(self, name, values)
         if self.interpolation not in INTERPOLATIONS:
             hint = did_you_mean(self.interpolation, INTERPOLATIONS, "", most=1)
             raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}{hint}")
         if self.range is not None:
-            ends = tuple(float(value) for value in self.range)
-            if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+            ends = _numbers(self.range)
+            if len(ends) != 2 or not ends[0] < ends[1]:
                 raise InputError(f"range is two numbers, what is black and what is white, not {self.range!r}")
             object.__setattr__(self, "range", ends)
         if self.transparency not in ("white", None):
@@ -161,8 +162,8 @@ class Preprocessing:
 
     def at(self, size: int | None) -> Preprocessing:
         """This preprocessing at another size with the same part of the image; None keeps the size."""
-        if size is None:
-            return self
+        if type(size) is not int:
+            return self if size is None else dataclasses.replace(self, size=size)  # which refuses it
         return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
 
     def to_json(self) -> dict[str, Any]:
@@ -189,6 +190,15 @@ class Preprocessing:
             return cls(**{"transparency": None, **values})  # files of earlier versions leave it out
         except (TypeError, ValueError) as error:
             raise error if isinstance(error, InputError) else InputError(f"preprocessing is damaged: {error}") from None
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """The values as finite numbers; empty if they are anything else."""
+    try:
+        found = tuple(map(float, values))
+    except (TypeError, ValueError):
+        return ()
+    return found if all(map(math.isfinite, found)) else ()
 
 
 def _middle(image: Image.Image, resize: int, size: int, interpolation: str) -> Image.Image:

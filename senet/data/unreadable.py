@@ -6,22 +6,31 @@ import dataclasses
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
-import torch
 
 from senet.console.machine import usual_workers
 from senet.console.progress import Progress
 from senet.data.decoding import depth_of, to_mode
-from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, JoinedImages, TorchvisionImages, twins_in
+from senet.data.images import (
+    ArrayImages,
+    BadFile,
+    ChosenImages,
+    Images,
+    TorchvisionImages,
+    base_of,
+    prepared,
+    twins_in,
+)
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
 from senet.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from senet.data.source import DataSource
 
@@ -101,7 +110,7 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
     if source.checked:
         return source
     shown = progress or Progress(False)
-    splits = {name: images for name in ("train", "val", "test") if (images := getattr(source, name)) is not None}
+    splits = source.splits
     total = sum(map(len, splits.values())) + len(source.bad)
     bad = list(source.bad)
     if error := too_many(bad, total, max_bad, source.name):
@@ -117,7 +126,7 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
             splits[name] = _without(images, [index for index, _ in found], name, source)
     bad.sort(key=lambda file: file.name)  # independent of the splits, which we may draw
     notes = (*source.notes, *_copies(splits))
-    return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True, notes=notes)
+    return dataclasses.replace(source, **splits, bad=tuple(bad), checked=True, notes=notes)  # type: ignore[arg-type]
 
 
 def value_range(source: DataSource) -> tuple[float, float] | None:
@@ -162,21 +171,17 @@ def check_range(source: DataSource, values: tuple[float, float]) -> None:
     Raises:
         DataError: an image has such values; it is named.
     """
-    for images in (source.train, source.val, source.test):
-        for index in range(len(images or ())):
-            if images is not None and _depth(images, index) in ("I", "F"):
-                try:
-                    to_mode(images.load(index), "RGB", values=values)
-                except DataError as error:
-                    raise DataError(f"{images.names[index]}: {error}") from error
+    for images in source.splits.values():
+        for index in range(len(images)):
+            if _depth(images, index) in ("I", "F"):
+                prepared(images, partial(to_mode, mode="RGB", values=values), index)
 
 
 def _depth(images: Images, index: int) -> str:
-    base: Any = images.images if isinstance(images, ChosenImages) else images
-    within = images.indices[index] if isinstance(images, ChosenImages) else index
-    if not images.names[index].lower().endswith(_DEEP) or not hasattr(base, "content") or base.size(within) < 1:
+    base, chosen = base_of(images)
+    if not images.names[index].lower().endswith(_DEEP) or not hasattr(base, "content") or base.size(chosen[index]) < 1:
         return ""
-    return depth_of(io.BytesIO(base.content(within)), images.names[index])
+    return depth_of(io.BytesIO(base.content(chosen[index])), images.names[index])
 
 
 def _copies(splits: Mapping[str, Images]) -> list[str]:
@@ -210,9 +215,7 @@ def _without(images: Images, bad: Sequence[int], split: str, source: DataSource)
 
 def _can_fail(images: Images) -> bool:
     """Whether the images need decoding, rather than lie in memory."""
-    if isinstance(images, JoinedImages):
-        return any(map(_can_fail, images.parts))
-    base = images.images if isinstance(images, ChosenImages) else images
+    base, _ = base_of(images)
     return not (isinstance(base, ArrayImages) or (isinstance(base, TorchvisionImages) and base.in_memory))
 
 
@@ -263,18 +266,15 @@ def _errors(images: Images, start: int) -> list[tuple[int, BadImageError]]:
 
 
 def _threads(images: Images) -> int:
-    base = images.images if isinstance(images, ChosenImages) else images
-    return usual_workers() if getattr(base, "concurrent", False) else 1
+    return usual_workers() if getattr(base_of(images)[0], "concurrent", False) else 1
 
 
 def _state(images: Images) -> bytes | None:
     """A value that changes whenever the check's result may; None if that cannot be known."""
-    base = images.images if isinstance(images, ChosenImages) else images
-    state: Callable[[], bytes] | None = getattr(base, "state", None)
-    if state is None:
+    base, chosen = base_of(images)
+    if not hasattr(base, "state"):
         return None
-    chosen = torch.tensor(images.indices).numpy().tobytes() if isinstance(images, ChosenImages) else b""
-    return b"\0".join((f"{_VERSION} {PIL.__version__}".encode(), state(), chosen))
+    return b"\0".join((f"{_VERSION} {PIL.__version__}".encode(), base.state(), np.array(chosen, np.int64).tobytes()))
 
 
 def listed(bad: Sequence[BadFile]) -> list[str]:

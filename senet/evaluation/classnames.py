@@ -9,7 +9,6 @@ from senet.errors import WeightsError
 from senet.evaluation.networks import metadata_of
 from senet.files.classes import class_pairs
 from senet.words import printable
-from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +29,8 @@ def trained_classes(spec: NetworkSpec) -> list[str] | None:
     Raises:
         WeightsError: the file's classes are not a list of names.
     """
-    for name in (spec.weights, spec.model):
-        if name and is_saved(name) and (found := metadata_of(name).get("classes")):
+    for name in spec.saved:
+        if found := metadata_of(name).get("classes"):
             if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
                 raise WeightsError(f"{name} is damaged: its classes are {repr(found)[:60]}, not a list of names")
             return [printable(each) for each in found]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from senet.console.progress import Progress
 from senet.data.readable import Readable
-from senet.data.sources import DataSource
+from senet.data.sources import DataSource, folder_of
 from senet.data.unreadable import MAX_BAD
-from senet.errors import InputError
 from senet.evaluation.logits import check_scores, predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.evaluation.options import MeasureOptions
 from senet.evaluation.reliability import bins_of, calibration_error
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
+from senet.recipe.knobs import whole_number
 from senet.recipe.options import known_options
 from senet.words import counted
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from senet.evaluation.open import LabelledNetwork
 
-__all__ = ["Evaluation", "evaluate", "measure", "whole_number"]
+__all__ = ["Evaluation", "evaluate", "measure"]
 
 
 def evaluate(
@@ -62,8 +62,7 @@ def evaluate(
     """
     given = known_options(options, MeasureOptions, "evaluate")
     batch_size = whole_number("batch_size", given.get("batch_size", 64))
-    where = data.name if isinstance(data, DataSource) else str(data)
-    folder = None if out is None else evaluation_folder(out, where, predictions)
+    folder = None if out is None else evaluation_folder(out, folder_of(data), predictions)
     labelled = open_labelled(model, data, given)
     shown = Progress(progress)
     for line in (labelled.source.summary, *labelled.source.notes):
@@ -109,14 +108,3 @@ def measure(
         skipped=(*source.bad, *batches.bad, *source.others),
         notes=opened.notes,
     )
-
-
-def whole_number(name: str, value: object, least: int = 1) -> int:
-    """A whole number of at least `least`.
-
-    Raises:
-        InputError: it is anything else.
-    """
-    if type(value) is not int or value < least:
-        raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
-    return value

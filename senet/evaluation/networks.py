@@ -13,7 +13,7 @@ from torch import nn
 
 from senet.block import SESpec
 from senet.block.made import MadeSpec, known_maker
-from senet.errors import InputError, InputTypeError, ModelError, StudyError, WeightsError
+from senet.errors import InputError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.files.own_code import own_line
@@ -22,7 +22,6 @@ from senet.insertion import attach, insert, inserted, remove
 from senet.running import untouched
 from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
-from senet.words import kind_of
 from senet.zoo.names.naming import is_saved, origin, resolve
 from senet.zoo.names.sources import Built
 from senet.zoo.weights.compatibility import head_of
@@ -80,12 +79,7 @@ class NetworkSpec:
     given: Given | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str):
-            raise InputTypeError(
-                f"a study takes a network's name, not {kind_of(self.model)}: runs are made anew for each "
-                "seed; a network of your own is named path/to/file.py:function"
-            )
-        if self.weights is not None and (path := Path(self.weights) / MODEL).is_file():
+        if self.weights and self.weights != "pretrained" and (path := Path(self.weights) / MODEL).is_file():
             object.__setattr__(self, "weights", str(path))
 
     @property
@@ -94,6 +88,12 @@ class NetworkSpec:
         if self.given is not None:
             return self.weights is not None or isinstance(self.given.make, nn.Module)
         return self.weights is not None or is_saved(self.model)
+
+    @property
+    def saved(self) -> list[str]:
+        """The saved networks that it names, weights first."""
+        names = (self.weights if self.weights != "pretrained" else None, self.model if self.given is None else None)
+        return [name for name in names if name and is_saved(name)]
 
     @property
     def own(self) -> bool:
@@ -118,11 +118,13 @@ class BuiltNetwork:
 
     Attributes:
         network: in training mode, on the CPU.
+        outputs: the number of its scores, which may be more than the images have classes.
         sites: the sites of inserted SE.
         notes: remarks on it, such as a classifier that starts fresh.
     """
 
     network: nn.Module
+    outputs: int
     sites: tuple[Site, ...]
     notes: tuple[str, ...]
 
@@ -155,7 +157,7 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise StudyError(f"{arm.model} has no parameters that can be trained")
     found = tuple(site for site, _ in inserted(network).values())
-    return BuiltNetwork(network.train(), found, tuple(notes))
+    return BuiltNetwork(network.train(), outputs, found, tuple(notes))
 
 
 def holds(network: nn.Module, arm: NetworkSpec) -> bool:
@@ -163,9 +165,7 @@ def holds(network: nn.Module, arm: NetworkSpec) -> bool:
     if isinstance(arm.spec, MadeSpec):
         held = [each.name for _, each in inserted(network).values() if isinstance(each, MadeSpec)]
         return any(name == arm.spec.name or known_maker(name) is None for name in held)
-    return (
-        bool(inserted(network)) and arm.weights is not None and not is_saved(arm.model) and not _header_of(arm.weights)
-    )
+    return bool(inserted(network)) and arm.weights is not None and not any(map(_header_of, arm.saved))
 
 
 def _header_of(saved: str) -> dict[str, Any]:
@@ -339,25 +339,20 @@ def has(outputs: int) -> str:
     return "has one output, as for regression," if outputs == 1 else f"has {outputs} classes"
 
 
-def example_of(how: Preprocessing | int) -> torch.Tensor:
-    """A fixed noise image (1, C, size, size) as an example for `insert` and `cost`.
-
-    Args:
-        how: the preprocessing, or a size, which means 3 channels.
-    """
-    channels, size = (3, how) if isinstance(how, int) else (len(how.mean), how.size)
-    return torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+def example_of(how: Preprocessing) -> torch.Tensor:
+    """A fixed noise image (1, C, size, size) as an example for `insert` and `cost`."""
+    return torch.randn(1, len(how.mean), how.size, how.size, generator=torch.Generator().manual_seed(0))
 
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     """The preprocessing of a network's weights, if their file or timm states it."""
     from senet.data.transforms import Preprocessing, timm_preprocessing
 
-    for name in (arm.weights, arm.model if arm.given is None else None):
-        if name is not None and is_saved(name) and (metadata := metadata_of(name)).get("preprocessing"):
-            return Preprocessing.from_json(metadata["preprocessing"])
-    if arm.weights is not None and Path(arm.weights).is_file() and (found := read_preprocessing(arm.weights)):
-        return Preprocessing.from_json(found)  # of a .caffemodel
+    for name in arm.saved:
+        if found := metadata_of(name).get("preprocessing"):
+            return Preprocessing.from_json(found)
+    if arm.weights is not None and Path(arm.weights).is_file() and (stated := read_preprocessing(arm.weights)):
+        return Preprocessing.from_json(stated)  # of a .caffemodel
     if arm.pretrained and arm.model.startswith("timm:"):
         import timm
 

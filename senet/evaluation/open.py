@@ -28,6 +28,7 @@ from senet.evaluation.networks import (
 )
 from senet.running import devices_of
 from senet.words import nearest
+from senet.zoo.names.naming import is_saved
 from senet.zoo.weights.load import noted_preprocessing
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class OpenedNetwork:
         """
         file, offset = options.get("classes"), options.get("class_offset", 0)
         if file is None:
+            if offset:
+                raise InputError("class_offset shifts the numbers of a classes file: give `classes` (--classes) too")
             return spoken(dict(enumerate(self.known_classes(count) or ())))
         named = names_in(file, offset)
         beyond = next((index for index in named if not 0 <= index < count), None)
@@ -134,7 +137,8 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
         torch.default_generator.manual_seed(0)
         network = network_of(spec, num_classes=options.get("num_classes"))
     if not spec.pretrained and not spec.own:
-        notes.append(f"{name} has random weights, and its answers mean nothing: give weights")
+        run = f"; the run of that name is ./{name}" * is_saved(f"./{name}")
+        notes.append(f"{name} has random weights, and its answers mean nothing: give weights{run}")
     return OpenedNetwork(name, network, spec, tuple(notes))
 
 

@@ -15,7 +15,6 @@ from senet.data.readable import Readable
 from senet.data.unreadable import BadFile
 from senet.errors import DataError
 from senet.evaluation.classnames import names_in
-from senet.evaluation.evaluate import whole_number
 from senet.evaluation.logits import answers, check_scores, device_of
 from senet.evaluation.networks import check_classifies, probe
 from senet.evaluation.open import in_eval_mode, open_network
@@ -23,6 +22,7 @@ from senet.evaluation.options import PredictOptions
 from senet.evaluation.result import prediction_columns
 from senet.files.paths import expanded
 from senet.files.tables import check_table, write_table
+from senet.recipe.knobs import whole_number
 from senet.recipe.options import known_options
 from senet.report.table import Table
 from senet.words import counted, nearest

@@ -15,7 +15,8 @@ from senet.errors import StudyError
 from senet.evaluation.classwise import ClassResult, Confusion, class_results, confusion_figure, confusion_of
 from senet.evaluation.reliability import Bin, bins_of, reliability_figure
 from senet.files.paths import expanded
-from senet.files.run_folder import RESULT, SETTINGS, writable_folder, write_csv, write_json
+from senet.files.records import Record
+from senet.files.run_folder import RESULT, SETTINGS, read_json, refuse_inside, writable_folder, write_csv, write_json
 from senet.files.tables import KINDS, check_table, write_table
 from senet.report.figures import drawing, save_figure
 from senet.report.table import Table
@@ -175,18 +176,21 @@ def prediction_columns(names: list[str], probabilities: list[float]) -> dict[str
     return columns
 
 
-def evaluation_folder(out: str | Path, data: str, predictions: str) -> Path:
+def evaluation_folder(out: str | Path, data: Path | None, predictions: str) -> Path:
     """Make the folder of an evaluation; an earlier evaluation in it is overwritten.
 
     Raises:
-        StudyError: it cannot be written, lies inside the data, or holds a run.
+        StudyError: it cannot be written, lies in the folder `data`, or holds a run or the result of another program.
     """
     if predictions not in KINDS:
         raise StudyError(f"predictions are written as {' or '.join(KINDS)}, not as {predictions!r}")
     folder = expanded(out)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} holds a run or a comparison, whose result.json is its own: choose another folder")
-    writable_folder(folder, data)
+    if (file := folder / RESULT).exists() and "top1" not in Record(file, read_json(file)).fields:
+        raise StudyError(f"{file} was not written by an evaluation: choose another folder")
+    refuse_inside(folder, data)
+    writable_folder(folder)
     check_table(folder / f"predictions.{predictions}")
     return folder
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import socket
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +22,8 @@ _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """The errors of a file system without locks, on which we work unlocked."""
 
 
-class _Held:
-    """A lock's file descriptor."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-
-_held: weakref.WeakSet[_Held] = weakref.WeakSet()
+_held: set[int] = set()
+"""The descriptors of this process's locks."""
 
 
 def _close_in_fork() -> None:
@@ -38,9 +31,9 @@ def _close_in_fork() -> None:
 
     A worker that loads images outlives its killed parent by seconds and would keep the lock.
     """
-    for each in list(_held):
+    for descriptor in _held:
         with contextlib.suppress(OSError):
-            os.close(each.descriptor)
+            os.close(descriptor)
     _held.clear()
 
 
@@ -62,14 +55,13 @@ def locked(folder: Path) -> Iterator[None]:
         raise StudyError(f"{_holder(path)} is working in {folder}: wait for it, or choose another folder") from None
     except OSError as error:
         raise StudyError(f"{folder} cannot be locked ({error.strerror or error}): choose another folder") from error
-    held = _Held(descriptor)
-    _held.add(held)
+    _held.add(descriptor)
     owner = os.getpid()
     try:
         yield
     finally:
         if os.getpid() == owner:
-            _held.discard(held)
+            _held.discard(descriptor)
             with contextlib.suppress(OSError):
                 path.unlink()  # Removed while held: a process that opened it before checks the path again.
             with contextlib.suppress(OSError):

@@ -24,6 +24,7 @@ __all__ = [
     "own_folder",
     "read_csv",
     "read_json",
+    "refuse_inside",
     "refuse_link",
     "report_folder",
     "writable_folder",
@@ -53,12 +54,12 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         resume: whether to resume a study in the folder; False makes an existing one an error.
 
     Raises:
-        StudyError: the folder cannot be made or written, lies inside the data, or holds files of
-            these names without settings. Or it holds a study with other settings (all differences
-            are named), or any study if `resume` is False.
+        StudyError: the folder cannot be made or written, or holds files of these names without
+            settings. Or it holds a study with other settings (all differences are named), or any
+            study if `resume` is False.
     """
     folder = expanded(path)
-    writable_folder(folder, settings.get("data", {}).get("name"))
+    writable_folder(folder)
     wanted = json.loads(json.dumps(settings))
     file = folder / SETTINGS
     _check_folders(folder)
@@ -76,7 +77,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         if not resume:
             raise StudyError(f"{folder} holds a study already: choose another folder, or resume it")
         return folder
-    strangers = [name for name in (RESULT, METRICS, MODEL, CHECKPOINTS) if (folder / name).exists()]
+    strangers = [n for n in (RESULT, METRICS, MODEL, BEST, PREDICTIONS, CHECKPOINTS) if (folder / n).exists()]
     if strangers:
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
     write_json(file, wanted)
@@ -138,14 +139,22 @@ def _kind(settings: Any) -> str:
     return names.get(study, f"a study ({study})")
 
 
-def writable_folder(folder: Path, data: str | None = None) -> None:
+def refuse_inside(folder: Path, data: Path | None) -> None:
+    """Check that an output folder does not lie in the folder of the images, where it would become a class.
+
+    Raises:
+        StudyError: it does.
+    """
+    if data is not None and folder.resolve().is_relative_to(data.resolve()):
+        raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
+
+
+def writable_folder(folder: Path) -> None:
     """Make the folder.
 
     Raises:
-        StudyError: it cannot be made or written, or lies inside the data.
+        StudyError: it cannot be made or written.
     """
-    if data is not None and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
-        raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -156,13 +165,15 @@ def writable_folder(folder: Path, data: str | None = None) -> None:
         ) from error
 
 
-def report_folder(path: str | Path) -> Path:
-    """Make a folder for a report, and return it.
+def report_folder(path: str | Path, data: Path | None = None) -> Path:
+    """Make a folder for a report on the images in the folder `data`, if they are in one; return it.
 
     Raises:
-        StudyError: it holds a training or a study, whose files would be overwritten, or cannot be made.
+        StudyError: it holds a training or a study, whose files would be overwritten, lies inside
+            the data, or cannot be made.
     """
     folder = expanded(path)
+    refuse_inside(folder, data)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} is the folder of a training or a study: choose another, such as a new one in it")
     try:

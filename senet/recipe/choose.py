@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from senet.recipe.file import read_recipe
 from senet.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def recipe_for(
     Raises:
         ValueError: there is no such recipe, or a value is not allowed.
     """
-    from senet.recipe.file import read_recipe
-
     if isinstance(recipe, Recipe):
         base = recipe
     elif recipe is not None:

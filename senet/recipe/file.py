@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.errors import StudyError
+from senet.errors import InputTypeError, StudyError
 from senet.files.paths import expanded
 from senet.recipe.recipe import Recipe
-from senet.words import did_you_mean
+from senet.words import did_you_mean, kind_of
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -38,7 +38,10 @@ def read_recipe(name: str | Path) -> Recipe:
     Raises:
         StudyError: there is no recipe of that name, the file cannot be read, or it has an unknown
             key or a wrong value. The message says what would be right.
+        InputTypeError: it is no name.
     """
+    if not isinstance(name, str | Path):
+        raise InputTypeError(f"a recipe is a Recipe, the name of one, or a file, not {kind_of(name)}")
     shipped, path = _shipped(), expanded(name)
     file: Traversable | Path
     if str(name) in shipped:

@@ -24,6 +24,7 @@ __all__ = [
     "switch",
     "up_to_1",
     "whole",
+    "whole_number",
 ]
 
 
@@ -77,6 +78,17 @@ def check_seed(seed: object) -> None:
     """
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"seed is a whole number of at least 0 and less than 2**63, not {seed!r}")
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """A whole number of at least `least`.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if type(value) is not int or value < least:
+        raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
+    return value
 
 
 def _is_number(value: object) -> bool:

@@ -12,7 +12,7 @@ from senet.block.made import Make
 from senet.errors import ModelError
 from senet.saving.saving import load
 from senet.zoo.names import create as named
-from senet.zoo.names.naming import is_saved, list_models, origin
+from senet.zoo.names.naming import is_saved, origin
 
 __all__ = ["create"]
 
@@ -62,7 +62,7 @@ def create(
         WeightsError: the weights cannot be read, or are of another network.
         MissingPackageError: torchvision or timm is missing; the message is the command that installs it.
     """
-    if not isinstance(name, str | os.PathLike) or os.fspath(name) in list_models() or not is_saved(os.fspath(name)):
+    if not isinstance(name, str | os.PathLike) or not is_saved(os.fspath(name)):
         return named.create(name, num_classes=num_classes, weights=weights, spec=spec, make=make, **options)
     name = os.fspath(name)
     classes = named.requested_classes(name, num_classes)

@@ -24,6 +24,7 @@ __all__ = ["in_plain_words"]
 
 _DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = re.compile("(?i)can't allocate memory|can't start new thread|out of memory|not enough memory|bad_alloc")
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def in_plain_words(folder: Path, recipe: Recipe, processes: int = 1) -> Iterator
             raise
         raise StudyError(f"the disk of {folder} is full ({error.strerror}): make room. {_goes_on(folder)}") from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or _memory(str(error)):
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
             raise StudyError(f"{_too_large(recipe, processes)}. {_goes_on(folder)}") from error
         if re.search(r"Too many open files|ancdata", str(error)):
             raise StudyError(_few_descriptors(folder)) from error
@@ -85,11 +86,6 @@ def _few_descriptors(folder: Path) -> str:
         "there are too few file descriptors: fewer --workers need less, and `ulimit -n 4096` allows more. "
         f"{_goes_on(folder)}"
     )
-
-
-def _memory(text: str) -> bool:
-    signs = r"can't allocate memory|can't start new thread|out of memory|not enough memory|bad_alloc"
-    return bool(re.search(signs, text, re.IGNORECASE))
 
 
 def _goes_on(folder: Path) -> str:

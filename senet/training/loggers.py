@@ -60,7 +60,9 @@ def logger_for(name: str, folder: Path) -> Logger:
     try:
         if name == "wandb":
             offline = "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ and not _has_netrc()
-            own = {"id": _run_id(folder), "resume": "allow", "offline": offline}
+            held = _held_id(folder) or secrets.token_hex(4)
+            _write_id(folder, held)
+            own = {"id": held, "resume": "allow", "offline": offline}
             return loggers.WandbLogger(name=label, save_dir=folder, project="senet", **own)
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         own = {"tracking_uri": uri or f"sqlite:///{folder.resolve()}/mlflow.db"}  # recent versions refuse plain files
@@ -86,14 +88,6 @@ def _has_netrc() -> bool:
         return "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8", errors="replace")
     except (OSError, RuntimeError):
         return False
-
-
-def _run_id(folder: Path) -> str:
-    held = _held_id(folder)
-    if held is None:
-        held = secrets.token_hex(4)
-        _write_id(folder, held)
-    return held
 
 
 def _held_id(folder: Path) -> str | None:

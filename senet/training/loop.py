@@ -23,7 +23,6 @@ from senet.errors import SenetError, StudyError
 from senet.evaluation.logits import logits_of
 from senet.insertion import parameter_groups
 from senet.training.callbacks import Averaging, EveryBlockRuns, FrozenStatistics
-from senet.training.failures import in_plain_words
 from senet.training.loggers import logger_for
 from senet.training.processes.strategies import ReadsWhole, strategy_for
 from senet.training.recorder import Recorder
@@ -105,6 +104,8 @@ class Classifier(L.LightningModule):
         if self._mix is not None:
             inputs, targets = self._mix(inputs, labels)
         logits = logits_of(self.network(inputs))
+        if self._mix is not None:  # a network may have more outputs than there are classes
+            targets = F.pad(targets, (0, logits.shape[1] - targets.shape[1]))
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         self.trained.count(loss.detach(), logits.detach(), labels)
         return loss
@@ -171,17 +172,17 @@ def fit(
 
     Raises:
         Stopped: a signal asked to stop; a checkpoint is written.
-        StudyError: the loss is not finite, an SE block did not run, or disk or memory is exhausted.
+        StudyError: the loss is not finite, or an SE block did not run.
     """
     recipe, device = setup.recipe, setup.layout.device
     if recipe.precision == "16" and device.type == "cpu":
         raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
     recorder = Recorder(folder, setup, train, classifier.trained, progress)
     first = setup.processes.rank == 0
-    with quiet(), in_plain_words(folder, recipe, setup.processes.count):
+    with quiet():
         trainer = L.Trainer(
             accelerator=device.type,
-            devices=_devices(setup),
+            devices=len(setup.layout.devices) if device.type == "cpu" else list(setup.layout.devices),
             num_nodes=setup.layout.nodes,
             strategy=strategy_for(setup),
             precision=_PRECISIONS[recipe.precision],  # type: ignore[arg-type]
@@ -234,13 +235,6 @@ def fit(
 def _shielded(loader: DataLoader[Batch]) -> contextlib.AbstractContextManager[None]:
     shield: Any = loader.worker_init_fn
     return shield.raised()  # type: ignore[no-any-return]
-
-
-def _devices(setup: TrainingSetup) -> int | list[int]:
-    layout = setup.layout
-    if layout.device.type == "cpu":
-        return len(layout.devices)
-    return list(layout.devices)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from senet.files.run_folder import (
     named,
     open_folder,
     read_json,
+    refuse_inside,
     write_csv,
     write_json,
 )
@@ -52,6 +53,7 @@ from senet.training.loggers import check_logger
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import device_layout, joined, joined_predictions
 from senet.training.setup import PreparedImages, TrainingSetup
+from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,18 +174,12 @@ def setup_of(
     held = _settings_in(expanded(out))
     earlier = held is not None and "transparency" not in held["preprocessing"]
     source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
-    allowed = options.get("max_bad")
-    source = checked(source, max_bad=MAX_BAD if allowed is None else allowed, progress=progress)
-    recipe = recipe_for(
-        source.kind, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes_in(options)
-    )
+    refuse_inside(expanded(out), source.root)
+    changes = changes_in(options)
+    recipe = recipe_for(source.kind, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes)
     begun = None if held is None else held.get("recipe")
     if isinstance(begun, dict) and "warm_up_steps" not in begun and not options.get("warm_up_steps"):
         recipe = dataclasses.replace(recipe, warm_up_steps=0)
-    if not earlier:
-        recipe = _for_batch(recipe, len(source.train or ()), changes_in(options), progress)
-    for line in (source.summary, *source.notes):
-        progress.note(line)
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
@@ -201,13 +197,20 @@ def setup_of(
     made = make_network(arm, num_classes=setup.num_classes, size=preprocessing.size, seed=seed)
     preprocessing = preprocessing.for_channels(input_channels(made.network, arm.model))
     preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
+    # Every image is decoded here, which may take an hour, so what else may be wrong was said before.
+    allowed = options.get("max_bad")
+    source = checked(source, max_bad=MAX_BAD if allowed is None else allowed, progress=progress)
+    if not earlier:
+        recipe = _for_batch(recipe, len(source.train or ()), changes, progress)
+    for line in (source.summary, *source.notes):
+        progress.note(line)
     if not earlier:
         given = options.get("range")
         found: Any = preprocessing.range or value_range(source) if given is None else given
         preprocessing = dataclasses.replace(preprocessing, range=found)
         if preprocessing.range is not None:
             check_range(source, preprocessing.range)
-    return dataclasses.replace(setup, preprocessing=preprocessing), made
+    return dataclasses.replace(setup, source=source, recipe=recipe, preprocessing=preprocessing), made
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:
@@ -237,9 +240,12 @@ def _for_batch(recipe: Recipe, images: int, changes: Changes, progress: Progress
 
 def settings_of(arm: NetworkSpec, setup: TrainingSetup, made: BuiltNetwork) -> dict[str, Any]:
     """Everything that determines a run's result except its seed, as plain values."""
+    # A name that is neither saved nor a file's function says all, even where a run's folder is called so.
+    content = arm.given.content if arm.given else digest_of(arm.model) if arm.own or is_saved(arm.model) else arm.model
+    weights = arm.weights if arm.weights == "pretrained" else digest_of(arm.weights)
     return {
-        "model": named(arm.model, digest_of(arm.model) if arm.given is None else arm.given.content),
-        "weights": named(arm.weights, digest_of(arm.weights)),
+        "model": named(arm.model, content),
+        "weights": named(arm.weights, weights),
         "se": None if arm.spec is None else block_settings(arm.spec),
         "sites": [site.name for site in made.sites],
         "data": named(setup.source.name, setup.source.fingerprint()),
@@ -275,11 +281,11 @@ def run(
     if setup.recipe.channels_last:  # on the CPU a step then takes 0.7 to 0.9 of the time
         made.network.to(memory_format=torch.channels_last)
     if setup.recipe.freeze == "plain":
-        freeze_plain(made.network, setup.num_classes)
+        freeze_plain(made.network, made.outputs)
     if processes.count > 1:
         synchronise(made.network)
     devices = [setup.device.index or 0] if setup.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), in_plain_words(folder, setup.recipe, processes.count):
         classifier = Classifier(made.network, setup, seed=seed)
         history = fit(
             classifier,
@@ -293,20 +299,19 @@ def run(
         )
         network = classifier.measured
         own = predict_all(network, prepared.reported_batches(), setup.preprocessing, device=setup.device)
-    said = joined_predictions(processes.gathered(own))
-    check_scores(said.probabilities)
-    network = network.cpu()
-    result = RunResult(
-        folder=folder,
-        accuracy=said.accuracy,
-        split=prepared.reported,
-        correct=tuple(said.correct.tolist()),
-        seconds=sum(row["seconds"] for row in history),
-        history=tuple(history),
-        notes=(*setup.source.notes, *made.notes),
-        skipped=setup.source.skipped,
-    )
-    with in_plain_words(folder, setup.recipe):
+        said = joined_predictions(processes.gathered(own))
+        check_scores(said.probabilities)
+        network = network.cpu()
+        result = RunResult(
+            folder=folder,
+            accuracy=said.accuracy,
+            split=prepared.reported,
+            correct=tuple(said.correct.tolist()),
+            seconds=sum(row["seconds"] for row in history),
+            history=tuple(history),
+            notes=(*setup.source.notes, *made.notes),
+            skipped=setup.source.skipped,
+        )
         processes.first(lambda: _write(result, network, said, made, setup, settings))
     return result
 
@@ -358,11 +363,12 @@ def _found(folder: Path, settings: Mapping[str, Any]) -> Newest:
 
 def _write_predictions(path: Path, said: Predictions, source: DataSource) -> None:
     names = source.reported[1].names
+    class_of = dict(enumerate(source.classes))
     rows = [
         {
             "image": name,
-            "class": source.classes[label],
-            "predicted": source.classes[best],
+            "class": class_of[label],
+            "predicted": class_of.get(best, str(best)),  # a network may have more outputs than there are classes
             "probability": probability,
             "correct": label == best,
         }

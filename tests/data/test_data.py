@@ -270,8 +270,9 @@ def test_a_classes_file_says_which_folder_is_which_class(paint, tmp_path, conten
 
 def test_an_offset_alone_shifts_the_classes(paint):
     assert open_data(paint({"val/a": 1, "val/b": 1}), class_offset=3).val.labels.tolist() == [3, 4]
-    with pytest.raises(DataError, match="class_offset"):
-        open_data("digits", class_offset=-1)
+    for offset in (-1, 0.5, "1"):
+        with pytest.raises(DataError, match="class_offset"):
+            open_data("digits", class_offset=offset)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +285,7 @@ def test_an_offset_alone_shifts_the_classes(paint):
         ('{"a": -1, "b": 0}', "neither a list of names nor"),
         ('["a", "bb"]', "does not name 'b'; the nearest to 'b' is 'bb'"),
         ('["a", "b", "c", "b"]', "lists 'b' more than once: say which with an object name -> index"),
+        ('{"a": 0, "b": 1, "b": 2}', "lists 'b' more than once"),
     ],
 )
 def test_a_classes_file_that_does_not_fit_is_refused(tmp_path, content, words):

@@ -138,6 +138,7 @@ GOOD = [
         ([("ä.png", PNG), ("ä.cls", "Bär".encode()), ("日.png", PNG), ("日.cls", b"ape")], ("Bär", "ape"), [0, 1]),
         ([("a.png", PNG), ("a.cls", b"0"), ("a.json", b'{"label": 7}'), ("b.png", PNG), ("b.cls", b"1")], "01", [0, 1]),
         ([("__meta__", b"x"), ("readme", b"x"), *GOOD], ("0", "1"), [0, 1, 0]),
+        ([("a.png", PNG), ("a.cls", b"e"), ("b.png", PNG), ("b.cls", b"E5")], ("E5", "e"), [1, 0]),
     ],
 )
 def test_samples_are_pictures_with_labels(tmp_path, members, classes, labels):
@@ -189,6 +190,7 @@ BAD_SAMPLES = {
     r"its label \(.cls\) is not a class": [("x.png", PNG), ("x.cls", b"-1")],
     r"its label \(.json\) is not a class": [("x.png", PNG), ("x.json", b'{"boxes": []}')],
     "is not a class": [("x.png", PNG), ("x.json", b"{")],
+    r"its label \(.cls\) is not a": [("x.png", PNG), ("x.cls", b"1e5")],
     r"label \(.cls\) is not a class": [("x.png", PNG), ("x.cls", b"999999999")],
     r"\(.cls\) is no": [("x.png", PNG), ("x.cls", b"\xff\xfe")],
     r"\(.json\) is no": [("x.png", PNG), ("x.json", b"1.5")],

@@ -81,6 +81,8 @@ def test_preprocessing_survives_json():
         ({"size": 3.5}, "size is a whole number"),
         ({"resize": 100}, r"resize \(100\) is at least the size"),
         ({"mean": (0.5,)}, "mean is three numbers"),
+        ({"mean": 0.5}, "mean is three numbers.*not 0.5"),
+        ({"range": 5}, "range is two numbers, .*not 5"),
         ({"std": (0.5, 0, 0.5)}, "std is three numbers.*positive"),
         ({"mean": (0.5, float("nan"), 0)}, "mean is three numbers"),
         ({"interpolation": "bilinaer"}, "did you mean 'bilinear'"),

@@ -100,7 +100,7 @@ class TestPictures:
         assert clear.normalise(clear(image)[None])[0, 3].unique().tolist() == [1.0]
         with pytest.raises(InputError, match=r"takes 2 channels, and pictures have 3 .RGB., 1 .grey. or 4"):
             plain.for_channels(2)
-        with pytest.raises(InputError, match=r"mean is one number, one a channel .grey., not"):
+        with pytest.raises(InputError, match=r"mean is a list of one number, one a channel .grey., not"):
             Preprocessing(8, 8, channels="grey")
 
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from senet import SESpec, blocks, create, insert, save
+from senet import SESpec, blocks, create, insert, load, save
 from senet.data.sources import open_data
 from senet.errors import InputError, InputTypeError, SenetError, StudyError
 from senet.evaluation import open as opening
 from senet.evaluation.classnames import spoken
 from senet.evaluation.networks import NetworkSpec, make, network_of
 from senet.evaluation.open import in_eval_mode, open_labelled, open_network
+from senet.files.run_folder import read_csv
 from senet.study import evaluate, explain, predict, train
 
 QUIET = {"devices": "cpu", "progress": False}
@@ -99,9 +100,30 @@ def test_one_output_predicts_no_class(nets, folder):
         predict(f"{nets}:one", folder, **QUIET)
 
 
-def test_more_outputs_than_classes_in_training_are_said(nets):
+def test_more_outputs_than_classes_in_training_are_said(nets, folder, tmp_path):
     built = make(NetworkSpec(f"{nets}:many"), num_classes=4, size=8, seed=0)
+    assert built.outputs == 1000
     assert built.notes == (f"{nets}:many has 1000 classes, and the images have the first 4 of them",)
+    how = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "mixup": 0.2, "freeze": "plain"}
+    train(f"{nets}:many", folder, out=tmp_path / "run", **how, **QUIET)
+    assert {row["predicted"] for row in read_csv(tmp_path / "run/predictions.csv")} - set("abcd")  # by their numbers
+    state = load(tmp_path / "run", create(f"{nets}:many")).state_dict()
+    before = make(NetworkSpec(f"{nets}:many"), num_classes=4, size=8, seed=0).network.state_dict()
+    assert {key for key in state if not torch.equal(state[key], before[key])} == {"fc.weight", "fc.bias"}
+
+
+def test_a_networks_name_is_never_a_folders(tmp_path, monkeypatch):
+    (tmp_path / "resnet20").mkdir()
+    save(create("resnet20", num_classes=2), tmp_path / "resnet20/model.safetensors", metadata={"classes": ["x", "y"]})
+    monkeypatch.chdir(tmp_path)
+    named, run = NetworkSpec("resnet20"), NetworkSpec("./resnet20")
+    assert (named.pretrained, named.saved, run.pretrained, run.saved) == (False, [], True, ["./resnet20"])
+    (note,) = open_network("resnet20", {}).notes
+    assert note.endswith("its answers mean nothing: give weights; the run of that name is ./resnet20")
+    assert open_network("./resnet20", {}).trained_classes == ["x", "y"]
+    (tmp_path / "resnet20").rename("pretrained")
+    published = NetworkSpec("timm:resnet18", "pretrained")
+    assert (published.weights, published.saved) == ("pretrained", [])
 
 
 def test_folders_are_never_renamed_and_published_names_are_matched(paint, monkeypatch):

@@ -162,6 +162,7 @@ def test_the_network_is_left_as_it_was(tiny, album):
         ({"out": "nowhere/answers.csv"}, "cannot write nowhere/answers.csv: the folder .* does not exist"),
         ({"out": "folder.csv"}, "folder.csv is a folder"),
         ({"classes": "nowhere.json"}, "nowhere.json cannot be read"),
+        ({"class_offset": 1}, "class_offset shifts the numbers of a classes file: give"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tiny, album, tmp_path, monkeypatch, given, words):

@@ -187,6 +187,16 @@ def test_many_classes_show_the_worst_and_all_are_written(tmp_path):
     assert found.top1 == float(np.mean(found.correct))
 
 
+def test_what_is_not_an_evaluations_is_left_alone(tiny, pictures, tmp_path):
+    (tmp_path / "result.json").write_text('{"mine": 1}')
+    with pytest.raises(StudyError, match=r"result\.json was not written by an evaluation"):
+        evaluate(create(tiny, num_classes=2), pictures, out=tmp_path, **QUIET)
+    with pytest.raises(StudyError, match="lies inside the data"):
+        evaluate(create(tiny, num_classes=2), pictures, out=pictures / "measured", **QUIET)
+    assert (tmp_path / "result.json").read_text() == '{"mine": 1}'
+    assert not (pictures / "measured").exists()
+
+
 def test_tables_are_csv_or_parquet(tmp_path):
     rows = [{"image": "ä.png", "error": None}, {"image": "b", "error": "empty"}]
     write_table(tmp_path / "a.csv", rows)

@@ -7,6 +7,7 @@ from senet.files.run_folder import (
     open_folder,
     read_csv,
     read_json,
+    report_folder,
     write_csv,
     write_json,
 )
@@ -87,18 +88,19 @@ def test_another_kind_of_study_is_named_and_nothing_listed(tmp_path, held, wante
     assert "width" not in str(error.value)
 
 
-def test_files_that_no_study_wrote_are_left_alone(tmp_path):
-    (tmp_path / "result.json").write_text("mine")
-    with pytest.raises(StudyError, match=r"has result\.json but no settings\.json"):
+@pytest.mark.parametrize("name", ["result.json", "predictions.csv", "best.safetensors"])
+def test_files_that_no_study_wrote_are_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StudyError, match=f"has {name} but no settings.json"):
         open_folder(tmp_path, SETTINGS, resume=True)
-    assert (tmp_path / "result.json").read_text() == "mine"
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_results_do_not_go_among_the_images(tmp_path):
-    settings = {"data": {"name": str(tmp_path), "content": {}}}
     with pytest.raises(StudyError, match="lies inside the data"):
-        open_folder(tmp_path / "runs/a", settings, resume=True)
+        report_folder(tmp_path / "runs/a", tmp_path)
     assert not (tmp_path / "runs").exists()
+    assert report_folder(tmp_path / "runs", tmp_path / "images").is_dir()
 
 
 def test_two_functions_of_one_file_are_two_networks(tmp_path):

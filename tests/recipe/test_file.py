@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 
 from senet import cli, flags
-from senet.errors import StudyError
+from senet.errors import InputTypeError, StudyError
 from senet.recipe.file import read_recipe
 from senet.recipe.options import Options, known_options
 from senet.recipe.recipe import Changes, Recipe
@@ -81,6 +81,8 @@ def test_a_recipe_that_is_not_there(tmp_path):
         read_recipe("cifar-resne")
     with pytest.raises(StudyError, match=r"missing\.yaml cannot be read \(No such file"):
         read_recipe(tmp_path / "missing.yaml")
+    with pytest.raises(InputTypeError, match="a recipe is a Recipe, the name of one, or a file, not a dict"):
+        read_recipe({"epochs": 3})
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(StudyError, match="cannot be read"):
         read_recipe(tmp_path / "bytes.yaml")

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from senet import SESpec
+from senet.data.sources import folder_of
 from senet.errors import DataError, InputTypeError, ModelError, StudyError
 from senet.files.run_folder import read_json
 from senet.study import ablate, compare, evaluate, open_data, train
@@ -176,3 +177,30 @@ def test_what_is_a_data_set():
     assert [source.train.load(index).getpixel((3, 3)) for index in range(2)] == [(90, 90, 90)] * 2
     reversed_, read_only = np.full((3, 8, 8), 90, np.uint8)[::-1], np.asarray(GREY)
     assert open_data((Items((reversed_, 0), (read_only, 1)), GOOD)).fingerprint() == source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["x", "y"], ("x", "y")),
+        (np.array(["x", "y"]), ("x", "y")),
+        (torch.tensor([3, 7]), ("3", "7")),
+        ([("x", "an x"), "y"], ("x an x", "y")),
+        (2, ("0", "1")),
+        ({"y": 1, "x": 0}, ("0", "1")),
+    ],
+)
+def test_what_the_classes_of_a_data_set_are_called(names, classes):
+    data = Items((GREY, 0), (GREY, 1))
+    data.classes = names
+    assert open_data((data, GOOD)).classes == classes
+
+
+def test_what_is_known_of_a_data_set(monkeypatch):
+    monkeypatch.setattr(Items, "__repr__", None)  # that of a list of tensors would take minutes
+    data, letters = Items((GREY, 0)), type("EMNIST", (Items,), {"__module__": "torchvision.datasets.mnist"})
+    data.classes = ["x", "y", "z"]
+    assert open_data((data, GOOD)).notes == ("there is no image to train on in 2 of the 3 classes: y, z",)
+    flips = [open_data((Subset(kind((GREY, 0), (GREY, 1)), range(2)), GOOD)).flip for kind in (letters, Items)]
+    assert flips == [False, True]
+    assert folder_of((data, GOOD)) is None

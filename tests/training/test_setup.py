@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from senet import create, save
 from senet.cli import VERBS
 from senet.console.progress import Progress
-from senet.errors import DataError, InputError
+from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.evaluate import evaluate
 from senet.evaluation.networks import NetworkSpec, known_preprocessing
 from senet.flags import parse
 from senet.training.processes.processes import Processes, device_layout
-from senet.training.train import setup_of, train
+from senet.training.train import settings_of, setup_of, train
 
 EARLIER = {"preprocessing": {"size": 8, "resize": 8}, "recipe": {"warm_up": 0.1}}
 
@@ -55,6 +56,26 @@ def test_what_an_earlier_version_began_is_planned_as_it_did(pictures, tmp_path, 
     assert new.preprocessing.transparency == new.augmentation.transparency == "white"
 
 
+def test_a_run_may_be_called_as_its_network_and_its_data(pictures, tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "resnet20").mkdir()
+    save(create("resnet20"), tmp_path / "resnet20/model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    arm, layout = NetworkSpec("resnet20"), device_layout("cpu", None, None)
+    setup, made = setup_of(arm, "digits", {}, layout, Processes(), Told(), "digits/run", seed=0)
+    assert setup.recipe.epochs == 15  # from scratch
+    assert settings_of(arm, setup, made)["model"] == {"name": "resnet20", "content": "resnet20"}
+    with pytest.raises(StudyError, match=r"output folder .*pictures/run lies inside the data .*pictures: choose"):
+        _setup(pictures, pictures / "run")
+
+
+def test_what_else_is_wrong_is_said_before_every_image_is_decoded(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("senet.training.train.checked", None)
+    for wrong in ({"recipe": "nope"}, {"logger": "nope"}, {"checkpoint_minutes": -1}, {"size": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}|at least 1"):
+            _setup(pictures, tmp_path / "run", **wrong)
+
+
 def test_the_settings_of_another_program_beside_a_run_are_not_read(pictures, tmp_path):
     (tmp_path / "settings.json").write_text("// an editor's\n{}")
     assert _setup(pictures, tmp_path / "run").preprocessing.transparency == "white"
@@ -75,6 +96,8 @@ def test_deep_grey_is_trained_and_measured_on_one_scale(tiny, tmp_path):
     measured = evaluate(tiny, tmp_path / "grey", weights=result.folder, progress=False)
     assert measured.preprocessing == known
     assert measured.correct == result.correct
+    with pytest.raises(DataError, match=r"val/dark/0\.png: a grey picture has values .* outside the range 0 to 255"):
+        evaluate(tiny, tmp_path / "grey", weights=result.folder, progress=False, range=(0, 255))
     with pytest.raises(DataError, match=r"\.png: a grey picture has values .* outside the range 0 to 255 .*--range"):
         train(tiny, tmp_path / "grey", out=tmp_path / "narrow", range=[0, 255], **how)
 

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from senet.data.decoding import upright
-from senet.data.images import digest
+from senet.data.images import digest, side_of
 from senet.data.source import DataSource
 from senet.errors import BadImageError, DataError
 from senet.words import kind_of, with_article
 
-__all__ = ["DatasetImages", "from_datasets"]
+__all__ = ["DatasetImages", "class_names", "from_datasets", "keeps_class_mirrored"]
+
+_CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST2")
 
 
 class DatasetImages:
@@ -125,7 +127,7 @@ def _label(value: Any, what: str) -> int:
 def from_datasets(datasets: Any) -> DataSource:
     """A source from two data sets, one for training and one for measuring.
 
-    Classes take their names from the first one's `classes`, else they are numbered.
+    Classes take their names from the first one's `classes`, if that is a list, else they are numbered.
 
     Raises:
         DataError: these are not two data sets of such items, or a label has no class.
@@ -138,13 +140,27 @@ def from_datasets(datasets: Any) -> DataSource:
     while not hasattr(inner, "classes") and hasattr(inner, "dataset"):  # of a Subset's data set
         inner = inner.dataset
     count = int(max(train.labels.max(), val.labels.max())) + 1
-    classes = tuple(str(name) for name in getattr(inner, "classes", None) or range(count))
+    classes = class_names(inner, count)
     if count > len(classes):
         raise DataError(
             f"the data sets have the label {count - 1}, and {len(classes)} classes: {', '.join(classes[:8])}"
         )
     if len(classes) < 2:
         raise DataError("the data sets have one class: there is nothing to tell apart")
-    sides = {side for size in train.sizes | val.sizes for side in size}
     name = " and ".join(dict.fromkeys(type(each).__name__ for each in datasets))
-    return DataSource(name, classes, train, val, None, native_size=sides.pop() if len(sides) == 1 else None)
+    flip = not type(inner).__module__.startswith("torchvision.") or keeps_class_mirrored(type(inner).__name__)
+    return DataSource(name, classes, train, val, None, native_size=side_of(train.sizes | val.sizes), flip=flip)
+
+
+def class_names(dataset: Any, count: int) -> tuple[str, ...]:
+    """The class names in a data set's `classes`, if that is a list or an array of them, else `count` numbers."""
+    names = getattr(dataset, "classes", None)
+    names = names.tolist() if isinstance(names, np.ndarray | Tensor) else names
+    if not isinstance(names, list | tuple):  # it may be their number, or a mapping in an order of its own
+        names = ()
+    return tuple(" ".join(n) if isinstance(n, tuple) else str(n) for n in names) or tuple(map(str, range(count)))
+
+
+def keeps_class_mirrored(name: str) -> bool:
+    """Whether a mirrored image of torchvision's data set keeps its class; one of digits, letters or signs does not."""
+    return name == "FashionMNIST" or not any(part in name for part in _CHIRAL)

@@ -25,7 +25,7 @@ MOST_CLASSES = 100_000
 """Larger labels count as damaged."""
 
 _LABELS = ("label", "cls", "class", "class_id", "target")  # keys of the label in a sample's JSON object
-_VERSION = 1  # of the index's content
+_VERSION = 2  # of the index's content
 _DAMAGED = (tarfile.TarError, ArithmeticError, RecursionError, ValueError)  # what tarfile raises on headers
 
 
@@ -153,10 +153,7 @@ def _label(content: bytes, *, is_json: bool) -> int | str | None:
         value = next((value[name] for name in _LABELS if name in value), None)
     if isinstance(value, str):
         value = value.strip()
-        if re.fullmatch(r"\d{1,9}", value):
-            value = int(value)
-        elif re.fullmatch(r"[-+\d.eE]*", value):
-            return None  # no name either
-    if isinstance(value, str):
-        return value
+        if not re.fullmatch(r"\d{1,9}", value):  # a number that is no class's is no name either, but E is a letter
+            return None if re.fullmatch(r"[-+\d.]*|[-+\d.]+[eE][-+]?\d+", value) else value
+        value = int(value)
     return value if type(value) is int and 0 <= value < MOST_CLASSES else None

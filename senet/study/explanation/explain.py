@@ -13,6 +13,7 @@ from senet.block import SEBlock
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.cost.cost import cost
+from senet.data.sources import folder_of
 from senet.errors import InputError, StudyError
 from senet.evaluation.options import MeasureOptions
 from senet.files.atomic import atomic_write
@@ -79,7 +80,7 @@ def explain(
         ValueError: data, network, weights or a number are not usable.
     """
     check_tolerance(tolerance)
-    folder = None if out is None else report_folder(out)
+    folder = None if out is None else report_folder(out, folder_of(data))
     with open_subject(model, data, known_options(options, MeasureOptions, "explain")) as subject:
         explanation = explain_subject(subject, tolerance=tolerance, progress=Progress(progress))
     if folder is not None:

@@ -18,7 +18,7 @@ from senet.block.made import MadeSpec, Make, block_spec
 from senet.errors import InputTypeError, ModelError, WeightsError
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.insertion import insert
-from senet.zoo.names.naming import is_saved, list_models, mark, resolve
+from senet.zoo.names.naming import is_saved, mark, resolve
 from senet.zoo.names.skeleton import insert_without_values
 from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource
 from senet.zoo.weights.adapt import for_model, holds_se, take_se
@@ -56,7 +56,7 @@ def create(
         raise InputTypeError(f"spec is an SESpec, not {type(spec).__name__}")
     name = os.fspath(name)
     classes = requested_classes(name, num_classes)
-    if name not in list_models() and is_saved(name):
+    if is_saved(name):
         raise ModelError(f"{name} is a saved network: senet.create and senet.load open it")
     source, named_spec = resolve(name)
     if named_spec is not None and make not in (None, "se"):

@@ -96,7 +96,12 @@ def resolve(name: str) -> tuple[Source, SESpec | None]:
 
 
 def is_saved(name: str) -> bool:
-    """Whether `name` is a possible file of `save`, a run folder, or one of these on the Hub."""
+    """Whether `name` is a possible file of `save`, a run folder, or one of these on the Hub.
+
+    A network's name is never a folder's: a run called `resnet20` is `./resnet20`.
+    """
+    if name in _NETWORKS or name in _WITH_SE or name.startswith(("torchvision:", "timm:")):
+        return False
     path = Path(name)
     return (
         is_on_hub(name)
