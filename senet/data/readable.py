@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from senet.console.machine import usual_workers
 from senet.data.images import BadFile, prepared
 from senet.data.sampling import forking, worker_words
-from senet.data.unreadable import too_many
+from senet.data.unreadable import check_bad
 from senet.errors import BadImageError, DataError
 from senet.recipe.knobs import whole_number
 
@@ -142,7 +142,6 @@ class Readable:
             raise DataError(worker_words(error)) from None
 
     def _check(self) -> None:
-        known = [*self.before, *self.bad]
-        total = len(self.images) + len(self.before)
-        if self.max_bad is not None and (error := too_many(known, total, self.max_bad, self.name)):
-            raise error
+        if self.max_bad is not None:
+            total = len(self.images) + len(self.before)
+            check_bad([*self.before, *self.bad], total, self.max_bad, self.name)

@@ -15,7 +15,7 @@ from senet.errors import InputError
 from senet.words import counted, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from PIL import Image
 
@@ -177,12 +177,10 @@ class Preprocessing:
         Raises:
             ValueError: a name or a value is unknown.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, Mapping):
-            raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {values!r:.60}")
-        unknown = sorted(set(values) - known)
+        known = sorted(field.name for field in dataclasses.fields(cls))
+        unknown = sorted(set(values) - set(known)) if isinstance(values, Mapping) else [f"{values!r:.60}"]
         if unknown:
-            raise InputError(f"preprocessing is described by {', '.join(sorted(known))}, not {', '.join(unknown)}")
+            raise InputError(f"preprocessing is described by {', '.join(known)}, not {', '.join(unknown)}")
         for name in ("size", "resize"):
             if type(side := values.get(name)) is int and side > MOST_STORED:  # a small file would fill the memory
                 raise InputError(f"preprocessing is damaged: its {name} is {side}, more than {MOST_STORED} pixels")
@@ -326,16 +324,11 @@ def timm_preprocessing(configuration: Mapping[str, Any]) -> Preprocessing:
     size = int(configuration.get("input_size", (3, 224, 224))[-1])
     share = float(configuration.get("crop_pct") or 0.875)
     interpolation = str(configuration.get("interpolation") or "bilinear")
+    mean, std = (tuple(configuration.get(name) or ()) for name in ("mean", "std"))
     return Preprocessing(
         size=size,
         resize=max(size, math.floor(size / share)),
-        mean=_three(configuration.get("mean"), IMAGENET_MEAN),
-        std=_three(configuration.get("std"), IMAGENET_STD),
+        mean=mean if len(mean) == 3 else IMAGENET_MEAN,
+        std=std if len(std) == 3 else IMAGENET_STD,
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bilinear",
     )
-
-
-def _three(values: Sequence[float] | None, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    if values is None or len(values) != 3:
-        return default
-    return float(values[0]), float(values[1]), float(values[2])

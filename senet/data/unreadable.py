@@ -38,12 +38,12 @@ __all__ = [
     "MAX_BAD",
     "BadFile",
     "allowed",
+    "check_bad",
     "check_range",
     "checked",
     "from_json",
     "listed",
     "to_json",
-    "too_many",
     "value_range",
 ]
 
@@ -80,15 +80,18 @@ def allowed(max_bad: float | str, count: int) -> int:
     return int(share * count + 1e-9)
 
 
-def too_many(bad: Sequence[BadFile], count: int, max_bad: float | str, name: str) -> DataError | None:
-    """The error for more unreadable images among `count` than allowed."""
-    if len(bad) <= allowed(max_bad, count):
-        return None
-    some = "; ".join(map(str, bad[:3]))
-    return DataError(
-        f"{len(bad)} or more of the {count} images of {name} cannot be read, and max_bad ({max_bad}) allows "
-        f"{allowed(max_bad, count)}: {some}; … Mend or remove them, or allow more"
-    )
+def check_bad(bad: Sequence[BadFile], count: int, max_bad: float | str, name: str) -> None:
+    """Check that no more of `count` images are unreadable than allowed.
+
+    Raises:
+        DataError: more are, or `max_bad` is neither a number nor a share.
+    """
+    most = allowed(max_bad, count)
+    if len(bad) > most:
+        raise DataError(
+            f"{len(bad)} or more of the {count} images of {name} cannot be read, and max_bad ({max_bad}) allows "
+            f"{most}: {'; '.join(map(str, bad[:3]))}; … Mend or remove them, or allow more"
+        )
 
 
 def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Progress | None = None) -> DataSource:
@@ -106,15 +109,12 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
     Raises:
         DataError: more images are unreadable, or a class has no training image left.
     """
-    allowed(max_bad, 0)
+    splits, bad = source.splits, list(source.bad)
+    total = sum(map(len, splits.values())) + len(bad)
+    check_bad(bad, total, max_bad, source.name)
     if source.checked:
         return source
     shown = progress or Progress(False)
-    splits = source.splits
-    total = sum(map(len, splits.values())) + len(source.bad)
-    bad = list(source.bad)
-    if error := too_many(bad, total, max_bad, source.name):
-        raise error
     files = sum(len(images) for images in splits.values() if _can_fail(images))
     if files >= FEW:
         shown.note(f"checking that {files} images can be read")
@@ -123,6 +123,7 @@ def checked(source: DataSource, *, max_bad: float | str = MAX_BAD, progress: Pro
         for name, images in splits.items():
             found = _unreadable(images, bad, total, max_bad, source.name, shown)
             bad += [BadFile(images.names[index], reason) for index, reason in found]
+            check_bad(bad, total, max_bad, source.name)  # what an earlier check found, it may have been allowed
             splits[name] = _without(images, [index for index, _ in found], name, source)
     bad.sort(key=lambda file: file.name)  # independent of the splits, which we may draw
     notes = (*source.notes, *_copies(splits))
@@ -238,9 +239,9 @@ def _unreadable(
             for start, errors in zip(starts, pool.map(lambda at: _errors(images, at), starts), strict=True):
                 found += [(index, error.reason) for index, error in errors]
                 lasting &= all(error.lasting for _, error in errors)
-                bad = [*before, *(BadFile(images.names[index], reason) for index, reason in found)]
-                if errors and (error := too_many(bad, total, max_bad, name)):
-                    raise error
+                if errors:
+                    bad = (BadFile(images.names[index], reason) for index, reason in found)
+                    check_bad([*before, *bad], total, max_bad, name)
                 shown.step(min(_CHUNK, len(images) - start))
         finally:
             pool.shutdown(cancel_futures=True)

@@ -229,6 +229,9 @@ class Recipe:
                 hint = did_you_mean(name, known, f": it has {', '.join(known)}", most=1)
                 raise InputError(f"a recipe has no {name!r}{hint}")
         found = dataclasses.replace(self, **given)
+        for name in ("milestones", "lr_factor"):
+            if name in given and found.schedule != "step":
+                raise InputError(f"{name} is for schedule='step' (--schedule step), and the schedule is {found.schedule}")
         if "lr" in given or found.lr_scaling == "none":
             return found
         ratio = found.batch_size / self.batch_size

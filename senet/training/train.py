@@ -181,6 +181,8 @@ def setup_of(
     if isinstance(begun, dict) and "warm_up_steps" not in begun and not options.get("warm_up_steps"):
         recipe = dataclasses.replace(recipe, warm_up_steps=0)
     preprocessing = preprocessing_for(source, size=options.get("size"), known=known_preprocessing(arm))
+    if changes.get("crop_scale") is not None and source.small and source.shift:
+        raise InputError(f"crop_scale is for photos: images as small as those of {source.name} are shifted in a border")
     minutes = options.get("checkpoint_minutes")
     if minutes is not None and not minutes >= 0:
         raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")

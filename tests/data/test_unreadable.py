@@ -150,6 +150,9 @@ def test_what_was_found_is_kept_until_a_file_changes(paint, monkeypatch, tmp_pat
 
     assert found() == (["train/a/003.png"], 30)
     assert found() == (["train/a/003.png"], 0)
+    for source in (open_data(folder), checked(open_data(folder))):
+        with pytest.raises(DataError, match=r"1 or more of the 30 images .* max_bad \(0\) allows 0"):
+            checked(source, max_bad=0)
     stamp = (folder / "val/a/001.png").stat().st_mtime_ns + 1
     os.utime(folder / "val/a/001.png", ns=(stamp, stamp))
     assert found() == (["train/a/003.png"], 10)

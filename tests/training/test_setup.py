@@ -71,7 +71,7 @@ def test_a_run_may_be_called_as_its_network_and_its_data(pictures, tmp_path, mon
 
 def test_what_else_is_wrong_is_said_before_every_image_is_decoded(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("senet.training.train.checked", None)
-    for wrong in ({"recipe": "nope"}, {"logger": "nope"}, {"checkpoint_minutes": -1}, {"size": 0}):
+    for wrong in ({"recipe": "nope"}, {"logger": "nope"}, {"checkpoint_minutes": -1}, {"size": 0}, {"crop_scale": 0.5}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}|at least 1"):
             _setup(pictures, tmp_path / "run", **wrong)
 
