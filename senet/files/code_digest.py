@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import dataclasses
 import functools
 import hashlib
 import inspect
 import sys
 import textwrap
 import types
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import InputTypeError, StudyError
@@ -20,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["code_name", "command_name", "digest_of_code"]
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), PurePath, Enum)
 _LIBRARIES = ("site-packages", "dist-packages")
 
 
 def digest_of_code(function: Callable[..., Any]) -> str:
     """A digest of a function's code and of everything it uses from the user's files, without comments and layout.
 
-    It covers functions, classes, plain values and defaults.
+    It covers functions, classes, plain values, settings in namespaces and dataclasses, and defaults.
 
     Raises:
         StudyError: the code cannot be read.
@@ -67,11 +70,25 @@ def digest_of_code(function: Callable[..., Any]) -> str:
                 visit(each, f"{name}[{lasting_repr(key)}]")
         elif isinstance(value, _PLAIN):
             told.append(f"{name} = {value!r}")
-        elif callable(value) and not isinstance(value, types.BuiltinFunctionType):
-            visit(type(value), name)
+        elif not isinstance(value, types.BuiltinFunctionType):
+            if (settings := _settings_in(value, root, home)) is not None:
+                seen.add(id(value))
+                alive.append(value)
+                visit(settings, name)
+            if callable(value):
+                visit(type(value), name)
 
     visit(function, "train")
     return f"sha256 {hashlib.sha256(chr(10).join(told).encode()).hexdigest()[:16]}"
+
+
+def _settings_in(value: Any, root: Any, home: Path | None) -> dict[str, Any] | None:
+    """The values in a namespace, or in an instance of a dataclass of the user's; None for other objects."""
+    if isinstance(value, types.SimpleNamespace | argparse.Namespace):
+        return vars(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and _is_own(type(value), root, home):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    return None
 
 
 def _unwrapped(function: Any) -> Any:
@@ -113,7 +130,7 @@ def _named_in(value: Any) -> Iterator[tuple[str, Any]]:
         for base in value.__bases__:
             yield base.__name__, base
         for name, held in vars(value).items():
-            inner = held.__func__ if isinstance(held, staticmethod | classmethod) else held
+            inner = _function_in(held)
             if isinstance(inner, types.FunctionType):
                 yield from _named_in(inner)
             elif isinstance(inner, _PLAIN) and not name.startswith("__"):
@@ -121,13 +138,25 @@ def _named_in(value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name in sorted(_names(value.__code__)):
         if name in value.__globals__:
-            yield name, value.__globals__[name]
+            yield name, _function_in(value.__globals__[name])
     for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:  # not bound yet
             continue
     yield "defaults", [value.__defaults__, value.__kwdefaults__]
+
+
+def _function_in(value: Any) -> Any:
+    """The function in a property or a method's descriptor, or behind a cache; any other value as it is."""
+    if isinstance(value, staticmethod | classmethod):
+        return value.__func__
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, functools.cached_property):
+        return value.func
+    cached = None if isinstance(value, types.FunctionType) else inspect.getattr_static(value, "__wrapped__", None)
+    return cached if isinstance(cached, types.FunctionType) else value
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -140,7 +169,8 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _is_own(value: Any, root: Any, home: Path | None) -> bool:
     """Whether a value belongs to the user's code: a plain value, or defined in the function's module or beside it."""
-    if isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset)):
+    settings = _settings_in(value, root, home)
+    if settings is not None or isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset)):
         return True
     if isinstance(value, types.ModuleType):
         file = getattr(value, "__file__", None)

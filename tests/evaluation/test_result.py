@@ -187,6 +187,15 @@ def test_many_classes_show_the_worst_and_all_are_written(tmp_path):
     assert found.top1 == float(np.mean(found.correct))
 
 
+def test_an_earlier_result_does_not_stay_beside_newer_files(tiny, pictures, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/result.json").write_text('{"top1": 1}')
+    monkeypatch.setattr("senet.evaluation.result.write_csv", None)
+    with pytest.raises(TypeError):
+        evaluate(create(tiny, num_classes=2), pictures, out=tmp_path / "out", **QUIET)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+
+
 def test_what_is_not_an_evaluations_is_left_alone(tiny, pictures, tmp_path):
     (tmp_path / "result.json").write_text('{"mine": 1}')
     with pytest.raises(StudyError, match=r"result\.json was not written by an evaluation"):

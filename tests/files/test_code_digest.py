@@ -12,23 +12,40 @@ from senet.errors import InputTypeError, StudyError
 from senet.files.code_digest import code_name, command_name, digest_of_code
 
 FILE = """
+import functools
 import math
+from dataclasses import dataclass
+from pathlib import Path
 import helper
 from helper import scale
 
 RATES = {"lr": 0.1, "steps": [1, 2]}
 RATES["self"] = RATES
 
+FACTOR = 7
+DATA = Path("photos")
+
+@dataclass
+class Settings:
+    decay: float
+
+SETTINGS = Settings(0.5)
+
 class Net:
     width = 4
     def forward(self, x):
         return scale(x)
 
+    @property
+    def factor(self):
+        return FACTOR
+
+@functools.cache
 def inner(x):
     return math.sqrt(x)
 
 def train(cell, more=3):
-    return Net().forward(inner(RATES["lr"])) + helper.shift(more)
+    return Net().forward(inner(RATES["lr"])) + helper.shift(more) + SETTINGS.decay + len(str(DATA))
 """
 HELPER = """
 def scale(x):
@@ -71,6 +88,9 @@ def digest(tmp_path, monkeypatch):
         ("math.sqrt(x)", "math.exp(x)"),
         ("more=3", "more=4"),
         ("scale(x)", "scale(x) + 1"),
+        ("FACTOR = 7", "FACTOR = 8"),
+        ("Settings(0.5)", "Settings(0.6)"),
+        ('"photos"', '"pictures"'),
     ],
 )
 def test_what_changes_it(digest, old, new):
