@@ -61,7 +61,7 @@ def explore(
                 name,
                 its_weights,
                 classes=its_classes,
-                class_offset=class_offset,
+                class_offset=0 if classes and its_classes is None else class_offset,
                 data=data,
                 data_root=data_root,
                 preprocessing=preprocessing,
