@@ -164,7 +164,7 @@ def asked_here(asked: str) -> DeviceLayout:
     return DeviceLayout(device, (device.index or 0,))
 
 
-_INDICES = re.compile(r"cuda:(\d+(?:,\d+)+)")
+_INDICES = re.compile(r"cuda:(\d+(?:,\d+)*)")
 
 
 def _sorted(indices: str) -> tuple[int, ...]:
@@ -230,6 +230,11 @@ def _within(asked: str, nodes: int | None, launcher: _Launcher) -> DeviceLayout:
     """The layout of a process that torchrun or SLURM started; the request must agree with it."""
     count = re.fullmatch(r"(?:cpu\*)?(\d+)", asked)
     listed = _INDICES.fullmatch(asked)
+    if not (count or listed or asked in ("auto", "cpu", "cuda")):
+        raise StudyError(
+            f"devices={asked!r} is nothing that the processes of {launcher.by} can share: give auto, cpu, cuda, their "
+            "number on a machine, or a list such as cuda:0,1"
+        )
     indices = _sorted(listed[1]) if listed else tuple(range(launcher.per_node))
     wrong = count is not None and int(count[1]) != launcher.per_node
     if wrong or len(indices) != launcher.per_node or (nodes is not None and nodes != launcher.nodes):
@@ -237,7 +242,7 @@ def _within(asked: str, nodes: int | None, launcher: _Launcher) -> DeviceLayout:
             f"devices={asked} and nodes={nodes or 'as started'} do not go with the {launcher.per_node} processes on "
             f"each of {launcher.nodes} machines that {launcher.by} started"
         )
-    if asked.startswith("cpu") or not torch.cuda.is_available():
+    if asked.startswith("cpu") or not (asked.startswith("cuda") or torch.cuda.is_available()):
         device = torch.device("cpu")
     else:
         device = device_of(f"cuda:{indices[launcher.local_rank]}")
