@@ -61,10 +61,10 @@ def open_data(
         DataError: the data is missing, empty, has one class or splits with different classes, or
             cannot be read or downloaded.
     """
-    if (root := folder_of(name)) is not None:
-        source = _folder(root, split_seed)
-    elif not isinstance(name, str | Path):
+    if not isinstance(name, str | Path):
         source = from_datasets(name)
+    elif (root := folder_of(name)) is not None:
+        source = _folder(root, split_seed)
     elif str(name).startswith("wds:"):
         source = _shards(str(name), split_seed)
     elif str(name).startswith("torchvision:"):
