@@ -68,7 +68,7 @@ def _parsed(text: str, name: str) -> Recipe:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, as_positional=False)
-    if problem := _too_much(text):
+    if problem := _problem(text):
         raise StudyError(f"the recipe {name}: {problem}; a recipe is a list of names with a value each")
     if not text.strip():
         raise StudyError(f"the recipe {name}: it is empty; a recipe has batch_size, epochs and lr")
@@ -79,15 +79,20 @@ def _parsed(text: str, name: str) -> Recipe:
         raise StudyError(f"the recipe {name}: {_in_plain_words(str(error))}") from error
 
 
-def _too_much(text: str) -> str:
-    """Why a small file could take minutes to parse: repeated aliases or deep nesting; "" if it could not."""
+def _problem(text: str) -> str:
+    """Why a text is not parsed, "" if it is: aliases and deep nesting may take minutes, and YAML drops equal names."""
     import yaml
 
     if len(text) > _MOST:
         return f"it has more than {_MOST} characters"
-    depth = 0
+    depth, names, is_name = 0, set[str](), False
     try:
         for token in yaml.scan(text):
+            if is_name and isinstance(token, yaml.ScalarToken):
+                if token.value in names:
+                    return f"it has {token.value} twice"
+                names.add(token.value)
+            is_name = isinstance(token, yaml.KeyToken)
             if isinstance(token, yaml.AliasToken):
                 return "it has an alias (*)"
             opens = isinstance(token, (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken))
