@@ -23,7 +23,6 @@ from senet.files.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import BinaryIO
 
 __all__ = ["Newest", "claim", "is_whole", "newest", "place", "read_checkpoint", "step_of", "sweep", "write_checkpoint"]
 
@@ -84,28 +83,17 @@ def _reason(error: BaseException) -> BaseException:
 def is_whole(path: Path) -> bool:
     """Whether a file is an intact checkpoint; a pipe is not opened."""
     try:
-        if not path.is_file():
+        left = path.stat().st_size - _COMMENT
+        if left <= 0 or not path.is_file():
             return False
+        state = hashlib.sha256()
         with path.open("rb") as file:
-            return _is_whole(file)
+            while left and (chunk := file.read(min(left, 2**20))):
+                state.update(chunk)
+                left -= len(chunk)
+            return file.read() == _MARK + state.hexdigest().encode()
     except OSError:
         return False
-
-
-def _is_whole(file: BinaryIO) -> bool:
-    size = file.seek(0, os.SEEK_END)
-    if size <= _COMMENT:
-        return False
-    file.seek(size - _COMMENT)
-    comment = file.read()
-    if not comment.startswith(_MARK):
-        return False
-    state, left = hashlib.sha256(), size - _COMMENT
-    file.seek(0)
-    while left and (chunk := file.read(min(left, 2**20))):
-        state.update(chunk)
-        left -= len(chunk)
-    return left == 0 and comment == _MARK + state.hexdigest().encode()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -111,18 +111,15 @@ class PreparedImages:
 
     Attributes:
         setup: the setup.
-        monitored: the name of the split that is measured after each epoch.
-        reported: the name of the split that is reported; often the same.
     """
 
     def __init__(self, setup: TrainingSetup) -> None:
         assert setup.source.train is not None
         self.setup = setup
-        self.monitored, monitored = setup.source.monitored
-        self.reported, reported = setup.source.reported
+        (split, monitored), (other, reported) = setup.source.monitored, setup.source.reported
         self._train = hold(setup.source.train, setup.augmentation)
         self._monitored = hold(monitored, setup.preprocessing)
-        self._reported = self._monitored if self.reported == self.monitored else hold(reported, setup.preprocessing)
+        self._reported = self._monitored if other == split else hold(reported, setup.preprocessing)
 
     def train_batches(self, seed: int, step: int) -> DataLoader[Batch]:
         """Training batches, beginning after `step` steps."""

@@ -212,7 +212,13 @@ def setup_of(
         preprocessing = dataclasses.replace(preprocessing, range=found)
         if preprocessing.range is not None:
             check_range(source, preprocessing.range)
-    return dataclasses.replace(setup, source=source, recipe=recipe, preprocessing=preprocessing), made
+    setup = dataclasses.replace(setup, source=source, recipe=recipe, preprocessing=preprocessing)
+    if recipe.ema and setup.steps * (1 - recipe.ema) < 1:
+        progress.note(
+            f"the moving average of the weights (ema {recipe.ema:g}) is over more steps than the {setup.steps} of this "
+            "run: what is measured and saved will be near the first weights"
+        )
+    return setup, made
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:
@@ -307,7 +313,7 @@ def run(
         result = RunResult(
             folder=folder,
             accuracy=said.accuracy,
-            split=prepared.reported,
+            split=setup.source.reported[0],
             correct=tuple(said.correct.tolist()),
             seconds=sum(row["seconds"] for row in history),
             history=tuple(history),

@@ -43,6 +43,13 @@ def test_the_learning_rate_follows_the_batch_that_is_used(pictures, tmp_path):
     assert (few.batch_size, few.lr) == (8, pytest.approx(0.1 * 8 / 128))
 
 
+def test_a_moving_average_that_is_longer_than_the_run_is_said(pictures, tmp_path):
+    for ema, said in ((0.99, True), (0.9, False)):
+        told = Told()
+        _setup(pictures, tmp_path / "run", told, ema=ema)  # 30 epochs of a step
+        assert (f"(ema {ema:g}) is over more steps than the 30 of this run" in told.lines[-1]) == said
+
+
 @pytest.mark.parametrize("run", ["study", "study/se-0"])
 def test_what_an_earlier_version_began_is_planned_as_it_did(pictures, tmp_path, run):
     (tmp_path / "study").mkdir()
