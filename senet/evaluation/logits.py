@@ -30,23 +30,17 @@ def device_of(devices: str | int) -> torch.device:
     Raises:
         StudyError: the device does not exist, or there are several.
     """
-    asked = str(devices).strip().lower()
+    asked = str(devices).strip().lower().replace("gpu", "cuda")
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    here = ["cpu", *gpus, *["mps"] * torch.backends.mps.is_available()]
     if asked in ("auto", "1"):
-        if torch.cuda.is_available():
-            return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(gpus[0] if gpus else here[-1])
     if asked.isdecimal():
         raise StudyError(f"devices={devices}: one device is used here: name it, such as cpu or cuda:1")
-    kind, _, index = asked.replace("gpu", "cuda").partition(":")
-    if kind == "cpu" and not index:
-        return torch.device("cpu")
-    if kind == "mps" and not index and torch.backends.mps.is_available():
-        return torch.device("mps")
-    count = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and (not index or index.isdecimal()) and int(index or 0) < count:
-        return torch.device("cuda", int(index or 0))
-    here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    raise StudyError(f"devices={devices!r} is not on this machine, which has {', '.join(here)}")
+    name = "cuda:0" if asked == "cuda" else asked
+    if name not in here:
+        raise StudyError(f"devices={devices!r} is not on this machine, which has auto, {', '.join(here)}")
+    return torch.device(name)
 
 
 def logits_of(output: Any) -> Tensor:

@@ -169,20 +169,14 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _is_own(value: Any, root: Any, home: Path | None) -> bool:
     """Whether a value belongs to the user's code: a plain value, or defined in the function's module or beside it."""
-    settings = _settings_in(value, root, home)
-    if settings is not None or isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset)):
+    own = (*_PLAIN, list, tuple, dict, set, frozenset, functools.partial, types.MethodType)
+    if isinstance(value, own) or _settings_in(value, root, home) is not None:
         return True
-    if isinstance(value, types.ModuleType):
-        file = getattr(value, "__file__", None)
-        path = None if file is None else Path(file)
-    elif isinstance(value, functools.partial | types.MethodType):
+    if not isinstance(value, types.FunctionType | type | types.ModuleType):
+        return False
+    if getattr(value, "__module__", None) == root.__module__:
         return True
-    else:
-        if not isinstance(value, types.FunctionType | type):
-            return False
-        if value.__module__ == root.__module__:
-            return True
-        path = _file_of(value)
+    path = _file_of(value)
     if path is None or home is None or any(part in _LIBRARIES for part in path.parts):
         return False
     return path.resolve().is_relative_to(home.resolve().parent) and not _is_library(path)

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,20 +37,20 @@ def function_in(path: Path, name: str) -> Any:
 
 def own_line(error: BaseException) -> str:
     """The line of a user's file at which an error arose, " (net.py, line 3)"; "" if no such file was involved."""
-    walked = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [(frame.f_code.co_filename, line) for frame, line in walked if "_senet_version" in frame.f_globals]
-    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
+    return _last_line(error, lambda known: "_senet_version" in known)
 
 
 def raised_at(error: BaseException) -> str:
     """The innermost line outside torch and senet in an error's traceback, " (net.py, line 3)"; "" if there is none."""
     packages = ("torch.", "senet.", "importlib.")
-    own = [
-        (frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if not f"{frame.f_globals.get('__name__', '')}.".startswith(packages)
-    ]
-    return f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
+    return _last_line(error, lambda known: not f"{known.get('__name__', '')}.".startswith(packages))
+
+
+def _last_line(error: BaseException, wanted: Callable[[Mapping[str, Any]], bool]) -> str:
+    """The innermost line of an error's traceback in a module whose globals are wanted, " (net.py, line 3)", else ""."""
+    walked = traceback.walk_tb(error.__traceback__)
+    found = [f" ({frame.f_code.co_filename}, line {line})" for frame, line in walked if wanted(frame.f_globals)]
+    return found[-1] if found else ""
 
 
 # Two users' files may each have a helper.py beside them. Python keeps one module per name, so the
