@@ -187,13 +187,13 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
     Raises:
         ModelError, WeightsError: it cannot be made.
     """
+    if spec.weights is not None and is_on_hub(spec.weights):
+        spec = dataclasses.replace(spec, weights=fetched(spec.weights, WEIGHTS))
     if spec.given is not None:
         given = spec.given.made(spec.model, num_classes)
         for note in () if spec.weights is None else load_weights(given, spec.weights).notes:
             _log.info("%s: %s", spec.weights, note)
         return given
-    if spec.weights is not None and is_on_hub(spec.weights):
-        spec = dataclasses.replace(spec, weights=fetched(spec.weights, WEIGHTS))
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if in_channels is not None:
         options["in_chans" if spec.model.startswith("timm:") else "in_channels"] = in_channels

@@ -15,6 +15,8 @@ from torchvision.datasets import ImageFolder
 from senet import SESpec
 from senet.data.sources import DataSource, folder_of
 from senet.errors import DataError, InputTypeError, ModelError, StudyError
+from senet.evaluation.given import given_model
+from senet.evaluation.networks import NetworkSpec, network_of
 from senet.files.run_folder import read_json
 from senet.study import ablate, compare, evaluate, open_data, train
 from senet.zoo import create
@@ -81,6 +83,15 @@ def test_a_network_is_where_every_seed_starts_from(function, pictures, tmp_path)
     assert found.settings["se"]["start"] == "identity"  # as from weights
     assert found.plain.accuracy == (found.plain.accuracy[0],) * 2
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_weights_on_the_hub_go_into_a_network_of_ones_own(function, tmp_path, monkeypatch):
+    weights = function(2).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    monkeypatch.setattr("senet.evaluation.networks.fetched", lambda *_: str(tmp_path / "weights.pth"))
+    name, given = given_model(function)
+    state = network_of(NetworkSpec(name, "hf:me/mine", given=given), num_classes=2).state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in state.items())
 
 
 def trained():
