@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from senet.data.augmentation import augmentation_of
-from senet.data.sampling import CachedImages, eval_loader, hold, train_loader
-from senet.errors import DataError
+from senet.data.sampling import CachedImages, eval_loader, hold, share_of, train_loader
+from senet.errors import DataError, StudyError
+from senet.recipe.knobs import whole_number
 from senet.training.processes.processes import Processes
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ class TrainingSetup:
                 f"{self.source.name} was opened with the classes of another network, which is for evaluation: "
                 "open it without `classes` and `class_offset` to train on it"
             )
+        # What is refused here leaves no folder with settings that no other call could go on with.
+        count = len(self.source.train)
+        share_of(min(self.recipe.batch_size, count), self.processes.count, self.recipe.accumulate, count)
+        if self.workers is not None:
+            whole_number("workers", self.workers, 0)
+        plain = not self.recipe.ema and self.recipe.decay_norms_and_biases
+        if self.layout.count > 1 and self.layout.strategy == "fsdp" and not plain:
+            raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,9 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from senet import create, save
@@ -11,7 +13,7 @@ from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.evaluate import evaluate
 from senet.evaluation.networks import NetworkSpec, known_preprocessing
 from senet.flags import parse
-from senet.training.processes.processes import Processes, device_layout
+from senet.training.processes.processes import DeviceLayout, Processes, device_layout
 from senet.training.train import settings_of, setup_of, train
 
 EARLIER = {"preprocessing": {"size": 8, "resize": 8}, "recipe": {"warm_up": 0.1}}
@@ -76,11 +78,24 @@ def test_a_run_may_be_called_as_its_network_and_its_data(pictures, tmp_path, mon
         _setup(pictures, pictures / "run")
 
 
-def test_what_else_is_wrong_is_said_before_every_image_is_decoded(pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"recipe": "nope"}, {"logger": "nope"}, {"checkpoint_minutes": -1}, {"size": 0}, {"crop_scale": 0.5}),
+        *({"workers": -1}, {"batch_size": 48, "accumulate": 16}),  # of 24 images
+    ],
+)
+def test_what_else_is_wrong_is_said_before_every_image_is_decoded(pictures, tmp_path, monkeypatch, wrong):
     monkeypatch.setattr("senet.training.train.checked", None)
-    for wrong in ({"recipe": "nope"}, {"logger": "nope"}, {"checkpoint_minutes": -1}, {"size": 0}, {"crop_scale": 0.5}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))}|at least 1"):
-            _setup(pictures, tmp_path / "run", **wrong)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        _setup(pictures, tmp_path / "run", **wrong)
+
+
+def test_shards_of_weights_have_no_average(pictures, tmp_path):
+    several = DeviceLayout(torch.device("cuda"), (0, 1), strategy="fsdp", launched="torchrun")
+    setup = _setup(pictures, tmp_path / "run", ema=0.9)
+    with pytest.raises(StudyError, match="strategy='fsdp' has no ema"):
+        dataclasses.replace(setup, layout=several)
 
 
 def test_the_settings_of_another_program_beside_a_run_are_not_read(pictures, tmp_path):

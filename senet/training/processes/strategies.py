@@ -10,7 +10,6 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from senet.errors import StudyError
 from senet.training.checkpointing import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
@@ -36,17 +35,10 @@ class ReadsWhole(CheckpointIO):
 
 
 def strategy_for(setup: TrainingSetup) -> str | Strategy:
-    """The strategy: Lightning's default for one process, DDP or FSDP for several.
-
-    Raises:
-        StudyError: the recipe needs something that FSDP's sharded weights do not allow.
-    """
-    layout, recipe = setup.layout, setup.recipe
-    if layout.count == 1:
+    """The strategy: Lightning's default for one process, DDP or FSDP for several."""
+    if setup.layout.count == 1:
         return "auto"
-    if layout.strategy == "fsdp":
-        if recipe.ema or not recipe.decay_norms_and_biases:
-            raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
+    if setup.layout.strategy == "fsdp":
         return FSDPStrategy(state_dict_type="full", use_orig_params=True)
     # Batch norm's statistics already cover all processes, so its buffers need no broadcast at every step.
     known = inspect.signature(DistributedDataParallel).parameters
