@@ -77,7 +77,8 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         if not resume:
             raise StudyError(f"{folder} holds a study already: choose another folder, or resume it")
         return folder
-    strangers = [n for n in (RESULT, METRICS, MODEL, BEST, PREDICTIONS, CHECKPOINTS) if (folder / n).exists()]
+    written = (RESULT, METRICS, MODEL, CHECKPOINTS, *(BEST, PREDICTIONS) * ("seed" in wanted))  # a training's, the last
+    strangers = [name for name in written if (folder / name).exists()]
     if strangers:
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
     write_json(file, wanted)
