@@ -77,7 +77,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         if not resume:
             raise StudyError(f"{folder} holds a study already: choose another folder, or resume it")
         return folder
-    written = (RESULT, METRICS, MODEL, CHECKPOINTS, *(BEST, PREDICTIONS) * ("seed" in wanted))  # a training's, the last
+    written = (RESULT, METRICS, MODEL, CHECKPOINTS, *(BEST, PREDICTIONS) * ("seed" in wanted))  # the last two by a training
     strangers = [name for name in written if (folder / name).exists()]
     if strangers:
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
