@@ -77,7 +77,8 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
         if not resume:
             raise StudyError(f"{folder} holds a study already: choose another folder, or resume it")
         return folder
-    written = (RESULT, METRICS, MODEL, CHECKPOINTS, *(BEST, PREDICTIONS) * ("seed" in wanted))  # the last two by a training
+    of_training = (BEST, PREDICTIONS) if "seed" in wanted else ()
+    written = (RESULT, METRICS, MODEL, CHECKPOINTS, *of_training)
     strangers = [name for name in written if (folder / name).exists()]
     if strangers:
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
