@@ -231,7 +231,7 @@ class Recipe:
         found = dataclasses.replace(self, **given)
         for name in ("milestones", "lr_factor"):
             if name in given and found.schedule != "step":
-                raise InputError(f"{name} is for schedule='step' (--schedule step), and the schedule is {found.schedule}")
+                raise InputError(f"{name} is for schedule='step' (--schedule step), and it is {found.schedule}")
         if "lr" in given or found.lr_scaling == "none":
             return found
         ratio = found.batch_size / self.batch_size

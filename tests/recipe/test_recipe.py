@@ -74,7 +74,7 @@ def test_a_recipe_follows_the_batch_as_it_says():
     with pytest.raises(ValueError, match="no 'zzz': it has"):
         recipe.changed({"zzz": 3})
     for drop in ({"milestones": [0.5]}, {"lr_factor": 0.2}):
-        with pytest.raises(ValueError, match=r"is for schedule='step' .*, and the schedule is cosine"):
+        with pytest.raises(ValueError, match=r"is for schedule='step' .*, and it is cosine"):
             recipe.changed(drop)
 
 

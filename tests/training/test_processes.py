@@ -106,7 +106,7 @@ def test_under_torchrun(monkeypatch):
     expected = DeviceLayout(CPU, (0, 1, 2, 3), 2, launched="torchrun")
     assert device_layout() == device_layout(4, 2) == device_layout("cpu") == expected
     assert (expected.count, expected.to_start) == (8, False)
-    for name, words in (("tpu", "'tpu' is nothing that the processes of torchrun can share"), ("cuda", "'cuda:1' is not on")):
+    for name, words in (("tpu", "'tpu' is nothing that the processes of torchrun"), ("cuda", "'cuda:1' is not on")):
         with pytest.raises(StudyError, match=words):
             device_layout(name)
     for given in ({"devices": 3}, {"nodes": 3}, {"devices": "cpu*2"}, {"devices": "cuda:1"}):
