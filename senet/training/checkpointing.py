@@ -129,9 +129,12 @@ def newest(folder: Path) -> Newest:
 
 
 def sweep(folder: Path, *, kept: int = KEPT) -> None:
-    """Remove all but the newest `kept` checkpoints, and leftovers of interrupted writers."""
+    """Remove all but the newest `kept` checkpoints, and leftovers of interrupted writers among them.
+
+    Others may be writing into the run's folder, as an export of its best network is.
+    """
     checkpoints = folder / CHECKPOINTS
-    for path in [*_all(folder)[: -kept or None], *folder.glob(".senet-*"), *checkpoints.glob(".senet-*")]:
+    for path in [*_all(folder)[: -kept or None], *checkpoints.glob(".senet-*")]:
         path.unlink(missing_ok=True)
     if kept == 0 and checkpoints.is_dir():
         (checkpoints / OWNER).unlink(missing_ok=True)
