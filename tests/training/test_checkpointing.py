@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from senet.errors import StudyError
-from senet.files.atomic import atomic_write
 from senet.training.checkpointing import is_whole, newest, place, read_checkpoint, step_of, sweep, write_checkpoint
 
 
@@ -100,12 +99,6 @@ def test_the_newest_is_found_and_older_ones_are_swept(tmp_path):
     (tmp_path / "checkpoints/notes.txt").unlink()
     sweep(tmp_path, kept=0)
     assert not (tmp_path / "checkpoints").exists()
-
-
-def test_what_others_write_beside_a_training_is_not_swept(tmp_path):
-    with atomic_write(tmp_path / "best.onnx") as temporary:
-        sweep(tmp_path)
-        assert temporary.exists()
 
 
 LIMITED = """

@@ -93,15 +93,6 @@ def test_the_remedy_for_exhausted_memory_can_be_followed(tmp_path, batch_size, a
         raise MemoryError
 
 
-def test_memory_that_runs_out_when_the_run_is_measured_is_said(tiny, pictures, tmp_path, monkeypatch):
-    def exhausted(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr("senet.training.train.predict_all", exhausted)
-    with pytest.raises(StudyError, match="memory is exhausted by a batch of 8 .*The last checkpoint, step-000000003"):
-        train(tiny, pictures, out=tmp_path / "run", **{**SHORT, "epochs": 1})
-
-
 def test_two_commands_on_one_folder(tiny, pictures, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from senet.files.lock import locked\n"

@@ -15,12 +15,13 @@ from senet.block import SESpec
 from senet.console.stopping import Stopped
 from senet.data import signals
 from senet.errors import StudyError
+from senet.files.atomic import atomic_write
 from senet.files.run_folder import (
     read_json,
 )
 from senet.saving.saving import load, read_metadata
 from senet.training import recorder
-from senet.training.checkpointing import newest, place
+from senet.training.checkpointing import newest, place, sweep
 from senet.training.train import train
 from senet.zoo import create
 
@@ -275,3 +276,18 @@ def test_exhausted_memory_is_said_and_the_last_checkpoint_is_whole(tiny, picture
     words = "fewer --workers" if how == "loader" else exhausted
     with pytest.raises(StudyError, match=rf"{words}.*step-000000003\.ckpt, is whole"):
         train(tiny, pictures, out=tmp_path / "run", callbacks=[At(4, exhaust)], **SHORT, **EVERY_STEP)
+
+
+def test_memory_that_runs_out_when_the_run_is_measured_is_said(tiny, pictures, tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("senet.training.train.predict_all", exhausted)
+    with pytest.raises(StudyError, match=r"memory is exhausted by a batch of 8 .*step-000000003\.ckpt, is whole"):
+        train(tiny, pictures, out=tmp_path / "run", **{**SHORT, "epochs": 1})
+
+
+def test_what_others_write_beside_a_training_is_not_swept(tmp_path):
+    with atomic_write(tmp_path / "best.onnx") as temporary:
+        sweep(tmp_path)
+        assert temporary.exists()
