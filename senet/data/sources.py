@@ -113,13 +113,8 @@ def _without_images(source: DataSource) -> str:
 
 def _side_of_first(splits: Mapping[str, Images], classes: Sequence[str]) -> int | None:
     """The side of the first readable images of each class and split if all are squares of one size, else None."""
-    return side_of(
-        {
-            _first_image(images, label, classes[label])
-            for images in splits.values()
-            for label in sorted(set(images.labels.tolist()))
-        }
-    )
+    here = [(images, label) for images in splits.values() for label in sorted(set(images.labels.tolist()))]
+    return side_of(_first_image(images, label, classes[label]) for images, label in here)
 
 
 def _in_order(splits: Mapping[str, Images]) -> tuple[Images | None, Images | None, Images | None]:

@@ -233,7 +233,8 @@ def _unreadable(
         worked = True
         found: list[tuple[int, str]] = []
         lasting = True
-        pool = ThreadPoolExecutor(_threads(images))
+        several = getattr(base_of(images)[0], "concurrent", False)
+        pool = ThreadPoolExecutor(usual_workers() if several else 1)
         try:
             starts = range(0, len(images), _CHUNK)
             for start, errors in zip(starts, pool.map(lambda at: _errors(images, at), starts), strict=True):
@@ -264,10 +265,6 @@ def _errors(images: Images, start: int) -> list[tuple[int, BadImageError]]:
         except BadImageError as error:
             errors.append((index, error.with_traceback(None)))
     return errors
-
-
-def _threads(images: Images) -> int:
-    return usual_workers() if getattr(base_of(images)[0], "concurrent", False) else 1
 
 
 def _state(images: Images) -> bytes | None:
