@@ -257,4 +257,3 @@ def _labels(dataset: Any, name: str) -> list[int]:
         return [int(value) for value in values]
     except (RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"torchvision's {name} is not for classification: its labels are not classes") from error
-
