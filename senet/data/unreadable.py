@@ -275,11 +275,11 @@ def _state(images: Images) -> bytes | None:
     return b"\0".join((f"{_VERSION} {PIL.__version__}".encode(), base.state(), np.array(chosen, np.int64).tobytes()))
 
 
-def listed(bad: Sequence[BadFile]) -> list[str]:
-    """Lines with the number of skipped files and their names; empty if there are none."""
+def listed(bad: Sequence[BadFile], *, recorded: bool = True) -> list[str]:
+    """Lines with the number of skipped files and the first names; `recorded` if result.json has all of them."""
     if not bad:
         return []
-    more = [f"  and {len(bad) - SHOWN} more, in result.json"] if len(bad) > SHOWN else []
+    more = [f"  and {len(bad) - SHOWN} more{', in result.json' * recorded}"] if len(bad) > SHOWN else []
     return [
         f"{counted(len(bad), 'file')} {'was' if len(bad) == 1 else 'were'} skipped:",
         *(f"  {file}" for file in bad[:SHOWN]),

@@ -94,7 +94,7 @@ class Predicted:
         if more or asked > PLACES:
             more.append("all are written with --out FILE.csv (in Python, out=)")
         table = Table.of(title, ("picture", *places), rows[:SHOWN], numbers=range(0))
-        return [*self.notes, table, *more, *badfiles.listed(self.skipped)]
+        return [*self.notes, table, *more, *badfiles.listed(self.skipped, recorded=False)]
 
 
 def predict(

@@ -12,7 +12,7 @@ from senet.console import display
 from senet.console.progress import duration
 from senet.report.table import Cell, Column, Table, cell
 from senet.study.ablation.published import PLAIN, Published
-from senet.study.comparison.report import interval, spread
+from senet.study.comparison.report import difference_columns, interval, spread
 from senet.study.statistics import Bootstrap, Corrected, differs, points
 from senet.words import counted
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from senet.study.ablation.grid import Cell as Variant
 
 __all__ = ["Ablation", "TrainedCell"]
+
+_DIFFERENCE = "the mean difference to {}, with the corrected interval"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Ablation:
         comparisons: the number of comparisons for which intervals are corrected.
         settings: everything that determined the result except seeds and grid.
         machine: the machine.
-        notes: remarks on the network.
+        notes: remarks on the network and the images.
         missing: the cells that were unfinished when the report was drawn.
     """
 
@@ -162,12 +164,12 @@ class Ablation:
                 help="the mean over seeds ± their standard deviation",
             ),
             Column("accuracy, sd (fraction)", shown=False),
-            *_compared("plain", "the plain network"),
+            *difference_columns("− plain", "− plain", _DIFFERENCE.format("the plain network")),
             Column(
                 "p, corrected", short="", help="of no difference to the plain network: paired t test, corrected by Holm"
             ),
             *(Column(f"− plain, over images, {end} (fraction)", shown=False) for end in ("low", "high")),
-            *_compared("standard", "the standard SE"),
+            *difference_columns("− standard", "− standard", _DIFFERENCE.format("the standard SE")),
             Column("SE blocks", short=""),
             Column("parameters"),
             Column("multiply-adds", help="of one image"),
@@ -233,19 +235,6 @@ def _to_json(of: Corrected | None) -> dict[str, Any] | None:
     if of is None:
         return None
     return {**dataclasses.asdict(of.difference), "p": of.p, "p_corrected": of.p_corrected}
-
-
-def _compared(what: str, whom: str) -> list[Column]:
-    """Columns for the difference to another cell, with the corrected interval and, in the CSV, its ends."""
-    return [
-        Column(
-            f"− {what} (points)",
-            csv=f"− {what} (fraction)",
-            short=f"− {what}",
-            help=f"the mean difference to {whom}, with the corrected interval",
-        ),
-        *(Column(f"− {what}, {end} (fraction)", shown=False) for end in ("low", "high")),
-    ]
 
 
 def _difference(of: Corrected | None, *, short: bool = False) -> list[Cell]:

@@ -80,7 +80,7 @@ class Comparison:
         verdict: one sentence.
         latency_ratio: time of a forward pass of one image with SE over that without; None if not measured.
         sites: the sites of SE.
-        notes: remarks on the networks.
+        notes: remarks on the images and the networks.
         skipped: unreadable files.
         settings: everything that determined the result except the seeds.
         machine: the machine.
@@ -115,7 +115,7 @@ class Comparison:
 
     @property
     def lead(self) -> list[str]:
-        """The verdict, unfinished cells, and remarks on the networks."""
+        """The verdict, and unfinished cells."""
         unfinished = [f"Not finished yet: {', '.join(self.missing)}."] if self.missing else []
         return [self.verdict, *unfinished]
 
@@ -241,6 +241,14 @@ def percent(fraction: float) -> str:
 def spread(mean: float, sd: float | None) -> str:
     """A mean over seeds with their standard deviation: 93.04 ± 0.12 %."""
     return percent(mean) if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
+
+
+def difference_columns(what: str, short: str, help_: str = "") -> list[Column]:
+    """Columns for a difference in points, and in the CSV the ends of its interval too, as fractions."""
+    return [
+        Column(f"{what} (points)", csv=f"{what} (fraction)", short=short, help=help_),
+        *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),
+    ]
 
 
 def interval(of: Difference | Bootstrap) -> str:

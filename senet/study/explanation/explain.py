@@ -107,7 +107,8 @@ def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -
     of_stage: dict[int | None, list[str]] = {}
     for name, number in sorted(stages.items(), key=lambda item: (item[1] is None, item[1] or 0)):
         of_stage.setdefault(number, []).append(name)
-    passes = 1 + 4 * len(found) + 2 * (len(of_stage) + 1) + len(found)
+    groups = [*((number, names) for number, names in of_stage.items() if number is not None), (None, list(found))]
+    passes = 1 + 4 * len(found) + sum(map(adds_input, found.values())) + 2 * len(groups)
     with progress.steps(passes * subject.batches):
         progress.run(f"looking at {len(subject.images)} images")
         plain, gates = gate_statistics(subject, progress)
@@ -139,7 +140,6 @@ def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -
                     removed=gone([name]) if adds_input(block) else at_one,
                 )
             )
-        groups = [*((number, names) for number, names in of_stage.items() if number is not None), (None, list(found))]
         whole = [
             StageFindings(
                 stage=number,
@@ -175,7 +175,7 @@ def gate_statistics(subject: Subject, progress: Progress) -> tuple[Predictions, 
     """One pass over the images: the predictions, and the statistics of each block's gates."""
     position = {label: index for index, label in enumerate(subject.classes)}
     counted = {
-        name: GateStatistics(channels_of(block), len(position), _top(block)) for name, block in subject.blocks.items()
+        name: GateStatistics(channels_of(block), len(position), *_ends(block)) for name, block in subject.blocks.items()
     }
 
     def count(gates: Mapping[str, Tensor], labels: Tensor) -> None:
@@ -228,13 +228,16 @@ def _anothers(gates: Tensor) -> Tensor:
     return gates.roll(1, 0)
 
 
-def _top(block: nn.Module) -> float | None:
-    """The largest possible value of a block's gate, if there is one."""
+def _ends(block: nn.Module) -> tuple[float | None, float]:
+    """The largest possible value of a block's gate, None if there is none, and the least."""
     if isinstance(block, SEBlock):
-        return None if block.gate_function == "relu" else float(block.scale)
-    if isinstance(block, MadeBlock) and float(block.alpha) < 0:
-        return None  # 1 + α (s − 1) is largest where the module's gate is 0
-    return 1.0 if any("sigmoid" in type(module).__name__.lower() for module in block.modules()) else None
+        top = float(block.scale)
+        bottom = -top if block.gate_function == "tanh" else 0.0
+        return None if block.gate_function == "relu" else top, bottom
+    alpha = float(block.alpha) if isinstance(block, MadeBlock) else 1.0
+    if alpha < 0 or not any("sigmoid" in type(module).__name__.lower() for module in block.modules()):
+        return None, 0.0  # with a negative α, 1 + α (s − 1) is largest where the module's gate is 0
+    return 1.0, min(0.0, 1 - alpha)
 
 
 def _advise(

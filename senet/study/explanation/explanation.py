@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.console import display
 from senet.report.table import Cell, Column, Table, cell
-from senet.study.comparison.report import percent
+from senet.study.comparison.report import difference_columns, percent
 from senet.study.statistics import points
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Explanation:
                 help="between-class over total variance of the gates; in brackets by chance",
             ),
             Column("specificity by chance", shown=False),
-            Column("dead", help="channels whose gate is at most 2 % of its largest value on every image"),
+            Column("dead", help="channels whose gate is 0 on every image, to within 2 % of its largest value"),
             Column(
                 "saturated", short="full", help="channels whose gate is within 2 % of its largest value on every image"
             ),
@@ -240,15 +240,15 @@ class Explanation:
                 short="const.",
                 help="channels whose gate differs by less than 2 % of its largest value over all images",
             ),
-            *_effect_columns(
+            *difference_columns(
                 "at mean",
                 "mean",
                 "top-1 accuracy with each gate held at its mean over the images, minus that of the network as it is; "
                 "in brackets the 95 % interval over images",
             ),
-            *_effect_columns("another's", "another's", "the same with the gates of another image, drawn at random"),
-            *_effect_columns("at 1", "", "the same with all gates of the block at 1"),
-            *_effect_columns(
+            *difference_columns("another's", "another's", "the same with the gates of another image, drawn at random"),
+            *difference_columns("at 1", "", "the same with all gates of the block at 1"),
+            *difference_columns(
                 "removed",
                 "removed",
                 "the same without the block; that is gates at 1, but for a block that adds its input to its output",
@@ -287,9 +287,9 @@ class Explanation:
             Column("parameters"),
             Column("share of the network", csv="share of the network (fraction)", short=""),
             Column("at mean: top-1", csv="at mean: top-1 (fraction)", short=""),
-            *_effect_columns("at mean", "mean"),
+            *difference_columns("at mean", "mean"),
             Column("removed: top-1", csv="removed: top-1 (fraction)", short=""),
-            *_effect_columns("removed", "removed"),
+            *difference_columns("removed", "removed"),
             Column("removed: top-5", csv="removed: top-5 (fraction)", short=""),
         ]
         rows: list[list[Cell]] = []
@@ -357,14 +357,6 @@ def specificity(gates: ChannelStatistics) -> str:
     if gates.specificity is None:
         return "–"
     return f"{gates.specificity:.2f} ({gates.specificity_by_chance or 0:.2f})"
-
-
-def _effect_columns(what: str, short: str, help_: str = "") -> list[Column]:
-    """Columns for an effect's difference, with the ends of its interval in the CSV."""
-    return [
-        Column(f"{what} (points)", csv=f"{what} (fraction)", short=short, help=help_),
-        *(Column(f"{what}, {end} (fraction)", shown=False) for end in ("low", "high")),
-    ]
 
 
 def _difference(effect: Effect) -> list[Cell]:

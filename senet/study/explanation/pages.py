@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,11 @@ def channel_rows(found: Explanation) -> list[dict[str, Any]]:
             "block": block.name,
             "channel": channel,
             **{name: float(getattr(block.gates, name)[channel]) for name in ("mean", "sd", "low", "high")},
-            "specificity": float(block.gates.channel_specificity[channel]),
+            "specificity": None if math.isnan(specificity) else specificity,
             **{name: bool(getattr(block.gates, name)[channel]) for name in ("dead", "saturated", "constant")},
         }
         for block in found.blocks
-        for channel in range(block.channels)
+        for channel, specificity in enumerate(block.gates.channel_specificity.tolist())
     ]
 
 
@@ -59,7 +60,8 @@ def _last_of_stages(found: Explanation) -> list[BlockFindings]:
 
 
 def _by_class(found: Explanation) -> list[Chart | Text]:
-    names = list(found.classes.values())
+    given = list(found.classes.values())  # two of ImageNet's classes are called crane
+    names = [name if given.count(name) == 1 else f"{name} ({index})" for index, name in found.classes.items()]
     step = max(1, len(names) // SHOWN_CLASSES)
     shown = list(range(0, len(names), step))[:SHOWN_CLASSES]
     parts: list[Chart | Text] = []
@@ -92,9 +94,9 @@ def _class_lines(block: BlockFindings, names: Sequence[str], indices: Sequence[i
         axes.plot(channels, block.gates.mean.tolist(), color=GREY, linewidth=1.6, label="all images")
         axes.set_xlabel("channel")
         axes.set_ylabel("gate")
-        axes.set_xlim(0, block.channels - 1)
+        axes.set_xlim(0, max(1, block.channels - 1))
         if block.gates.top is not None:
-            axes.set_ylim(-0.02 * block.gates.top, 1.02 * block.gates.top)
+            axes.set_ylim(block.gates.bottom - 0.02 * block.gates.top, 1.02 * block.gates.top)
         figure.legend(loc="outside right upper", fontsize=9)
         return figure
 
@@ -126,7 +128,8 @@ def _distribution(found: Explanation) -> Chart:
         axes.set_xlabel("gate (what a channel is multiplied by)")
         tops = [block.gates.top for block in found.blocks]
         if all(top is not None for top in tops):
-            axes.set_xlim(-0.02, 1.02 * max(top for top in tops if top is not None))
+            least = min(block.gates.bottom for block in found.blocks)
+            axes.set_xlim(least - 0.02, 1.02 * max(top for top in tops if top is not None))
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper right", ncols=3)
     return Chart("gate_distribution", "Gates of each block, all channels of all images", figure, data)

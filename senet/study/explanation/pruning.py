@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from senet.console import display
 from senet.console.progress import Progress
 from senet.cost.cost import cost
-from senet.errors import StudyError, WeightsError
+from senet.errors import StudyError
 from senet.evaluation.networks import how_to_load, metadata_of
 from senet.evaluation.options import MeasureOptions
 from senet.files import fileformat
@@ -157,7 +157,7 @@ def prune(
         if known is None and advice:
             found = explain_subject(subject, tolerance=tolerance, progress=shown)
             known = found.means, list(found.advice.blocks)
-        with shown.steps((4 if known is None else 3) * subject.batches):
+        with shown.steps(3 * subject.batches):
             shown.run(f"measuring {len(subject.images)} images")
             if known is None:
                 plain, gates = gate_statistics(subject, shown)
@@ -173,10 +173,16 @@ def prune(
     if out is None:
         return pruned
     path = expanded(out)
-    metadata = metadata_of(model) if isinstance(model, str) and is_saved(model) else {}
-    kept = {key: value for key, value in metadata.items() if key in ("classes", "preprocessing", "settings")}
-    kept.setdefault("preprocessing", subject.preprocessing.to_json())
-    save(pruned.network, path, metadata={**kept, "accuracy": pruned.top1_after, "pruned": dict(pruned.blocks)})
+    metadata: dict[str, Any] = {"accuracy": pruned.top1_after, "pruned": dict(pruned.blocks)}
+    metadata["preprocessing"] = subject.preprocessing.to_json()
+    if subject.known_classes:
+        metadata["classes"] = subject.known_classes
+    # For a network of one's own, --model is its function and --weights its run.
+    given = (str(name) for name in (options.get("weights"), model) if isinstance(name, str | Path))
+    saved = next(filter(is_saved, given), None)
+    if saved is not None and (settings := metadata_of(saved).get("settings")):
+        metadata["settings"] = settings
+    save(pruned.network, path, metadata=metadata)
     return dataclasses.replace(pruned, path=path)
 
 
@@ -220,8 +226,10 @@ def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], li
     content = read_json(folder / EXPLANATION)
     try:
         means, _ = fileformat.read(folder / GATES)
-        advised = [str(name) for name in content["advice"]["blocks"]]
-    except (KeyError, TypeError, WeightsError) as error:
+        advised = list(content["advice"]["blocks"])
+        if not means.keys() >= set(advised):
+            raise ValueError(f"{EXPLANATION} advises blocks that {GATES} lacks")
+    except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{folder} is not a folder of explain, or damaged ({error}): run explain again") from error
     return means, advised
 

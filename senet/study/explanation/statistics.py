@@ -33,7 +33,7 @@ class ChannelStatistics:
         high: (C,) the largest.
         class_means: (K, C) the mean over the images of each class.
         class_counts: (K,) the number of images per class.
-        histogram: the number of gates in each of `BINS` equal bins of [0, top], or of [0, 4] without a top.
+        histogram: the number of gates in each of `BINS` equal bins of [bottom, top], or up to 4 without a top.
         top: the gate's largest possible value: 1 for a sigmoid, times the block's `scale`; None if
             it is unbounded (relu) or unknown.
         specificity: between-class over total variance of the gates, in [0, 1]: the between-class
@@ -41,6 +41,7 @@ class ChannelStatistics:
             no class has two images.
         specificity_by_chance: its expected value if the class explains nothing: (K − 1) / (n − 1).
         channel_specificity: (C,) the specificity per channel; NaN for a constant channel.
+        bottom: the lower end of the histogram: −top for a tanh, whose gates may be negative, else 0.
     """
 
     mean: Tensor
@@ -54,11 +55,17 @@ class ChannelStatistics:
     specificity: float | None
     specificity_by_chance: float | None
     channel_specificity: Tensor
+    bottom: float = 0.0
 
     @property
     def range(self) -> float:
         """The scale for closeness: the gate's largest possible value, or the largest seen."""
-        return self.top if self.top is not None else max(float(self.high.max()), 1e-12)
+        return self.top if self.top is not None else max(float(self._strength.max()), 1e-12)
+
+    @property
+    def _strength(self) -> Tensor:
+        """(C,) the largest distance of a channel's gate from 0; a tanh's gates may be negative."""
+        return torch.maximum(self.high, -self.low)
 
     def quantile(self, share: float) -> float:
         """The quantile of all gates, at the histogram's resolution."""
@@ -66,12 +73,12 @@ class ChannelStatistics:
         below = int((rising < share).sum())
         start = float(rising[below - 1]) if below else 0.0
         inside = (share - start) / max(float(rising[below]) - start, 1e-12)
-        return (below + min(1.0, inside)) / BINS * (self.top or OPEN)
+        return self.bottom + (below + min(1.0, inside)) / BINS * ((self.top or OPEN) - self.bottom)
 
     @property
     def dead(self) -> Tensor:
-        """(C,) whether a channel's gate is at most 2 % of the largest value on every image."""
-        return self.high <= CLOSE * self.range
+        """(C,) whether a channel's gate is 0 on every image, to within 2 % of the largest value."""
+        return self._strength <= CLOSE * self.range
 
     @property
     def saturated(self) -> Tensor:
@@ -93,10 +100,11 @@ class GateStatistics:
         channels: C.
         classes: K, the number of the images' classes.
         top: the gate's largest possible value, or None.
+        bottom: the lower end of the histogram.
     """
 
-    def __init__(self, channels: int, classes: int, top: float | None) -> None:
-        self.top = top
+    def __init__(self, channels: int, classes: int, top: float | None, bottom: float = 0.0) -> None:
+        self.top, self.bottom = top, bottom
         self.count = 0
         self.total = torch.zeros(channels, dtype=torch.float64)
         self.squares = torch.zeros(channels, dtype=torch.float64)
@@ -121,7 +129,7 @@ class GateStatistics:
         self.of_class.index_add_(0, classes, shifted)
         self.class_counts.index_add_(0, classes, torch.ones(len(classes), dtype=torch.float64))
         most = self.top or OPEN
-        self.histogram += torch.histc(gates.clamp(0, most), BINS, 0, most)
+        self.histogram += torch.histc(gates.clamp(self.bottom, most), BINS, self.bottom, most)
 
     def take(self) -> ChannelStatistics:
         """The accumulated statistics.
@@ -153,4 +161,5 @@ class GateStatistics:
             specificity=None if whole is None else min(1.0, whole),
             specificity_by_chance=(present - 1) / (n - 1) if known else None,
             channel_specificity=share if known else torch.full_like(share, torch.nan),
+            bottom=self.bottom,
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from senet.data import unreadable as badfiles
 from senet.data.images import ChosenImages
 from senet.data.sampling import eval_loader, hold
 from senet.errors import StudyError
-from senet.evaluation.logits import predict_all
+from senet.evaluation.logits import check_scores, predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.insertion import Hold, InlineSE, InsertionError, blocks, holding, recording
 from senet.recipe.knobs import whole_number
@@ -46,8 +48,10 @@ class Subject:
         classes: the names of the images' classes, by the network's class index.
         preprocessing: the preprocessing.
         device: the device.
-        notes: remarks on the network.
+        notes: remarks on the network and the images.
         batch_size: images at a time; the last batch never has a single image.
+        workers: the number of processes that load images; None means as needed.
+        known_classes: the names of all of the network's classes, from its run or its library; else empty.
     """
 
     model: str
@@ -61,6 +65,7 @@ class Subject:
     notes: tuple[str, ...]
     batch_size: int
     workers: int | None
+    known_classes: list[str]
     _held: Any = None
 
     @property
@@ -97,6 +102,9 @@ class Subject:
             network: a network to use instead of the subject's.
             at: the blocks' held gates, as in `holding`.
             each: a function called with the gates of all blocks and the labels of every batch.
+
+        Raises:
+            StudyError: the network's scores are not finite, or as in `predict_all`.
         """
         network = self.network if network is None else network
         seen = 0
@@ -115,7 +123,9 @@ class Subject:
 
             loader = eval_loader(self._prepared(), self.batch_size, workers=self.workers)
             stack.enter_context(torch.random.fork_rng(devices=[]))
-            return predict_all(network, loader, self.preprocessing, device=self.device, step=step)
+            found = predict_all(network, loader, self.preprocessing, device=self.device, step=step)
+        check_scores(found.probabilities)
+        return found
 
     def _prepared(self) -> Any:
         """The images, decoded once for all passes if they fit into memory."""
@@ -147,23 +157,25 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
             )
 
     labelled = open_labelled(model, data, options, check=check)
-    opened, images = labelled.opened, labelled.images
+    opened, source, images = labelled.opened, labelled.source, labelled.images
     if len(images) < 2:
-        raise StudyError(f"{labelled.source.name} has one image, and gates are compared over at least two")
+        raise StudyError(f"{source.name} has one image, and gates are compared over at least two")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    known = opened.known_classes(labelled.classes) or []
     with in_eval_mode(opened.network, labelled.device) as network:
         yield Subject(
             model=opened.name,
             network=network,
-            data=labelled.source.name,
+            data=source.name,
             split=labelled.split,
             images=ChosenImages(images, order),
             classes={label: labelled.names[label] for label in sorted(set(images.labels.tolist()))},
             preprocessing=labelled.preprocessing,
             device=labelled.device,
-            notes=opened.notes,
+            notes=(*opened.notes, *source.notes, *badfiles.listed(source.skipped, recorded=False)),
             batch_size=_batch_size(len(images), batch_size),
             workers=options.get("workers"),
+            known_classes=known if len(known) == labelled.classes else [],  # a fresh classifier has no names
         )
 
 
@@ -181,8 +193,9 @@ def _inline_alone(network: nn.Module) -> str:
 
 
 def _batch_size(images: int, asked: int) -> int:
-    """The largest batch size up to the requested one that leaves no image alone, since images swap gates."""
-    size = min(asked, images)
-    while size > 2 and images % size == 1:
-        size -= 1
-    return size
+    """The batch size nearest below the requested one that leaves no image alone, since images swap gates.
+
+    Batches of two leave one of an odd number of images alone, and are made larger.
+    """
+    sizes = itertools.chain(range(min(asked, images), 1, -1), range(3, images + 1))
+    return next(size for size in sizes if images % size != 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from senet.console.progress import Progress
 from senet.files.run_folder import read_csv
 from senet.insertion import remove
 from senet.study import StudyError, evaluate, explain, open_data
+from senet.study.explanation.explain import explain_subject
+from senet.study.explanation.pages import _by_class
 from senet.study.explanation.subject import Subject, open_subject
 from tests.browser import complaints, opened, requests
 from tests.pages import undocumented
@@ -101,11 +105,11 @@ def test_each_image_is_given_the_gates_of_another(trained):
 
 
 def test_the_batches_leave_no_image_alone(trained):
-    for size, expected in ((64, 64), (358, 357), (2, 2), (500, 359)):  # 359 images
+    for size, expected in ((64, 64), (358, 357), (2, 3), (500, 359)):  # 359 images
         with open_subject(_network(trained), "digits", {"devices": "cpu", "batch_size": size}) as subject:
             assert isinstance(subject, Subject)
             assert subject.batch_size == expected
-            assert len(subject.labels) % subject.batch_size != 1 or size == 2
+            assert len(subject.labels) % subject.batch_size != 1
 
 
 def test_a_network_that_was_given_stays_as_it_was(trained):
@@ -129,6 +133,38 @@ def test_advice_keeps_to_the_tolerance(trained):
     assert loose.advice.parameters == 2 * 64
     assert "2 of them can go" in str(loose)
     assert not loose.at_chance
+    alike = dataclasses.replace(loose, classes=dict.fromkeys(loose.classes, "crane"))
+    columns = list(_by_class(alike)[1].data[0])
+    assert columns == ["channel", "all images", *(f"class crane ({index})" for index in (0, 2, 4, 6))]
+
+
+def test_the_progress_ends_with_the_work(trained):
+    progress = Progress(False)
+    with open_subject(_network(trained), "digits", {"devices": "cpu", "batch_size": 359}) as subject:
+        explain_subject(subject, tolerance=0.001, progress=progress)
+    assert progress._done == progress._total == 1 + 2 * 4 + 2 * 2  # 2 blocks, and a stage beside the whole
+
+
+def test_a_network_that_diverged_is_not_explained(trained):
+    network = _network(trained)
+    torch.nn.init.constant_(network.fc.bias, torch.nan)
+    with pytest.raises(StudyError, match="scores of 359 of 359 images are not finite"):
+        explain(network, "digits", **QUIET)
+
+
+def test_what_is_to_be_known_of_the_images_is_said(pictures, tmp_path):
+    data = shutil.copytree(pictures, tmp_path / "data")
+    (data / "val/dark/notes.txt").write_text("of the light")
+    network = senet.create("se_resnet20", num_classes=2)
+    with open_subject(network, data, {"devices": "cpu", "size": 8}) as subject:
+        assert subject.notes[0] == "1 file was skipped:"
+        assert subject.notes[1].startswith("  val/dark/notes.txt: ")
+
+
+def test_a_channel_that_is_constant_has_no_specificity(pictures, tmp_path):
+    network = senet.insert(senet.create("resnet20", num_classes=2), torch.randn(1, 3, 8, 8), where="layer1.0*")
+    explain(network, pictures, size=8, out=tmp_path / "out", **QUIET)
+    assert {row["specificity"] for row in read_csv(tmp_path / "out/channels.csv")} == {""}
 
 
 def test_a_network_of_torchvision(pictures):

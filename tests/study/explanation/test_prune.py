@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -60,6 +62,17 @@ def test_the_file_is_loaded_and_measured(network, trained, tmp_path):
     assert metadata["accuracy"] == given.top1_after
     assert metadata["pruned"] == {"blocks.1.bn2.se": "into blocks.1.bn2"}
     assert f"Written: {out}" in str(given)
+
+
+def test_a_network_of_ones_own_keeps_the_classes_of_its_run(trained, tmp_path):
+    """Its function is the model, and its run the weights."""
+    name, folder = trained
+    prune(name, "digits", blocks="*", weights=folder, out=tmp_path / "pruned.safetensors", **QUIET)
+    metadata = senet.saving.read_metadata(tmp_path / "pruned.safetensors")["metadata"]
+    run = senet.saving.read_metadata(folder / "model.safetensors")["metadata"]
+    assert {key: metadata[key] for key in ("classes", "preprocessing", "settings")} == {
+        key: run[key] for key in ("classes", "preprocessing", "settings")
+    }
 
 
 def test_what_no_layer_can_take_is_held(trained):
@@ -129,6 +142,16 @@ def test_an_explanation_of_another_network(network, pictures, tmp_path):
         prune(network, "digits", blocks="*", explanation=found, **QUIET)
     with pytest.raises(StudyError, match="no block is advised"):
         prune(other, pictures, advice=True, explanation=_nothing_advised(found), **QUIET)
+
+
+def test_an_explanation_that_was_edited(network, tmp_path):
+    explain(network, "digits", out=tmp_path / "explained", **QUIET)
+    file = tmp_path / "explained/explanation.json"
+    content = json.loads(file.read_text())
+    content["advice"]["blocks"] = ["layer9"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(StudyError, match=r"explanation\.json advises blocks that gates\.safetensors lacks"):
+        prune(network, "digits", advice=True, explanation=tmp_path / "explained", **QUIET)
 
 
 def _nothing_advised(found):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from senet import SEBlock
+from senet.study.explanation.explain import _ends
 from senet.study.explanation.statistics import BINS, GateStatistics
 
 
-def _counted(gates, classes, top=1.0, batches=3):
-    statistics = GateStatistics(gates.shape[1], int(classes.max()) + 1, top)
+def _counted(gates, classes, top=1.0, batches=3, bottom=0.0):
+    statistics = GateStatistics(gates.shape[1], int(classes.max()) + 1, top, bottom)
     for part, labels in zip(gates.chunk(batches), classes.chunk(batches), strict=True):
         statistics.add(part, labels)
     return statistics.take()
@@ -57,6 +59,29 @@ def test_dead_saturated_and_constant_channels():
     assert relu.dead.tolist() == [True, False, False]
     assert not relu.saturated.any()
     assert relu.constant.tolist() == [True, True, False]
+
+
+def test_gates_below_0_are_not_dead():
+    """A tanh's: a channel at -0.9 is used as much as one at 0.9."""
+    gates = torch.tensor([[-0.9, 0.01, 0.5], [-0.8, -0.01, -0.5]])
+    found = _counted(gates, torch.tensor([0, 0]), batches=1, bottom=-1.0)
+    assert found.dead.tolist() == [False, True, False]
+    for share in (0.1, 0.5, 0.9):
+        expected = np.quantile(gates.numpy(), share, method="inverted_cdf")
+        assert found.quantile(share) == pytest.approx(expected, abs=3 / BINS)
+
+
+@pytest.mark.parametrize(
+    ("options", "ends"),
+    [
+        ({}, (1.0, 0.0)),
+        ({"scale": 2.0}, (2.0, 0.0)),
+        ({"gate": "tanh"}, (1.0, -1.0)),
+        ({"gate": "relu"}, (None, 0.0)),
+    ],
+)
+def test_the_ends_of_a_gate(options, ends):
+    assert _ends(SEBlock(8, **options)) == ends
 
 
 def test_where_class_specificity_has_no_meaning():
