@@ -136,7 +136,8 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
 
     Raises:
         ModelError, WeightsError, InsertionError: it cannot be made.
-        StudyError: it does not take images of `size`, or has fewer outputs than classes.
+        StudyError: it does not take images of `size`, has fewer outputs than classes, or holds blocks already, whose
+            sites `where` cannot choose.
     """
     with torch.random.fork_rng(devices=[]), heard() as notes:
         torch.default_generator.manual_seed(seed)
@@ -152,8 +153,11 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
             )
         if outputs > num_classes:
             notes.append(f"{arm.model} has {outputs} classes, and the images have the first {num_classes} of them")
-        if arm.spec is not None and not holds(network, arm):
-            network = insert(network, example_of(how), arm.spec, where=arm.where, inplace=True)
+        if arm.spec is not None:
+            if not holds(network, arm):
+                network = insert(network, example_of(how), arm.spec, where=arm.where, inplace=True)
+            elif arm.where is not None:
+                raise StudyError(f"{arm.weights or arm.model} holds its blocks already: leave where (--where) out")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise StudyError(f"{arm.model} has no parameters that can be trained")
     found = tuple(site for site, _ in inserted(network).values())

@@ -123,8 +123,9 @@ def train(
     """
     check_seed(seed)
     asked = known_options(options, Options, "train")
-    spec = spec if make is None else block_spec(spec, make)
-    if spec is None and not (where is None and start is None):
+    if not (spec is None and make is None):
+        spec = block_spec(spec, make)
+    elif not (where is None and start is None):
         raise InputError("where and start are for blocks that are inserted: give spec, such as SESpec(), or make")
     name, given = given_model(model)
     arm = NetworkSpec(name, None if weights is None else str(weights), spec, where, make, given).with_start(start)

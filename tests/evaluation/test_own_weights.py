@@ -196,6 +196,15 @@ def test_a_comparison_of_weights_with_se_names_them(own, pictures, tmp_path):
         compare(name, pictures, out=tmp_path / "out", weights=tmp_path / "w.pth", size=16, **HOW)
 
 
+def test_sites_of_blocks_that_are_there_already_cannot_be_chosen(own, tmp_path):
+    name, model = own
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    spec = NetworkSpec(name, str(tmp_path / "w.pth"), senet.SESpec(2, bias=True))
+    assert len(make(spec, num_classes=2, size=16, seed=0).sites) == 1
+    with pytest.raises(StudyError, match=r"w\.pth holds its blocks already: leave where \(--where\) out"):
+        make(dataclasses.replace(spec, where="blocks.0*"), num_classes=2, size=16, seed=0)
+
+
 def test_a_network_without_parameters_cannot_be_trained(tmp_path):
     (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Flatten()\n")
     with pytest.raises(StudyError, match=r"net.py:make has no parameters that can be trained"):

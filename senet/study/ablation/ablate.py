@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.block import SESpec
 from senet.block.made import MadeSpec, Make, block_spec
 from senet.console.machine import machine
 from senet.console.progress import Progress
+from senet.data import unreadable as badfiles
 from senet.errors import StudyError
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
@@ -25,7 +25,7 @@ from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
 from senet.study.ablation.grid import Cell as Variant
 from senet.study.ablation.pages import ablation_page
 from senet.study.cells.carry_out import carry_out, listed, open_study
-from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, check_seeds, left_out, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
 from senet.training.processes.processes import device_layout, joined
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.callbacks import Callback
 
+    from senet.block import SESpec
     from senet.cost.cost import Cost
     from senet.data.source import Data
     from senet.evaluation.given import Model
@@ -150,10 +151,10 @@ def ablate_cells(
         The ablation; or without a report, lines to show: commands, results of cells, a job's number.
     """
     check_seeds(seeds)
-    spec = spec if make is None else block_spec(spec, make)
+    spec = block_spec(spec, make)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
-    base = dataclasses.replace(spec or SESpec(), start=start or (spec or SESpec()).start or "paper")
+    base = dataclasses.replace(spec, start=start or spec.start or "paper")
     asked = known_options(options, Options, "ablate")
     layout, devices = apart(device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
 
@@ -186,7 +187,8 @@ def ablate_cells(
             shown.note(note)
         with setup.threads():
             costs = {} if cells.some else {key: cost_of(first[key], setup, latency=key != PLAIN) for key in arms}
-            sites_in, notes = {key: len(made.sites) for key, made in first.items()}, first[PLAIN].notes
+            sites_in = {key: len(made.sites) for key, made in first.items()}
+            notes = (*setup.source.notes, *first[PLAIN].notes, *badfiles.listed(setup.source.skipped, recorded=False))
             # A network of one's own may take long to make; of ours, thirty would only lie in memory.
             made = {(key, 0): each for key, each in first.items()} if plain.own else {}
             first.clear()
@@ -212,7 +214,7 @@ def ablate_cells(
             comparisons=sum((each.to_plain is not None) + (each.to_standard is not None) for each in trained.values()),
             settings=whole,
             machine=machine(setup.device),
-            notes=notes,
+            notes=(*notes, *left_out(folder, list(arms), chosen)),
             missing=tuple(cell.name for cell in chosen if cell not in runs),
         )
         if processes.rank == 0:

@@ -97,6 +97,8 @@ def _add(
     for axis, values in grid.items():
         if axis not in AXES:
             raise StudyError(f"{axis!r} cannot be varied{did_you_mean(axis, AXES)}")
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise StudyError(f"the grid gives {axis} {values!r}, and takes a list of values, such as [{values!r}]")
         if not values:
             raise StudyError(f"the grid gives {axis} no values")
     expanded = {axis: _expanded(axis, values, stages) for axis, values in grid.items()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["LAUNCHERS", "Cell", "CellOptions", "check_seeds", "incomplete", "seeds_in"]
+__all__ = ["LAUNCHERS", "Cell", "CellOptions", "check_seeds", "incomplete", "left_out", "seeds_in"]
 
 LAUNCHERS = ("slurm",)
 
@@ -119,6 +119,15 @@ def seeds_in(folder: Path, variants: Sequence[str], seeds: int) -> list[Cell]:
                 cells.add(Cell(name, int(number)))
     order = {name: place for place, name in enumerate(variants)}
     return sorted(cells, key=lambda cell: (cell.seed, order[cell.variant]))
+
+
+def left_out(folder: Path, variants: Sequence[str], chosen: Iterable[Cell]) -> list[str]:
+    """One remark if the folder has seeds that a report of the chosen cells leaves out; else none."""
+    seeds = sorted({cell.seed for cell in seeds_in(folder, variants, 0)} - {cell.seed for cell in chosen})
+    if not seeds:
+        return []
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    return [f"The folder also has {named}, left out here: give --seeds {seeds[-1] + 1}, or --report-only."]
 
 
 def incomplete(missing: Sequence[Cell], failed: Mapping[Cell, str], goes_on: str) -> str:

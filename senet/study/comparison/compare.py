@@ -6,17 +6,16 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from senet.block import SESpec
 from senet.block.made import MadeSpec, Make, block_in, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.errors import StudyError
 from senet.evaluation.given import given_model
-from senet.evaluation.networks import BuiltNetwork, NetworkSpec
+from senet.evaluation.networks import NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.recipe.options import Options, known_options
 from senet.study.cells.carry_out import carry_out, listed, open_study
-from senet.study.cells.cell import Cell, CellOptions, check_seeds, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, check_seeds, left_out, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
 from senet.study.comparison.report import Comparison, Trained
@@ -33,10 +32,11 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.callbacks import Callback
 
+    from senet.block import SESpec
     from senet.cost.cost import Cost
     from senet.data.source import Data
     from senet.evaluation.given import Model
-    from senet.insertion import Where
+    from senet.insertion import Site, Where
 
 __all__ = ["compare", "compare_cells"]
 
@@ -136,10 +136,10 @@ def compare_cells(
         The comparison; or without a report, lines to show: commands, results of cells, a job's number.
     """
     check_seeds(seeds)
-    spec = spec if make is None else block_spec(spec, make)
+    spec = block_spec(spec, make)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
-    with_se = dataclasses.replace(plain, spec=spec or SESpec(), where=where).with_start(start)
+    with_se = dataclasses.replace(plain, spec=spec, where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, Options, "compare")
     layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
@@ -188,7 +188,8 @@ def compare_cells(
                 return said_of(carried, chosen)
             runs = carried.found if cells.report_only else carried.whole(chosen)
             missing = [cell.name for cell in chosen if cell not in runs]
-            comparison = _judged(runs, missing, costs, first["se"], setup, settings["se"], folder, plain.model)
+            notes = (*setup.source.notes, *first["se"].notes, *left_out(folder, ARMS, chosen))
+            comparison = _judged(runs, missing, costs, first["se"].sites, notes, setup, settings["se"], folder, name)
         if processes.rank == 0:
             write_csv(folder / METRICS, comparison.rows())
             write_comparison(comparison)
@@ -200,7 +201,8 @@ def _judged(
     found: Mapping[Cell, RunResult],
     missing: Sequence[str],
     costs: Mapping[str, Cost],
-    with_se: BuiltNetwork,
+    sites: tuple[Site, ...],
+    notes: tuple[str, ...],
     setup: TrainingSetup,
     settings: Mapping[str, Any],
     folder: Path,
@@ -237,8 +239,8 @@ def _judged(
         over_images=over_images,
         verdict=verdict(difference, over_images, block_in(settings)),
         latency_ratio=costs["se"].latency_ratio,
-        sites=with_se.sites,
-        notes=with_se.notes,
+        sites=sites,
+        notes=notes,
         skipped=setup.source.skipped,
         settings=settings,
         machine=machine(setup.device),

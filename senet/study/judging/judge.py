@@ -18,7 +18,7 @@ from senet.files.lock import locked
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, named, open_folder, read_json, write_json
 from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed, open_study
-from senet.study.cells.cell import Cell, CellOptions, check_seeds, incomplete, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, check_seeds, incomplete, left_out, seeds_in
 from senet.study.cells.children import INSIDE
 from senet.study.cells.commands import command, spec_flags
 from senet.study.judging.judgement import Arm, Judgement, arm_names, write_judgement
@@ -334,8 +334,9 @@ def _judgement(
         failed=failed,
         missing=tuple(cell.name for cell in missing if cell.name not in failed),
         sites=runs[1][0].sites,
-        notes=tuple(
-            f"{note} ({of[0] if len(of) == 1 else counted(len(of), 'training')})." for note, of in notes.items()
+        notes=(
+            *(f"{note} ({of[0] if len(of) == 1 else counted(len(of), 'training')})." for note, of in notes.items()),
+            *left_out(folder, arms, chosen),
         ),
         settings=settings,
         machine=ran_on,

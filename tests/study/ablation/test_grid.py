@@ -118,6 +118,8 @@ def test_a_grid_as_it_is_typed():
         ([], {"gates": ["tanh"]}, "did you mean 'gate'"),
         ([], {"gate": []}, "gives gate no values"),
         ([], {"gate": ["softmax"]}, "gate is one of"),
+        ([], {"gate": "tanh"}, r"takes a list of values, such as \['tanh'\]"),
+        ([], {"reduction_ratio": 4}, r"takes a list of values, such as \[4\]"),
         ([], {"stages": ["7"]}, "whose SE is in stages 2, 3, 4, 5"),
         ([], {"stages": ["-2+3+4+5"]}, "leaves no stage"),
         ([], {"stages": ["last"]}, "names none of this network"),

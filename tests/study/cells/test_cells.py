@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 
 import pytest
@@ -83,8 +84,22 @@ def test_a_comparison_of_what_is_there(tiny, pictures, tmp_path, capsys):
     assert (again.numbers, again.missing) == ((2,), ("se-0", "plain-1", "se-1"))
     assert "seed 2" in (out / "difference.svg").read_text()
     whole = compare(tiny, pictures, out=out, seeds=3, **SHORT)  # and goes on
+    assert whole.notes[0].startswith("The folder also has seed 4, left out here: give --seeds 5, or --report-only")
     assert whole.plain.accuracy[2] == found["plain"]["accuracy"][0]
     assert "seeds" not in read_json(out / "result.json")
+
+
+def test_what_is_to_be_known_of_the_images_stands_in_the_result(tiny, pictures, tmp_path):
+    """Copies of training pictures in val, and skipped files: on the page and not in the terminal alone."""
+    shutil.copy(pictures / "train/dark/000.png", pictures / "val/dark/copy.png")
+    (pictures / "val/dark/notes.txt").write_text("of the light")
+    found = compare(tiny, pictures, out=tmp_path / "study", seeds=1, **SHORT)
+    assert found.notes[0].startswith("1 of the 9 images of val are byte for byte images of train")
+    assert "1 of the 9 images of val are byte for byte images" in (tmp_path / "study/report.html").read_text()
+    whole = ablate(tiny, pictures, out=tmp_path / "ablation", grid={"squeeze": ["avg"]}, seeds=1, **SHORT)
+    assert whole.notes[0] == found.notes[0]
+    assert whole.notes[1] == "1 file was skipped:"
+    assert whole.notes[2].startswith("  val/dark/notes.txt: ")
 
 
 def test_a_report_needs_a_pair(tiny, pictures, tmp_path):

@@ -180,6 +180,7 @@ def test_what_cannot_be_compared_is_said_before_training(tiny, pictures, tmp_pat
         ({"weights": tmp_path / "missing.pth"}, ValueError, r"missing\.pth does not exist"),
         ({"start": "identity", "spec": SESpec(gate="relu")}, ValueError, "cannot start as the identity"),
         ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"spec": {"reduction_ratio": 4}}, TypeError, "spec is an SESpec, not dict"),
     ):
         with pytest.raises(error, match=words):
             compare(tiny, pictures, **{**asked, **change})
