@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.console.command import typed
 from senet.cost import tables
 from senet.cost.cost import BlockCost, Cost
 from senet.data import unreadable as badfiles
@@ -30,9 +28,10 @@ from senet.report import (
     write_page,
 )
 from senet.report.figures import short
-from senet.study.comparison.plots import difference_figure, learning_curves
+from senet.study.comparison.plots import learning_curves
 from senet.study.comparison.report import Comparison, Trained, interval, percent
-from senet.study.facts import facts_of
+from senet.study.facts import facts_of, page_of_several
+from senet.study.figures import paired_figure
 from senet.study.statistics import Bootstrap, Difference, paired_difference, points
 from senet.words import counted
 
@@ -58,7 +57,7 @@ def comparison_page(comparison: Comparison) -> Page:
         [*comparison.lead, *comparison.notes, *badfiles.listed(comparison.skipped)],
         [
             *_sections(comparison, ""),
-            Section("Settings and machine", [*facts_of(comparison.settings, comparison.machine)]),
+            Section("Settings and machine", facts_of(comparison.settings, comparison.machine)),
         ],
         str(comparison.machine.get("command", "")),
     )
@@ -131,15 +130,8 @@ def several_page(comparisons: Sequence[Comparison]) -> Page:
             *(Text(f"{name}: {each.verdict}") for name, each in zip(names, comparisons, strict=True)),
         ],
     )
-    parts = [
-        dataclasses.replace(section, title=f"{name}: {section.title}")
-        for number, (name, each) in enumerate(zip(names, comparisons, strict=True))
-        for section in _sections(each, f"{number}_")
-    ]
-    together = zip(names, comparisons, strict=True)
-    machines = [part for name, each in together for part in facts_of(each.settings, each.machine, name)]
-    sections = [overview, *parts, Section("Settings and machines", machines)]
-    return Page("Comparisons", [f"{len(comparisons)} comparisons."], sections, typed())
+    parts = [_sections(each, f"{number}_") for number, each in enumerate(comparisons)]
+    return page_of_several("comparison", overview, names, comparisons, parts)
 
 
 def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
@@ -252,7 +244,11 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
         for seed, plain, se in zip(comparison.numbers, comparison.plain.accuracy, comparison.se.accuracy, strict=True)
     ]
     with drawing():
-        curves, differences = learning_curves(comparison), difference_figure(comparison)
+        curves = learning_curves(comparison)
+    xlabel = f"accuracy with {comparison.block} − plain, {comparison.split} images (points)"
+    differences = paired_figure(
+        comparison.numbers, comparison.difference, comparison.over_images, "images", xlabel=xlabel, scale=100
+    )
     return [
         Section(
             "Accuracy",
@@ -272,19 +268,15 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
 
 def _cost(comparison: Comparison, prefix: str) -> Table:
     plain, se = comparison.plain.cost, comparison.se.cost
+    counts = (
+        ("parameters", plain.parameters, se.parameters),
+        ("multiply-adds", plain.multiply_adds, se.multiply_adds),
+        ("rescaling (multiplications beside these)", plain.rescaling, se.rescaling),
+        ("activations kept for the backward pass (bytes)", plain.activation_bytes, se.activation_bytes),
+    )
     rows: list[list[Any]] = [
-        ["parameters", plain.parameters, se.parameters, _added(plain.parameters, se.parameters)],
-        ["multiply-adds", plain.multiply_adds, se.multiply_adds, _added(plain.multiply_adds, se.multiply_adds)],
-        ["rescaling (multiplications beside these)", plain.rescaling, se.rescaling, None],
-        [
-            "activations kept for the backward pass (bytes)",
-            plain.activation_bytes,
-            se.activation_bytes,
-            _added(plain.activation_bytes, se.activation_bytes),
-        ],
+        [what, *(cell(value, f"{value:,}") for value in values), _added(*values)] for what, *values in counts
     ]
-    for row in rows:
-        row[1:3] = [cell(value, f"{value:,}") for value in row[1:3]]
     if se.latency_ratio is not None:
         ratio = cell(se.latency_ratio, f"{se.latency_ratio:.3f}")
         rows.append(["time of a forward pass, measured in turn", 1, ratio, _added(1, se.latency_ratio)])

@@ -1,11 +1,11 @@
-"""The figures of a comparison: learning curves, and the difference."""
+"""The learning curves of a comparison."""
 
 from __future__ import annotations
 
 import statistics
 from typing import TYPE_CHECKING
 
-from senet.report.figures import COLOURS, GREY, INK, Series, forest, short
+from senet.report.figures import COLOURS, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from senet.study.comparison.report import Comparison
 
-__all__ = ["difference_figure", "learning_curves"]
+__all__ = ["learning_curves"]
 
 PLAIN, SE = COLOURS[:2]
 
@@ -53,26 +53,3 @@ def _curves(axes: Axes, comparison: Comparison, column: str, scale: float) -> No
         label = f"{name}, mean" if len(runs) > 1 else name
         axes.plot(epochs, mean, color=colour, linewidth=2.2, marker=marker, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # 1 alone where there is one epoch
-
-
-def difference_figure(comparison: Comparison) -> Figure:
-    """SE - plain per seed in points, and its mean with both intervals, with a line at no difference."""
-    seeds, images = comparison.difference, comparison.over_images
-    share, count = f"{100 * seeds.confidence:g} %", len(seeds.values)
-    over_seeds = f"mean, {share} interval over seeds" if seeds.low is not None else "mean (no interval over seeds)"
-    none = [None] * count
-    return forest(
-        [*(f"seed {seed}" for seed in comparison.numbers), "mean, over seeds", "mean, over images"],
-        [
-            Series("each seed", [*((value, None, None) for value in seeds.values), None, None], SE),
-            Series(over_seeds, [*none, (seeds.mean, seeds.low, seeds.high), None], INK, "D"),
-            Series(
-                f"mean, {share} interval over {images.images} images",
-                [*none, None, (images.mean, images.low, images.high)],
-                GREY,
-                "D",
-            ),
-        ],
-        xlabel=f"accuracy with {comparison.block} − plain, {comparison.split} images (points)",
-        scale=100,
-    )

@@ -229,29 +229,17 @@ def _chart(found: Judgement) -> Chart | None:
         import matplotlib as mpl  # noqa: F401
     except ImportError:
         return None
-    from senet.report.figures import COLOURS, GREY, INK, Series, forest
     from senet.report.page import Chart
+    from senet.study.figures import paired_figure
 
-    of, examples = found.verdict.difference, found.verdict.examples
-    none = [None] * len(of.values)
-    series = [
-        Series("each seed", [*((value, None, None) for value in of.values), None, None], COLOURS[1]),
-        Series("mean over seeds", [*none, (of.mean, of.low, of.high), None], INK, "D"),
-    ]
-    if examples is not None:
-        ends = (examples.mean, examples.low, examples.high)
-        series.append(Series("mean over examples", [*none, None, ends], GREY, "D"))
-    names = [*(f"seed {seed}" for seed in found.seeds), "mean, over seeds", "mean, over examples"]
-    if examples is None:
-        names.pop()
-        series = [dataclasses.replace(each, points=each.points[:-1]) for each in series]
     unit = f" ({found.measure.unit})" if found.measure.unit else ""
     rows = [
         {"seed": seed, found.plain.name: plain, found.se.name: se}
         for seed, plain, se in zip(found.seeds, found.plain.scores, found.se.scores, strict=True)
     ]
     xlabel = f"{found.measure.score}, {found.se.name} − {found.plain.name}{unit}"
-    return Chart("difference", "Difference, seed by seed and in the mean", forest(names, series, xlabel=xlabel), rows)
+    figure = paired_figure(found.seeds, found.verdict.difference, found.verdict.examples, "examples", xlabel=xlabel)
+    return Chart("difference", "Difference, seed by seed and in the mean", figure, rows)
 
 
 def write_judgement(found: Judgement) -> str:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.block.made import block_in
-from senet.console.command import typed
 from senet.errors import StudyError
 from senet.files.paths import expanded
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, read_json
 from senet.report.page import Chart, Page, Section, Text
 from senet.report.table import Column, Table, cell
-from senet.study.facts import facts_of
+from senet.study.facts import page_of_several
 from senet.study.judging.judgement import Arm, Judgement, arm_names, judgement_page
 from senet.study.judging.verdict import Measure, Verdict, fixed, places
 from senet.study.statistics import Bootstrap, paired_difference
@@ -99,19 +98,16 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
     verdicts = [Text(f"{name}: {' '.join(each.lead)}") for name, each in zip(names, judgements, strict=True)]
     side = Section("Side by side", [Table("judgements", "Scores", columns, rows), *verdicts])
     own = [
-        dataclasses.replace(section, title=f"{name}: {section.title}", parts=_prefixed(section.parts, f"{number}_"))
-        for number, (name, each) in enumerate(zip(names, judgements, strict=True))
-        for section in judgement_page(each).sections[:-1]
+        [_prefixed(section, f"{number}_") for section in judgement_page(each).sections[:-1]]
+        for number, each in enumerate(judgements)
     ]
-    together = zip(names, judgements, strict=True)
-    facts = [part for name, each in together for part in facts_of(each.settings, each.machine, name)]
-    sections = [side, *own, Section("Settings and machines", facts)]
-    return Page("Judgements", [f"{len(judgements)} judgements."], sections, typed())
+    return page_of_several("judgement", side, names, judgements, own)
 
 
-def _prefixed(parts: Sequence[Any], prefix: str) -> list[Any]:
-    """The parts, with file names that are unique on the page."""
-    return [
+def _prefixed(section: Section, prefix: str) -> Section:
+    """The section, with file names that are unique on the page."""
+    parts = [
         dataclasses.replace(part, name=prefix + part.name) if isinstance(part, Table | Chart) else part
-        for part in parts
+        for part in section.parts
     ]
+    return dataclasses.replace(section, parts=parts)

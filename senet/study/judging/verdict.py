@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import math
@@ -207,15 +208,9 @@ def detectable(seeds: int, sd: float, confidence: float = CONFIDENCE) -> float:
 
 def seeds_needed(difference: float, sd: float, confidence: float = CONFIDENCE) -> int | None:
     """The fewest seeds that show a difference with probability `POWER`; None if `MOST_SEEDS` do not."""
-    low, high = 1, 2
-    while _shown_with(difference, sd, high, confidence) < POWER:
-        low, high = high, 2 * high
-        if low >= MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _shown_with(difference, sd, middle, confidence) < POWER else (low, middle)
-    return high if high <= MOST_SEEDS else None
+    counts = range(2, MOST_SEEDS + 1)
+    at = bisect.bisect_left(counts, POWER, key=lambda seeds: _shown_with(difference, sd, seeds, confidence))
+    return counts[at] if at < len(counts) else None
 
 
 def _shown_with(difference: float, sd: float, seeds: int, confidence: float) -> float:
