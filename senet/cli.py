@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"\nsenet: interrupted{again}")
         return INTERRUPTED
     except Stopped as stop:
-        tell(f"senet: {stop}; {_resumed_by(given)}")
+        again = f"; {_resumed_by(given)}" if stop.resumable else ""
+        tell(f"senet: {stop}{again}")
         return 128 + stop.number
     except BrokenPipeError:  # the reader of the output has closed it
         silence(sys.stdout)

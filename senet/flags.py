@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import shutil
 import sys
@@ -237,7 +238,7 @@ def _number(text: str, *, kind: type[int] | type[float], least: float | None) ->
         value = kind(text)
     except ValueError:
         value = None
-    if value is None or (least is not None and value < least):
+    if value is None or math.isnan(value) or (least is not None and value < least):
         noun = "a whole number" if kind is int else "a number"
         at_least = "" if least is None else f" of at least {least:g}"
         raise argparse.ArgumentTypeError(f"it takes {noun}{at_least}, not {text!r}")

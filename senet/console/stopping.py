@@ -10,8 +10,9 @@ class Stopped(Exception):  # noqa: N818 it is no error
 
     Attributes:
         number: the signal's number.
+        resumable: whether the same command resumes it; not while a scheduler still trains.
     """
 
-    def __init__(self, number: int, message: str) -> None:
+    def __init__(self, number: int, message: str, *, resumable: bool = True) -> None:
         super().__init__(message)
-        self.number = number
+        self.number, self.resumable = number, resumable

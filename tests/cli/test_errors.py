@@ -178,6 +178,7 @@ def test_the_traceback_on_request(monkeypatch, how):
         ("compare", KeyboardInterrupt(), 130, "the same command resumes it"),
         ("evaluate", KeyboardInterrupt(), 130, "senet: interrupted\n"),
         ("train", Stopped(15, "stopped by SIGTERM"), 143, "stopped by SIGTERM; the same command resumes"),
+        ("train", Stopped(15, "a job goes on", resumable=False), 143, "senet: a job goes on\n"),
         ("train", ModuleNotFoundError("No module", name="lightning.pytorch"), 2, "[study]'"),
         ("train", ModuleNotFoundError("No module", name="timm"), 2, "[timm]'"),
         ("train", ImportError("one line\nand another"), 2, "senet: error: one line and another\n"),
@@ -209,6 +210,8 @@ def test_what_resumes_an_interrupted_command_that_was_told_not_to(senet, study, 
 def test_numbers_are_checked_where_they_are_typed():
     assert flags._number("3", kind=int, least=1) == 3
     assert flags._number("0.5", kind=float, least=None) == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match="it takes a number, not 'nan'"):
+        flags._number("nan", kind=float, least=None)
     with pytest.raises(argparse.ArgumentTypeError, match="a whole number of at least 1, not '0'"):
         flags._number("0", kind=int, least=1)
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch.distributed as dist
+
 from senet.console.stopping import Stopped
 from senet.data.signals import StopRequest
 from senet.errors import StudyError
@@ -26,6 +28,8 @@ __all__ = ["job_script", "submit"]
 
 POLL_S = 10.0
 """Seconds between two queries of the queue, out of respect for its controller."""
+
+_REPORT = "when it has ended, the same command with --report-only draws the report"
 
 # A training writes a checkpoint one minute before its time limit, and a requeued job resumes from it.
 _HEAD = """#!/bin/sh
@@ -50,9 +54,11 @@ def submit(commands: Sequence[str], folder: Path, options: CellOptions, shown: P
         A message with the job's number and how to draw the report.
 
     Raises:
-        StudyError: there is no sbatch, or it refuses.
-        KeyboardInterrupt, Stopped: a signal asked to stop waiting; the job continues.
+        StudyError: there is no sbatch, it refuses, or this is one of several processes.
+        Stopped: a signal asked to stop waiting; the job continues.
     """
+    if dist.is_initialized():
+        raise StudyError("each process of torchrun or srun would submit the cells: start this command once, by itself")
     if shutil.which("sbatch") is None:
         raise StudyError("there is no sbatch here: call this where SLURM is, or see --list-cells for other schedulers")
     own_folder(folder / LOGS)
@@ -70,7 +76,7 @@ def submit(commands: Sequence[str], folder: Path, options: CellOptions, shown: P
     shown.note(text)
     if options.wait:
         _wait(job)
-    return f"{text}; when it has ended, the same command with --report-only draws the report"
+    return f"{text}; {_REPORT}"
 
 
 def _wait(job: str) -> None:
@@ -81,7 +87,8 @@ def _wait(job: str) -> None:
             while not request.number and time.monotonic() < end:
                 time.sleep(min(0.2, POLL_S))
     if request.number:
-        raise Stopped(request.number, f"job {job} of SLURM goes on (scancel {job} stops it)")
+        goes_on = f"job {job} of SLURM goes on (scancel {job} stops it); {_REPORT}"
+        raise Stopped(request.number, goes_on, resumable=False)  # the same command would submit its cells again
 
 
 def _is_queued(job: str) -> bool:

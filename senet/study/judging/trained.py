@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from senet.console.stopping import Stopped
 from senet.cost.cost import cost
 from senet.errors import InputTypeError, SenetError, StudyError
 from senet.files.atomic import atomic_write
@@ -127,7 +128,7 @@ class Trained:
     Attributes:
         score: the returned score.
         each: the score of each example by name; None if it returned none.
-        seconds: the time of all its calls together.
+        seconds: the time of the call that finished it.
         sites: the sites of SE.
         cost: parameters and multiply-adds of the network on its example; None if they could not be counted.
         notes: remarks on it.
@@ -156,6 +157,7 @@ def train_cell(
 
     Raises:
         CellFailedError: it raised an error or returned no score. The traceback is in its folder.
+        Stopped: it was asked to stop, and said so; it can be resumed.
     """
     work = folder / WORK  # as of checkpoints/, the user may want its files on another disk
     if (work.exists() or work.is_symlink()) and not work.is_dir():
@@ -177,6 +179,8 @@ def train_cell(
     except (Exception, SystemExit) as error:
         if os.getpid() != process:
             os._exit(1)
+        if isinstance(error, Stopped):  # it called senet's own train, which was asked to stop: that is no failure
+            raise
         with atomic_write(folder / ERROR, follow=False) as temporary:
             temporary.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
         what = "" if isinstance(error, SenetError) else f"{type(error).__name__}: "

@@ -79,9 +79,10 @@ def test_a_signal_ends_the_waiting_and_not_the_job(stand_in, monkeypatch):
     monkeypatch.setattr(slurm, "POLL_S", 30.0)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    with pytest.raises(Stopped, match=r"job 71 of SLURM goes on \(scancel 71 stops it\)"):
+    with pytest.raises(Stopped, match=r"job 71 of SLURM goes on \(scancel 71 stops it\); .* --report-only") as stop:
         submit(commands("a"), stand_in, CellOptions(launcher="slurm"), Progress(False))
     timer.join()
+    assert not stop.value.resumable  # the same command would submit its cells again
 
 
 def test_what_sbatch_has_against_it_is_one_line(stand_in, monkeypatch):
@@ -90,6 +91,13 @@ def test_what_sbatch_has_against_it_is_one_line(stand_in, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StudyError, match="there is no sbatch here"):
         submit(commands("a"), stand_in, CellOptions(launcher="slurm"), Progress(False))
+
+
+def test_several_processes_do_not_each_submit(stand_in, monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    with pytest.raises(StudyError, match="each process of torchrun or srun would submit the cells"):
+        submit(commands("a"), stand_in, CellOptions(launcher="slurm"), Progress(False))
+    assert not (stand_in / "arguments").exists()
 
 
 def test_the_script_runs_as_the_command_itself():

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from senet import SESpec, blocks
+from senet.console.stopping import Stopped
 from senet.errors import InputError, InputTypeError, ModelError, StudyError
 from senet.files.run_folder import read_json
 from senet.study import judge
@@ -126,6 +127,19 @@ def test_examples_are_named_by_paths_of_any_bytes(tmp_path):
     for _ in range(2):
         found = judge(train, out=tmp_path / "out", seeds=2, version="1", **QUIET)
         assert (found.verdict.examples.images, found.failed) == (3, {})
+
+
+def test_a_training_that_was_asked_to_stop_has_not_failed(tmp_path):
+    """Senet's own train, called by the training, ends so after SIGTERM."""
+
+    def train(cell):
+        cell.put(Residual(1), torch.zeros(1, 1, 8))
+        raise Stopped(15, "stopped by SIGTERM")
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        judge(train, out=tmp_path / "out", seeds=1, version="1", **QUIET)
+    assert [path.name for path in (tmp_path / "out").glob("*-0")] == ["plain-0"]
+    assert not (tmp_path / "out/plain-0/error.txt").exists()
 
 
 def test_a_pattern_is_a_list_of_one(tmp_path):
