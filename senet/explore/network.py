@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from senet.data.sources import open_data
 from senet.errors import StudyError
-from senet.evaluation.logits import device_of
+from senet.evaluation.logits import check_scores, device_of
 from senet.evaluation.networks import check_classifies, probe
 from senet.evaluation.open import native_preprocessing, open_network
 from senet.explore.looking import Held, Look, Means, look, mean_gates
@@ -96,7 +96,7 @@ def open_subject(
         make: the maker of a saved network's blocks, if its file does not name one.
 
     Raises:
-        StudyError: it holds no SE block, or does not take an image and return scores.
+        StudyError: it holds no SE block, or does not take an image and return finite scores.
         SenetError: network, weights, names or data are not usable.
     """
     device = device_of(devices)
@@ -113,6 +113,7 @@ def open_subject(
     count = probe(network, how, model)
     check_classifies(count, model)
     first = look(network, how, how.grey()[0])
+    check_scores(first.probabilities[None])
     if not first.gates:
         raise StudyError(f"none of the SE blocks of {model} runs when it is shown a picture")
     named = opened.class_names(count, {"classes": classes, "class_offset": class_offset})

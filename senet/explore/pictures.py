@@ -49,7 +49,7 @@ def from_base64(text: object) -> bytes:
 
 
 def read_picture(content: bytes) -> Image.Image:
-    """Read an image upright, in RGB with 8 bits a channel; of an animation the first frame.
+    """Read an image upright, in a mode of `senet.data.decoding.upright`; of an animation the first frame.
 
     The number of pixels is read from its header before decoding.
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from senet.errors import SenetError
+from senet.errors import DataError, SenetError
 from senet.explore.looking import AS_COMPUTED, WORDS, Held, Look, Means
 from senet.explore.network import fingerprint
 from senet.explore.pictures import PictureError, from_base64, read_picture, too_many_bytes
@@ -120,7 +120,7 @@ def act(session: Session, subjects: Mapping[str, Subject], asked: object) -> Non
     session.failed = False
     try:
         session.message = _done(session, subjects, asked)
-    except (PictureError, ActionError) as error:
+    except SenetError as error:
         session.failed, session.message = True, str(error)
 
 
@@ -160,7 +160,7 @@ def _take(session: Session, subjects: Mapping[str, Subject], asked: Mapping[str,
     slot = _one_of(asked.get("slot"), SLOTS, "picture")
     with _naming(asked):
         image = read_picture(from_base64(asked.get("data")))
-    pixels = {name: subject.pixels(image) for name, subject in subjects.items()}
+        pixels = {name: subject.pixels(image) for name, subject in subjects.items()}
     session.pictures[slot] = Picture(_file_name(asked), pixels)
     return f"Picture {slot} is {_file_name(asked)}, {image.width} × {image.height} pixels."
 
@@ -170,7 +170,7 @@ def _naming(asked: Mapping[str, Any]) -> Iterator[None]:
     """A context that adds the file's name to an error."""
     try:
         yield
-    except PictureError as error:
+    except (PictureError, DataError) as error:
         raise PictureError(f"{_file_name(asked)}: {error}") from None
 
 

@@ -148,10 +148,11 @@ def _strips(session: Session, subject: Subject, seen: Seen) -> Any:
             }
         )
     block = chosen_block(session, subject)
+    beyond = zoom.furthest > 1  # gates of tanh or relu, which the colours cut off
     legend = {
         "colours": gradient(zoom.colours),
-        "low": "0, closed" if zoom.reach == 1 else f"{1 - zoom.reach:g}",
-        "high": f"{1 + zoom.reach:g}",
+        "low": f"{1 - zoom.reach:g}" if zoom.reach < 1 else "0 or less" if beyond else "0, closed",
+        "high": f"{1 + zoom.reach:g}{' or more' * beyond}",
     }
     note = zoom.note(session, subject) if slots else ""
     return _parts().strips(rows, slots, legend, note, zoom.write(largest) if largest else "", block)

@@ -1,6 +1,7 @@
 """What a person does on the page, and what a program could send in its place."""
 
 import base64
+import dataclasses
 import io
 import re
 
@@ -12,8 +13,8 @@ from PIL import Image
 import senet
 from senet.explore.looking import Held, Look
 from senet.explore.network import open_subject
-from senet.explore.session import SLOTS, Session, act, differing, extremes, see
-from senet.explore.view import REGIONS, _strip, _Zoom, regions
+from senet.explore.session import SLOTS, Seen, Session, act, differing, extremes, see
+from senet.explore.view import REGIONS, _strip, _strips, _Zoom, regions
 from tests.explore.conftest import CLASSES, HOSTILE
 
 
@@ -174,6 +175,25 @@ def test_names_are_shown_as_text(page, subject):
         "div h2 h3 ul li br abbr".split()
     )
     assert not re.findall(r"<[^>]*\son\w+=(?![^<]*&)", re.sub(r'"[^"]*"', '""', joined))
+
+
+def test_a_picture_that_a_network_cannot_take_is_refused(subject):
+    """Of more than 8 bits, with values outside the range that the network's file states."""
+    how = dataclasses.replace(subject.preprocessing, range=(0, 4095))
+    session, subjects = Session(subject.name), {subject.name: dataclasses.replace(subject, preprocessing=how)}
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 5000, dtype=np.uint16)).save(stream, "PNG")
+    data = base64.b64encode(stream.getvalue()).decode()
+    act(session, subjects, {"do": "picture", "slot": "A", "name": "ct.png", "data": data})
+    assert (session.failed, session.pictures) == (True, {})
+    assert session.message.startswith("ct.png: a grey picture has values from 5000 to 5000, outside the range")
+
+
+def test_gates_beyond_the_colours_are_said(subject):
+    look = Look(torch.ones(4) / 4, {name: torch.full((count,), -0.5) for name, count in subject.channels.items()})
+    html = str(_strips(Session(subject.name), subject, Seen({"A": look}, {"A": look})))
+    assert ">0 or less<" in html
+    assert ">2 or more<" in html
 
 
 def test_channels_are_told_apart():
