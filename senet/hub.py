@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from senet.study.comparison.report import Comparison
 
-__all__ = ["CARD", "Pushed", "prepare", "push"]
+__all__ = ["CARD", "Pushed", "name_of", "prepare", "push"]
 
 CARD = "README.md"
 _WORDS = {"None": "none", "True": "yes", "False": "no"}
@@ -78,7 +78,7 @@ def push(run: str | Path, repository: str, *, public: bool = False, revision: st
         StudyError: the folder holds no finished run, or the Hub refuses the push.
         MissingPackageError: huggingface_hub is not installed.
     """
-    name = _named(repository, revision)
+    name = name_of(repository, revision)
     hub = extra("huggingface_hub", "hub")
     api = hub.HfApi()
     with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +205,12 @@ def card(name: str, about: Mapping[str, Any], result: Mapping[str, Any], compari
     return "\n\n".join(parts) + "\n"
 
 
-def _named(repository: str, revision: str | None) -> str:
+def name_of(repository: str, revision: str | None) -> str:
+    """The name under which `senet.load` finds a pushed run.
+
+    Raises:
+        InputError: the repository's name is not owner/name.
+    """
     name = f"hf:{repository}" + (f"@{revision}" if revision else "")
     try:
         HubName.parse(name)

@@ -89,7 +89,7 @@ class Unbroken:
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream if it can still be written."""
+        """Do nothing: `write` flushes."""
 
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""

@@ -67,6 +67,8 @@ class Network:
             network = network_of(self.spec(block), num_classes=self.num_classes, in_channels=self.in_channels)
         for note in notes:
             tell(note)
+        if any(map(nn.parameter.is_lazy, network.parameters())):
+            raise InputError(f"{self.model} has lazy layers without values: let its function run the network once")
         return network
 
     def example(self, network: nn.Module) -> Tensor:
@@ -125,6 +127,8 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     place = Place(out, force=force, ours=is_inserted)
     plain = network.open(spec)
     if holds(plain, network.spec(spec)):
+        if where is not None or network.make not in (None, "se"):
+            raise InputError(f"{network.weights} holds SE already, which keeps its sites: leave --where and --make out")
         save(plain, place.make(), metadata={"inserted": list(blocks(plain))})
         display.show(f"Written: {out}; {how_to_load(plain, out)}")
         return
@@ -193,18 +197,21 @@ def cost(
         raise flags.UsageError("senet cost needs --model, or --table for the paper's networks; see senet cost --help")
     if out is not None:
         raise flags.UsageError("senet cost writes a figure with --table alone: leave --out out, or add --table")
-    spec = SESpec() if spec is None else spec
     from senet.cost.cost import cost as count
-    from senet.insertion import blocks, remove
+    from senet.insertion import blocks, inserted, remove
     from senet.insertion import insert as put
 
-    made, example = network.built()
-    random = dataclasses.replace(spec, start="paper")  # every gate has this start, and the cost is the same
-    with_se = made if blocks(made) else put(made, example, random, where=where, make=network.make)
+    with_se, example = network.built()
+    if not blocks(with_se):
+        random = dataclasses.replace(spec or SESpec(), start="paper")  # every gate has this start, at the same cost
+        with_se = put(with_se, example, random, where=where, make=network.make)
+    elif spec is not None or where is not None:
+        tell(f"{network.model} holds SE already, which is counted as it is: the flags of SE blocks change nothing here")
     se = count(with_se, example, latency=latency)
     plain = count(remove(with_se), example)
     title = f"What {network.model} costs, on {se.example}"
-    display.show(comparison_table(plain, se, title, block_word(network.make)), blocks_table(se))
+    kinds = {block_word(getattr(kind, "name", None)) for _, kind in inserted(with_se).values()}
+    display.show(comparison_table(plain, se, title, " and ".join(sorted(kinds)) or "SE"), blocks_table(se))
 
 
 def block_word(make: str | None) -> str:

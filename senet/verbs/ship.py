@@ -51,6 +51,8 @@ def export(
         raise flags.UsageError("senet export --int8 needs --data: a folder of pictures to calibrate on and to measure")
     if not int8 and class_offset:
         raise flags.UsageError("senet export takes --class-offset with --int8 alone, for the classes of --data")
+    if int8 and network.in_channels is not None:
+        raise flags.UsageError("senet export --int8 takes the input channels of the network: leave --in-channels out")
     if int8 and Path(out).suffix != ".xml":
         raise flags.UsageError(f"senet export --int8 writes for OpenVINO: give --out {Path(out).with_suffix('.xml')}")
     names = [] if classes is None else _names(classes)
@@ -174,7 +176,7 @@ def push(
     if not run or not (repository or out):
         raise flags.UsageError("senet push needs a run's folder, and OWNER/NAME or --out; see senet push --help")
     if out is not None:
-        written = hub.prepare(run, out, name=f"hf:{repository or 'owner/name'}")
+        written = hub.prepare(run, out, name=hub.name_of(repository or "owner/name", revision))
         display.show(f"Written: {written}. Nothing was sent.")
         return
     display.show(str(hub.push(run, repository, public=public, revision=revision)))

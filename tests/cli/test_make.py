@@ -42,6 +42,7 @@ def test_insert_puts_timms_blocks_in_and_says_what_is_there(senet, tmp_path):
     status, out, err = senet("cost", "--model", file, "--size", 8)
     assert (status, err) == (0, "")
     assert re.search(r"^ layer1\.0\.bn2\.se +16 +– +4 +48 ", out, re.MULTILINE)
+    assert "with eca" in out
 
 
 def test_ones_own_maker_opens_what_it_made(senet, maker, tmp_path):

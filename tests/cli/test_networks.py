@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from senet import SESpec
 from senet.insertion import blocks
-from senet.saving import load, save
+from senet.saving import create, load, save
 
 
 def test_sites(senet):
@@ -50,6 +51,15 @@ def test_a_network_with_no_place(senet, nets):
     assert (status, out) == (2, "")
     assert err.startswith("senet: error: Sequential has no place for SE")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_network_with_lazy_layers_is_one_line(senet, nets):
+    nets.write_text(nets.read_text() + "\ndef lazy():\n    return nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU())\n")
+    for verb in ("sites", "cost", "check"):
+        status, out, err = senet(verb, "--model", f"{nets}:lazy")
+        assert (status, out) == (2, "")
+        assert err.endswith("nets.py:lazy has lazy layers without values: let its function run the network once\n")
 
 
 def test_insert_proves_and_writes_what_load_reads(senet, tmp_path):
@@ -136,6 +146,26 @@ def test_cost(senet, tmp_path):
     senet("insert", "--model", "resnet20", "--num-classes", 10, "--out", file)
     again = senet("cost", "--model", file)[1]
     assert again.partition("\n")[2] == out.partition("\n")[2]
+
+
+def test_flags_of_blocks_that_are_there_already_are_not_dropped_unsaid(senet, tmp_path):
+    words = ("--model", "se_resnet20", "--size", 8)
+    status, out, err = senet("cost", *words)
+    assert (status, err) == (0, "")
+    for flag in (("--reduction-ratio", 4), ("--where", "layer3*")):
+        assert senet("cost", *words, *flag) == (
+            0,
+            out,
+            "se_resnet20 holds SE already, which is counted as it is: the flags of SE blocks change nothing here\n",
+        )
+    state = tmp_path / "state.pth"
+    torch.save(create("resnet20", spec=SESpec()).state_dict(), state)
+    words = ("insert", "--model", "resnet20", "--weights", state, "--size", 8, "--out", tmp_path / "se.safetensors")
+    for flag in (("--make", "eca"), ("--where", "layer3*")):
+        status, out, err = senet(*words, *flag)
+        assert (status, out) == (2, "")
+        assert "holds SE already, which keeps its sites: leave --where and --make out" in err
+    assert senet(*words)[0] == 0
 
 
 def test_cost_with_latency_and_a_gate_without_identity_start(senet):

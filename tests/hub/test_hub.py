@@ -271,6 +271,8 @@ def test_out_sends_nothing(run, tmp_path, capsys, monkeypatch):
     assert cli.main(["push", str(run), "jo/se", "--out", str(tmp_path / "up")]) == 0
     assert "Nothing was sent" in capsys.readouterr().out
     assert 'senet.load("hf:jo/se")' in (tmp_path / "up" / "README.md").read_text()
+    assert cli.main(["push", str(run), "jo/se", "--revision", "wide", "--out", str(tmp_path / "wide")]) == 0
+    assert 'senet.load("hf:jo/se@wide")' in (tmp_path / "wide" / "README.md").read_text()  # as it would be pushed
     with pytest.raises(ImportError, match=r"pip install .*\[hub\]'"):
         hub.push(run, "jo/se")
     with pytest.raises(InputError, match="OWNER/NAME"):
