@@ -141,7 +141,7 @@ def make(arm: NetworkSpec, *, num_classes: int, size: int, seed: int) -> BuiltNe
     """
     with torch.random.fork_rng(devices=[]), heard() as notes:
         torch.default_generator.manual_seed(seed)
-        network = network_of(arm, num_classes=num_classes)
+        network = network_of(arm, num_classes=num_classes).cpu()  # one that is given may be on a GPU
         from senet.data.transforms import Preprocessing  # deferred: it loads Pillow, which `senet insert` does not need
 
         how = Preprocessing(size, size).for_channels(input_channels(network, arm.model))

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import senet
 from senet.cli import main
 from senet.errors import StudyError, WeightsError
+from senet.evaluation.given import given_model
 from senet.evaluation.networks import NetworkSpec, heard, make, network_of
 from senet.study import compare, evaluate, explain, predict
 
@@ -194,6 +195,17 @@ def test_a_comparison_of_weights_with_se_names_them(own, pictures, tmp_path):
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(StudyError, match=r"w\.pth holds SE already, and a comparison takes the plain network"):
         compare(name, pictures, out=tmp_path / "out", weights=tmp_path / "w.pth", size=16, **HOW)
+
+
+def test_a_network_that_is_given_is_taken_to_where_se_is_tried():
+    class Elsewhere(torch.nn.Sequential):
+        def cpu(self):
+            self.taken = True
+            return super().cpu()
+
+    network = Elsewhere(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    name, given = given_model(network)
+    assert make(NetworkSpec(name, given=given), num_classes=2, size=8, seed=0).network.taken
 
 
 def test_sites_of_blocks_that_are_there_already_cannot_be_chosen(own, tmp_path):
