@@ -123,7 +123,7 @@ class Judged:
         """Of the table."""
         shown = "yes" if differs(self.seeds, self.pictures) else "no"
         ends = f"{interval(self.seeds)} | {interval(self.pictures)}"
-        p = "" if self.p is None else f"{self.p:.3f}"
+        p = "" if self.p is None else f"{self.p:.3f}" if self.p >= 0.001 else "< 0.001"
         return f"| {self.label} | {points(self.seeds.mean)} | {ends} | {p} | {shown} |"
 
 
