@@ -132,6 +132,8 @@ def test_the_list_on_the_screen_ends():
     assert len(lines) == 52
     assert lines[-1] == "  and 10 more, in result.json"
     assert listed([]) == []
+    bad = [BadFile(f"{i}.png", "the file is empty") for i in range(60)]
+    assert listed(bad, recorded=False)[-1] == "  and 10 more"  # of what writes no result.json
 
 
 def test_what_was_found_is_kept_until_a_file_changes(paint, monkeypatch, tmp_path):

@@ -156,6 +156,10 @@ class Idle(nn.Module):
     def forward(self, x): return self.fc(x.mean((2, 3)))
 def idle(): return Idle()
 def one(): return nn.Sequential(*grey(), nn.Linear(8, 1))
+def lost():
+    network = grey()
+    nn.init.constant_(network[0].bias, float("nan"))
+    return network
 """
 
 
@@ -166,6 +170,7 @@ def one(): return nn.Sequential(*grey(), nn.Linear(8, 1))
         ("maps", "takes networks that return"),
         ("idle", "none of the SE blocks"),
         ("one", "has one output, as for regression, and classes are told apart by one output each"),
+        ("lost", "scores of 1 of 1 image are not finite"),
         ("se_resnet2O", "there is no network 'se_resnet2O'"),
     ],
 )

@@ -97,6 +97,10 @@ BAD = {
     "INT8 without data": ("--model nets.py:tiny --out net.xml --int8", "--int8 needs --data"),
     "INT8 for another": ("--model nets.py:tiny --out net.onnx --int8 --data digits", "give --out net.xml"),
     "offset alone": ("--model nets.py:tiny --out net.pt2 --class-offset 1", "--class-offset with --int8 alone"),
+    "channels for INT8": (
+        "--model nets.py:tiny --out net.xml --int8 --data x --in-channels 1",
+        "leave --in-channels out",
+    ),
     "no data for INT8": ("--model nets.py:tiny --out no/net.xml --int8 --data nowhere", "no data folder nowhere"),
     "folder in a file": ("--model nets.py:tiny --out nets.py/net.pt2", "nets.py is not a folder"),
     "no model": ("--model resnet2O --out net.pt2", "'resnet20'"),

@@ -264,6 +264,8 @@ def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
     for site in ({"where": "blocks*"}, {"start": "paper"}):
         with pytest.raises(ValueError, match="where and start are for blocks that are inserted: give spec"):
             train(tiny, pictures, **site, **asked)
+    with pytest.raises(TypeError, match="spec is an SESpec, not dict"):
+        train(tiny, pictures, spec={"reduction_ratio": 4}, **asked)
     (tmp_path / "swapped.json").write_text('["light", "dark"]')
     for classes in ({"class_offset": 1}, {"classes": tmp_path / "swapped.json"}):
         with pytest.raises(ValueError, match="classes of another network"):
