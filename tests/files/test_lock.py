@@ -5,39 +5,34 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 
 from senet.errors import StudyError
 from senet.files import lock
 from senet.files.lock import LOCK, locked
+from tests.forked import forked
 
-HOLDS = """
-import os, sys, time
-from pathlib import Path
-from senet.files.lock import locked
-with locked(Path(sys.argv[1])):
-    if len(sys.argv) > 2 and os.fork() == 0:
+
+def _hold(pipe, folder, forks):
+    os.setsid()  # a group of its own, which ends as a whole
+    with locked(folder):
+        if forks and os.fork() == 0:
+            time.sleep(60)
+        pipe.send("held")
         time.sleep(60)
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
-def _holder(folder, *more):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(folder), *more], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout.readline() == "held\n"
+def _holder(folder, forks=False):
+    process, pipe = forked(_hold, folder, forks)
+    assert pipe.recv() == "held"
     return process
 
 
 def _end(process):
     os.killpg(process.pid, signal.SIGKILL)
-    process.stdout.close()
-    process.wait()
+    process.join()
 
 
 def test_a_folder_is_held_by_one_and_then_free(tmp_path):
@@ -64,10 +59,10 @@ def test_another_process_is_named_and_a_killed_one_leaves_no_lock(tmp_path):
 
 
 def test_a_worker_that_was_forked_does_not_hold_the_lock_of_its_killed_parent(tmp_path):
-    process = _holder(tmp_path, "fork")
+    process = _holder(tmp_path, forks=True)
     try:
         process.kill()
-        process.wait()
+        process.join()
         with locked(tmp_path):  # the worker still sleeps
             pass
     finally:

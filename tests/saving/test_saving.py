@@ -1,9 +1,7 @@
 import copy
 import json
 import os
-import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from senet.insertion import blocks, insert, inserted, remove
 from senet.saving import create
 from senet.saving.saving import load, read_metadata, save
 from senet.zoo.names.naming import origin
+from tests.forked import forked
 
 
 class Own(nn.Module):
@@ -288,32 +287,28 @@ class TestWhatCannotBeSaved:
             save(nn.Linear(2, 2), tmp_path / "no" / "m.safetensors")
 
 
-WRITER = """
-import resource, sys, time
-import torch
-from torch import nn
-from senet.files import fileformat
-from senet.saving import save
+def _save(pipe, path, how):
+    model = nn.Linear(300, 300)
+    if how == "full":
+        import resource
 
-how, path = sys.argv[1:]
-model = nn.Linear(300, 300)
-if how == "full":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-if how == "slow":
-    def slowly(temporary, state, header, write=fileformat.write):
-        write(temporary, state, header)
-        whole = temporary.read_bytes()
-        with temporary.open("wb") as file:
-            file.write(whole[: len(whole) // 2])
-            file.flush()
-            print("half", flush=True)
-            time.sleep(60)
-    fileformat.write = slowly
-try:
-    save(model, path)
-except OSError as error:
-    print(error)
-"""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    if how == "slow":
+
+        def slowly(temporary, state, header, write=fileformat.write):
+            write(temporary, state, header)
+            whole = temporary.read_bytes()
+            with temporary.open("wb") as file:
+                file.write(whole[: len(whole) // 2])
+                file.flush()
+                pipe.send("half")
+                time.sleep(60)
+
+        fileformat.write = slowly
+    try:
+        save(model, path)
+    except OSError as error:
+        pipe.send(str(error))
 
 
 class TestInterrupted:
@@ -332,32 +327,30 @@ class TestInterrupted:
         processes = []
 
         def start(how):
-            process = subprocess.Popen(
-                [sys.executable, "-c", WRITER, how, str(path)], stdout=subprocess.PIPE, text=True, cwd=path.parent
-            )
+            process, pipe = forked(_save, path, how)
             processes.append(process)
-            return process
+            return process, pipe
 
         yield start
         for process in processes:
             process.kill()
-            process.wait()
-            process.stdout.close()
+            process.join()
 
     def test_killed(self, path, content, start):
-        process = start("slow")
-        assert process.stdout.readline() == "half\n"
+        process, pipe = start("slow")
+        assert pipe.recv() == "half"
         assert len(names(path.parent)) == 2
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert path.read_bytes() == content
         save(nn.Linear(2, 2), path)  # what the killed one left is in nobody's way
         assert load(path, model=nn.Linear(2, 2)).weight.shape == (2, 2)
 
     @pytest.mark.skipif(os.name != "posix", reason="limits are POSIX")
     def test_full_disk(self, path, content, start):
-        output, _ = start("full").communicate(timeout=60)
-        assert f"cannot write into {path.parent}: File too large" in output
+        process, pipe = start("full")
+        assert f"cannot write into {path.parent}: File too large" in pipe.recv()
+        process.join(60)
         assert path.read_bytes() == content
         assert names(path.parent) == ["m.safetensors"]
 

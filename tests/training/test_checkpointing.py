@@ -1,7 +1,6 @@
 import errno
 import random
-import subprocess
-import sys
+import signal
 import zipfile
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from senet.errors import StudyError
 from senet.training.checkpointing import is_whole, newest, place, read_checkpoint, step_of, sweep, write_checkpoint
+from tests.forked import forked
 
 
 def _content(value):
@@ -101,17 +101,17 @@ def test_the_newest_is_found_and_older_ones_are_swept(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-LIMITED = """
-import resource, signal, sys, torch
-from pathlib import Path
-from senet.training.checkpointing import write_checkpoint
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-try:
-    write_checkpoint({"w": torch.zeros(int(sys.argv[2]))}, Path(sys.argv[1]))
-except OSError as error:
-    print(type(error).__name__, error.errno)
-"""
+def _write_within(pipe, path, size):
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    said = None
+    try:
+        write_checkpoint({"w": torch.zeros(30_000)}, path)
+    except OSError as error:
+        said = type(error), error.errno
+    pipe.send(said)
 
 
 @pytest.mark.parametrize("short", [0, 20, 50_000])  # 20 bytes short, the digest behind the content does not fit
@@ -121,13 +121,15 @@ def test_a_file_that_cannot_grow_leaves_the_one_before(tmp_path, short):
     size = path.stat().st_size
     write_checkpoint(_content(1), path)
     before = path.read_bytes()
-    words = [sys.executable, "-c", LIMITED, str(path), "30000", str(size - short)]
-    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    process, pipe = forked(_write_within, path, size - short)
+    said = pipe.recv()
+    process.join()
+    assert process.exitcode == 0
     assert is_whole(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     if short == 0:
-        assert said.stdout == ""
+        assert said is None
         assert len(read_checkpoint(path)["w"]) == 30_000
     else:
-        assert said.stdout.split() == ["OSError", str(errno.EFBIG)]
+        assert said == (OSError, errno.EFBIG)
         assert path.read_bytes() == before

@@ -3,8 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from senet.training.checkpointing import newest, place
 from senet.training.failures import in_plain_words
 from senet.training.processes.processes import joined_predictions
 from senet.training.train import train
+from tests.forked import forked
 from tests.training.test_resuming import At
 from tests.training.test_train import SHORT
 
@@ -93,29 +92,35 @@ def test_the_remedy_for_exhausted_memory_can_be_followed(tmp_path, batch_size, a
         raise MemoryError
 
 
+def _lock(pipe, folder):
+    with locked(folder):
+        pipe.send("locked")
+        pipe.recv()
+
+
 def test_two_commands_on_one_folder(tiny, pictures, tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from senet.files.lock import locked\n"
-        f"with locked(Path({str(tmp_path / 'run')!r})): print('locked', flush=True); sys.stdin.readline()"
-    )
     (tmp_path / "run").mkdir()
-    words = [sys.executable, "-c", code]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "locked\n"
-        with pytest.raises(StudyError, match=rf"process {other.pid} on .* is working in .*run: wait"):
-            train(tiny, pictures, out=tmp_path / "run", **SHORT)
-        other.communicate("\n", timeout=60)
+    other, pipe = forked(_lock, tmp_path / "run")
+    assert pipe.recv() == "locked"
+    with pytest.raises(StudyError, match=rf"process {other.pid} on .* is working in .*run: wait"):
+        train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    pipe.send("go on")
+    other.join(60)
     train(tiny, pictures, out=tmp_path / "run", **SHORT)
     with locked(tmp_path / "run"):
         pass
 
 
+def _end_in_the_middle(_, path):
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        os._exit(9)
+
+
 def test_what_killed_writers_left_is_removed(tmp_path):
-    code = (
-        "import os; from senet.files.atomic import atomic_write\n"
-        f"with atomic_write({str(tmp_path / 'x.onnx')!r}) as temporary: temporary.write_text('half'); os._exit(9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 9
+    process, _ = forked(_end_in_the_middle, tmp_path / "x.onnx")
+    process.join(60)
+    assert process.exitcode == 9
     (left,) = tmp_path.iterdir()
     old, young, mine = (tmp_path / f".senet-{name}" for name in ("0" * 16, "1" * 16 + ".pt", "notes"))
     for file in (old, young, mine):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -16,8 +13,10 @@ import pytest
 from senet.console.progress import Progress
 from senet.console.stopping import Stopped
 from senet.errors import StudyError
+from senet.study.cells import children
 from senet.study.cells.cell import Cell
 from senet.study.cells.children import run_children
+from tests.forked import forked
 
 CELLS = [Cell("plain", 0), Cell("se", 0), Cell("plain", 1), Cell("se", 1)]
 
@@ -131,28 +130,20 @@ def test_a_signal_stops_everything_at_once_and_begins_nothing(tmp_path, number):
     assert all(gone(int(pid)) for pid in until(tmp_path / "pids", 2))
 
 
-PARENT = """
-import signal
-import sys
-from pathlib import Path
-from senet.console.progress import Progress
-from senet.study.cells.cell import Cell
-from senet.study.cells import children
-from senet.study.cells.children import run_children
-children.GRACE_S = 0.5  # for these, which do not hear SIGTERM
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
-at = Path(sys.argv[1])
-script = f"trap '' TERM; sleep 60 & echo $! >> {at}/pids; echo $$ >> {at}/pids; wait"
-cells = [Cell("plain", seed) for seed in range(4)]
-run_children(cells, ["a", "b"], lambda cell, device: ["/bin/sh", "-c", script], at, Progress(False))
-"""
+def _parent(_, at):
+    children.GRACE_S = 0.5  # for these, which do not hear SIGTERM
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
+    script = f"trap '' TERM; sleep 60 & echo $! >> {at}/pids; echo $$ >> {at}/pids; wait"
+    cells = [Cell("plain", seed) for seed in range(4)]
+    run_children(cells, ["a", "b"], lambda cell, device: ["/bin/sh", "-c", script], at, Progress(False))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_a_parent_that_is_killed_leaves_no_orphans(tmp_path, number):
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path)])
+    parent, _ = forked(_parent, tmp_path)
     pids = until(tmp_path / "pids", 4, 60.0)
-    parent.send_signal(number)
-    assert parent.wait() != 0
+    os.kill(parent.pid, number)
+    parent.join()
+    assert parent.exitcode != 0
     assert all(gone(int(pid)) for pid in pids)
     assert len((tmp_path / "pids").read_text().split()) == 4  # nothing that waited has begun
