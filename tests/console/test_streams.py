@@ -7,10 +7,17 @@ import sys
 
 import pytest
 
+import senet
 from senet.console.display import Unbroken
 from senet.console.progress import Progress
 
 RUN = "import sys; from senet.cli import main; sys.exit(main(sys.argv[1:]))"
+# The streams alone, for what does not run a command: the package itself imports PyTorch, which takes seconds.
+OPEN = (
+    "import sys, types; sys.modules['senet'] = types.ModuleType('senet');"
+    f"sys.modules['senet'].__path__ = {[*senet.__path__]!r};"
+    "from senet.console.streams import open_streams; open_streams();"
+)
 
 
 def ran(*words, **options):
@@ -58,8 +65,7 @@ class TestCommand:
         found = subprocess.run(words, capture_output=True, timeout=100, check=False)
         assert (found.returncode, found.stdout) == (0, b"resnet20\n")
         code = (
-            "from senet.console.streams import open_streams; import os, sys; open_streams();"
-            f"file = open({str(tmp_path / 'x')!r}, 'w'); file.write(str(file.fileno())); file.close();"
+            f"{OPEN} file = open({str(tmp_path / 'x')!r}, 'w'); file.write(str(file.fileno())); file.close();"
             "print('lost', file=sys.stderr)"
         )
         subprocess.run(["sh", "-c", f'"{sys.executable}" -c "$0" 1>&- 2>&-', code], timeout=100, check=True)
@@ -79,10 +85,7 @@ class TestCommand:
         )
 
     def test_a_minus_sign_where_the_encoding_has_none(self):
-        code = (
-            "from senet.console.streams import open_streams; open_streams();"
-            "print('SE − plain = −14.48 points, 3 × 3, ±1, é, 猫 → σ, ─')"
-        )
+        code = f"{OPEN} print('SE − plain = −14.48 points, 3 × 3, ±1, é, 猫 → σ, ─')"
         environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
         found = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, env=environment, timeout=100, check=True
