@@ -15,6 +15,7 @@ import senet
 from senet.fused import switch, units
 from senet.fused.norm import normalise_and_excite
 from senet.fused.switch import unfused
+from tests.insertion.networks import shortened
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -22,8 +23,8 @@ timm = pytest.importorskip("timm")
 NETWORKS = {
     "cifar": lambda: senet.create("resnet20"),
     "basic": lambda: torchvision.models.resnet18(num_classes=5),
-    "bottleneck": lambda: torchvision.models.resnet50(num_classes=5),
-    "inverted": lambda: torchvision.models.mobilenet_v2(num_classes=5),
+    "bottleneck": lambda: shortened("resnet50", num_classes=5),
+    "inverted": lambda: shortened("mobilenet_v2", num_classes=5),
     "timm basic": lambda: timm.create_model("resnet18", num_classes=5, zero_init_last=False),
     "timm bottleneck": lambda: timm.create_model("resnet26", num_classes=5, zero_init_last=False),
     "mobilenet": lambda: senet.create("mobilenet_v1", num_classes=5),

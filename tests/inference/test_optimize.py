@@ -14,7 +14,7 @@ from torch import nn
 import senet
 from senet import OptimizeError, SEBlock, SESpec, optimize
 from senet.inference.agreement import TOLERANCE, relative_difference
-from tests.insertion.networks import PreActivation, randomise, small_resnet
+from tests.insertion.networks import PreActivation, randomise, shortened, small_resnet
 
 
 def _equal(model, optimized, *inputs, tolerance=TOLERANCE):
@@ -37,8 +37,8 @@ def _trained(model):
 
 
 NETWORKS = {
-    "zoo": (lambda: senet.create("se_resnet50", num_classes=7), 16),
-    "inserted": (lambda: senet.insert(torchvision.models.resnet50(num_classes=7), torch.randn(1, 3, 32, 32)), 16),
+    "zoo": (lambda: senet.create("se_resnet50", num_classes=7, width=0.25), 16),
+    "inserted": (lambda: senet.insert(shortened("resnet50", num_classes=7), torch.randn(1, 3, 32, 32)), 5),
     "timm SEModule": (lambda: timm.create_model("seresnext26d_32x4d", num_classes=7), 8),
     "timm EffectiveSE": (lambda: timm.create_model("ese_vovnet19b_slim_dw", num_classes=7), 0),
     "timm SqueezeExcite": (lambda: timm.create_model("efficientnet_b0", num_classes=7), 0),

@@ -85,6 +85,17 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
+def shortened(name: str, **options) -> nn.Module:
+    """A network of torchvision's with the same units, fewer of them: with and without a projection, with a stride."""
+    from torchvision.models import MobileNetV2, ResNet
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    if name == "mobilenet_v2":
+        stages = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 64, 2, 2]]
+        return MobileNetV2(inverted_residual_setting=stages, **options)
+    return ResNet({"resnet18": BasicBlock, "resnet50": Bottleneck}[name], [2, 1, 1, 1], **options)
+
+
 def assert_unchanged(model: nn.Module, example, se: nn.Module) -> None:
     args, kwargs = (
         ((), example) if isinstance(example, dict) else (example if isinstance(example, tuple) else (example,), {})

@@ -13,21 +13,11 @@ from torch import nn
 import senet
 from senet.fast import straightforward
 from senet.insertion import inserted
-from tests.insertion.networks import Residual, branch, randomise
+from tests.insertion.networks import Residual, branch, randomise, shortened
 
 torchvision = pytest.importorskip("torchvision")
-from torchvision.models.resnet import BasicBlock, Bottleneck  # noqa: E402
 
 NETWORKS = {"resnet18": (8, 64), "resnet50": (16, 64), "mobilenet_v2": (10, 64)}
-
-
-SHORT = {  # the same units, fewer of them: enough where each unit is compiled or trained
-    "resnet18": lambda **options: torchvision.models.ResNet(BasicBlock, [2, 1, 1, 1], **options),
-    "resnet50": lambda **options: torchvision.models.ResNet(Bottleneck, [2, 1, 1, 1], **options),
-    "mobilenet_v2": lambda **options: torchvision.models.MobileNetV2(
-        inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 64, 2, 2]], **options
-    ),
-}
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -42,11 +32,11 @@ def pair(request):
     return request.param, plain, senet.insert(plain, x), x
 
 
-@pytest.fixture(scope="module", params=SHORT)
+@pytest.fixture(scope="module", params=NETWORKS)
 def short_pair(request):
-    """A plain network of few units, the same with SE, and an example."""
+    """A plain network of few units, the same with SE, and an example: enough where each unit is computed."""
     torch.manual_seed(3)
-    plain, x = randomise(SHORT[request.param](num_classes=10)), torch.randn(2, 3, 64, 64)
+    plain, x = randomise(shortened(request.param, num_classes=10)), torch.randn(2, 3, 64, 64)
     return plain, senet.insert(plain, x), x
 
 
@@ -68,8 +58,8 @@ def test_sites_are_the_residual_units(pair):
     assert "added to" in found[0].reason
 
 
-def test_the_network_computes_what_it_did(pair):
-    _, plain, se, x = pair
+def test_the_network_computes_what_it_did(short_pair):
+    plain, se, x = short_pair
     for layout in (torch.contiguous_format, torch.channels_last):
         a, b = (copy.deepcopy(m).to(memory_format=layout).eval() for m in (plain, se))
         for images in (x, torch.randn(3, 3, 97, 65)):
@@ -102,8 +92,8 @@ def test_old_keys_keep_their_values(pair):
         assert torch.equal(fresh.eval()(x), plain.eval()(x))
 
 
-def test_remove_gives_the_plain_network_back(pair):
-    _, plain, se, x = pair
+def test_remove_gives_the_plain_network_back(short_pair):
+    plain, se, x = short_pair
     trained = copy.deepcopy(se)
     for block in senet.blocks(trained).values():
         nn.init.normal_(block.fc2.weight)

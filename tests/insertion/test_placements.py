@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import senet
 from senet import InsertionError, SESpec
 from senet.block import PLACEMENTS
-from tests.insertion.networks import PreActivation, randomise
+from tests.insertion.networks import PreActivation, randomise, shortened
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -68,9 +68,9 @@ def resnet_units(net):
 
 
 CASES = {
-    "resnet18": (lambda: torchvision.models.resnet18(), basic),
-    "resnet50": (lambda: torchvision.models.resnet50(), bottleneck),
-    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(), inverted),
+    "resnet18": (lambda: shortened("resnet18", num_classes=10), basic),
+    "resnet50": (lambda: shortened("resnet50", num_classes=10), bottleneck),
+    "mobilenet_v2": (lambda: shortened("mobilenet_v2", num_classes=10), inverted),
     "preactivation": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), PreActivation(8), PreActivation(8)),
         preactivation,
@@ -148,7 +148,7 @@ def test_placement_starts_as_the_identity_and_goes_again(name, placement):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_placement_compiles_and_exports(placement):
     x = torch.randn(2, 3, 32, 32)
-    net = senet.insert(torchvision.models.resnet18(), x, SESpec(placement=placement)).eval()
+    net = senet.insert(shortened("resnet18", num_classes=10), x, SESpec(placement=placement)).eval()
     with torch.no_grad():
         expected = net(x)
         torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(x), expected)
