@@ -33,6 +33,7 @@ def can_fuse(norm: nn.Module, block: nn.Module | None, v: Tensor) -> bool:
     return (
         norm.training
         and type(v) is Tensor
+        and v.layout is torch.strided
         and v.dim() > 2
         and v.dtype in _DTYPES
         and v.shape[1] == getattr(norm, "num_features", getattr(norm, "num_channels", 0))
@@ -74,20 +75,26 @@ def _takes_part(block: nn.Module, channels: int) -> bool:
         and block.squeeze == "avg"
         and block.in_channels == channels
         and not block.scale.requires_grad  # the pass has no gradient for it
-        and "forward" not in block.__dict__
-        and not any(map(hooked, (block, block.fc1, block.fc2)))
+        and not block.scale.dim()
+        and "gate" not in block.__dict__
+        and not hooked(block)
         and not is_watched(block.fc1)
         and not is_watched(block.fc2)
     )
 
 
 def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
-    """Whether all parameters are plain tensors on v's device, with its dtype or the dtype of sums."""
+    """Whether all parameters are plain dense tensors on v's device, with its dtype or the dtype of sums."""
     allowed = (v.dtype, compute_dtype(v))
     return all(
         tensor is None
         or not tensor.is_floating_point()
-        or (tensor.dtype in allowed and tensor.device == v.device and type(tensor) in (nn.Parameter, Tensor))
+        or (
+            type(tensor) in (nn.Parameter, Tensor)
+            and tensor.layout is torch.strided
+            and tensor.dtype in allowed
+            and tensor.device == v.device
+        )
         for module in modules
         for tensor in tensors_of(module)
     )

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from senet.activations import ACTIVATIONS
 from senet.block import SEBlock
-from senet.block.equations import padding
 from senet.fused.conditions import may_overwrite
 from senet.fused.passes import inference as compiled
 from senet.fused.passes.library import library
@@ -53,7 +52,7 @@ def normalise_then_excite(
     Returns:
         The output, or None, without any effect, if the operations must run one by one.
     """
-    if padding.lengths is not None or not may_overwrite(norm, block, v) or library() is None:
+    if not may_overwrite(norm, block, v) or library() is None:
         return None
     assert isinstance(block, SEBlock)
     u: Tensor = kind.forward(norm, v)

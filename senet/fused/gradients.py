@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from senet.block import GATES, _se_gate
 from senet.fused.normalisations import Statistics
+from senet.fused.passes.operations import TorchPasses
 from senet.fused.passes.pointers import like
-from senet.fused.passes.protocol import Passes, positions
+from senet.fused.passes.protocol import positions
 
 __all__ = [
     "Inputs",
@@ -33,7 +34,7 @@ __all__ = [
 class Plan:
     """The settings of one call, besides tensors."""
 
-    passes: Passes
+    passes: TorchPasses
     statistics: Statistics
     gate: str  # "" without SE
     relu: bool  # whether the output is rectified

@@ -29,6 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {  # by owner; for a class, attributes of
     "nn.modules.module": _GLOBAL_HOOKS,
     "nn.Module": (*_HOOKS, "_parameters", "_buffers"),
     "Tensor": ("_version",),
+    "overrides": ("_get_current_function_mode_stack",),
     "ops.aten": ("sigmoid_backward", "hardsigmoid_backward", "tanh_backward", "threshold_backward"),
 }
 
@@ -58,18 +59,24 @@ def _has(owner: str, name: str) -> bool:
 def is_being_traced() -> bool:
     """Whether something observes single operations or every module; also True if that is unknown.
 
-    A compiler, a tracer, a dispatch mode, a function transform and a global hook must see the
-    unfused equations.
+    A compiler, a tracer, a mode, a function transform and a global hook must see the unfused
+    equations.
     """
     return bool(
         torch.compiler.is_compiling()
         or not available()
         or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack()
+        or any(map(_watches, torch.overrides._get_current_function_mode_stack()))  # type: ignore[no-untyped-call]
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or any(getattr(every_module, hooks) for hooks in _GLOBAL_HOOKS)
     )
+
+
+def _watches(mode: object) -> bool:
+    """Whether a mode may keep the functions' results; a default device, which is a mode too, does not."""
+    return type(mode).__module__ != "torch.utils._device"
 
 
 def is_batched(x: Tensor) -> bool:

@@ -66,8 +66,9 @@ def _finished(norm: Any, v: Tensor, shortcut: Tensor, relu: nn.Module | None, *,
 
 
 def _adds(v: Tensor, shortcut: Tensor) -> bool:
-    """Whether the sum has v's shape, dtype and device. Its layout may differ, which `pointers` handles."""
-    return type(shortcut) is Tensor and all(getattr(v, a) == getattr(shortcut, a) for a in ("shape", "dtype", "device"))
+    """Whether the sum has v's shape, dtype and device. Its strides may differ, which `pointers` handles."""
+    alike = ("shape", "dtype", "device", "layout")
+    return type(shortcut) is Tensor and all(getattr(v, each) == getattr(shortcut, each) for each in alike)
 
 
 def _rectifies(relu: nn.Module | None) -> bool:
@@ -140,7 +141,7 @@ def _rectified(norm: nn.Module, relu: nn.Module, v: Tensor) -> Tensor | None:
     use = use_of(type(relu))
     if use is None or not use.is_relu or not normalises(type(norm)):
         return None
-    if type(v) is not Tensor or hooked(norm) or hooked(relu):
+    if hooked(norm) or hooked(relu):
         return None
     return rescaled(norm, type(norm), getattr(relu, use.child), v, rectified=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from senet.inference.graph import Network, expect, value_of
+from senet.inference.graph import Network, alike, expect, value_of
 from senet.inference.layers import Affine, Layer, as_affine, as_layer, bind
 
 __all__ = ["Gate", "Maximum", "Source", "find_gates", "source_of", "space_of_average"]
@@ -194,8 +194,7 @@ def _step(network: Network, node: fx.Node, channel: int) -> Affine | None:
             made = v.args[0] if value_of(v).__class__ in (tuple, list) else v
             affine = as_affine(network, v if made is not v else node, made, channel)  # type: ignore[arg-type]
             if affine is not None and affine.node is node:
-                ours, theirs = value_of(node), value_of(affine.v)
-                return affine if ours.shape == theirs.shape and ours.dtype == theirs.dtype else None
+                return affine if alike(node, affine.v) else None
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from senet.inference.graph import Network, value_of
+from senet.inference.graph import Network, alike
 from senet.inference.layers import Affine, Layer, as_affine, as_layer, bias_name
 
 __all__ = ["HALF", "applied", "fits", "fold_affine", "fold_constants", "fold_into"]
@@ -81,10 +81,7 @@ def _only_user(network: Network, layer: Layer) -> Affine | None:
         return None
     user = next(iter(layer.node.users))
     affine = as_affine(network, user, layer.node, layer.channel)
-    if affine is None:
-        return None
-    ours, theirs = value_of(layer.node), value_of(affine.node)
-    return affine if ours.dtype == theirs.dtype and ours.shape == theirs.shape else None
+    return affine if affine is not None and alike(layer.node, affine.node) else None
 
 
 def applied(layer: Layer, scale: Tensor | None, shift: Tensor | None) -> Layer:

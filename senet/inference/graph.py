@@ -24,7 +24,7 @@ from senet.inference.shapes import Shapes, expect, parsed
 from senet.running import as_call, untouched
 from senet.words import kind_of
 
-__all__ = ["Network", "capture", "expect", "require", "value_of"]
+__all__ = ["Network", "alike", "capture", "expect", "require", "value_of"]
 
 _aten = torch.ops.aten
 _THROUGH = (
@@ -113,6 +113,14 @@ class Network:
 def value_of(node: fx.Node) -> Any:
     """The fake tensor (shape, dtype, device) of a node's result; None if unknown."""
     return node.meta.get("val")
+
+
+def alike(a: fx.Node, b: fx.Node) -> bool:
+    """Whether the results of both nodes are known to have the same shape and dtype."""
+    ours, theirs = value_of(a), value_of(b)
+    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+        return False
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape
 
 
 def capture(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> Network:

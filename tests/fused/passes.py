@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from senet.fused.passes.operations import TorchPasses
-from senet.fused.passes.protocol import Passes, compute_dtype
+from senet.fused.passes.protocol import compute_dtype
 
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -34,7 +34,7 @@ CASES = [
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-def check_passes(case: Case, ways: Passes) -> None:
+def check_passes(case: Case, ways: TorchPasses) -> None:
     """Each pass against PyTorch's operations."""
     exact = TorchPasses()
     v, dy, out, other = case.tensor(3), case.tensor(), case.tensor(), case.tensor()
@@ -68,7 +68,7 @@ def check_passes(case: Case, ways: Passes) -> None:
 class Moved:
     """A way to compute the passes on another device, of tensors that come from and go back to the CPU."""
 
-    def __init__(self, ways: Passes, device: str) -> None:
+    def __init__(self, ways: TorchPasses, device: str) -> None:
         self.ways, self.device = ways, device
 
     def __getattr__(self, name):

@@ -8,11 +8,14 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import senet
 from senet.fused.passes import inference
 from senet.fused.passes.library import library
 from senet.fused.switch import unfused, unobtrusive, watching
+from tests.fused.passes import LAST
+from tests.fused.test_norm import joined, norm_of
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 NETWORKS = {
@@ -75,6 +78,23 @@ def test_it_gives_the_same(pair, batch, dtype, memory_format, called):
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "tanh", "relu"])
+@pytest.mark.parametrize("kind", ["batch", "group", "instance"])
+@pytest.mark.parametrize("shape", [(2, 8, 7), (2, 8, 5, 6), (2, 8, 3, 4, 5)])
+def test_every_gate_behind_every_normalisation(gate, kind, shape, called):
+    spec = senet.SESpec(4, gate=gate, bias=True, start="paper")
+    model = joined(norm_of(kind, 8, len(shape) - 2), spec, 8).eval()
+    x = torch.randn(shape)
+    for each in (x, x.contiguous(memory_format=LAST[x.dim()])) if x.dim() > 3 else (x,):
+        called.clear()
+        with torch.no_grad():
+            found = model(each)
+            with unfused():
+                torch.testing.assert_close(found, model(each), rtol=1e-5, atol=1e-5)
+        assert called[0] == "gates"
+        assert len(called) == 2
+
+
 def test_a_block_is_two_calls(called):
     se = senet.insert(NETWORKS["bottleneck"](), torch.randn(1, 3, 64, 64)).eval()
     with torch.no_grad():
@@ -105,7 +125,24 @@ def _doubled(se):
     se[2].se.fc2.weight.data = se[2].se.fc2.weight.data.double()
 
 
-@pytest.mark.parametrize("change", [_watched, _without_squeeze, _doubled, nn.Module.train])
+def _sparse(se):
+    layer = se[2].se.fc1
+    layer.weight = nn.Parameter(layer.weight.detach().to_sparse_csr(), requires_grad=False)
+
+
+def _scaled_by_channel(se):
+    se[2].se.scale = torch.linspace(1, 2, 8)
+
+
+def _gated_otherwise(se):
+    se[2].se.gate = lambda x, *_, **__: torch.ones(*x.shape[:2], 1, 1)
+
+
+CHANGES = [_watched, _without_squeeze, _doubled, _sparse, _scaled_by_channel, _gated_otherwise, nn.Module.train]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("change", CHANGES)
 def test_whoever_looks_sees_the_equations(change, called):
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     se = senet.insert(model, torch.randn(2, 3, 9, 9), senet.SESpec(2, start="paper"), where="2").eval()
@@ -131,6 +168,34 @@ def test_gradients_transforms_padding_and_the_switch(called):
         torch.testing.assert_close(se(x), apart)
         assert called == ["gates", "rescale_rows_float32"]
     assert not torch.allclose(padded, apart)
+
+
+class Keeping(TorchFunctionMode):
+    """A mode that keeps each function's result, and its values at that time."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.kept.append((result, result.clone()))
+        return result
+
+
+def test_a_mode_that_keeps_results_keeps_them_as_they_were(called):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    se = senet.insert(model, x := torch.randn(2, 3, 9, 9), senet.SESpec(2, start="paper"), where="2").eval()
+    with torch.no_grad():
+        with Keeping() as mode:
+            se(x)
+        assert called == []
+        assert mode.kept
+        assert all(torch.equal(result, at_that_time) for result, at_that_time in mode.kept)
+        with torch.device("meta"):  # a mode too, which keeps nothing
+            se(x)
+        assert called == ["gates", "rescale_rows_float32"]
 
 
 def test_weights_that_lie_transposed(called):

@@ -20,7 +20,6 @@ from senet.fused.passes.library import library
 from senet.fused.passes.native import NativePasses
 from senet.fused.passes.operations import TorchPasses
 from senet.fused.passes.pointers import UnfitError, address, like, overlaps, per_map, writable
-from senet.fused.passes.protocol import Passes
 from senet.fused.switch import unfused
 from senet.zoo.networks import cifar_resnet
 from tests.fused.laying import WAYS, laid, shapes, vector, ways
@@ -29,7 +28,7 @@ from tests.fused.test_norm import joined, norm_of, randomised, watched
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def compiled() -> Passes:
+def compiled() -> TorchPasses:
     found = library()
     if found is None:
         pytest.skip("there is no C compiler here")
@@ -42,7 +41,7 @@ def near(a: Tensor, b: Tensor, tolerance: float, least: float = 1e-3) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance * largest, equal_nan=False)
 
 
-def check_passes(ours: Passes, shape: tuple[int, ...], dtype: torch.dtype, draw, seed: int) -> None:
+def check_passes(ours: TorchPasses, shape: tuple[int, ...], dtype: torch.dtype, draw, seed: int) -> None:
     """Every pass, with every tensor laid as `draw` says, against PyTorch's operations over contiguous ones."""
     torch.manual_seed(seed)
     exact, tolerance = TorchPasses(), DTYPES[dtype]

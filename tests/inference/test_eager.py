@@ -76,6 +76,7 @@ def test_gates_in_bfloat16(shape, memory_format, count):
 def test_gates_with_every_activation(inner, outer, count):
     for shape in ((2, 24, 5), (2, 24), (2, 24, 2, 3, 4)):
         h, first, second = _case(shape, 8, 30)
+        h = h.contiguous(memory_format=torch.channels_last_3d) if outer == 2 and h.dim() == 5 else h
         found = gates(count, h, *first, inner, *second, outer)
         torch.testing.assert_close(found.double(), _exact(h, first, second, inner, outer), rtol=2e-6, atol=1e-5)
 
@@ -122,6 +123,14 @@ def test_maps_that_lie_otherwise_are_rescaled_all_the_same():
         torch.testing.assert_close(rescale_add(2, deep.clone(), gate[..., None], deep), deep * gate[..., None] + deep)
         torch.testing.assert_close(rescale_relu(1, x.clone(), gate), torch.relu(x * gate))
         torch.testing.assert_close(rescale_relu(1, u.clone(), gate[:1]), torch.relu(u * gate[:1]))
+
+
+def test_a_map_on_another_device_is_refused_as_pytorch_does():
+    """Of a network of two inputs, the second may be given elsewhere: its address means nothing here."""
+    u, gate = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 1, 1)
+    for function in (rescale_add, rescale_add_relu):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="device"):
+            function(1, u, gate, torch.randn(2, 3, 4, 4, device="meta"))
 
 
 def test_what_compiled_code_cannot_read_is_left_to_pytorch():

@@ -8,13 +8,12 @@ from torch import Tensor
 from senet.fused.passes.library import library
 from senet.fused.passes.native import NativePasses
 from senet.fused.passes.operations import TorchPasses
-from senet.fused.passes.protocol import Passes
 from senet.fused.passes.triton import TritonPasses, available
 
 __all__ = ["passes_for"]
 
 
-def passes_for(v: Tensor) -> Passes | None:
+def passes_for(v: Tensor) -> TorchPasses | None:
     """The fastest implementation on this machine for v; None if v's device has none."""
     if v.device.type == "cpu":
         found = library()

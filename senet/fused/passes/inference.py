@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from senet.fused.passes.library import library
-from senet.fused.passes.pointers import LAST, UnfitError, address, overlaps
+from senet.fused.passes.pointers import UnfitError, address, layout, overlaps
 
 __all__ = ["AFTER", "BEFORE", "FEW", "NOT", "Excitation", "excite", "rescale", "squeeze"]
 
@@ -29,11 +29,7 @@ NOT, AFTER, BEFORE = 0, 1, 2
 """Whether `rescale` rectifies its result, or the map before it is rescaled."""
 
 _FLOAT = torch.float32
-_SQUEEZE = {_FLOAT: "squeeze_float32", torch.bfloat16: "squeeze_bfloat16"}
-_RESCALE = {
-    _FLOAT: ("rescale_rows_float32", "rescale_last_float32"),
-    torch.bfloat16: ("rescale_rows_bfloat16", "rescale_last_bfloat16"),
-}
+_DTYPES = {_FLOAT: "float32", torch.bfloat16: "bfloat16"}
 
 
 def squeeze(threads: int, h: Tensor, relu: bool) -> Tensor | None:
@@ -43,7 +39,7 @@ def squeeze(threads: int, h: Tensor, relu: bool) -> Tensor | None:
         return None
     pooled = h.new_empty(h.shape[:2], dtype=_FLOAT)
     functions: Any = library()
-    getattr(functions, _SQUEEZE[h.dtype])(*given, address(pooled), threads)
+    getattr(functions, f"squeeze_{_DTYPES[h.dtype]}")(*given, address(pooled), threads)
     return pooled
 
 
@@ -81,12 +77,12 @@ def excite(threads: int, h: Tensor, relu: bool, excitation: Excitation) -> Tenso
 
 def _map(h: Tensor, relu: bool) -> tuple[Any, ...] | None:
     """A map as the compiled functions take it; None if they do not."""
-    if h.dtype not in _SQUEEZE or not h.is_cpu or h.requires_grad or not h.numel():
+    kind = layout(h)
+    if h.dtype not in _DTYPES or not h.is_cpu or h.requires_grad or not h.numel() or not kind:
         return None
-    last = 0 if h.is_contiguous() else 1 if h.is_contiguous(memory_format=torch.channels_last) else -1
     samples, channels, *_ = h.shape
     try:
-        return None if last < 0 else (address(h), samples, channels, h.numel() // (samples * channels), last, int(relu))
+        return address(h), samples, channels, h.numel() // (samples * channels), int(kind == "last"), int(relu)
     except UnfitError:
         return None
 
@@ -101,24 +97,20 @@ def rescale(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) 
         x: like u; None adds nothing.
         relu: `NOT`, `AFTER` or `BEFORE`.
     """
-    shape, dtype = u.shape, u.dtype
-    if dtype not in _RESCALE or gate.dtype is not dtype or not u.is_cpu or u.requires_grad or gate.requires_grad:
+    shape, dtype, kind = u.shape, u.dtype, layout(u)
+    if not (kind and dtype in _DTYPES and gate.dtype is dtype and u.is_cpu) or u.requires_grad or gate.requires_grad:
         return False
     size, maps, channels = u.numel(), gate.numel(), shape[1] if len(shape) > 2 else 0
     if not size or gate.shape[:2] != shape[:2] or maps != shape[0] * channels or not gate.is_contiguous():
         return False
-    if x is not None and (x.shape != shape or x.dtype is not dtype or x.requires_grad or overlaps(u, x)):
+    if x is not None and (x.shape != shape or x.dtype is not dtype or not x.is_cpu or x.requires_grad):
         return False
-    rows, last = _RESCALE[dtype]
+    if x is not None and (layout(x) != kind or overlaps(u, x)):
+        return False
     try:
         at, scale = (address(u), address(x)), address(gate)
     except UnfitError:
         return False
-    if u.is_contiguous() and (x is None or x.is_contiguous()):
-        getattr(library(), rows)(*at, maps, size // maps, scale, relu, threads)
-        return True
-    lies = LAST.get(len(shape))
-    if lies and u.is_contiguous(memory_format=lies) and (x is None or x.is_contiguous(memory_format=lies)):
-        getattr(library(), last)(*at, shape[0], size // maps, channels, scale, relu, threads)
-        return True
-    return False
+    sizes = (maps, size // maps) if kind == "rows" else (shape[0], size // maps, channels)
+    getattr(library(), f"rescale_{kind}_{_DTYPES[dtype]}")(*at, *sizes, scale, relu, threads)
+    return True

@@ -13,12 +13,12 @@ __all__ = ["TorchPasses"]
 class TorchPasses:
     """The passes in PyTorch's operations.
 
-    They serve machines without a compiler and tensors that compiled code does not support, and the
-    other implementations are tested against them.
+    They serve machines without a compiler and tensors that compiled code does not support. The other
+    implementations are subclasses, and are tested against them.
     """
 
     def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Passes` says."""
+        """Mean and sum of squared deviations over space: v (N, C, *space) -> two of (N, C)."""
         x = v.flatten(2).to(compute_dtype(v))
         near = x.mean(2, keepdim=True)
         deviations = x - near
@@ -29,7 +29,7 @@ class TorchPasses:
     def affine(
         self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, relu: bool = False
     ) -> Tensor:
-        """As `Passes` says."""
+        """(v − center)·scale + shift, plus `other`, rectified: like v."""
         center, scale, shift = (_over_space(x, v) for x in (center, scale, shift))
         y = torch.addcmul(shift, v - center, scale)
         if other is not None:
@@ -39,7 +39,11 @@ class TorchPasses:
     def sums(
         self, dy: Tensor, v: Tensor, mean: Tensor, out: Tensor | None = None, keep: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Passes` says."""
+        """Σ dy and Σ dy·(v − mean) over space, (N, C), and dy.
+
+        With `out`, dy counts only where out is not ≤ 0, as in the backward pass of the ReLU that
+        made `out`. With `keep` the third result is that dy, else the given one.
+        """
         kept = dy if out is None else torch.where(out <= 0, 0, dy)
         space = list(range(2, v.dim()))
         d = kept.to(mean.dtype)
@@ -56,7 +60,7 @@ class TorchPasses:
         out: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """As `Passes` says."""
+        """scale·dy + c1·(v − center) + c0, like v; `out` as in `sums`, and `extra` is added where out passes."""
         center, scale, c1, c0 = (_over_space(x, v) for x in (center, scale, c1, c0))
         du = dy.to(scale.dtype) * scale
         if out is not None:
@@ -64,7 +68,7 @@ class TorchPasses:
         return torch.addcmul(du + c0, v - center, c1).to(v.dtype)
 
     def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Passes` says."""
+        """The number of positions of each map that pass a ReLU of the affine pass, and Σ (v − center) over them."""
         deviations = v - _over_space(center, v)
         through = torch.addcmul(_over_space(shift, v), deviations, _over_space(scale, v)) > 0
         space = list(range(2, v.dim()))

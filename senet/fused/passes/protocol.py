@@ -17,49 +17,11 @@ Maps may have any memory layout: a map that is not dense is copied first
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Passes", "compute_dtype", "positions"]
-
-
-class Passes(Protocol):
-    """An implementation of the passes."""
-
-    def stats(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and sum of squared deviations over space: v (N, C, *space) -> two of (N, C)."""
-
-    def affine(
-        self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, relu: bool = False
-    ) -> Tensor:
-        """(v − center)·scale + shift, plus `other`, rectified: like v."""
-
-    def sums(
-        self, dy: Tensor, v: Tensor, mean: Tensor, out: Tensor | None = None, keep: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Σ dy and Σ dy·(v − mean) over space, (N, C), and dy.
-
-        With `out`, dy counts only where out is not ≤ 0, as in the backward pass of the ReLU that
-        made `out`. With `keep` the third result is that dy, else the given one.
-        """
-
-    def input(
-        self,
-        dy: Tensor,
-        v: Tensor,
-        center: Tensor,
-        scale: Tensor,
-        c1: Tensor,
-        c0: Tensor,
-        out: Tensor | None = None,
-        extra: Tensor | None = None,
-    ) -> Tensor:
-        """scale·dy + c1·(v − center) + c0, like v; `out` as in `sums`, and `extra` is added where out passes."""
-
-    def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of positions of each map that pass a ReLU of the affine pass, and Σ (v − center) over them."""
+__all__ = ["compute_dtype", "positions"]
 
 
 def compute_dtype(v: Tensor) -> torch.dtype:

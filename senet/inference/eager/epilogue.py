@@ -17,7 +17,7 @@ from senet.fused.passes import inference as compiled
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
 from senet.inference.eager.gate import gates, rectified_gates
-from senet.inference.graph import Network, value_of
+from senet.inference.graph import Network, alike, value_of
 
 __all__ = ["fuse_epilogues", "plus", "rescale", "rescale_add", "rescale_add_relu", "rescale_rectified", "rescale_relu"]
 
@@ -119,7 +119,7 @@ def _fuse(network: Network, product: fx.Node) -> fx.Node | None:
     following = _only_user(product)
     if following is not None and following.target is _aten.add.Tensor and not following.kwargs:
         x = following.args[1] if following.args[0] is product else following.args[0]
-        if isinstance(x, fx.Node) and x is not product and _like(x, following) and _like(product, following):
+        if isinstance(x, fx.Node) and x is not product and alike(x, following) and alike(product, following):
             function, last, given = rescale_add, following, [0, u, gate, x]
             following = _only_user(following)
     if following is not None and following.target is _aten.relu.default:
@@ -160,7 +160,7 @@ def _is_fresh(given: Any, user: fx.Node, targets: tuple[Any, ...] = _FRESH) -> b
     """Whether `user` may overwrite its operand: a new tensor like its result, whose other readers run before."""
     if not isinstance(given, fx.Node) or given.op != "call_function" or user not in given.users:
         return False
-    if not _like(given, user):
+    if not alike(given, user):
         return False
     if not all(other is user or (other.target in _READERS and other < user) for other in given.users):
         return False
@@ -171,11 +171,3 @@ def _is_fresh(given: Any, user: fx.Node, targets: tuple[Any, ...] = _FRESH) -> b
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _like(a: Any, b: fx.Node) -> bool:
-    """Whether both are known to have the same shape and dtype."""
-    ours, theirs = value_of(a), value_of(b)
-    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
-        return False
-    return ours.dtype == theirs.dtype and ours.shape == theirs.shape
