@@ -34,7 +34,8 @@ class Placed:
         placement: the placement, as in `SESpec`.
         sites: the modules that SE is joined to.
         reduction_ratio: the blocks' reduction ratio r.
-        form: "optimized" (by `senet.optimize` or `senet.export`) or "as inserted".
+        form: "optimized" (by `senet.optimize` or `senet.export`), or "as inserted", where only
+            normalisations are folded.
         parameters: the parameters that SE adds.
         ratio: its time over that of the network without SE: the median over alternating rounds,
             with a 95 % interval.
@@ -170,7 +171,7 @@ def _table(name: str, title: str, rows: Sequence[Placed]) -> Table:
         Column("where", number=False),
         Column("sites"),
         Column("r", help="the reduction ratio"),
-        Column("form", number=False, help="what senet.optimize gives, or the network as insert leaves it"),
+        Column("form", number=False, help="what senet.optimize gives, or SE as it is, normalisations folded"),
         Column("parameters", help="that SE adds"),
         Column("time / plain", help="with its 95 % interval"),
         Column("time / plain, low", shown=False),

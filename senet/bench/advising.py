@@ -26,6 +26,7 @@ from senet.console.progress import Progress
 from senet.errors import InputError, InsertionError
 from senet.extras import how_to_install
 from senet.files.paths import expanded
+from senet.files.run_folder import report_folder
 from senet.insertion import Site, blocks, insert, remove, sites
 from senet.running import count_parameters
 from senet.words import did_you_mean
@@ -82,7 +83,8 @@ def advise(
 
     Raises:
         ValueError: there is no such engine or placement, the engine is not installed, the budget is
-            at most 1, the batch size is below 1, the example is not one, or SE has no place in the network.
+            at most 1, the batch size is below 1, the example is not one, SE has no place in the network,
+            or the folder holds a training or a study.
     """
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise InputError("advise takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
@@ -98,6 +100,7 @@ def advise(
     held = bool(blocks(model))
     plain = (remove(model, everything=True) if held else copy.deepcopy(model)).eval()
     found = _sites(plain, example, placements)
+    folder = None if out is None else report_folder(expanded(out))  # before it measures
     search = _Search(plain, example, engine, batch_size, quick, found, accuracies, Progress(progress))
     whole = search.whole(reduction_ratio)
     stages = search.by_stage(whole)
@@ -118,8 +121,8 @@ def advise(
         machine=machine_of_figures(),
         quick=quick,
     )
-    if out is not None:
-        result.write(expanded(out))
+    if folder is not None:
+        result.write(folder)
     return result
 
 

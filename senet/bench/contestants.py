@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec
@@ -81,7 +80,6 @@ def contestants(model: nn.Module, example: Tensor) -> Contestants:
     Raises:
         InsertionError: (a ValueError) SE has no place in it.
     """
-    torch.manual_seed(0)
     plain = remove(model, everything=True) if blocks(model) else copy.deepcopy(model)
     ours = copy.deepcopy(model) if inserted(model) else insert(plain, example, SESpec(bias=True, start="paper"))
     twin = _timms(model, ours, example)

@@ -106,6 +106,9 @@ def silent() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         nowhere = stack.enter_context(Path(os.devnull).open("w"))
+        # Where output goes to a file, Python keeps it back, and would write it after this context.
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
         for number in (1, 2):
             kept = os.dup(number)
             stack.callback(os.close, kept)

@@ -32,8 +32,8 @@ from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.extras import how_to_install
 from senet.files.paths import expanded
-from senet.files.run_folder import digest_of
-from senet.words import lasting_repr
+from senet.files.run_folder import digest_of, report_folder
+from senet.words import counted, lasting_repr
 
 if TYPE_CHECKING:
     import os
@@ -136,7 +136,7 @@ def bench(
 
     Raises:
         ValueError: there is no such engine, or none at all; SE has no place in the network, or the
-            folder holds another measurement.
+            folder holds another measurement, a training or a study.
     """
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise BenchError("bench takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
@@ -146,14 +146,13 @@ def bench(
     if not wanted:
         how = " that does not compile, since quick leaves out those that do" if quick else ""
         raise BenchError(f"there is nothing to measure: name at least one engine{how}")
-    folder = expanded(out)
-    who = contestants(model, example)
+    with _same_random_state():
+        who = contestants(model, example)
     result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
-    code = _digest(who.networks[OURS], name)
-    done = _kept_rows(folder, result, code) if resume else {}
-    folder.mkdir(parents=True, exist_ok=True)
-    measuring = _Measuring(who, example, QUICK if quick else FULL)
+    code, folder = _digest(who.networks[OURS], name), report_folder(expanded(out))
     shown = Progress(progress)
+    done = _kept_rows(folder, result, code, shown.note) if resume else {}
+    measuring = _Measuring(who, example, QUICK if quick else FULL)
     with shown.steps(len(wanted)):
         for case in wanted:
             shown.run(case.words)
@@ -322,7 +321,7 @@ def _digest(network: nn.Module, name: str | None) -> str:
 def _code() -> str:
     """A short digest of the code on which the figures depend."""
     package = Path(__file__).parent.parent
-    rooms = ("block", "fused", "inference", "export", "bench")
+    rooms = ("block", "fused", "insertion", "inference", "export", "bench")
     files = [file for room in rooms for file in (package / room).rglob("*.[pch]*")]
     files = [file for file in files if file.suffix != ".pyc"]
     digest = hashlib.sha256()
@@ -331,7 +330,7 @@ def _code() -> str:
     return digest.hexdigest()[:16]
 
 
-def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int], Row]:
+def _kept_rows(folder: Path, now: Bench, code: str, note: Callable[[str], None]) -> dict[tuple[str, str, int], Row]:
     """The measured rows of an earlier call with the same code.
 
     Raises:
@@ -358,7 +357,11 @@ def _kept_rows(folder: Path, now: Bench, code: str) -> dict[tuple[str, str, int]
                 f"{folder} holds a measurement whose {what} was {before} and is now {here}: give another folder, or "
                 f"--no-resume to measure all anew"
             )
-    return {row.key: row for row in then.rows if row.plain is not None} if then_code == code else {}
+    kept = {row.key: row for row in then.rows if row.plain is not None}
+    if kept and then_code != code:
+        note(f"{path} has {counted(len(kept), 'row')} that another version of senet or of the network gave: not kept")
+        return {}
+    return kept
 
 
 def _write(folder: Path, result: Bench, code: str) -> None:

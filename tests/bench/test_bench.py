@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import io
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 import senet
 from senet import cli
-from senet.bench import Bench, Case, Ratio, Row, bench, cases
+from senet.bench import Bench, Case, Ratio, Row, advise, bench, cases, devices
 from senet.bench import measurement as benching
 from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
 from senet.bench.contestants import (
@@ -125,7 +126,9 @@ def test_the_papers_resnet_is_not_compared_with_todays():
 def test_another_engine_than_installed_and_no_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = bench(Network(), EXAMPLE, tmp_path, engines=["openvino", "cuda", "onnxruntime"], progress=False)
+    network, before = Network(), torch.get_rng_state()
+    found = bench(network, EXAMPLE, tmp_path, engines=["openvino", "cuda", "onnxruntime"], progress=False)
+    assert torch.equal(torch.get_rng_state(), before)  # which is the caller's
     notes = {row.engine: row.note for row in found.rows}
     assert notes == {
         "onnxruntime": "not installed: onnx, onnxscript, onnxruntime (the extra 'ship')",
@@ -176,6 +179,15 @@ def test_bf16_trains_under_autocast_and_infers_in_bf16():
     assert seen[-1] == (torch.bfloat16, torch.bfloat16)
 
 
+def test_what_a_converter_prints_goes_nowhere(monkeypatch):
+    """Also where Python keeps output back, as it does for a file."""
+    said = io.StringIO()
+    monkeypatch.setattr("sys.stdout", said)
+    with devices.silent():
+        print("converting")
+    assert said.getvalue() == ""
+
+
 def test_openvino_says_what_it_computes_in():
     openvino = pytest.importorskip("openvino")
     network = OpenVino(openvino_model(trace(nn.Linear(4, 4), torch.zeros(1, 4)), {}), precision="bf16")
@@ -218,7 +230,7 @@ def test_every_engine_of_the_processor_and_the_files(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("not_folded")
-def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch):
+def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch, capfd):
     measured = []
     real = benching._Measuring._measured
 
@@ -249,7 +261,8 @@ def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch)
     third = bench(Network(), EXAMPLE, tmp_path, engines=["channels-last"], **given)
     assert (measured, third.rows) == ([], second.rows)  # rows that were not asked for again stay
     monkeypatch.setattr("senet.bench.measurement._code", lambda: "another")
-    bench(Network(), EXAMPLE, tmp_path, engines=["channels-last"], **given)
+    bench(Network(), EXAMPLE, tmp_path, engines=["channels-last"], **{**given, "progress": True})
+    assert "bench.json has 5 rows that another version of senet or of the network gave" in capfd.readouterr().err
     assert len(measured) == 2
     with pytest.raises(ValueError, match=r"model was net and is now other: give another folder, or --no-resume"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **{**given, "name": "other"})
@@ -269,6 +282,14 @@ def test_what_was_measured_is_kept_and_what_failed_is_not(tmp_path, monkeypatch)
     (tmp_path / "bench.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a measurement that senet bench wrote"):
         bench(Network(), EXAMPLE, tmp_path, engines=["eager"], **given)
+
+
+def test_the_report_of_a_study_is_not_written_over(tmp_path):
+    (tmp_path / "settings.json").write_text("{}")
+    for ask in (bench, advise):
+        with pytest.raises(ValueError, match="is the folder of a training or a study: choose another"):
+            ask(Network(), EXAMPLE, out=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
 def test_rows_are_of_one_network_and_its_file(tmp_path):
