@@ -12,6 +12,7 @@ from torch import nn
 import senet
 from senet.block import SEBlock
 from senet.export import export as exporting
+from senet.export.checking import _difference
 from senet.export.description import to_strings
 from senet.export.formats import FORMATS
 from senet.export.runtimes import OnnxRuntime, OpenVino
@@ -111,6 +112,11 @@ def test_each_format_gives_pytorchs_outputs(network, tmp_path, suffix, dynamic_s
         content = file.read_bytes()
         for place in (b"site-packages", b"test_export.py", str(tmp_path).encode()):
             assert place not in content
+
+
+def test_complex_outputs_are_compared_whole():
+    assert _difference([torch.tensor([1 + 1j])], [torch.tensor([1 - 1j])]) > 1
+    assert _difference([torch.tensor([1, 2])], [torch.tensor([1, 2], dtype=torch.int32)]) == 0
 
 
 def test_one_reduction_for_each_se_block(network, tmp_path):
