@@ -6,6 +6,10 @@ Its message is one line that says what was given and what would be right.
 
 from __future__ import annotations
 
+import sys
+import warnings
+from pathlib import Path
+
 from senet.words import printable
 
 __all__ = [
@@ -39,7 +43,18 @@ class SenetError(Exception):
 
 
 class SEWarning(UserWarning):
-    """Inserted SE is lost or does not run; the message names it."""
+    """SE is lost, does not run, or takes weights of another kind; the message says which."""
+
+
+def warn(message: str) -> None:
+    """Raise an `SEWarning` at the line that called into senet or torch."""
+    import torch
+
+    ours = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SEWarning, stacklevel=level)
 
 
 class ChangedWarning(UserWarning):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +20,8 @@ from senet.errors import InputError, InputTypeError, InsertionError
 from senet.words import kind_of, with_article
 
 __all__ = ["Batched", "as_call", "batch_dims", "before_calls", "changed", "check_module", "copy_of", "count_parameters"]
-__all__ += ["describe", "devices_of", "meant", "run", "set_training", "sets_mode", "tensors_in", "untouched"]
+__all__ += ["describe", "devices_of", "meant", "run", "set_training", "sets_mode", "tensors_in", "uncompiled"]
+__all__ += ["untouched"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,13 +127,14 @@ def devices_of(model: nn.Module) -> set[torch.device]:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy of `model`.
+    """A deep copy of `model`, whose parameters can be trained even if it is made in inference mode.
 
     Raises:
         InsertionError: it cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        with torch.inference_mode(False):
+            return copy.deepcopy(model)
     except Exception as error:
         raise InsertionError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): use inplace=True"
@@ -191,15 +195,24 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """A context in which `model` is in eval mode (or training mode, on request) and whose exit restores its state.
 
     It restores each module's `training` flag, every buffer's identity and value, and the random
-    generators of the CPU and the model's devices. Gradients are not restored: run without them, or
-    do not call `backward`.
+    generators of the CPU and the model's devices; after training mode also the parameters.
+    Gradients are not restored: run without them, or do not call `backward`.
     """
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_meta
+    held: list[tuple[dict[str, Any], str, Any]] = [
+        (module._buffers, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
+    ]
+    if training:  # a codebook is learnt in the forward pass, and a first batch may initialise parameters
+        held += [
+            (module._parameters, name, parameter)
+            for module in model.modules()
+            for name, parameter in module._parameters.items()
+            if type(parameter) is nn.Parameter  # no shard, which the run itself may exchange
+        ]
+    before = [
+        (tensors, name, tensor, tensor.detach().clone())
+        for tensors, name, tensor in held
+        if tensor is not None and not tensor.is_meta
     ]
     generators = sorted({device.index for device in devices_of(model) if device.type == "cuda"})
     with torch.random.fork_rng(devices=generators):
@@ -210,16 +223,16 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             for module, flag in flags:
                 module.training = flag
             with torch.no_grad():
-                for module, name, buffer, value in buffers:
-                    module._buffers[name] = buffer
-                    if changed(buffer, value):  # a write would invalidate the caller's graph
-                        buffer.copy_(value)
+                for tensors, name, tensor, value in before:
+                    tensors[name] = tensor
+                    if changed(tensor, value):  # a write would invalidate the caller's graph
+                        tensor.copy_(value)
 
 
-def changed(buffer: Tensor, value: Tensor) -> bool:
-    """Whether a buffer no longer has a value."""
+def changed(tensor: Tensor, value: Tensor) -> bool:
+    """Whether a tensor no longer has a value."""
     try:
-        return not torch.equal(buffer, value)
+        return not torch.equal(tensor, value)
     except NotImplementedError:  # PyTorch compares no sparse tensors
         return True
 
@@ -237,15 +250,41 @@ def before_calls(modules: Mapping[str, nn.Module], look: Callable[[str, Any, Any
         yield
 
 
+_lock, _uncompiled, _stance = threading.Lock(), list[None](), ExitStack()
+
+
+@contextmanager
+def uncompiled(*, load: bool = False) -> Iterator[None]:
+    """A context in which compiled networks run uncompiled: what was compiled before knows nothing of new hooks.
+
+    Args:
+        load: import Dynamo, which takes seconds, because a network may be compiled within the context.
+    """
+    if not load and "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with _lock:  # PyTorch has one stance for all threads, which holds until the last of them has left
+        if not _uncompiled:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _uncompiled.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _uncompiled.pop()
+            if not _uncompiled:
+                _stance.close()
+
+
 def run(model: nn.Module, example: Any) -> Any:
-    """`model` on `example`, without gradients.
+    """`model` on `example`, without gradients, uncompiled.
 
     Raises:
         InsertionError: the network refuses the example; the message has the example and the network's error.
     """
     args, kwargs = as_call(example)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled():
             return model(*args, **kwargs)
     except InsertionError:  # from a block that is tried
         raise

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from senet import SEBlock, SESpec
+from senet import SEBlock, SESpec, SEWarning
 from senet.block import GATES, PLACEMENTS, SQUEEZES, hidden_width
 
 SHAPES = [(3, 8), (2, 8, 11), (2, 8, 5, 7), (2, 8, 3, 4, 5), (1, 8, 1, 1), (1, 8, 1), (0, 8, 4, 4), (0, 8)]
@@ -290,3 +290,21 @@ def test_exported_graphs_keep_the_squeezed_dimensions(squeeze):
     assert "aten::flatten" in str(traced.inlined_graph)
     for graph in (exported.module(), traced):
         torch.testing.assert_close(graph(x), block(x))
+
+
+def test_from_the_meta_device():
+    with torch.device("meta"):
+        blocks = SEBlock(8, 2, scale=1.5), SEBlock(8, 2)
+    blocks[0].to_empty(device="cpu").reset_parameters()
+    assert blocks[0].scale == 1.5
+    state = {key: value for key, value in SEBlock(8, 2).state_dict().items() if key != "scale"}
+    blocks[1].load_state_dict(state, assign=True)
+    assert blocks[1](torch.ones(2, 8)).isfinite().all()
+
+
+def test_weights_of_another_squeeze_or_gate_are_told():
+    block = SEBlock(8, 2, gate="tanh")
+    with pytest.warns(SEWarning, match="SE with max squeeze and sigmoid gate, and the block .* avg squeeze and tanh"):
+        block.load_state_dict(SEBlock(8, 2, squeeze="max").state_dict())
+    block.load_state_dict(SEBlock(8, 2, gate="tanh").state_dict())
+    block.load_state_dict(dict(SEBlock(8, 2).state_dict()))  # without metadata

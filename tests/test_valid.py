@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from senet.block.equations import valid_mask
 from tests.insertion.networks import Residual
 
 LENGTHS = (4, 7, 10)
+EXAMPLE = torch.randn(2, 4, 10)
 
 
 @pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
@@ -79,6 +82,23 @@ def test_a_graph_would_keep_the_lengths():
         with pytest.raises(Exception, match=r"inside senet\.valid"):
             torch.export.export(block, (x,))
     torch.testing.assert_close(compiled(x), block(x))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_replicas_in_other_threads_do_not_miss_the_lengths_in_silence(training):
+    branch = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4))
+    norm = senet.insert(nn.Sequential(Residual(branch)), EXAMPLE)[0].branch[1].train(training)
+    replica = norm._replicate_for_data_parallel()
+    replica._parameters, replica._modules = norm._parameters, {"se": norm.se._replicate_for_data_parallel()}
+
+    def run():
+        with torch.set_grad_enabled(training):
+            return replica(EXAMPLE)
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(run).result().shape == EXAMPLE.shape
+        with senet.valid([0.5, 1.0]), pytest.raises(ValueError, match=r"valid does not reach the threads of DataPar"):
+            threads.submit(run).result()
 
 
 def test_an_empty_sample_is_no_nan():

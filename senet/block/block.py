@@ -1,7 +1,4 @@
-"""The Squeeze-and-Excitation block of the paper (arXiv 1709.01507, section 3), for 1-, 2- and 3-d signals.
-
-This file holds the module and its options; equations 2 and 3 are in `senet.block.equations`.
-"""
+"""The Squeeze-and-Excitation block of the paper (arXiv 1709.01507, section 3) and its options."""
 
 from __future__ import annotations
 
@@ -25,13 +22,14 @@ from senet.block.equations import (
     counted_mask,
     is_jit_tracing,
     like_map,
+    misses_padding,
     padding,
     se_gate,
     se_squeeze,
     size_of_layer,
     without_autocast,
 )
-from senet.block.kinds import SQUEEZES, note_kind
+from senet.block.kinds import SQUEEZES, note_kind, warn_of_kind
 from senet.errors import InputError
 from senet.words import did_you_mean
 
@@ -39,8 +37,6 @@ __all__ = ["GATES", "PLACEMENTS", "SQUEEZES", "STARTS", "SEBlock", "SESpec", "hi
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "inner")
 STARTS = ("identity", "paper")
-
-_GATES_WITH_IDENTITY = ("sigmoid", "hard_sigmoid")
 
 
 def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
@@ -148,7 +144,7 @@ class SESpec:
 
 def check_identity_start(gate: str) -> None:
     """Raise a ValueError if the gate is 0 at 0 and so cannot start as the identity."""
-    if gate not in _GATES_WITH_IDENTITY:
+    if gate not in ("sigmoid", "hard_sigmoid"):
         raise InputError(
             f"gate={gate!r} is 0 at 0 and cannot start as the identity: ask for start='paper', "
             f"or for gate='sigmoid' or 'hard_sigmoid'"
@@ -163,10 +159,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_watched(layer: nn.Module) -> bool:
-    """Whether a layer has to be called as a module.
-
-    It must be if it is not a plain `nn.Linear`, if its forward was replaced, or if it has a hook.
-    """
+    """Whether a layer has to be called as a module: it is no plain `nn.Linear`, has a hook, or another forward."""
     return (
         type(layer) is not nn.Linear
         or "forward" in layer.__dict__
@@ -221,6 +214,7 @@ class SEBlock(nn.Module):
     """
 
     scale: Tensor
+    _first_scale = 1.0  # of blocks pickled by earlier versions
     in_channels: int = size_of_layer("in_features", "in_channels")
     width: int = size_of_layer("out_features", "width")
 
@@ -250,12 +244,13 @@ class SEBlock(nn.Module):
         self.gate_function = spec.gate
         self.fc1 = nn.Linear(in_channels, hidden, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, in_channels, bias=bias, device=device, dtype=dtype)
-        weight = self.fc1.weight
-        self.register_buffer("scale", torch.tensor(float(scale), device=weight.device, dtype=weight.dtype))
+        self._first_scale = float(scale)
+        self.register_buffer("scale", self.fc1.weight.new_empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """He initialisation of both layers, biases zero, as the paper trains from scratch (section 5)."""
+        nn.init.constant_(self.scale, self._first_scale)
         for layer in (self.fc1, self.fc2):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
@@ -302,6 +297,8 @@ class SEBlock(nn.Module):
         traced = isinstance(x, torch.fx.Proxy)  # a graph would keep this batch's lengths as constants
         if padding.lengths is not None and (traced or torch.compiler.is_compiling() or is_jit_tracing()):
             raise InputError("a network cannot be traced, exported or optimised inside senet.valid: leave it first")
+        if misses_padding(self):
+            raise InputError("senet.valid does not reach the threads of DataParallel: take DistributedDataParallel")
         if not (mask is None and lengths is None and padding.lengths is None):  # saves a node in a traced graph
             mask = counted_mask(x, mask, lengths, axis)
         if not self._calls_layers(x):
@@ -362,9 +359,10 @@ class SEBlock(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         note_kind(destination, prefix, self.squeeze, self.gate_function)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, about: Any, *args: Any) -> None:
         _to_linear_form(state_dict, prefix, self.scale)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        warn_of_kind(about, self.squeeze, self.gate_function)
+        super()._load_from_state_dict(state_dict, prefix, about, *args)
 
 
 def _active_rows(weight: Tensor, means: Tensor) -> Tensor:
@@ -382,7 +380,7 @@ def _active_rows(weight: Tensor, means: Tensor) -> Tensor:
         torn = signs.amax(1) != signs.amin(1)
         if not torn.any():
             break
-        fresh = torch.empty(int(torn.sum()), rows.shape[1], dtype=torch.float32)
+        fresh = torch.empty(int(torn.sum()), rows.shape[1], dtype=torch.float32, device="cpu")
         rows[torn] = nn.init.kaiming_normal_(fresh, nonlinearity="relu").double()
     return rows * torch.where(rows @ means[0] < 0, -1.0, 1.0)[:, None]
 
@@ -396,5 +394,6 @@ def _to_linear_form(state_dict: dict[str, Any], prefix: str, scale: Tensor) -> N
             if value is None:
                 continue
             state_dict[key] = value.flatten(1) if kind == "weight" and value.dim() > 2 else value
-    if f"{prefix}fc2.weight" in state_dict:
-        state_dict.setdefault(f"{prefix}scale", torch.ones_like(scale))
+    last = state_dict.get(f"{prefix}fc2.weight")
+    if last is not None:  # the device is the file's, since a block on the meta device may be assigned its tensors
+        state_dict.setdefault(f"{prefix}scale", torch.ones_like(scale, device=last.device))

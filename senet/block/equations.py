@@ -21,8 +21,10 @@ __all__ = [
     "check_lengths",
     "compute_dtype",
     "counted_mask",
+    "in_valid",
     "is_jit_tracing",
     "like_map",
+    "misses_padding",
     "padding",
     "se_excite",
     "se_gate",
@@ -159,7 +161,14 @@ class _Padding(threading.local):
 
 
 padding = _Padding()
+in_valid: list[Tensor] = []
+"""The lengths of `senet.valid` in all threads."""
 _ROUNDING = 0.01  # of a position: the most that float32 may add to length · L, up to L = 100,000
+
+
+def misses_padding(block: object) -> bool:
+    """Whether a block is a replica of DataParallel's, whose threads do not know the lengths of `senet.valid`."""
+    return bool(in_valid and padding.lengths is None and getattr(block, "_is_replica", False))
 
 
 def valid_mask(lengths: Tensor, x: Tensor, axis: int = -1) -> Tensor:
@@ -191,9 +200,9 @@ def check_lengths(lengths: object) -> Tensor:
     if isinstance(lengths, Tensor):
         lengths = lengths.cpu()  # Apple's GPUs have no float64
     try:
-        given = torch.as_tensor(lengths, dtype=torch.float64)
+        given = torch.as_tensor(lengths, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
-        given = torch.full((1,), torch.nan)
+        given = torch.full((1,), torch.nan, device="cpu")
     if given.dim() != 1 or not bool(((given >= 0) & (given <= 1)).all()):
         raise InputError(f"lengths are relative, one number from 0 to 1 per sample, not {lengths!r:.80}")
     return given

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import SEBlock, is_watched
+from senet.block.equations import misses_padding
 from senet.fused.internals import hooks_of, is_being_traced, tensors_of
 from senet.fused.passes.pointers import layout
 from senet.fused.passes.protocol import compute_dtype
@@ -72,6 +73,7 @@ def may_overwrite(norm: nn.Module, block: nn.Module, v: Tensor) -> bool:
 def _takes_part(block: nn.Module, channels: int) -> bool:
     return (
         type(block) is SEBlock
+        and not misses_padding(block)
         and block.squeeze == "avg"
         and block.in_channels == channels
         and not block.scale.requires_grad  # the pass has no gradient for it

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
-from senet.block.equations import check_lengths, padding
+from senet.block.equations import check_lengths, in_valid, padding
 from senet.fused.switch import unfused
+from senet.running import uncompiled
 
 __all__ = ["valid"]
 
@@ -24,8 +24,9 @@ def valid(lengths: Tensor | Sequence[float], *, axis: int = -1) -> Iterator[None
 
     The context applies to this thread, and not to SE blocks of other libraries. A compiled network
     runs uncompiled within it. There no network can be traced, exported or optimised, and the result
-    of `optimize` refuses to run. With activation checkpointing, call `backward` inside it too,
-    because that runs the network again.
+    of `optimize` refuses to run, as do the replicas of DataParallel. With activation checkpointing,
+    call `backward` inside it too, because that runs the network again; on a GPU it does so in
+    another thread, which the context does not reach.
 
     Args:
         lengths: (N,), from 0 to 1: the fraction of each sample, from its start, that is valid.
@@ -37,9 +38,11 @@ def valid(lengths: Tensor | Sequence[float], *, axis: int = -1) -> Iterator[None
     """
     before = padding.lengths, padding.axis
     given = check_lengths(lengths)
-    with unfused(), torch.compiler.set_stance("force_eager"):
+    with unfused(), uncompiled(load=True):
         padding.lengths, padding.axis = given, axis
+        in_valid.append(given)
         try:
             yield
         finally:
+            in_valid.pop()
             padding.lengths, padding.axis = before

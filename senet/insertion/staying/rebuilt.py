@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
-from senet.errors import SEWarning
+from senet.errors import warn
 from senet.insertion.staying.joined import CHILDREN, attached
 
 __all__ = ["KEY", "SIGNS", "keeping", "network_in", "note_in_config", "watch"]
@@ -66,11 +65,9 @@ def _watch_ultralytics(network: Any) -> None:
         source, ours = network_in(weights), {name for name, _, _ in attached(self)}
         lost = [] if source is None else [name for name, _, _ in attached(source) if name not in ours]
         if lost:
-            warnings.warn(
+            warn(
                 f"the weights hold SE that this {type(self).__name__} was built without: {', '.join(lost)}. It is "
-                f"lost; to keep it, train with trainer=senet.integrations.ultralytics.trainer()",
-                SEWarning,
-                stacklevel=2,
+                f"lost; to keep it, train with trainer=senet.integrations.ultralytics.trainer()"
             )
         return result
 
@@ -94,11 +91,9 @@ def _watch_transformers(network: Any) -> None:
         model = result[0] if isinstance(result, tuple) else result
         recorded = getattr(getattr(model, "config", None), KEY, None)
         if isinstance(recorded, dict) and next(attached(model), None) is None:
-            warnings.warn(
+            warn(
                 f"the config records SE at {len(recorded['sites'])} places, which this {type(model).__name__} was "
-                f"built without; load it with {recorded['load_with']}({type(model).__name__}, ...)",
-                SEWarning,
-                stacklevel=2,
+                f"built without; load it with {recorded['load_with']}({type(model).__name__}, ...)"
             )
         return result
 
@@ -118,11 +113,9 @@ def _watch_diffusers(network: Any) -> None:
         keys = [key for key in info.get("unexpected_keys", ()) if key.endswith(SIGNS)]
         lost = sorted(key.removesuffix(".fc1.weight").removesuffix(".alpha") for key in keys)
         if lost:
-            warnings.warn(
+            warn(
                 f"the weights hold SE that this {type(model).__name__} was built without, as {lost[0]}. It is lost; to "
-                f"keep it, build the network, insert the same SE and load the weights by load_state_dict",
-                SEWarning,
-                stacklevel=2,
+                f"keep it, build the network, insert the same SE and load the weights by load_state_dict"
             )
         return result if with_account else model
 

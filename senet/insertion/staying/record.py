@@ -8,19 +8,15 @@ that does not run, an early exit or an auxiliary head raises no alarm.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import uuid
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from senet import errors
-from senet.errors import SEWarning
+from senet.errors import warn
 from senet.fused.switch import unobtrusive
 from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, attachment, is_joined, moved, uses_in
 from senet.insertion.staying.rebuilt import watch
@@ -30,7 +26,6 @@ __all__ = ["Entry", "Lost", "Record", "forget", "lost", "records", "remember", "
 
 _RECORD = "_senet_record"  # in the __dict__ of the module that SE was inserted into
 _MOST_NAMES = 5
-_PASSED_OVER = tuple(str(Path(file).parent) for file in (errors.__file__, torch.__file__))  # no callers of ours
 
 _Step = tuple[nn.Module | None, str, nn.Module | None, type | None]
 """A parent (None for the network), a child's name, the child, and for a host its class, which applies the SE."""
@@ -138,6 +133,8 @@ class Record:
                 for key in [id(entry.attachment)]
             ]
         self.entries, self._seen = tuple(entries), tuple(dict.fromkeys(_steps(root, entries)))
+        if getattr(root, "_is_replica", False):  # its copies of the weights live for one forward pass
+            self._seen = None
         checked = (Lost(name, entry, _why_lost(root, name, entry.attachment)) for name, entry in entries)
         return [each for each in checked if each.why]
 
@@ -306,12 +303,7 @@ def tell(model: nn.Module) -> None:
 
 def _warn(missing: Mapping[str, str]) -> None:
     named = [f"{name or 'the network itself'} ({why})" for name, why in missing.items()]
-    frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED_OVER):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(
-        f"inserted SE is lost and does not run: {listed(named, _MOST_NAMES)}. senet.check(model) says what "
-        f"is left; senet.rejoin(model) joins it again",
-        SEWarning,
-        stacklevel=level,
+    warn(
+        f"inserted SE is lost and does not run: {listed(named, _MOST_NAMES)}. senet.check(model) says what is left; "
+        f"senet.rejoin(model) joins it again"
     )

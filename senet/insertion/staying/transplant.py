@@ -8,13 +8,12 @@ in the host's place. Some tools replace an enclosing module that returns the sam
 from __future__ import annotations
 
 import uuid
-import warnings
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from senet.errors import SEWarning
+from senet.errors import warn
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.staying.joined import (
     ATTACHMENT,
@@ -51,11 +50,9 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or taken or other:
         for block in blocks.values():
             block.__dict__[TOLD] = True
-        warnings.warn(
+        warn(
             f"the {type(new).__name__} that replaces {name} of {type(parent).__name__} cannot hold the SE that was "
-            f"joined to it: that SE is lost. Insert into the network after it is changed",
-            SEWarning,
-            stacklevel=4,
+            f"joined to it: that SE is lost. Insert into the network after it is changed"
         )
         return
     for child, block in blocks.items():
