@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from senet.errors import InputError
 from senet.fused.switch import unobtrusive, watching
-from senet.running import as_call, describe
+from senet.running import as_call, describe, uncompiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,6 @@ def watched(
     Blocks that run in their normalisation's fused pass are not called; see
     `senet.fused.switch.watching`.
     """
-    hooks = []
 
     def before(name: str) -> Callable[..., None]:
         return unobtrusive(lambda _, args, kwargs: entered(name, _first(args, kwargs)))
@@ -42,14 +41,11 @@ def watched(
     def after(name: str) -> Callable[..., None]:
         return unobtrusive(lambda _, args, kwargs, y: left(name, _first(args, kwargs), y))
 
-    try:
+    with contextlib.ExitStack() as hooks:
         for name, block in found.items():
-            hooks.append(block.register_forward_pre_hook(before(name), with_kwargs=True))
-            hooks.append(block.register_forward_hook(after(name), with_kwargs=True))
+            hooks.enter_context(block.register_forward_pre_hook(before(name), with_kwargs=True))
+            hooks.enter_context(block.register_forward_hook(after(name), with_kwargs=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -123,6 +119,7 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
     args, kwargs = as_call(example)
     with (
         torch.enable_grad(),
+        uncompiled(),
         watching(ran),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda item: item.tensor),
         watched(found, entered, left),

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from senet.cost.activations import kept_for_backward, watched
-from senet.errors import InputError
+from senet.errors import InputError, InputTypeError
 from senet.fused.switch import fuse_any_size
-from senet.insertion import InlineSE, MadeBlock, blocks, remove
+from senet.insertion import InlineSE, MadeBlock, blocks, channels_of, remove
 from senet.running import as_call, count_parameters, describe, devices_of, run, untouched
 from senet.words import counted
 
@@ -37,7 +37,7 @@ class BlockCost:
 
     Attributes:
         name: the module's name.
-        channels: C; None if the block's layers do not show it.
+        channels: C; None for a block that takes any number and did not run on the example.
         width: the hidden units between the two layers; None if there are fewer layers.
         parameters: a number.
         multiply_adds: its layers' multiply-adds on the example.
@@ -216,13 +216,14 @@ def _kept(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tup
 
 
 def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
-    """C and the hidden width, read from the layers of a block of any library."""
-    if isinstance(block, MadeBlock):
-        return block.channels, None
+    """C and the hidden width of a block of any library."""
+    channels = None
+    with contextlib.suppress(InputError, InputTypeError):  # ECA that did not run on the example
+        channels = channels_of(block)
     layers = [m.weight for m in block.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-    if not layers or layers[0].shape[1] != layers[-1].shape[0]:
-        return None, None
-    return layers[0].shape[1], layers[0].shape[0] if len(layers) > 1 else None
+    if isinstance(block, MadeBlock) or len(layers) < 2 or layers[0].shape[1] != layers[-1].shape[0]:
+        return channels, None
+    return channels, layers[0].shape[0]
 
 
 def _outside_inference_mode(tensor: Tensor) -> Tensor:

@@ -16,18 +16,8 @@ __all__ = ["blocks_table", "comparison_table", "cost_tables", "more"]
 def cost_tables(cost: Cost) -> list[Table]:
     """Tables of a network's cost and SE's share, in all and per SE block."""
     rows = [
-        (
-            "parameters",
-            count(cost.parameters),
-            count(cost.se_parameters),
-            share(cost.se_parameters_share),
-        ),
-        (
-            "multiply-adds",
-            count(cost.multiply_adds),
-            count(cost.se_multiply_adds),
-            share(cost.se_multiply_adds_share),
-        ),
+        ("parameters", count(cost.parameters), count(cost.se_parameters), share(cost.se_parameters_share)),
+        ("multiply-adds", count(cost.multiply_adds), count(cost.se_multiply_adds), share(cost.se_multiply_adds_share)),
         ("rescaling (multiplications beside these)", "", count(cost.rescaling), ""),
         (
             _activations(cost),
@@ -65,12 +55,7 @@ def blocks_table(cost: Cost) -> Table:
 def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Table:
     """A table of the cost without and with `block`, side by side."""
     rows = [
-        (
-            "parameters",
-            count(plain.parameters),
-            count(se.parameters),
-            more(plain.parameters, se.parameters),
-        ),
+        ("parameters", count(plain.parameters), count(se.parameters), more(plain.parameters, se.parameters)),
         (
             "multiply-adds",
             count(plain.multiply_adds),

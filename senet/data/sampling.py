@@ -207,7 +207,7 @@ class KeyedSampler(Sampler[Key]):
         if self.seed is None:
             return range(self.length)
         generator = torch.Generator().manual_seed(random_key(self.seed, epoch))
-        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
+        order: list[int] = torch.randperm(self.length, generator=generator, device="cpu").tolist()
         return order
 
 

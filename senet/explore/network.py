@@ -12,7 +12,7 @@ from senet.evaluation.logits import check_scores, device_of
 from senet.evaluation.networks import check_classifies, probe
 from senet.evaluation.open import native_preprocessing, open_network
 from senet.explore.looking import Held, Look, Means, look, mean_gates
-from senet.insertion import blocks, channels_of
+from senet.insertion import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +118,7 @@ def open_subject(
         raise StudyError(f"none of the SE blocks of {model} runs when it is shown a picture")
     named = opened.class_names(count, {"classes": classes, "class_offset": class_offset})
     names = tuple(named.get(index, f"class {index}") for index in range(count))
-    channels = {name: channels_of(blocks(network)[name]) for name in first.gates}
+    channels = {name: len(gates) for name, gates in first.gates.items()}
     subject = Subject(model, network, how, names, channels, notes=opened.notes)
     return subject if source is None else dataclasses.replace(subject, means=_means(subject, source))
 

@@ -7,9 +7,8 @@ from any library.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from senet.errors import InsertionError
 from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of, gate
-from senet.running import before_calls
+from senet.running import before_calls, uncompiled
 from senet.words import did_you_mean
 
 __all__ = ["Hold", "holding", "recording"]
@@ -57,7 +56,7 @@ def recording(model: nn.Module, names: Sequence[str] | None = None) -> Iterator[
             flat = found.flatten(2).mean(2) if found.dim() > 2 else found
         gates[name] = flat.detach().clone()
 
-    with _eager(), before_calls(chosen, look):
+    with uncompiled(), before_calls(chosen, look):
         yield gates
 
 
@@ -84,20 +83,20 @@ def holding(model: nn.Module, at: Mapping[str, Hold]) -> Iterator[None]:
     chosen = _chosen(model, list(at))
     for name, block in chosen.items():
         _check(name, block, at[name])
-    with _eager(), ExitStack() as stack:
+    with uncompiled(), ExitStack() as stack:
         for name, block in chosen.items():
+            stack.callback(_put_back, block, vars(block).get("forward"))
             block.__dict__[_HELD] = _held(name, block, at[name])
             block.__dict__["forward"] = _forward(block)
-            stack.callback(block.__dict__.pop, _HELD)
-            stack.callback(block.__dict__.pop, "forward")
             stack.enter_context(block.register_forward_pre_hook(_seen))
         yield
 
 
-def _eager() -> AbstractContextManager[Any]:
-    """A context in which compiled networks run uncompiled: what was compiled before knows nothing of new hooks."""
-    compiles = "torch._dynamo" in sys.modules  # importing it takes seconds
-    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+def _put_back(block: nn.Module, forward: Any) -> None:
+    """Let a block go, with the forward that another tool had assigned to it, if any."""
+    del block.__dict__[_HELD], block.__dict__["forward"]
+    if forward is not None:
+        block.__dict__["forward"] = forward
 
 
 def _chosen(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -122,14 +121,14 @@ def _check(name: str, block: nn.Module, value: Any) -> None:
     if callable(value) and not isinstance(value, Tensor):
         return
     if isinstance(value, Tensor):
-        if value.dim() not in (1, 2) or value.shape[-1] != channels_of(block):
-            raise InsertionError(_misfit(name, block, value))
+        channels = channels_of(block, value.shape[-1] if value.dim() else 0)
+        if value.dim() not in (1, 2) or value.shape[-1] != channels:
+            raise InsertionError(_misfit(name, channels, value))
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise InsertionError(f"the gates of {name} are held at a number, a tensor or a callable, not {value!r}")
 
 
-def _misfit(name: str, block: nn.Module, value: Tensor) -> str:
-    c = channels_of(block)
+def _misfit(name: str, c: int, value: Tensor) -> str:
     return f"the gates of {name} are held at a tensor ({c},) or (N, {c}), not one of shape {tuple(value.shape)}"
 
 
@@ -156,13 +155,15 @@ def _held(name: str, block: nn.Module, value: Hold) -> Callable[[Any, Any], Tens
         samples, channels = x.shape[0], x.shape[channel_dim_of(block)]
         if isinstance(value, int | float):
             return x.new_full((samples, channels), value)
-        found = value if isinstance(value, Tensor) else value(_computed(block, args, kwargs))
-        found = found.to(x)
+        given: Any = value if isinstance(value, Tensor) else value(_computed(block, args, kwargs))
+        if not isinstance(given, Tensor):
+            raise InsertionError(f"the gates of {name} are held at what a callable returns, a tensor, not {given!r}")
+        found = given.to(x)
         if found.dim() == 1:
             found = found.expand(samples, -1)
         space = x.shape[2:] if channel_dim_of(block) == 1 else x.shape[1:-1]
         if tuple(found.shape[:2]) != (samples, channels) or (found.dim() > 2 and found.shape[2:] != space):
-            raise InsertionError(f"{_misfit(name, block, found)}, for an input of shape {tuple(x.shape)}")
+            raise InsertionError(f"{_misfit(name, channels, found)}, for an input of shape {tuple(x.shape)}")
         return found
 
     return to_use

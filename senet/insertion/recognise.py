@@ -42,7 +42,7 @@ class _Form:
     adds_input: bool = False
 
 
-_known: weakref.WeakKeyDictionary[nn.Module, _Form | None] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], _Form | None]] = weakref.WeakKeyDictionary()
 
 
 class InlineSE(nn.Module):
@@ -182,18 +182,23 @@ def _gate_of_made(block: MadeBlock, x: Tensor) -> Tensor:
     return s if not block.mixes else (1 + block.alpha * (s - 1)).to(s.dtype)
 
 
-def channels_of(block: nn.Module) -> int:
+def channels_of(block: nn.Module, otherwise: int | None = None) -> int:
     """C, the number of channels that an SE block rescales.
 
+    Args:
+        block: the block.
+        otherwise: the number for a block that takes any, as ECA does, and has not run yet.
+
     Raises:
-        ValueError: the block takes any number of channels, as ECA does, and has not run yet.
+        ValueError: the block is such a block, and there is no other number.
     """
-    form = _form_of(block)
-    if form.channels is None:
+    channels = _form_of(block).channels
+    channels = otherwise if channels is None else channels
+    if channels is None:
         raise InputError(
             f"{type(block).__name__} takes any number of channels: `senet.blocks(model, example)` learns it from a run"
         )
-    return form.channels
+    return channels
 
 
 def channel_dim_of(block: nn.Module) -> int:
@@ -220,9 +225,17 @@ def _form_of(block: nn.Module) -> _Form:
 
 
 def _form(module: nn.Module) -> _Form | None:
-    if module not in _known:
-        _known[module] = _try(module) if _may_be_se(module) else None
-    return _known[module]
+    look = _look_of(module)
+    known = _known.get(module)
+    if known is None or known[0] != look:
+        known = _known[module] = look, _try(module) if _may_be_se(module) else None
+    return known[1]
+
+
+# A lazy layer gets its sizes in its first run, and a pruning tool cuts the layers of blocks that are known.
+def _look_of(module: nn.Module) -> tuple[Any, ...]:
+    """The class and the layers' sizes of a module; what is known of it holds while they are the same."""
+    return (type(module), *map(_widths, _layers(module)))
 
 
 def _learn(flow: Dataflow) -> dict[str, nn.Module]:
@@ -234,7 +247,7 @@ def _learn(flow: Dataflow) -> dict[str, nn.Module]:
         dim = -1 if found.channel_dim == len(shape) - 1 else found.channel_dim
         if call is not None:
             if not isinstance(call.module, SEBlock | MadeBlock):
-                _known[call.module] = _Form(found.channels, dim, adds)
+                _known[call.module] = _look_of(call.module), _Form(found.channels, dim, adds)
             continue
         around = flow.made_in[found.product]
         where = around.name if around else ""
@@ -296,7 +309,7 @@ def _try(module: nn.Module) -> _Form | None:
     weight = layers[0].weight
     for shape in _shapes(layers[0], channels or 16):
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(shape, generator=generator).to(weight.device, weight.dtype)
+        x = torch.rand(shape, generator=generator, device="cpu").to(weight.device, weight.dtype)
         try:
             with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
                 flow = record(trial, x)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,10 +19,10 @@ from torch import nn
 from senet.block.made import Make
 from senet.errors import InsertionError, WeightsError
 from senet.extras import extra
-from senet.insertion import Site, attach
+from senet.insertion import attach
 from senet.insertion.staying.joined import attached
 from senet.insertion.staying.rebuilt import KEY, SIGNS, keeping, note_in_config, watch
-from senet.saving.made import Spec, spec_of, with_makers
+from senet.saving.made import described, with_makers
 
 __all__ = ["from_pretrained", "keeping_se"]
 
@@ -79,7 +78,9 @@ def _load(make: Any, original: Any, kind: Any, *args: Any, output_loading_info: 
 def _initialise(self: Any, kind: type[Any], make: Any, config: Any, *args: Any, **kwargs: Any) -> None:
     kind.__init__(self, config, *args, **kwargs)
     recorded = getattr(config, KEY, None)
-    sites = [_site_and_spec(fields) for fields in recorded["sites"]] if isinstance(recorded, dict) else []
+    blocks = recorded.get("sites", ()) if isinstance(recorded, dict) else ()
+    fields = [each if isinstance(each, dict) else {} for each in blocks]
+    sites = [described(each.get("site"), each.get("spec"), "the config") for each in fields]
     for site, spec in with_makers(sites, make, "the config"):
         names: dict[str, Any] = {
             key: _as_in(self, value) for key in ("name", "source") if (value := getattr(site, key))
@@ -88,19 +89,6 @@ def _initialise(self: Any, kind: type[Any], make: Any, config: Any, *args: Any, 
             attach(self, dataclasses.replace(site, **names), spec)
         except InsertionError as error:
             raise WeightsError(f"the config has SE where this {kind.__name__} has no place: {error}") from error
-
-
-def _site_and_spec(fields: Any) -> tuple[Site, Spec]:
-    """The site and spec in an untrusted config, validated."""
-    try:
-        site, spec = Site(**fields["site"]), spec_of(fields["spec"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"the config is damaged: SE is recorded as {fields!r:.200}: {error}") from error
-    kinds = typing.get_type_hints(Site)
-    wrong = [name for name, value in vars(site).items() if type(value) is not kinds[name]]
-    if wrong or site.channels < 1:
-        raise WeightsError(f"the config is damaged: a site has {wrong[0] if wrong else 'channels'} = {fields!r:.200}")
-    return site, spec
 
 
 def _as_in(model: Any, name: str) -> str:

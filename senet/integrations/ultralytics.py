@@ -80,7 +80,7 @@ class SETrainer:
         channels = int(getattr(self, "data", {}).get("channels", 3))
         stride = getattr(model, "stride", None)
         size = max(64, 2 * int(torch.as_tensor(32 if stride is None else stride).max()))
-        return torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+        return torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def trainer(

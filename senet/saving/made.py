@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from senet.errors import InputError, WeightsError
 from senet.insertion import Site
 from senet.words import listed
 
-__all__ = ["Spec", "make_for", "spec_of", "with_makers"]
+__all__ = ["Spec", "described", "make_for", "with_makers"]
 
 Spec = SESpec | MadeSpec
 
@@ -62,12 +63,27 @@ def make_for(names: Iterable[str], make: Make | Mapping[str, Make] | None) -> Ma
     return make if any(known_maker(name) is None for name in names) else None
 
 
-def spec_of(fields: Mapping[str, Any]) -> Spec:
-    """The spec of a block from a header.
+def described(site: Any, spec: Any, file: str | Path) -> tuple[Site, Spec]:
+    """The site and the spec of a block that an untrusted file describes.
 
     Raises:
-        TypeError, ValueError: the header describes no block.
+        WeightsError: it describes none.
     """
+    fields = site if isinstance(site, dict) else {}
+    kinds = typing.get_type_hints(Site)
+    for name, value in fields.items():
+        if type(value) is not kinds.get(name):
+            raise WeightsError(f"{file} is damaged: a site has {name} = {value!r:.80}")
+    try:
+        found = Site(**fields), _spec_of(spec)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{file} is damaged: a site is {site!r:.500} with {spec!r:.500}: {error}") from error
+    if found[0].channels < 1:
+        raise WeightsError(f"{file} is damaged: {found[0].name} has {found[0].channels} channels")
+    return found
+
+
+def _spec_of(fields: Mapping[str, Any]) -> Spec:
     if "make" not in fields:
         return SESpec(**fields)
     name, module = fields.get("make"), fields.get("module")

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import dataclasses
 import os
-import typing
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from senet.insertion.joining.attach import detach
 from senet.insertion.joining.constant import pruned, replace
 from senet.running import devices_of, set_training
 from senet.saving.bounded import TooLargeError, bounded, check_sizes, numbers_in
-from senet.saving.made import Spec, spec_of, with_makers
+from senet.saving.made import Spec, described, with_makers
 from senet.words import counted, kind_of, with_article
 from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
 from senet.zoo.names.sources import FileSource
@@ -123,7 +122,8 @@ def load(
         for site, spec in sites:
             _join(network, site, spec, file)
         for name, kind in header.pruned.items():
-            replace(network, name, kind)
+            gates = tensors.get(f"{name}.gates")
+            replace(network, name, kind, 0 if gates is None else gates.numel())
     except InsertionError as error:
         raise WeightsError(f"{file} has SE where this {type(network).__name__} has no place: {error}") from error
     difference = compare(network, tensors)
@@ -333,26 +333,15 @@ def _join(network: nn.Module, site: Site, spec: Spec, file: Path) -> None:
 
 
 def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tuple[Site, Spec]]:
-    """The sites and specs of a header, validated as untrusted."""
-    found: list[tuple[Site, Spec]] = []
+    """The sites and specs of a header, whose blocks the tensors can fill."""
+    found = [described(site, spec, file) for site, spec in header.sites]
     sizes = 0
-    kinds = typing.get_type_hints(Site)
-    for site_fields, spec_fields in header.sites:
-        for name, value in site_fields.items():
-            if type(value) is not kinds.get(name):
-                raise WeightsError(f"{file} is damaged: a site has {name} = {value!r:.80}")
-        try:
-            site, spec = Site(**site_fields), spec_of(spec_fields)
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"{file} is damaged: a site is {site_fields} with {spec_fields}: {error}") from error
-        if site.channels < 1:
-            raise WeightsError(f"{file} is damaged: {site.name} has {site.channels} channels")
+    for site, spec in found:
         width = 0
         if isinstance(spec, SESpec):
             width = hidden_width(site.channels, spec.reduction_ratio, spec.width, spec.least_width)
         sizes += site.channels * (width + 1)
         check_sizes([sizes], tensors, file)
-        found.append((site, spec))
     return found
 
 

@@ -139,7 +139,8 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
         with untouched(each):
             outputs.append(run(each, example))
     difference = largest_difference(*outputs)
-    found = {name: block for name, block in blocks(with_se).items() if name not in blocks(plain)}
+    held = blocks(plain)
+    found = {name: block for name, block in blocks(with_se).items() if name not in held}
     save(with_se, place.make(), metadata={"inserted": list(found)})
 
     before, after = plain.state_dict(), with_se.state_dict()
@@ -208,7 +209,7 @@ def cost(
     elif spec is not None or where is not None:
         tell(f"{network.model} holds SE already, which is counted as it is: the flags of SE blocks change nothing here")
     se = count(with_se, example, latency=latency)
-    plain = count(remove(with_se), example)
+    plain = count(remove(with_se, everything=True), example)
     title = f"What {network.model} costs, on {se.example}"
     kinds = {block_word(getattr(kind, "name", None)) for _, kind in inserted(with_se).values()}
     display.show(comparison_table(plain, se, title, " and ".join(sorted(kinds)) or "SE"), blocks_table(se))

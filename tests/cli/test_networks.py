@@ -168,6 +168,14 @@ def test_flags_of_blocks_that_are_there_already_are_not_dropped_unsaid(senet, tm
     assert senet(*words)[0] == 0
 
 
+def test_the_plain_network_of_the_cost_has_neither_inserted_nor_built_in_se(senet, nets):
+    mixed = "senet.insert(nn.Sequential(colour(), senet.SEBlock(8, 2)), torch.zeros(1, 3, 8, 8))"
+    nets.write_text(f"import senet\n{nets.read_text()}\ndef mixed():\n    return {mixed}\n")
+    status, out, _ = senet("cost", "--model", f"{nets}:mixed", "--size", 8)
+    assert status == 0
+    assert re.search(r"^ *parameters +824 +904 ", out, re.MULTILINE)  # 16 in the inserted block, 64 in the other
+
+
 def test_cost_with_latency_and_a_gate_without_identity_start(senet):
     status, out, _ = senet("cost", "--model", "resnet20", "--size", 8, "--gate", "relu", "--latency")
     assert status == 0

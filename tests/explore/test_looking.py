@@ -160,7 +160,18 @@ def lost():
     network = grey()
     nn.init.constant_(network[0].bias, float("nan"))
     return network
+class ECA(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1)
+    def forward(self, x): return x * self.conv(x.mean((2, 3))[:, None]).sigmoid().transpose(1, 2)[..., None]
+def eca(): return nn.Sequential(nn.Conv2d(3, 8, 3), ECA(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
+
+
+def test_a_block_of_any_number_of_channels_shows_those_that_it_rescales(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    assert open_subject(f"{tmp_path / 'nets.py'}:eca").channels == {"1": 8}
 
 
 @pytest.mark.parametrize(

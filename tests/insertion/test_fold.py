@@ -91,6 +91,23 @@ def test_fold_start_refuses_weights_that_are_not_the_layers_own():
             senet.fold_start(each)
 
 
+def test_fold_start_refuses_a_learnt_scale_that_is_not_positive():
+    net = _unit(nn.Conv2d(8, 8, 3, padding=1))
+    for scale in (-2.0, 0.0):
+        net[1].branch[2].se.scale.fill_(scale)
+        with pytest.raises(InsertionError, match=r"1\.branch\.2 .*it takes a positive scale"):
+            senet.fold_start(net)
+
+
+def test_what_is_copied_in_inference_mode_can_be_trained():
+    net, x = _unit(nn.Conv2d(8, 8, 3, padding=1)), torch.randn(2, 3, 9, 9)
+    with torch.inference_mode():
+        copies = senet.remove(net), senet.fold_start(net)
+    for each in copies:
+        each(x).sum().backward()
+        assert each[0].weight.grad is not None
+
+
 def test_parameter_groups():
     net = senet.insert(small_resnet(), torch.randn(1, 3, 16, 16), SESpec(bias=True))
     groups = senet.parameter_groups(net, 0.1, 0.5, weight_decay=1e-4, se_weight_decay=0.0)

@@ -13,9 +13,10 @@ from torch.nn.utils import prune
 import senet
 from senet.errors import WeightsError
 from senet.insertion import ConstantGate, InsertionError, PrunedSE, fold_gates, holding, pruned
-from tests.insertion.se_twins import MaskedUnit
+from tests.insertion.se_twins import ECA, MaskedUnit
 
 timm = pytest.importorskip("timm")
+timm_layers = pytest.importorskip("timm.layers")
 torchvision = pytest.importorskip("torchvision")
 
 
@@ -282,3 +283,25 @@ def test_a_block_that_is_given_a_mask_is_held():
         folded, went = fold_gates(model, example, gates)
         torch.testing.assert_close(folded(*example), wanted)
     assert went == {"se": "held"}
+
+
+def test_a_block_that_takes_any_number_of_channels_is_held_and_loaded(tmp_path):
+    model, x, gates = Between(nn.ReLU(), ECA(8), nn.ReLU()).eval(), torch.randn(2, 8, 3, 3), {"se": torch.rand(8)}
+    with holding(model, gates):
+        wanted = model(x)
+    held, went = fold_gates(model, x, gates)
+    assert went == {"se": "held"}
+    assert torch.equal(held(x), wanted)
+    senet.save(held, tmp_path / "held.safetensors")
+    assert torch.equal(senet.load(tmp_path / "held.safetensors", model)(x), wanted)
+
+
+def test_a_block_with_two_names_is_replaced_under_both():
+    block = timm_layers.SqueezeExcite(8)
+    model = nn.Sequential(Between(nn.ReLU(), block, nn.ReLU()), Between(nn.ReLU(), block, nn.ReLU())).eval()
+    x, gates = torch.randn(2, 8, 3, 3), {"0.se": torch.rand(8)}
+    with torch.no_grad(), holding(model, gates):
+        wanted = model(x)
+    held, went = fold_gates(model, x, gates)
+    assert went == {"0.se": "held"}
+    assert torch.equal(held(x), wanted)

@@ -9,7 +9,7 @@ from torch import nn
 import senet
 from senet.fused.switch import unfused
 from senet.insertion import InsertionError, holding, recording
-from tests.insertion.se_twins import MaskedUnit
+from tests.insertion.se_twins import ECA, MaskedUnit
 from tests.insertion.test_recognise import BLOCKS
 
 
@@ -200,3 +200,25 @@ def test_a_network_compiled_before_is_recorded_and_held():
     with holding(compiled, {"_orig_mod": 2.0}):
         assert torch.equal(compiled(x), 2 * x)
     torch.testing.assert_close(compiled(x), y)
+
+
+def test_a_forward_that_another_tool_assigned_is_there_again():
+    block, x = senet.SEBlock(8, 2), torch.randn(2, 8, 3, 3)
+    block.forward = lambda x: 3 * x
+    with holding(block, {"": 2.0}):
+        assert torch.equal(block(x), 2 * x)
+    assert torch.equal(block(x), 3 * x)
+
+
+def test_a_callable_returns_a_tensor():
+    block = senet.SEBlock(8, 2)
+    with holding(block, {"": lambda s: 1}), pytest.raises(InsertionError, match="callable returns, a tensor, not 1"):
+        block(torch.randn(2, 8))
+
+
+def test_a_block_of_any_number_of_channels_is_held_before_it_has_run():
+    model, x, fixed = nn.Sequential(ECA(8)), torch.randn(2, 8, 3, 3), torch.rand(8)
+    with holding(model, {"0": fixed}):
+        torch.testing.assert_close(model(x), x * fixed[:, None, None])
+    with holding(model, {"0": fixed[:4]}), pytest.raises(InsertionError, match=r"\(8,\) or \(N, 8\), not one of"):
+        model(x)

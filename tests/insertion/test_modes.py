@@ -8,6 +8,7 @@ from torch import nn
 
 import senet
 from senet.running import set_training, untouched
+from tests.insertion.se_twins import RcanAttention
 from tests.insertion.staying.test_staying import Block, randomise
 
 
@@ -60,6 +61,31 @@ def test_modes_are_set_by_what_sets_modes():
     assert net[2].training
     assert net[2].model[0].bn.training
     assert net[1].deep
+
+
+class Learning(nn.Module):
+    """Writes its parameters as it runs in training: a new codebook each time, and a scale set by the first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes, self.scale = (nn.Parameter(torch.ones(8, 1, 1)) for _ in range(2))
+        self.block = Block()
+
+    def forward(self, x):
+        if self.training:
+            self.codes = nn.Parameter(self.codes.detach() / 2)
+            self.scale.data.fill_(3)
+        return self.block(x * self.scale + self.codes)
+
+
+def test_a_run_in_training_mode_leaves_the_parameters(x):
+    net = Learning()
+    before = dict(net.named_parameters())
+    senet.cost(net, x)
+    se = senet.insert(net, x, inplace=True)
+    assert all(net.get_parameter(name) is each for name, each in before.items())
+    assert torch.equal(net.codes, torch.ones(8, 1, 1))
+    assert torch.equal(se.scale, torch.ones(8, 1, 1))
 
 
 def test_the_cost_of_a_network_that_wants_targets(x):
@@ -164,3 +190,16 @@ def test_a_quantised_network_says_so():
         pytest.skip(f"this build of PyTorch does not quantise: {error}")
     with pytest.raises(senet.InsertionError, match="its maps are quantised"):
         senet.sites(net, torch.randn(1, 8, 8, 8))
+
+
+def test_whatever_the_default_device_is(x):
+    """People set `cuda`, where a draw by a generator of the CPU is an error; here the other device is meta."""
+    net, foreign = nn.Sequential(Block()).eval(), nn.Sequential(RcanAttention(16))
+    block, z = senet.SEBlock(8, 2), torch.randn(2, 8)
+    with torch.device("meta"):
+        se = senet.insert(net, x)
+        assert list(senet.blocks(foreign)) == ["0"]
+        block.start_as_identity(z, -z)
+        with senet.valid([0.5, 1.0]):
+            assert se(x).shape == x.shape
+    assert torch.equal(se(x), net(x))

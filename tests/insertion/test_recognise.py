@@ -214,6 +214,7 @@ def test_a_squeeze_over_what_a_mask_lets_count():
         with pytest.raises(InsertionError, match=r"holds SE already wherever it could go \(1 place\)"):
             senet.sites(unit, example)
     assert len(senet.sites(ConditionedUnit(16), (x, torch.randn(2, 16)))) == 1
+    assert senet.remove(unit).eval()(*example).shape == x.shape  # what is in its place is given the lengths too
 
 
 @pytest.mark.parametrize("name", INLINE)
@@ -304,3 +305,44 @@ def test_the_cost_of_se_written_into_a_forward():
     assert row.multiply_adds == 2 * 16 * 4
     assert row.rescaling == 16 * 7 * 8
     assert found.se_parameters == 2 * row.parameters
+
+
+class Wide(nn.Module):
+    """More hidden units than channels: too like a transformer's MLP to be tried, so only a run shows that it is SE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 64), nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))[:, :, None, None]
+
+
+def test_se_that_only_a_run_shows_is_removed_from_a_copy_too():
+    model, x = network(lambda: Unit(16, Wide()))
+    assert senet.blocks(model) == {}
+    plain = senet.remove(model, example=x)
+    assert [type(plain[index].attend) for index in (1, 2)] == [nn.Identity] * 2
+    assert isinstance(model[1].attend, Wide)
+    assert [(row.name, row.channels, row.width) for row in senet.cost(model, x).blocks] == [
+        ("1.attend", 16, 64),
+        ("2.attend", 16, 64),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_what_is_known_of_a_block_holds_while_its_layers_do():
+    block = Moskomule(32)
+    assert channels_of(block) == 32
+    block.fc[0], block.fc[2] = nn.Linear(24, 2), nn.Linear(2, 24)  # as a tool that prunes channels cuts them
+    assert channels_of(block) == 24
+    lazy = Moskomule(32)
+    lazy.fc[0] = nn.LazyLinear(2)
+    assert not is_se(lazy)
+    lazy(torch.randn(1, 32, 3, 3))
+    assert is_se(lazy)
+
+
+def test_the_cost_of_a_block_that_takes_any_number_of_channels():
+    model, x = network(lambda: Unit(16, ECA(16)))
+    assert [(row.channels, row.width) for row in senet.cost(model, x).blocks] == [(16, None)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -37,3 +38,31 @@ def test_one_hidden_unit_is_said():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), Residual(branch(16, 16)), Residual(branch(16, 32), nn.Conv2d(16, 32, 1)))
     first, second = senet.sites(model, torch.randn(1, 3, 12, 12))
     assert (first.one_hidden_unit, second.one_hidden_unit) == (True, False)
+
+
+class Pyramid(nn.Module):
+    """Hands a list of maps to its head, as detectors and decoders do, or a number first."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 2)
+
+        def forward(self, *given):
+            maps = given[0] if len(given) == 1 else [given[1]]
+            return self.fc(maps[0].mean((2, 3)))
+
+    def __init__(self, *before: int) -> None:
+        super().__init__()
+        self.conv, self.head, self.before = nn.Conv2d(3, 8, 3), self.Head(), before
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return self.head(*self.before, x if self.before else [x])
+
+
+@pytest.mark.parametrize("before", [(), (1,), (torch.ones(1),)])
+def test_se_takes_no_list_for_a_map(before):
+    x = torch.randn(2, 3, 8, 8)
+    assert [(each.name, each.position) for each in senet.sites(Pyramid(*before), x)] == [("conv", "output")]
+    assert len(senet.blocks(senet.insert(Pyramid(*before), x))) == 1

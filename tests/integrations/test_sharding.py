@@ -47,6 +47,8 @@ def test_fully_shard(mesh, what, tmp_path):
         torch.testing.assert_close(ours.full_tensor(), theirs)
     torch.testing.assert_close(sharded.eval()(x), plain.eval()(x))
     assert len(senet.blocks(sharded)) == 3
+    with pytest.raises(senet.InsertionError, match=r"leave SE out when it synchronises its processes"):
+        senet.insert(sharded, x, inplace=True)
     senet.save(sharded, tmp_path / "net.safetensors")
     again = senet.load(tmp_path / "net.safetensors", model=small_resnet())
     torch.testing.assert_close(again(x), plain(x))

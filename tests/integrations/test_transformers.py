@@ -199,8 +199,8 @@ def test_a_config_that_does_not_say_what_the_weights_hold(net, tmp_path):
     [
         (lambda fields: fields["site"].update(name="nowhere"), "SE where this Classifier has no place"),
         (lambda fields: fields["site"].update(channels="8"), "is damaged: a site has channels"),
-        (lambda fields: fields["spec"].update(gate="softmax"), "is damaged: SE is recorded as"),
-        (lambda fields: fields.update(spec=None), "is damaged: SE is recorded as"),
+        (lambda fields: fields["spec"].update(gate="softmax"), "is damaged: a site is"),
+        (lambda fields: fields.update(spec=None), "is damaged: a site is"),
     ],
 )
 def test_a_strangers_config(net, tmp_path, change, message):

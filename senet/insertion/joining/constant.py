@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from senet.errors import InsertionError
 from senet.insertion.recognise import channel_dim_of, channels_of, is_se
 
-__all__ = ["KINDS", "ConstantGate", "PrunedSE", "pruned", "replace"]
+__all__ = ["KINDS", "ConstantGate", "Passing", "PrunedSE", "pruned", "replace"]
+
+
+class Passing(nn.Identity):
+    """An identity in place of a removed SE block that takes more than its map, such as a mask."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:  # type: ignore[override]
+        """`x` as it is."""
+        return x
 
 
 class PrunedSE(nn.Identity):
@@ -71,8 +79,14 @@ def pruned(model: nn.Module) -> dict[str, str]:
     return {name: kind_of[type(module)] for name, module in model.named_modules() if type(module) in kind_of}
 
 
-def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
-    """Replace the SE block `name` of `model` by a module of `KINDS`; constant gates are 1 at first.
+def replace(model: nn.Module, name: str, kind: str, channels: int) -> nn.Module:
+    """Replace the SE block `name` of `model`, wherever it holds it, by a module of `KINDS` whose gates are 1 at first.
+
+    Args:
+        model: the network.
+        name: one name of the block.
+        kind: the word for the new module.
+        channels: C, for a block that takes any number.
 
     Raises:
         InsertionError: `name` is not an SE block of the model, or there is no such kind. Nothing is
@@ -89,7 +103,10 @@ def replace(model: nn.Module, name: str, kind: str) -> nn.Module:
     new: nn.Module = PrunedSE()
     if kind == "held":
         like = next(itertools.chain(block.parameters(), block.buffers()))
-        new = ConstantGate(channels_of(block), channel_dim_of(block), device=like.device, dtype=like.dtype)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new.train(block.training))
+        new = ConstantGate(channels_of(block, channels), channel_dim_of(block), device=like.device, dtype=like.dtype)
+    new.train(block.training)
+    for parent in list(model.modules()):
+        for child, module in list(parent._modules.items()):
+            if module is block:
+                setattr(parent, child, new)
     return new

@@ -19,7 +19,7 @@ from senet.insertion.joining.attach import Attachment, attached, base_of
 from senet.running import check_module, copy_of
 from senet.words import listed
 
-__all__ = ["fold_start", "parameter_groups"]
+__all__ = ["fold_start", "owns_its_weights", "parameter_groups", "ties"]
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     With g the gate without its scale k, k·g(u)·u = g'(u')·u' for u' = k·u and W1' = W1 / k. The
     preceding layer absorbs the factor in its weight and bias, and the first FC layer divides by it.
-    This is exact because k is a power of two.
+    This is exact if k is a power of two, as at the start.
 
     Args:
         model: a network with inserted SE.
@@ -36,23 +36,28 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Raises:
         InsertionError: SE is joined to modules that cannot absorb the factor (an activation, a
-            frozen or parametrised layer, shared weights). All of them are named, and `model` is unchanged.
+            frozen or parametrised layer, shared weights), or a learnt scale is not positive. All of
+            them are named, and `model` is unchanged.
     """
     check_module(model)
     hosts = [
-        (name, module, at)
+        (name, module, at, block)
         for name, module, at in attached(model)
         if isinstance(block := module.get_submodule(at.child), SEBlock) and block.scale != 1
     ]
-    tied = collections.Counter(id(p) for module in model.modules() for p in module._parameters.values())
-    wrong = [f"{name} ({type(module).__name__})" for name, module, at in hosts if not _takes_factor(module, at, tied)]
+    tied = ties(model)
+    wrong = [
+        f"{name} ({type(module).__name__})"
+        for name, module, at, block in hosts
+        if not (block.scale > 0 and _takes_factor(module, at, tied))  # of -u another position is the largest
+    ]
     if wrong:
         raise InsertionError(
-            f"scale cannot be folded into {listed(wrong, 8)}: it takes a "
-            f"convolution, linear or affine normalisation layer of its own weights whose output SE rescales"
+            f"scale cannot be folded into {listed(wrong, 8)}: it takes a positive scale, and a convolution, linear or "
+            f"affine normalisation layer of its own weights whose output SE rescales"
         )
     target = model if inplace else copy_of(model)
-    for name, _, at in hosts:
+    for name, _, at, _ in hosts:
         module = target.get_submodule(name)
         block = module.get_submodule(at.child)
         assert isinstance(block, SEBlock)
@@ -68,12 +73,22 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 def _takes_factor(module: nn.Module, at: Attachment, tied: Mapping[int, int]) -> bool:
     """Whether the output of a layer is proportional to its weight and bias, which are its own."""
     layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    if not isinstance(module, layers) or at.site.position != "output" or parametrize.is_parametrized(module):
-        return False
-    own = [module.weight, *([] if module.bias is None else [module.bias])]
-    if not all(isinstance(parameter, nn.Parameter) and tied[id(parameter)] == 1 for parameter in own):
+    if not isinstance(module, layers) or at.site.position != "output" or not owns_its_weights(module, tied):
         return False
     return base_of(module).__module__.startswith("torch.nn.") or _is_proportional(module, at.child)
+
+
+def ties(model: nn.Module) -> Mapping[int, int]:
+    """How many modules hold each parameter, by its `id`."""
+    return collections.Counter(id(p) for module in model.modules() for p in module._parameters.values())
+
+
+def owns_its_weights(layer: Any, tied: Mapping[int, int]) -> bool:
+    """Whether a layer's weight, and its bias if it has one, are parameters of its own: not tied, and not made anew."""
+    if parametrize.is_parametrized(layer):  # asking for its weight would change the state of a spectral norm
+        return False
+    own = [layer.weight, *([] if layer.bias is None else [layer.bias])]
+    return all(isinstance(parameter, nn.Parameter) and tied[id(parameter)] == 1 for parameter in own)
 
 
 # timm's BatchNormAct2d holds an activation, and its StdConv2d standardises its weight.
@@ -86,7 +101,7 @@ def _is_proportional(module: Any, child: str) -> bool:
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
         channels = getattr(layer, "in_channels", None) or layer.in_features
     for shape in ((2, channels), *((2, channels, *[16] * dims) for dims in (1, 2, 3)), (2, 16, 16, channels)):
-        x = 100 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+        x = 100 * torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(layer.weight)
         try:
             once = layer.forward(x)
         except Exception:  # another number of dimensions

@@ -8,17 +8,16 @@ activation, prevents the fold.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from senet.errors import InsertionError
 from senet.insertion.joining.attach import Attachment, attached, base_of, check_detachable, detach
 from senet.insertion.joining.constant import ConstantGate, replace
+from senet.insertion.joining.fold import owns_its_weights, ties
 from senet.insertion.reading.dataflow import Call, Dataflow, record
 from senet.insertion.recognise import adds_input, blocks, channel_dim_of, channels_of
 from senet.running import copy_of, untouched
@@ -59,8 +58,9 @@ def fold_gates(
     for name, gate in gates.items():
         if name not in found:
             raise InsertionError(f"{name!r} is not an SE block of this network; they are {', '.join(found)}")
-        if tuple(gate.shape) != (channels_of(found[name]),):
-            raise InsertionError(f"the gates of {name} are ({channels_of(found[name])},), not {tuple(gate.shape)}")
+        channels = channels_of(found[name], gate.numel())
+        if tuple(gate.shape) != (channels,):
+            raise InsertionError(f"the gates of {name} are ({channels},), not {tuple(gate.shape)}")
     for host, _, at in attached(model):
         if _child(host, at) in gates:
             check_detachable(model, host, at.site)
@@ -79,13 +79,13 @@ def fold_gates(
         factor = gate.cpu().double() + (1 if adds_input(block) else 0)
         into = None if flow is None else _fold(target, flow, block, hosts.get(name), factor)
         if into is None:
-            constant = replace(target, name, "held")
+            constant = replace(target, name, "held", gate.numel())
             assert isinstance(constant, ConstantGate)
             constant.gates.copy_(factor)
         elif name in hosts:
             detach(target, hosts[name][0])
         else:
-            replace(target, name, "folded")
+            replace(target, name, "folded", gate.numel())
         went[name] = "held" if into is None else f"into {into}"
     return target, went
 
@@ -102,7 +102,7 @@ def _fold(
     factor: Tensor,
 ) -> str | None:
     """Fold a block's constant gates into neighbouring layers; return their names, or None if no layer can take them."""
-    tied = collections.Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    tied = ties(model)
     if host is not None and host[2].site.position == "shortcut":
         return None
     if host is not None and host[2].site.position == "output":
@@ -144,13 +144,9 @@ def _takes(
     module: nn.Module, base: type[nn.Module], kinds: tuple[type[nn.Module], ...], tied: Mapping[int, int]
 ) -> bool:
     """Whether the layer is exactly of one of these kinds and has its own weights."""
-    if base not in kinds or parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter):
+    if base not in kinds or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1):
         return False
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
-        return False
-    if module.bias is not None and not isinstance(module.bias, nn.Parameter):  # pruned: made anew in each call
-        return False
-    return all(tied[id(parameter)] == 1 for parameter in module._parameters.values() if parameter is not None)
+    return owns_its_weights(module, tied)
 
 
 def _fits(module: nn.Module, shape: tuple[int, ...], channel_dim: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import warnings
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_structure
 
 from senet.block import SEBlock, SESpec
 from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
-from senet.errors import InsertionError, SEWarning
+from senet.errors import InsertionError, warn
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach
+from senet.insertion.joining.constant import Passing
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.joining.trial import check_apart, parts_of, trying
 from senet.insertion.reading.dataflow import Dataflow, record
@@ -151,14 +152,18 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
     for name, site in joined:
         check_detachable(model, name, site)
     target = model if inplace else copy_of(model)
+    parts = dict(target.named_modules())
     for name, _ in joined:
         detach(target, name)
     if joined and not everything:
         return target
+    # `model` is asked, because what a run has shown of its modules is not known of their copies.
+    built_in = {parts[name] for name, module in model.named_modules() if is_se(module)}
     for parent in list(target.modules()):
         for child, module in list(parent._modules.items()):
-            if module is not None and is_se(module):
-                setattr(parent, child, nn.Identity().train(module.training))
+            if module is not None and module in built_in:
+                more = len(inspect.signature(module.forward).parameters) > 1
+                setattr(parent, child, (Passing() if more else nn.Identity()).train(module.training))
     return target
 
 
@@ -206,8 +211,7 @@ def _check_network(model: nn.Module) -> None:
     check_module(model)
     if not sets_mode(model):
         raise InsertionError(f"the `train` of {type(model).__name__} sets no mode, so it is not one{meant(model)}")
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    if isinstance(model, wrappers):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise InsertionError(
             f"the network is wrapped in {type(model).__name__}: insert into `model.module`, and wrap the result"
         )
@@ -215,6 +219,9 @@ def _check_network(model: nn.Module) -> None:
         at = f"{name} ({type(module).__name__})" if name else type(module).__name__
         if isinstance(getattr(module, "_orig_mod", None), nn.Module) or module._compiled_call_impl is not None:
             raise InsertionError(f"{at} is compiled: insert before torch.compile, and compile what insert returns")
+        sharded = any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__)
+        if sharded or isinstance(module, nn.parallel.DistributedDataParallel):
+            raise InsertionError(f"{at} would leave SE out when it synchronises its processes: insert before wrapping")
         if isinstance(module, torch.jit.ScriptModule) and not name:
             raise InsertionError(f"{at} is a scripted network, whose modules cannot change: insert before scripting")
         if any(isinstance(p, nn.UninitializedParameter) for p in module._parameters.values()):
@@ -255,11 +262,9 @@ def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], 
     if 0 < difference < _ROUNDING and before and len(before) < len(chosen):
         for name in before:
             detach(model, name)
-        warnings.warn(
+        warn(
             f"no SE goes before {', '.join(before)}: it is given a view of a larger tensor, which it rounds otherwise "
-            f"than the whole tensor that SE returns (by {difference:.2g})",
-            SEWarning,
-            stacklevel=4,
+            f"than the whole tensor that SE returns (by {difference:.2g})"
         )
         _prove(model, example, plain, [site for site in chosen if site.name not in before], start)
         return

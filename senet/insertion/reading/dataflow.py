@@ -69,12 +69,13 @@ class Value:
 
 @dataclasses.dataclass(slots=True)
 class Call:
-    """One call of one module. The values made in it have first <= index < end."""
+    """One call of one module. The values made in it have first <= index < end, and `argument` is its first argument."""
 
     name: str
     module: nn.Module
     first: int
     inputs: tuple[int, ...]
+    argument: int | None
     end: int = -1
     outputs: tuple[int, ...] = ()
     returns_tensor: bool = False
@@ -112,12 +113,12 @@ class Dataflow:
 
     @functools.cached_property
     def calls_taking(self) -> dict[int, list[Call]]:
-        """For each value, the calls that took it as input, outermost first."""
+        """For each value, the calls whose first argument it was, outermost first."""
         table: dict[int, list[Call]] = {}
         outer_first = self.calls[::-1]
         for call in sorted(outer_first, key=lambda call: (call.first, -call.end)):
-            for value in dict.fromkeys(call.inputs):
-                table.setdefault(value, []).append(call)
+            if call.argument is not None:
+                table.setdefault(call.argument, []).append(call)
         return table
 
     @functools.cached_property
@@ -226,7 +227,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def entering(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._open.append(Call(name, module, len(self.values), self._values_in((args, kwargs))))
+            inputs, given = self._values_in((args, kwargs)), next(iter((*args, *kwargs.values())), None)
+            argument = self.value_of(given) if isinstance(given, Tensor) else None
+            self._open.append(Call(name, module, len(self.values), inputs, argument))
 
         return hook
 
@@ -249,17 +252,7 @@ def _details(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
         weight, transposed, groups = args[1], bool(args[6]), int(args[8])
         depthwise = groups > 1 and groups == args[0].shape[1]
         return {"convolution": Convolution(tuple(weight.shape[2:]), transposed, depthwise, groups)}
-    if op in (
-        "cat",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "narrow",
-        "select",
-        "unbind",
-        "permute",
-        "transpose",
-    ):
+    if op in ("cat", "slice", "split", "split_with_sizes", "narrow", "select", "unbind", "permute", "transpose"):
         return {"detail": tuple(_plain(args[1:], kwargs.values()))}
     return {}
 

@@ -138,14 +138,13 @@ def makers(flow: Dataflow, index: int, before: float = math.inf) -> Iterator[Opt
 
 
 def takers(flow: Dataflow, index: int) -> Iterator[Option]:
-    """The calls whose first input is `index` and that contain every use of it, innermost first."""
+    """The calls whose first argument is `index` and that contain every use of it, innermost first."""
     uses = flow.consumers[index]
     dim = channel_dim(flow, index)
     if dim is None:
         return
     for call in reversed(flow.calls_taking.get(index, [])):
-        holds_all = uses and all(call.made(use) for use in uses)
-        if call.inputs[0] == index and holds_all and not iterates_its_children(call.module):
+        if uses and all(call.made(use) for use in uses) and not iterates_its_children(call.module):
             yield Option(call, "input", flow.values[index].shape[dim], dim)
 
 

@@ -135,7 +135,8 @@ def _pre(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     if unit.rule == "aggregated":
         end = after_concatenation(flow, unit.value)[-1]
         for call in flow.calls_returning.get(end, []):
-            dim = channel_dim(flow, call.inputs[0]) if len(call.inputs) == 1 else None
+            alone = call.argument is not None and len(call.inputs) == 1
+            dim = channel_dim(flow, call.inputs[0]) if alone else None
             if dim is not None and call.made(unit.value) and not iterates_its_children(call.module):
                 yield Option(call, "input", flow.values[call.inputs[0]].shape[dim], dim)
 
@@ -149,7 +150,7 @@ def _given_to_branch(flow: Dataflow, unit: Unit) -> Iterator[Option]:
         if not uses or dim is None:
             return
         for call in reversed(flow.calls_taking.get(value, [])):  # inner before outer
-            takes_it = call.inputs[0] == value and call.end <= end and all(call.made(use) for use in uses)
+            takes_it = call.end <= end and all(call.made(use) for use in uses)
             if takes_it and not iterates_its_children(call.module):
                 yield Option(call, "input", flow.values[value].shape[dim], dim)
         used = flow.values[uses[0]]
@@ -181,7 +182,7 @@ def _identity(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     dim = channel_dim(flow, unit.shortcut)
     if dim is None:
         return
-    sources = [call for call in flow.calls_taking.get(unit.shortcut, []) if call.inputs[0] == unit.shortcut]
+    sources = flow.calls_taking.get(unit.shortcut, [])
     lasts = [
         call
         for call in flow.calls_returning.get(unit.output, [])

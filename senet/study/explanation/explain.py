@@ -20,11 +20,9 @@ from senet.files.atomic import atomic_write
 from senet.files.run_folder import report_folder, write_csv, write_json
 from senet.insertion import (
     Hold,
-    InlineSE,
     InsertionError,
     MadeBlock,
     adds_input,
-    blocks,
     channel_dim_of,
     channels_of,
     inserted,
@@ -100,8 +98,6 @@ def check_tolerance(tolerance: float) -> None:
 
 def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -> Explanation:
     """`explain` for an open subject, without writing files."""
-    seen = blocks(subject.network, subject.example())  # a run also shows the number of channels that ECA rescales
-    subject.notes += tuple(block.refusal() for block in seen.values() if isinstance(block, InlineSE))
     found = subject.blocks
     stages = stages_of(subject)
     of_stage: dict[int | None, list[str]] = {}

@@ -160,10 +160,10 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
     opened, source, images = labelled.opened, labelled.source, labelled.images
     if len(images) < 2:
         raise StudyError(f"{source.name} has one image, and gates are compared over at least two")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0), device="cpu").tolist()
     known = opened.known_classes(labelled.classes) or []
     with in_eval_mode(opened.network, labelled.device) as network:
-        yield Subject(
+        subject = Subject(
             model=opened.name,
             network=network,
             data=source.name,
@@ -177,6 +177,9 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
             workers=options.get("workers"),
             known_classes=known if len(known) == labelled.classes else [],  # a fresh classifier has no names
         )
+        seen = blocks(network, subject.example())  # a run also shows the number of channels that ECA rescales
+        subject.notes += tuple(block.refusal() for block in seen.values() if isinstance(block, InlineSE))
+        yield subject
 
 
 def _inline_alone(network: nn.Module) -> str:

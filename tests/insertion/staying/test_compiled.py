@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from contextlib import ExitStack
 
 import pytest
 import torch
 
 import senet
+from senet.running import uncompiled
 from tests.insertion.staying.test_record import LOSSES, quiet
 
 
@@ -83,3 +85,24 @@ def test_one_compilation_serves_all_copies(net, x):
     for _ in range(10):
         call(copy.deepcopy(net), x)
     assert counter.frame_count == 1
+
+
+@pytest.mark.filterwarnings("ignore:Using .torch.compile.module")  # PyTorch's counter of operations has global hooks
+def test_a_network_compiled_before_is_checked_and_counted(net, x):
+    compiled = wrapped(net)
+    quiet(compiled, x)
+    found = senet.check(compiled, x)
+    assert found.runs == found.there
+    assert senet.cost(compiled, x).multiply_adds == senet.cost(net, x).multiply_adds
+
+
+def test_threads_leave_what_runs_uncompiled_in_any_order():
+    compiled, zero = torch.compile(lambda x: x + int(torch.compiler.is_compiling()), backend="eager"), torch.zeros(1)
+    first, second = ExitStack(), ExitStack()
+    assert compiled(zero) == 1
+    for each in (first, second):
+        each.enter_context(uncompiled())
+    first.close()
+    assert compiled(zero) == 0
+    second.close()
+    assert compiled(zero) == 1

@@ -243,6 +243,7 @@ def test_what_takes_networks_apart(net, x):
     replica = net._replicate_for_data_parallel()
     replica._modules = {name: copy.deepcopy(module) for name, module in net._modules.items()}
     torch.testing.assert_close(quiet(replica, x), expected)
+    assert senet.insertion.staying.record._record(net)._seen is None  # which would keep the replica's weights
     larger = nn.Sequential(net, nn.ReLU())
     quiet(larger, x)
     by_modules(net)

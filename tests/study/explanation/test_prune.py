@@ -86,6 +86,36 @@ def test_what_no_layer_can_take_is_held(trained):
     assert set(pruned(given.network).values()) == {"held"}
 
 
+ECA = """
+import torch
+from torch import nn
+
+class ECA(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv(x.mean((2, 3))[:, None])).transpose(1, 2)[..., None]
+
+def net(num_classes=10):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), ECA(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, num_classes))
+"""
+
+
+def test_eca_is_pruned_by_an_explanation_and_loaded(tmp_path):
+    (tmp_path / "net.py").write_text(ECA)
+    name = f"{tmp_path / 'net.py'}:net"
+    found = explain(name, "digits", **QUIET)
+    out = tmp_path / "pruned.safetensors"
+    given = prune(name, "digits", blocks="2", explanation=found, out=out, **QUIET)
+    assert given.blocks == {"2": "held"}
+    assert given.top1_after == given.top1_predicted == found.blocks[0].at_mean.top1
+    assert evaluate(senet.load(out, senet.create(name)), "digits", **QUIET).top1 == given.top1_after
+
+
 def test_folding_that_would_change_a_prediction_is_not_done(network, monkeypatch):
     """A fold that goes wrong (here: made to) is seen by its predictions, and constant scales are taken instead."""
     from senet.study.explanation import pruning
