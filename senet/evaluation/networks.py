@@ -26,7 +26,7 @@ from senet.zoo.names.naming import is_saved, origin, resolve
 from senet.zoo.names.sources import Built
 from senet.zoo.weights.compatibility import head_of
 from senet.zoo.weights.dialects import SENET
-from senet.zoo.weights.load import load_file, load_tensors, load_weights
+from senet.zoo.weights.load import load_file, load_tensors, load_weights, log_notes
 from senet.zoo.weights.placing import place_se
 from senet.zoo.weights.reading import read_file, read_preprocessing
 
@@ -195,8 +195,8 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
         spec = dataclasses.replace(spec, weights=fetched(spec.weights, WEIGHTS))
     if spec.given is not None:
         given = spec.given.made(spec.model, num_classes)
-        for note in () if spec.weights is None else load_weights(given, spec.weights).notes:
-            _log.info("%s: %s", spec.weights, note)
+        if spec.weights is not None:
+            log_notes(load_weights(given, spec.weights))
         return given
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if in_channels is not None:
@@ -222,8 +222,7 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
         fresh = remove(fresh)
     for site, block in with_makers(list(inserted(network).values()), blocks_by, spec.weights):
         attach(fresh, site, block)
-    for note in load_tensors(fresh, network.state_dict(), spec.weights).notes:
-        _log.info("%s: %s", spec.weights, note)
+    log_notes(load_tensors(fresh, network.state_dict(), spec.weights))
     return fresh
 
 
@@ -345,7 +344,7 @@ def has(outputs: int) -> str:
 
 def example_of(how: Preprocessing) -> torch.Tensor:
     """A fixed noise image (1, C, size, size) as an example for `insert` and `cost`."""
-    return torch.randn(1, len(how.mean), how.size, how.size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(1, len(how.mean), how.size, how.size, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:

@@ -188,6 +188,18 @@ class TestWeights:
         with pytest.raises(WeightsError, match="The file has SE, the network has none"):
             create("resnet20", weights=tmp_path / "se.pth")
 
+    @pytest.mark.parametrize("kind", ["w.pth", "w.safetensors"])
+    def test_squeeze_and_gate_are_those_of_the_file(self, tmp_path, kind):
+        spec = SESpec(gate="hard_sigmoid", squeeze="max", bias=True)
+        model = create("resnet20", spec=spec, num_classes=10).eval()
+        file = tmp_path / kind
+        (torch.save if kind == "w.pth" else lambda _, path: save(model, path))(model.state_dict(), file)
+        x = torch.randn(2, 3, 32, 32)
+        for again in (create("se_resnet20", weights=file), create("resnet20", weights=file, spec=spec)):
+            assert torch.equal(again.eval()(x), model(x))
+        with pytest.raises(WeightsError, match=r"has avg squeeze and sigmoid gate, and the file's has max and hard"):
+            create("resnet20", weights=file, spec=SESpec(bias=True))
+
     @pytest.mark.parametrize(
         ("there", "message"),
         [([], "has none of model.safetensors"), (["pytorch_model.bin"], ""), (["model.safetensors"], "")],

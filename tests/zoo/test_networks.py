@@ -9,8 +9,8 @@ from torch import nn
 from senet.block import SESpec
 from senet.insertion import blocks, inserted
 from senet.zoo import ModelError, create, list_models
+from senet.zoo.names.create import insert_without_values
 from senet.zoo.names.naming import origin, resolve
-from senet.zoo.names.skeleton import insert_without_values
 
 pytest.importorskip("torchvision", reason="torchvision is not there")
 from torchvision.models.feature_extraction import create_feature_extractor

@@ -1,3 +1,4 @@
+import logging
 import sys
 
 import pytest
@@ -39,7 +40,8 @@ class TestTorchvision:
             create("torchvision:resnet18", widht=2)
 
     @pytest.mark.parametrize("classes", [None, 1000, 4])
-    def test_pretrained(self, torchvision_models, monkeypatch, classes):
+    def test_pretrained(self, torchvision_models, monkeypatch, caplog, classes):
+        caplog.set_level(logging.INFO, "senet")
         published = torchvision_models.mobilenet_v2().state_dict()
         monkeypatch.setattr(torchvision_models._api.WeightsEnum, "get_state_dict", lambda self, **options: published)
         given = {} if classes is None else {"num_classes": classes}
@@ -49,6 +51,7 @@ class TestTorchvision:
         assert origin(model)[1] == {"num_classes": classes or 1000}
         assert {used.start for _, used in inserted(model).values()} == ({"identity"} if spec else set())
         assert torch.equal(model.state_dict()["features.0.0.weight"], published["features.0.0.weight"])
+        assert ("classifier.1: 1000 classes in the file, 4 wanted: starts fresh" in caplog.text) == (classes == 4)
 
     @pytest.mark.parametrize(
         ("name", "built_with", "options"),
@@ -94,17 +97,21 @@ class TestTimm:
         with pytest.raises(ModelError, match=f"{option}='x' would fetch weights; ask with weights='pretrained'"):
             create("timm:resnet10t", **{option: "x"})
 
-    def test_pretrained_is_asked_of_timm(self, monkeypatch):
+    def test_pretrained_is_asked_of_timm(self, monkeypatch, caplog):
         import timm
 
         asked = {}
 
         def created(name, **options):
             asked.update(name=name, **options)
-            return nn.Linear(1, 1)
+            model = nn.Linear(1, 1)
+            model.pretrained_cfg = {"num_classes": 1000}
+            return model
 
         monkeypatch.setattr(timm, "create_model", created)
-        create("timm:resnet10t", weights="pretrained", num_classes=3)
+        with caplog.at_level(logging.INFO, "senet"):
+            create("timm:resnet10t", weights="pretrained", num_classes=3)
+        assert "timm:resnet10t with timm's weights: 1000 classes, 3 wanted: starts fresh" in caplog.text
         assert asked == {"name": "resnet10t", "pretrained": True, "num_classes": 3}
 
 

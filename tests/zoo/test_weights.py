@@ -9,7 +9,7 @@ from torch import nn
 
 from senet.block import SEBlock, SESpec
 from senet.insertion import insert
-from senet.saving.saving import save
+from senet.saving.saving import read_metadata, save
 from senet.zoo import WeightsError, classes_in, create, load_weights, read_weights
 
 
@@ -87,6 +87,15 @@ class TestRead:
         model.tied = model.head
         save(model, tmp_path / "saved.safetensors")
         assert same(read_weights(tmp_path / "saved.safetensors"), model.state_dict())
+
+    def test_a_saved_networks_preprocessing_stays_with_its_weights(self, tmp_path):
+        how = {"size": 8, "channels": "BGR"}
+        save(Small(), tmp_path / "saved.safetensors", metadata={"preprocessing": how})
+        model = Small()
+        report = load_weights(model, tmp_path / "saved.safetensors")
+        assert report.preprocessing == how
+        save(model, tmp_path / "again.safetensors")
+        assert read_metadata(tmp_path / "again.safetensors")["metadata"] == {"preprocessing": how}
 
     @pytest.mark.parametrize("kind", ["w.pth", "old.pth", "w.safetensors"])
     @pytest.mark.parametrize("part", [0.02, 0.5, 0.99])

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import logging
 import operator
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from senet.block import SESpec
 from senet.block.made import MadeSpec, Make, block_spec
 from senet.errors import InputTypeError, ModelError, WeightsError
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
-from senet.insertion import insert
+from senet.insertion import Where, attach, insert, untouched
+from senet.insertion.reading.dataflow import record
+from senet.insertion.rules.choose import find
+from senet.insertion.rules.site import select
 from senet.zoo.names.naming import is_saved, mark, resolve
-from senet.zoo.names.skeleton import insert_without_values
 from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource
-from senet.zoo.weights.adapt import for_model, holds_se, take_se
+from senet.zoo.weights.adapt import for_model, holds_se, other_kinds, take_se
 from senet.zoo.weights.compatibility import head_of
 from senet.zoo.weights.dialects import ENDS
-from senet.zoo.weights.load import load_file
+from senet.zoo.weights.load import load_file, log_notes
 from senet.zoo.weights.reading import WeightsFile, read_file
 
-__all__ = ["CLASSES", "create", "requested_classes"]
+__all__ = ["CLASSES", "create", "insert_without_values", "requested_classes"]
 
-_log = logging.getLogger("senet")
 _SMALLER = {224: 128}  # side in pixels: the same sites at this size, in a third of the time
 
 
@@ -89,9 +89,11 @@ def create(
             raise WeightsError(f"{file.source} has blocks with a learnt α, which start='paper' lacks: leave it out")
         if wanted is named_spec:
             take_se(model, file)
-        _load(model, file, head_rule)
+        elif other := other_kinds(model, file):
+            raise WeightsError(f"{file.source}: {other[0]}: ask for the file's in spec=")
+        log_notes(load_file(model, file, head=head_rule))
         return model
-    _load(built.model, file, head_rule)
+    log_notes(load_file(built.model, file, head=head_rule))
     return _with_se(source, built, wanted, "identity")
 
 
@@ -101,12 +103,6 @@ def _as_published(source: Source, file: WeightsFile, options: Mapping[str, Any])
         return dict(options)
     known = inspect.signature(source.entry.build).parameters
     return {**({"caffe_pool": True} if "caffe_pool" in known else {}), **options}
-
-
-def _load(model: nn.Module, file: WeightsFile, head_rule: str) -> None:
-    report = load_file(model, file, head=head_rule)
-    for note in report.notes:
-        _log.info("%s: %s", file.source, note)
 
 
 def _with_se(source: Source, built: Built, spec: SESpec | MadeSpec | None, start: str) -> nn.Module:
@@ -132,6 +128,15 @@ def _with_se(source: Source, built: Built, spec: SESpec | MadeSpec | None, start
     if like.is_meta:
         return insert_without_values(model, example.to(like), spec, where)
     return insert(model, example.to(like), spec, where=where, inplace=True)
+
+
+def insert_without_values(model: nn.Module, example: Tensor, spec: SESpec | MadeSpec, where: Where) -> nn.Module:
+    """Insert SE into `model` on the meta device, in place, at the sites that `insert` would use, without proof."""
+    with untouched(model):
+        flow = record(model, example)
+    for site in select(find(flow, spec.placement, frozenset(), type(model).__name__), where):
+        attach(model, site, spec)
+    return model
 
 
 def requested_classes(name: str, num_classes: int) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +20,11 @@ from senet.extras import extra
 from senet.files.own_code import function_in, importing_from, own_line
 from senet.words import did_you_mean, kind_of
 from senet.zoo.networks.entry import Entry
-from senet.zoo.weights.load import load_tensors
+from senet.zoo.weights.load import load_tensors, log_notes
 
 __all__ = ["Built", "FileSource", "Source", "TimmSource", "TorchvisionSource", "ZooSource"]
 
+_log = logging.getLogger("senet")
 DEFAULT_CLASSES = 1000
 _WEIGHT_OPTIONS = frozenset(
     {
@@ -121,7 +123,7 @@ class TorchvisionSource:
         if num_classes is None or num_classes == classes:
             return Built(model, _with_classes(classes, {**options, **settings}))
         built = self.build(num_classes, {**options, **settings})
-        load_tensors(built.model, model.state_dict(), f"{self.name} with torchvision's weights")
+        log_notes(load_tensors(built.model, model.state_dict(), f"{self.name} with torchvision's weights"))
         return built
 
     def input_shape(self, built: Built) -> tuple[int, int, int] | None:
@@ -179,6 +181,9 @@ class TimmSource:
         all_options = _with_classes(num_classes, options)
         with _fetching(self.name) if pretrained else contextlib.nullcontext(), _named_errors(self.name, options):
             model: nn.Module = timm.create_model(bare, pretrained=pretrained, **all_options)
+        theirs = getattr(model, "pretrained_cfg", {}).get("num_classes", num_classes)
+        if pretrained and num_classes not in (None, theirs):
+            _log.info("%s with timm's weights: %s classes, %d wanted: starts fresh", self.name, theirs, num_classes)
         own = getattr(model, "num_classes", None)
         return Built(model, {"num_classes": own, **all_options} if isinstance(own, int) else all_options)
 

@@ -111,16 +111,6 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _entry(depth: int) -> Entry:
-    return Entry(functools.partial(CifarResNet, depth), (32, 32))
-
-
 NETWORKS: Mapping[str, Entry] = MappingProxyType(
-    {
-        "resnet20": _entry(20),
-        "resnet32": _entry(32),
-        "resnet44": _entry(44),
-        "resnet56": _entry(56),
-        "resnet110": _entry(110),
-    }
+    {f"resnet{depth}": Entry(functools.partial(CifarResNet, depth), (32, 32)) for depth in (20, 32, 44, 56, 110)}
 )

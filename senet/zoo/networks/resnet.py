@@ -41,7 +41,7 @@ def small_resnet(depth: int, *, num_classes: int = 1000, in_channels: int = 3, d
     Raises:
         ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
-    return _module(_build(depth, "BasicBlock", num_classes, in_channels, dropout))
+    return _build(depth, "BasicBlock", num_classes, in_channels, dropout, caffe_pool=False)
 
 
 def resnet(
@@ -70,14 +70,13 @@ def resnet(
     Raises:
         ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
-    model = _build(depth, "Bottleneck", num_classes, in_channels, dropout, width_per_group=scaled(64, width, 1))
-    if not v1_5:
-        for stage in (model.layer2, model.layer3, model.layer4):
-            first = stage[0]
-            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-    if not v1_5 if caffe_pool is None else caffe_pool:
-        model.maxpool = _caffe_pool()
-    return _module(model)
+    pool = not v1_5 if caffe_pool is None else caffe_pool
+    given = depth, "Bottleneck", num_classes, in_channels, dropout
+    model = _build(*given, caffe_pool=pool, width_per_group=scaled(64, width, 1))
+    for stage in () if v1_5 else (2, 3, 4):
+        first: Any = model.get_submodule(f"layer{stage}.0")
+        first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+    return model
 
 
 def resnet_v1_5(
@@ -113,27 +112,21 @@ def resnext(
     Raises:
         ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
-    model = _build(depth, "Bottleneck", num_classes, in_channels, dropout, groups=groups, width_per_group=group_width)
-    if caffe_pool:
-        model.maxpool = _caffe_pool()
-    return _module(model)
+    given = depth, "Bottleneck", num_classes, in_channels, dropout
+    return _build(*given, caffe_pool=caffe_pool, groups=groups, width_per_group=group_width)
 
 
-def _build(depth: int, block: str, num_classes: int, in_channels: int, dropout: float, **options: Any) -> Any:
+def _build(
+    depth: int, block: str, num_classes: int, in_channels: int, dropout: float, *, caffe_pool: bool, **options: Any
+) -> nn.Module:
     library = extra("torchvision.models.resnet", "study")
-    model = library.ResNet(getattr(library, block), list(_BLOCKS[depth]), num_classes=num_classes, **options)
+    blocks = getattr(library, block), list(_BLOCKS[depth])
+    model: nn.Module = library.ResNet(*blocks, num_classes=num_classes, **options)
     with_in_channels(model, in_channels)
-    model.avgpool = with_dropout(model.avgpool, dropout)
+    model.avgpool = with_dropout(model.get_submodule("avgpool"), dropout)
+    if caffe_pool:
+        model.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     return model
-
-
-def _caffe_pool() -> nn.Module:
-    return nn.MaxPool2d(3, 2, ceil_mode=True)
-
-
-def _module(model: Any) -> nn.Module:
-    result: nn.Module = model
-    return result
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(

@@ -16,7 +16,7 @@ from senet.zoo.weights.compatibility import Difference, classifier_of, compare
 from senet.zoo.weights.dialects import SELayers, se_layers
 from senet.zoo.weights.reading import WeightsFile
 
-__all__ = ["absent_head", "for_model", "holds_se", "spec_like", "spec_of", "take_se"]
+__all__ = ["absent_head", "for_model", "holds_se", "other_kinds", "spec_like", "spec_of", "take_se"]
 
 _KINDS = ("weight", "bias")
 
@@ -86,31 +86,45 @@ def holds_se(model: nn.Module, file: WeightsFile) -> bool:
 
 
 def take_se(model: nn.Module, file: WeightsFile) -> None:
-    """Give each inserted SE block its width and biases from the file; blocks absent from it become the identity."""
+    """Give each inserted SE block the form of the file's; blocks absent from it become the identity."""
     tensors, _, _ = for_model(model, file)
-    held = se_layers(tensors)
+    held, kinds = se_layers(tensors), file.kinds_for(model)
     for name, module, at in list(attached(model)):
         if not isinstance(at.spec, SESpec):
             continue
-        layers = held.get(f"{name}.{at.child}")
+        block = f"{name}.{at.child}"
+        layers = held.get(block)
         if layers is None:
             module.get_submodule(at.child).start_as_identity()  # type: ignore[operator]
             continue
-        spec = spec_like(at.spec, layers)
+        spec = spec_like(at.spec, layers, kinds.get(block))
         if spec != at.spec and layers.channels == at.site.channels:
             detach(model, name)
             attach(model, at.site, spec)
 
 
-def spec_like(spec: SESpec, layers: SELayers) -> SESpec:
-    """`spec` with the hidden width and biases of the file's block."""
-    spec = dataclasses.replace(spec, bias=layers.bias)
+def spec_like(spec: SESpec, layers: SELayers, kind: tuple[str, str] | None) -> SESpec:
+    """`spec` with the hidden width, biases and, if the file says them, squeeze and gate of the file's block."""
+    squeeze, gate = kind or (spec.squeeze, spec.gate)
+    start = spec.start if gate == spec.gate else None  # not every gate has an identity start
+    spec = dataclasses.replace(spec, bias=layers.bias, squeeze=squeeze, gate=gate, start=start)
     if hidden_width(layers.channels, spec.reduction_ratio, spec.width, spec.least_width) == layers.width:
         return spec
     ratio = max(1, layers.channels // max(1, layers.width))
     if hidden_width(layers.channels, ratio) == layers.width:
         return dataclasses.replace(spec, reduction_ratio=ratio, width=None, least_width=1)
     return dataclasses.replace(spec, width=layers.width)
+
+
+def other_kinds(model: nn.Module, file: WeightsFile) -> list[str]:
+    """The SE blocks of `model` whose squeeze or gate is another than the file says, in words."""
+    modules = dict(model.named_modules())
+    return [
+        f"{name} has {block.squeeze} squeeze and {block.gate_function} gate, and the file's has {kind[0]} and "
+        f"{kind[1]}, which changes its outputs"
+        for name, kind in file.kinds_for(model).items()
+        if isinstance(block := modules.get(name), SEBlock) and kind != (block.squeeze, block.gate_function)
+    ]
 
 
 def spec_of(held: Sequence[SELayers]) -> str:

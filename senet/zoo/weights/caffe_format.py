@@ -47,10 +47,7 @@ _MESSAGES: Mapping[str, Mapping[str, tuple[int, str, bool]]] = MappingProxyType(
             "double_data": (8, _BYTES, True),
         },
         "TransformationParameter": {"scale": (1, _FLOAT, False), "mean_value": (5, _FLOAT, True)},
-        "ConvolutionParameter": {
-            "stride": (6, _INT, True),
-            "stride_h": (13, _INT, False),
-        },
+        "ConvolutionParameter": {"stride": (6, _INT, True), "stride_h": (13, _INT, False)},
         "PoolingParameter": {
             "pool": (1, _INT, False),
             "pad": (4, _INT, False),

@@ -16,7 +16,7 @@ from senet.errors import InputError, WeightsError
 from senet.insertion import MadeBlock, inserted
 from senet.insertion.joining.attach import attached
 from senet.words import counted, listed
-from senet.zoo.weights.adapt import absent_head, for_model, spec_of
+from senet.zoo.weights.adapt import absent_head, for_model, other_kinds, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
 from senet.zoo.weights.dialects import ENDS, network_of, se_layers
 from senet.zoo.weights.reading import WeightsFile, check_dense, not_dense, read_file, read_weights
@@ -28,6 +28,7 @@ __all__ = [
     "load_file",
     "load_tensors",
     "load_weights",
+    "log_notes",
     "note_preprocessing",
     "noted_preprocessing",
     "read_weights",
@@ -151,6 +152,12 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     )
 
 
+def log_notes(report: LoadReport) -> None:
+    """Log the notes of a report, each with its source."""
+    for note in report.notes:
+        _log.info("%s: %s", report.source, note)
+
+
 def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors, which were compared before, into the model: all or none.
 
@@ -238,14 +245,7 @@ def _check_stride(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Ten
 
 def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
     """Differences that neither keys nor shapes show, in words."""
-    notes = []
-    for name, kind in file.kinds_for(model).items():
-        block = dict(model.named_modules()).get(name)
-        if isinstance(block, SEBlock) and kind != (here := (block.squeeze, block.gate_function)):
-            notes.append(
-                f"{name} has {here[0]} squeeze and {here[1]} gate, and the file's has {kind[0]} and {kind[1]}, which "
-                "changes its outputs"
-            )
+    notes = other_kinds(model, file)
     pool = next((module for module in model.modules() if isinstance(module, nn.MaxPool2d)), None)
     if pool is not None and file.caffe_pool is not None:
         ours = pool.ceil_mode and pool.padding in (0, (0, 0))
@@ -260,8 +260,8 @@ def _differences_of_form(model: nn.Module, file: WeightsFile) -> list[str]:
             "torchvision's and timm's ResNets have their stride in the 3×3 convolution, this one in the first 1×1: if "
             "the weights are theirs, the network is resnet50_v1_5 (or 101, 152)"
         )
-    if file.preprocessing:
-        notes.append(f"its images are {file.preprocessing['channels']}, in [0, 255], less a mean of each channel")
+    if file.preprocessing.get("channels") == "BGR":
+        notes.append("its images are BGR, in [0, 255], less a mean of each channel")
     return notes
 
 

@@ -49,7 +49,7 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
     found, placement = _sites_for(model, held, example, file.source)
     spec = dataclasses.replace(asked or SESpec(), placement=placement)
     kinds = {_host(name): kind for name, kind in file.kinds_for(model).items() if name.endswith(ENDS)}
-    joined = {name: _of_kind(spec_like(spec, layers), kinds.get(name)) for name, layers in held.items()}
+    joined = {name: spec_like(spec, layers, kinds.get(name)) for name, layers in held.items()}
     if asked is not None:
         _check_asked(asked, placement, held, joined, file.source)
     for name, own in joined.items():
@@ -73,15 +73,6 @@ def place_se(model: nn.Module, file: WeightsFile, example: Tensor, asked: SESpec
 def _host(block: str) -> str:
     """The module that holds an inserted block."""
     return block.rpartition(".")[0]
-
-
-def _of_kind(spec: SESpec, kind: tuple[str, str] | None) -> SESpec:
-    """`spec` with the file's squeeze and gate; not every gate has an identity start."""
-    if kind is None:
-        return spec
-    squeeze, gate = kind
-    start = spec.start if gate == spec.gate else None
-    return dataclasses.replace(spec, squeeze=squeeze, gate=gate, start=start)
 
 
 # A default may not have been requested, so the file's value applies.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from senet.block.kinds import kinds_in
+from senet.block.kinds import kind_in, kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
 from senet.files.paths import utf8_name
@@ -24,7 +24,7 @@ from senet.words import counted, kind_of, listed
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
 from senet.zoo.weights.containers import AVERAGED, RAW, parts_of, without_wrappers, wrapped
-from senet.zoo.weights.dialects import CAFFE, SENET, Dialect, detect, renamed, stride_of
+from senet.zoo.weights.dialects import CAFFE, ENDS, SENET, Dialect, detect, renamed, stride_of
 
 __all__ = ["WeightsFile", "check_dense", "not_dense", "read_file", "read_preprocessing", "read_weights"]
 
@@ -165,7 +165,16 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
     if start[8:9] == b"{":
         tensors, header = fileformat.read(file)
         if header is not None:  # from `save`, whose header describes the keys
-            return WeightsFile(str(path), tensors, SENET)
+            how = header.metadata.get("preprocessing")
+            how = how if isinstance(how, dict) else {}
+            keys = {
+                f"{site.get('name')}{end}{FIRST}".removeprefix("."): kind
+                for site, spec in header.sites
+                for end in ENDS
+                if (kind := kind_in(spec)) is not None
+            }
+            kinds = {key: kind for key, kind in keys.items() if key in tensors}
+            return WeightsFile(str(path), tensors, SENET, preprocessing=how, kinds=kinds)
         return WeightsFile.of(without_wrappers(tensors), str(path))
     if is_caffe(file, start):
         caffe = read_caffe(file)
