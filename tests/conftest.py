@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import shutil
 import sys
@@ -34,6 +36,13 @@ if _WORKERS > 1:
     # Nor do commands that tests start take the other processes' cores, or torch.compile start processes of its own.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+# A capture makes so many small objects that Python would look through all that live again and again.
+gc.set_threshold(100_000, 20, 100)
+
+# pytest listens to every logger that keeps its records to itself, and torch writes a trace of each capture to this one
+# wherever anyone listens: graphs and Python stacks, which no test looks at.
+logging.getLogger("torch.__trace").propagate = True
 
 
 @pytest.fixture(autouse=True)
