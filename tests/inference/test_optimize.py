@@ -41,7 +41,7 @@ NETWORKS = {
     "inserted": (lambda: senet.insert(shortened("resnet50", num_classes=7), torch.randn(1, 3, 32, 32)), 5),
     "timm SEModule": (lambda: timm.create_model("seresnext26d_32x4d", num_classes=7), 8),
     "timm EffectiveSE": (lambda: timm.create_model("ese_vovnet19b_slim_dw", num_classes=7), 0),
-    "timm SqueezeExcite": (lambda: timm.create_model("efficientnet_b0", num_classes=7), 0),
+    "timm SqueezeExcite": (lambda: timm.create_model("tinynet_e", num_classes=7), 0),
     "torchvision": (lambda: torchvision.models.mobilenet_v3_small(num_classes=7), 0),
 }
 
