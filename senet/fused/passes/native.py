@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 
 import torch
-from torch import Tensor
 
-from senet.fused.passes.compiled import CompiledPasses
-from senet.fused.passes.pointers import address, layout, like, per_map, writable
-from senet.fused.passes.protocol import compute_dtype, positions
+from senet.fused.passes.compiled import Call, CompiledPasses
+from senet.fused.passes.pointers import address, layout
+from senet.fused.passes.protocol import positions
 
 __all__ = ["NativePasses"]
 
@@ -22,28 +21,15 @@ class NativePasses(CompiledPasses):
     def __init__(self, functions: ctypes.CDLL) -> None:
         self.functions = functions
 
-    def _run(
-        self,
-        name: str,
-        v: Tensor,
-        read: list[Tensor | None],
-        written: list[Tensor | None],
-        given: list[Tensor],
-        results: list[Tensor],
-        *,
-        relu: bool = False,
-    ) -> bool:
+    def _run(self, call: Call) -> bool:
+        v = call.v
         samples, channels = v.shape[:2]
         space = positions(v)
         threads = torch.get_num_threads() if v.numel() >= _SMALL else 1
         kind = layout(v)
         pieces = min(-(-threads // max(samples, 1)), space)  # per sample, so that few samples keep all threads busy
         sizes = (samples * channels, space) if kind == "rows" else (samples, space, channels, pieces)
-        # Keep copies until the call returns: an address alone keeps nothing alive.
-        maps = [None if x is None else like(x, v) for x in read] + [
-            None if x is None else writable(x, v) for x in written
-        ]
-        values = [per_map(x, v, compute_dtype(v)) for x in given] + results
-        flags = [int(relu)] if name == "affine" else []
-        function = getattr(self.functions, f"{name}_{kind}_{str(v.dtype).removeprefix('torch.')}")
+        maps, values = call.maps(), call.values()
+        flags = [int(call.relu)] if call.name == "affine" else []
+        function = getattr(self.functions, f"{call.name}_{kind}_{str(v.dtype).removeprefix('torch.')}")
         return bool(function(*map(address, maps), *sizes, *map(address, values), *flags, threads))

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.fused.passes.compiled import CompiledPasses
-from senet.fused.passes.pointers import address, layout, like, per_map, writable
-from senet.fused.passes.protocol import compute_dtype, positions
+from senet.fused.passes.compiled import Call, CompiledPasses
+from senet.fused.passes.pointers import address, layout
+from senet.fused.passes.protocol import positions
 
 __all__ = ["TritonPasses", "available"]
 
@@ -47,29 +47,19 @@ class TritonPasses(CompiledPasses):
     A kernel that cannot be compiled does not run, nor does one for a batch larger than a grid.
     """
 
-    def _run(
-        self,
-        name: str,
-        v: Tensor,
-        read: list[Tensor | None],
-        written: list[Tensor | None],
-        given: list[Tensor],
-        results: list[Tensor],
-        *,
-        relu: bool = False,
-    ) -> bool:
+    def _run(self, call: Call) -> bool:
+        name, v, results = call.name, call.v, call.results
         # Kernels have no null, so v stands for what a call does without, and flags say so.
-        maps = [v if x is None else like(x, v) for x in read] + [v if x is None else writable(x, v) for x in written]
-        tensors = [*maps, *(per_map(x, v, compute_dtype(v)) for x in given), *results]
+        tensors = [*(v if x is None else x for x in call.maps()), *call.values()]
         for x in tensors:
             address(x)
         if not v.numel():
             return True
-        channels, space, optional = v.shape[1], positions(v), read[-1] is not None
-        keep = all(x is not None for x in written)
+        channels, space, optional = v.shape[1], positions(v), call.read[-1] is not None
+        keep = all(x is not None for x in call.written)
         flags = {
             "stats": {"DOUBLE": v.dtype == torch.float64},
-            "affine": {"ADD": optional, "RELU": relu},
+            "affine": {"ADD": optional, "RELU": call.relu},
             "sums": {"RELU": optional, "KEEP": keep},
             "passed": {},
             "input": {"RELU": optional},
