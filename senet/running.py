@@ -20,7 +20,7 @@ from senet.errors import InputError, InputTypeError, InsertionError
 from senet.words import kind_of, with_article
 
 __all__ = ["Batched", "as_call", "batch_dims", "before_calls", "changed", "check_module", "copy_of", "count_parameters"]
-__all__ += ["describe", "devices_of", "meant", "run", "set_training", "sets_mode", "tensors_in", "uncompiled"]
+__all__ += ["describe", "devices_of", "meant", "noise", "run", "set_training", "sets_mode", "tensors_in", "uncompiled"]
 __all__ += ["untouched"]
 
 
@@ -274,6 +274,11 @@ def uncompiled(*, load: bool = False) -> Iterator[None]:
             _uncompiled.pop()
             if not _uncompiled:
                 _stance.close()
+
+
+def noise(*shape: int, draw: Callable[..., Tensor] = torch.randn) -> Tensor:
+    """Noise of a shape, the same at every call, on the CPU whatever the default device is."""
+    return draw(shape, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def run(model: nn.Module, example: Any) -> Any:

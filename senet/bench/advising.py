@@ -28,7 +28,7 @@ from senet.extras import how_to_install
 from senet.files.paths import expanded
 from senet.files.run_folder import report_folder
 from senet.insertion import Site, blocks, insert, remove, sites
-from senet.running import count_parameters
+from senet.running import count_parameters, noise
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def advise(
     held = bool(blocks(model))
     plain = (remove(model, everything=True) if held else copy.deepcopy(model)).eval()
     found = _sites(plain, example, placements)
-    folder = None if out is None else report_folder(expanded(out))  # before it measures
+    folder = None if out is None else report_folder(out)  # before it measures
     search = _Search(plain, example, engine, batch_size, quick, found, accuracies, Progress(progress))
     whole = search.whole(reduction_ratio)
     stages = search.by_stage(whole)
@@ -154,8 +154,7 @@ class _Search:
         self.plain, self.example, self.engine = plain, example, engine
         self.effort = QUICK if quick else FULL
         self.found, self.accuracies, self.progress = found, accuracies, progress
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn((batch_size, *example.shape[1:]), generator=generator).to(example.dtype)
+        self.x = noise(batch_size, *example.shape[1:]).to(example.dtype)
         self.stage_of = {placement: {site.name: site.stage for site in among} for placement, among in found.items()}
         self.plain_seconds: list[float] = []
 

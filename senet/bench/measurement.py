@@ -31,8 +31,8 @@ from senet.console.progress import Progress, duration
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.extras import how_to_install
-from senet.files.paths import expanded
 from senet.files.run_folder import digest_of, report_folder
+from senet.running import noise
 from senet.words import counted, lasting_repr
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def bench(
     with _same_random_state():
         who = contestants(model, example)
     result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
-    code, folder = _digest(who.networks[OURS], name), report_folder(expanded(out))
+    code, folder = _digest(who.networks[OURS], name), report_folder(out)
     shown = Progress(progress)
     done = _kept_rows(folder, result, code, shown.note) if resume else {}
     measuring = _Measuring(who, example, QUICK if quick else FULL)
@@ -264,7 +264,7 @@ class _Measuring:
         return self._forms
 
     def _pictures(self, batch: int) -> Tensor:
-        return torch.randn((batch, *self.example.shape[1:]), generator=torch.Generator().manual_seed(0))
+        return noise(batch, *self.example.shape[1:])
 
 
 def _counted(row: Row, counts: Mapping[str, int]) -> Row:

@@ -19,7 +19,7 @@ from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.files.own_code import own_line
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
-from senet.running import untouched
+from senet.running import noise, untouched
 from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
 from senet.zoo.names.naming import is_saved, origin, resolve
@@ -344,7 +344,7 @@ def has(outputs: int) -> str:
 
 def example_of(how: Preprocessing) -> torch.Tensor:
     """A fixed noise image (1, C, size, size) as an example for `insert` and `cost`."""
-    return torch.randn(1, len(how.mean), how.size, how.size, generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise(1, len(how.mean), how.size, how.size)
 
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +168,7 @@ def writable_folder(folder: Path) -> None:
         ) from error
 
 
-def report_folder(path: str | Path, data: Path | None = None) -> Path:
+def report_folder(path: str | os.PathLike[str], data: Path | None = None) -> Path:
     """Make a folder for a report on the images in the folder `data`, if they are in one; return it.
 
     Raises:

@@ -24,7 +24,7 @@ from senet.insertion.reading.channel_gates import channel_gates, rescaling_call
 from senet.insertion.reading.dataflow import Dataflow, record
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.staying.record import tell as tell_of_lost
-from senet.running import check_module, set_training, untouched
+from senet.running import check_module, noise, set_training, untouched
 
 __all__ = ["InlineSE", "adds_input", "blocks", "channel_dim_of", "channels_of", "gate", "is_se", "squeezed_values"]
 
@@ -308,8 +308,7 @@ def _try(module: nn.Module) -> _Form | None:
         each._forward_pre_hooks.clear()
     weight = layers[0].weight
     for shape in _shapes(layers[0], channels or 16):
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(shape, generator=generator, device="cpu").to(weight.device, weight.dtype)
+        x = noise(*shape, draw=torch.rand).to(weight.device, weight.dtype)
         try:
             with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
                 flow = record(trial, x)

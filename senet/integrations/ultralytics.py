@@ -23,6 +23,7 @@ from senet.extras import extra
 from senet.insertion import Where, attach, insert, inserted
 from senet.insertion.staying.joined import attached
 from senet.insertion.staying.rebuilt import network_in, watch
+from senet.running import noise
 
 __all__ = ["SETrainer", "trainer"]
 
@@ -80,7 +81,7 @@ class SETrainer:
         channels = int(getattr(self, "data", {}).get("channels", 3))
         stride = getattr(model, "stride", None)
         size = max(64, 2 * int(torch.as_tensor(32 if stride is None else stride).max()))
-        return torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0), device="cpu")
+        return noise(1, channels, size, size, draw=torch.rand)
 
 
 def trainer(

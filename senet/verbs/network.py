@@ -18,7 +18,7 @@ from senet.cost.tables import blocks_table, comparison_table
 from senet.errors import InputError
 from senet.files.atomic import check_writable
 from senet.report.table import Table
-from senet.running import count_parameters
+from senet.running import count_parameters, noise
 from senet.verbs.place import Place, is_inserted
 from senet.words import counted
 
@@ -82,7 +82,7 @@ class Network:
             size = source.native_size if source.small else None
         shape = (1, channels, *(side if size is None else size for side in space))
         like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+        return noise(*shape).to(like)
 
     def built(self) -> tuple[nn.Module, Tensor]:
         """The network and an input for it."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import senet
-from senet.running import set_training, untouched
+from senet.running import noise, set_training, untouched
 from tests.insertion.se_twins import RcanAttention
 from tests.insertion.staying.test_staying import Block, randomise
 
@@ -203,3 +203,14 @@ def test_whatever_the_default_device_is(x):
         with senet.valid([0.5, 1.0]):
             assert se(x).shape == x.shape
     assert torch.equal(se(x), net(x))
+
+
+@pytest.mark.parametrize("draw", [torch.randn, torch.rand])
+def test_noise_is_the_same_under_a_default_device(draw):
+    wanted = noise(2, 3, draw=draw)
+    torch.rand(1)
+    with torch.device("meta"):
+        found = noise(2, 3, draw=draw)
+    assert found.device.type == "cpu"
+    assert torch.equal(found, wanted)
+    assert torch.equal(wanted, draw((2, 3), generator=torch.Generator().manual_seed(0)))

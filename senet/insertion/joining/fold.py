@@ -16,7 +16,7 @@ from senet.block import SEBlock
 from senet.block.made import MadeBlock
 from senet.errors import InputError, InsertionError
 from senet.insertion.joining.attach import Attachment, attached, base_of
-from senet.running import check_module, copy_of
+from senet.running import check_module, copy_of, noise
 from senet.words import listed
 
 __all__ = ["fold_start", "owns_its_weights", "parameter_groups", "ties"]
@@ -101,7 +101,7 @@ def _is_proportional(module: Any, child: str) -> bool:
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
         channels = getattr(layer, "in_channels", None) or layer.in_features
     for shape in ((2, channels), *((2, channels, *[16] * dims) for dims in (1, 2, 3)), (2, 16, 16, channels)):
-        x = 100 * torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(layer.weight)
+        x = 100 * noise(*shape).to(layer.weight)
         try:
             once = layer.forward(x)
         except Exception:  # another number of dimensions

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from senet.block import SESpec
@@ -20,6 +19,7 @@ from senet.insertion import Where, attach, insert, untouched
 from senet.insertion.reading.dataflow import record
 from senet.insertion.rules.choose import find
 from senet.insertion.rules.site import select
+from senet.running import noise
 from senet.zoo.names.naming import is_saved, mark, resolve
 from senet.zoo.names.sources import DEFAULT_CLASSES, Built, Source, ZooSource
 from senet.zoo.weights.adapt import for_model, holds_se, other_kinds, take_se
@@ -123,7 +123,7 @@ def _with_se(source: Source, built: Built, spec: SESpec | MadeSpec | None, start
         where = source.entry.where
         height, width = (_SMALLER.get(side, side) for side in (height, width))
     like = next(model.parameters())
-    example = torch.randn((1, channels, height, width), generator=torch.Generator().manual_seed(0), device="cpu")
+    example = noise(1, channels, height, width)
     spec = dataclasses.replace(spec, start=spec.start or start)
     if like.is_meta:
         return insert_without_values(model, example.to(like), spec, where)
