@@ -22,6 +22,7 @@ from senet.evaluation.networks import (
     heard,
     input_channels,
     known_preprocessing,
+    metadata_of,
     native_size,
     network_of,
     probe,
@@ -69,6 +70,12 @@ class OpenedNetwork:
     def trained_classes(self) -> list[str] | None:
         """The class names that a run saved with the network."""
         return None if self.spec is None else trained_classes(self.spec)
+
+    @property
+    def settings(self) -> Mapping[str, Any] | None:
+        """The settings of the training that a run saved with the network."""
+        saved = [] if self.spec is None else self.spec.saved
+        return metadata_of(saved[0]).get("settings") if saved else None
 
     def known_classes(self, count: int) -> list[str] | None:
         """The names of its `count` classes from its run or its library."""

@@ -135,10 +135,11 @@ def _pre(flow: Dataflow, unit: Unit) -> Iterator[Option]:
     if unit.rule == "aggregated":
         end = after_concatenation(flow, unit.value)[-1]
         for call in flow.calls_returning.get(end, []):
-            alone = call.argument is not None and len(call.inputs) == 1
-            dim = channel_dim(flow, call.inputs[0]) if alone else None
+            if call.argument is None or len(call.inputs) != 1:
+                continue
+            dim = channel_dim(flow, call.argument)
             if dim is not None and call.made(unit.value) and not iterates_its_children(call.module):
-                yield Option(call, "input", flow.values[call.inputs[0]].shape[dim], dim)
+                yield Option(call, "input", flow.values[call.argument].shape[dim], dim)
 
 
 def _given_to_branch(flow: Dataflow, unit: Unit) -> Iterator[Option]:

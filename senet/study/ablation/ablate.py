@@ -18,6 +18,7 @@ from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion import InsertionError, sites
 from senet.insertion.rules.site import select
+from senet.recipe.knobs import whole_number
 from senet.recipe.options import Options, known_options
 from senet.report import write_page
 from senet.study.ablation.ablation import Ablation, TrainedCell
@@ -25,7 +26,7 @@ from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
 from senet.study.ablation.grid import Cell as Variant
 from senet.study.ablation.pages import ablation_page
 from senet.study.cells.carry_out import carry_out, listed, open_study
-from senet.study.cells.cell import Cell, CellOptions, check_seeds, left_out, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
 from senet.training.processes.processes import device_layout, joined
@@ -150,7 +151,7 @@ def ablate_cells(
     Returns:
         The ablation; or without a report, lines to show: commands, results of cells, a job's number.
     """
-    check_seeds(seeds)
+    whole_number("seeds", seeds)
     spec = block_spec(spec, make)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)

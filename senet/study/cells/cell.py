@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["LAUNCHERS", "Cell", "CellOptions", "check_seeds", "incomplete", "left_out", "seeds_in"]
+__all__ = ["LAUNCHERS", "Cell", "CellOptions", "incomplete", "left_out", "seeds_in"]
 
 LAUNCHERS = ("slurm",)
 
@@ -97,16 +97,6 @@ class CellOptions:
             raise StudyError(f"there is no variant {self.only!r}{did_you_mean(self.only, names)}")
         numbers = range(seeds) if self.seed is None else [self.seed]
         return [Cell(name, number) for number in numbers for name in names if self.only in (None, name)]
-
-
-def check_seeds(seeds: int) -> None:
-    """Check a number of seeds.
-
-    Raises:
-        InputError: it is not a whole number of at least 1.
-    """
-    if type(seeds) is not int or seeds < 1:
-        raise InputError(f"seeds is a whole number of at least 1, not {seeds!r}")
 
 
 def seeds_in(folder: Path, variants: Sequence[str], seeds: int) -> list[Cell]:

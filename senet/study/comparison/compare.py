@@ -13,9 +13,10 @@ from senet.errors import StudyError
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
+from senet.recipe.knobs import whole_number
 from senet.recipe.options import Options, known_options
 from senet.study.cells.carry_out import carry_out, listed, open_study
-from senet.study.cells.cell import Cell, CellOptions, check_seeds, left_out, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
 from senet.study.comparison.report import Comparison, Trained
@@ -135,7 +136,7 @@ def compare_cells(
     Returns:
         The comparison; or without a report, lines to show: commands, results of cells, a job's number.
     """
-    check_seeds(seeds)
+    whole_number("seeds", seeds)
     spec = block_spec(spec, make)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)

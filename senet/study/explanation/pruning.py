@@ -15,7 +15,7 @@ from senet.console import display
 from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import StudyError
-from senet.evaluation.networks import how_to_load, metadata_of
+from senet.evaluation.networks import how_to_load
 from senet.evaluation.options import MeasureOptions
 from senet.files import fileformat
 from senet.files.paths import expanded
@@ -29,7 +29,6 @@ from senet.study.explanation.explain import EXPLANATION, GATES, check_tolerance,
 from senet.study.explanation.explanation import Explanation
 from senet.study.explanation.subject import Subject, open_subject
 from senet.study.statistics import points
-from senet.zoo.names.naming import is_saved
 
 if TYPE_CHECKING:
     from senet.data.sources import DataSource
@@ -177,11 +176,8 @@ def prune(
     metadata["preprocessing"] = subject.preprocessing.to_json()
     if subject.known_classes:
         metadata["classes"] = subject.known_classes
-    # For a network of one's own, --model is its function and --weights its run.
-    given = (str(name) for name in (options.get("weights"), model) if isinstance(name, str | Path))
-    saved = next(filter(is_saved, given), None)
-    if saved is not None and (settings := metadata_of(saved).get("settings")):
-        metadata["settings"] = settings
+    if subject.settings:
+        metadata["settings"] = subject.settings
     save(pruned.network, path, metadata=metadata)
     return dataclasses.replace(pruned, path=path)
 

@@ -52,6 +52,7 @@ class Subject:
         batch_size: images at a time; the last batch never has a single image.
         workers: the number of processes that load images; None means as needed.
         known_classes: the names of all of the network's classes, from its run or its library; else empty.
+        settings: the settings of the training that its run saved with it.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Subject:
     batch_size: int
     workers: int | None
     known_classes: list[str]
+    settings: Mapping[str, Any] | None
     _held: Any = None
 
     @property
@@ -176,6 +178,7 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
             batch_size=_batch_size(len(images), batch_size),
             workers=options.get("workers"),
             known_classes=known if len(known) == labelled.classes else [],  # a fresh classifier has no names
+            settings=opened.settings,
         )
         seen = blocks(network, subject.example())  # a run also shows the number of channels that ECA rescales
         subject.notes += tuple(block.refusal() for block in seen.values() if isinstance(block, InlineSE))

@@ -17,8 +17,9 @@ from senet.files.code_digest import code_name, command_name, digest_of_code
 from senet.files.lock import locked
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, named, open_folder, read_json, write_json
+from senet.recipe.knobs import whole_number
 from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed, open_study
-from senet.study.cells.cell import Cell, CellOptions, check_seeds, incomplete, left_out, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, incomplete, left_out, seeds_in
 from senet.study.cells.children import INSIDE
 from senet.study.cells.commands import command, spec_flags
 from senet.study.judging.judgement import Arm, Judgement, arm_names, write_judgement
@@ -211,7 +212,7 @@ def judge_cells(
 
 
 def _check(train: Any, seeds: int, confidence: float) -> None:
-    check_seeds(seeds)
+    whole_number("seeds", seeds)
     if not callable(train):
         raise InputTypeError(f"judge takes a function that trains, which is given a cell, not {kind_of(train)}")
     try:
