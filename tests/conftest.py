@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ from senet.fused.switch import fuse_any_size
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _TRAINS = {"data", "training", "evaluation", "study", "recipe"}  # rooms whose tests train small networks as they are
+_EXPORTS = {"export", "inference", "bench", "cli"}  # rooms whose tests write ONNX files
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 pytest_plugins = ["tests.painting"]
@@ -58,6 +60,25 @@ def _nothing_compiled_before():
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _exports(request: pytest.FixtureRequest):
+    if _EXPORTS & set(request.path.parts):
+        request.getfixturevalue("_one_table_of_operators")
+
+
+@pytest.fixture(scope="session")
+def _one_table_of_operators() -> Iterator[None]:
+    """The table of ONNX's operators is made once: torch makes it anew for each file, which takes most of a second."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # without the extra 'ship', or of another torch
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """SE behind a normalisation in inference, where nothing is differentiated.
 
 The normalisation is PyTorch's own, and SE overwrites its output u, which nobody else holds. One
-compiled call reads u and gives the gates, another writes
+compiled call reads u, computes the gates s and writes
 
     relu(s·u + shortcut)
 
@@ -59,18 +59,18 @@ def normalise_then_excite(
     notify(block, ())
     threads, ones = torch.get_num_threads(), u.dim() - 2
     layers = (block.fc1.weight, block.fc1.bias, block.fc2.weight, block.fc2.bias)
-    gate = None
+    rectify = compiled.BEFORE if rectified else compiled.AFTER if relu else compiled.NOT
     if all(x is None or x.is_contiguous() for x in layers):
         outer = _NUMBERS[block.gate_function.replace("_", "")]
-        gate = compiled.excite(threads, u, rectified, (*layers[:2], _NUMBERS["relu"], *layers[2:], outer, ones))
-    if gate is not None:
-        gate.mul_(block.scale)
-    elif (pooled := compiled.squeeze(threads, u, rectified)) is not None:
+        excitation = (*layers[:2], _NUMBERS["relu"], *layers[2:], outer, ones)
+        if compiled.excite_and_rescale(threads, u, excitation, u, other, rectify, block.scale.item()):
+            return u
+    if (pooled := compiled.squeeze(threads, u, rectified)) is not None:
         gate = block.gate(pooled).to(u.dtype).view(*u.shape[:2], *[1] * ones)
     else:
         u, rectified = u.relu_() if rectified else u, False
         gate = block.gate(u)
-    rectify = compiled.BEFORE if rectified else compiled.AFTER if relu else compiled.NOT
+        rectify = compiled.AFTER if relu else compiled.NOT
     if compiled.rescale(threads, u, gate, other, rectify):
         return u
     u = (u.relu_() if rectified else u).mul_(gate)

@@ -13,7 +13,7 @@ from torch import Tensor
 from senet.fused.passes.library import library
 from senet.fused.passes.pointers import UnfitError, address, layout, overlaps
 
-__all__ = ["AFTER", "BEFORE", "FEW", "NOT", "Excitation", "excite", "rescale", "squeeze"]
+__all__ = ["AFTER", "BEFORE", "FEW", "NOT", "Excitation", "excite", "excite_and_rescale", "rescale", "squeeze"]
 
 Excitation = tuple[Tensor, Tensor | None, int, Tensor, Tensor | None, int, int]
 """weight1 (K, C), bias1 (K,), inner, weight2 (C', K), bias2 (C',), outer, ones.
@@ -48,31 +48,59 @@ def excite(threads: int, h: Tensor, relu: bool, excitation: Excitation) -> Tenso
 
     Args:
         threads: how many threads may work.
-        h: (N, C, *space) float32, N at most `FEW`.
+        h: (N, C, *space) float32 or bfloat16, N at most `FEW`; the layers have its dtype.
         relu: whether max(h, 0) is squeezed.
         excitation: the layers and activations.
 
     Returns:
         (N, C', 1, ...); None if the tensors do not fit or there was no memory.
     """
-    weight1, bias1, inner, weight2, bias2, outer, ones = excitation
+    given, layers = _map(h, relu), _layers(h, excitation)
+    if given is None or layers is None:
+        return None
+    gate = h.new_empty((len(h), len(excitation[3]), *[1] * excitation[6]))
+    function: Any = getattr(library(), f"gates_{_DTYPES[h.dtype]}")
+    return gate if function(*given, *layers, address(gate), threads) else None
+
+
+def excite_and_rescale(
+    threads: int, h: Tensor, excitation: Excitation, u: Tensor, x: Tensor | None, relu: int, factor: float = 1
+) -> bool:
+    """Write u * factor * gates + x over u, with the gates of `excite`; False, without any effect, if nothing fits.
+
+    One call in place of two: between two convolutions, whose weights fill the caches, a call takes longer than what it
+    computes for one image.
+
+    Args:
+        threads: how many threads may work.
+        h: as in `excite`; with `BEFORE` it is u, and max(u, 0) is squeezed.
+        excitation: the layers and activations.
+        u: (N, C', *space), of the dtype of h.
+        x: like u; None adds nothing.
+        relu: `NOT`, `AFTER` or `BEFORE`.
+        factor: of all gates.
+    """
+    given, layers, lies = _map(h, relu == BEFORE), _layers(h, excitation), _rescaled(u, x)
+    if given is None or layers is None or lies is None or u.dtype is not h.dtype:
+        return False
+    if u.shape[:2] != (len(h), len(excitation[3])) or u.dim() != 2 + excitation[6]:
+        return False
+    at, kind, space = lies
+    function: Any = getattr(library(), f"excited_{_DTYPES[h.dtype]}")
+    return bool(function(*given[:-1], *layers, factor, *at, space, kind == "last", relu, threads))
+
+
+def _layers(h: Tensor, excitation: Excitation) -> tuple[Any, ...] | None:
+    """An excitation as the compiled functions take it for h; None if they do not."""
+    weight1, bias1, inner, weight2, bias2, outer, _ = excitation
     (width, inputs), (outputs, hidden) = weight1.shape, weight2.shape
-    if h.dtype is not _FLOAT or weight1.dtype is not _FLOAT or len(h) > FEW or h.shape[1] != inputs or hidden != width:
+    if len(h) > FEW or h.shape[1] != inputs or hidden != width:
         return None
     if (bias1 is not None and len(bias1) != width) or (bias2 is not None and len(bias2) != outputs):
         return None
-    given = _map(h, relu)
-    if given is None:
+    if any(each is not None and each.dtype is not h.dtype for each in (weight1, bias1, weight2, bias2)):
         return None
-    functions: Any = library()
-    gate = h.new_empty((len(h), outputs, *[1] * ones))
-    done = functions.gates(
-        *given,
-        *(address(weight1), address(bias1), width, inner),
-        *(address(weight2), address(bias2), outputs, outer),
-        *(address(gate), threads),
-    )
-    return gate if done else None
+    return address(weight1), address(bias1), width, inner, address(weight2), address(bias2), outputs, outer
 
 
 def _map(h: Tensor, relu: bool) -> tuple[Any, ...] | None:
@@ -97,20 +125,31 @@ def rescale(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) 
         x: like u; None adds nothing.
         relu: `NOT`, `AFTER` or `BEFORE`.
     """
-    shape, dtype, kind = u.shape, u.dtype, layout(u)
-    if not (kind and dtype in _DTYPES and gate.dtype is dtype and u.is_cpu) or u.requires_grad or gate.requires_grad:
+    lies, maps = _rescaled(u, x), gate.numel()
+    if lies is None or gate.dtype is not u.dtype or gate.requires_grad or not gate.is_contiguous():
         return False
-    size, maps, channels = u.numel(), gate.numel(), shape[1] if len(shape) > 2 else 0
-    if not size or gate.shape[:2] != shape[:2] or maps != shape[0] * channels or not gate.is_contiguous():
-        return False
-    if x is not None and (x.shape != shape or x.dtype is not dtype or not x.is_cpu or x.requires_grad):
-        return False
-    if x is not None and (layout(x) != kind or overlaps(u, x)):
+    if gate.shape[:2] != u.shape[:2] or maps != u.shape[0] * u.shape[1]:
         return False
     try:
-        at, scale = (address(u), address(x)), address(gate)
+        scale = address(gate)
     except UnfitError:
         return False
-    sizes = (maps, size // maps) if kind == "rows" else (shape[0], size // maps, channels)
-    getattr(library(), f"rescale_{kind}_{_DTYPES[dtype]}")(*at, *sizes, scale, relu, threads)
+    at, kind, space = lies
+    sizes = (maps, space) if kind == "rows" else (u.shape[0], space, u.shape[1])
+    getattr(library(), f"rescale_{kind}_{_DTYPES[u.dtype]}")(*at, *sizes, scale, relu, threads)
     return True
+
+
+def _rescaled(u: Tensor, x: Tensor | None) -> tuple[tuple[int | None, int | None], str, int] | None:
+    """Addresses of u and x, their layout, and the elements of a map, if compiled functions can add x to u in place."""
+    shape, dtype, kind = u.shape, u.dtype, layout(u)
+    if not kind or dtype not in _DTYPES or not u.is_cpu or u.requires_grad or len(shape) < 3 or not u.numel():
+        return None
+    if x is not None and (x.shape != shape or x.dtype is not dtype or not x.is_cpu or x.requires_grad):
+        return None
+    if x is not None and (layout(x) != kind or overlaps(u, x)):
+        return None
+    try:
+        return (address(u), address(x)), kind, u.numel() // (shape[0] * shape[1])
+    except UnfitError:
+        return None

@@ -30,7 +30,7 @@ __all__ = ["OFF", "library"]
 OFF = "SENET_NATIVE"  # 0 means PyTorch's operations
 _FOLDER = Path(__file__).with_name("c")
 _SOURCES = ("passes.c", "excitation.c")
-_READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h", "squeeze.h")
+_READ_BY_THEM = ("passes.h", "rows.h", "last.h", "few.h", "rescale.h", "squeeze.h", "gates.h", "numbers.h")
 _COMMON = ("-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _OWN_MACHINE = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 _LIMIT_S = 120
@@ -84,13 +84,12 @@ def _compilers() -> Iterator[tuple[str, ...]]:
 def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
     """The functions with the types of all their arguments."""
     pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    functions.gates.argtypes = [
-        *(pointer, size, size, size, number, number),
-        *(pointer, pointer, size, number, pointer, pointer, size, number),
-        *(pointer, number),
-    ]
-    for squeeze in (functions.squeeze_float32, functions.squeeze_bfloat16):
-        squeeze.argtypes = [pointer, size, size, size, number, number, pointer, number]
+    given, layer = (pointer, size, size, size, number, number), (pointer, pointer, size, number)
+    made, rescaled = (pointer, number), (pointer, pointer, size, number, number, number)
+    for dtype in ("float32", "bfloat16"):
+        getattr(functions, f"squeeze_{dtype}").argtypes = [*given, *made]
+        getattr(functions, f"gates_{dtype}").argtypes = [*given, *layer, *layer, *made]
+        getattr(functions, f"excited_{dtype}").argtypes = [*given[:-1], *layer, *layer, ctypes.c_double, *rescaled]
     for name, (maps, values, flags) in (_PASSES | _RESCALE).items():
         for kind, sizes in (("rows", 2), ("last", 4 if name in _PASSES else 3)):
             for dtype in _DTYPES:

@@ -40,8 +40,10 @@ def threads(*tensors: Tensor) -> int:
 
 
 def share_threads(network: Network, nodes: list[fx.Node]) -> None:
-    """Call `threads` at the graph's beginning, and pass its result as the first argument of those nodes."""
+    """Call `threads` at the graph's beginning, and pass its result as the first argument of those nodes still in it."""
     graph = network.graph
+    there = set(graph.nodes)
+    nodes = [node for node in nodes if node in there]
     given = [node for node in graph.nodes if node.op == "placeholder" and isinstance(value_of(node), Tensor)]
     if not nodes or not given:
         return

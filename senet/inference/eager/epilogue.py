@@ -14,19 +14,30 @@ from torch import Tensor, fx
 
 from senet.activations import ACTIVATIONS
 from senet.fused.passes import inference as compiled
+from senet.fused.passes.inference import AFTER, BEFORE, NOT
 from senet.inference.algebra import window_means
 from senet.inference.eager.conditions import computed_now
 from senet.inference.eager.gate import gates, rectified_gates
 from senet.inference.graph import Network, alike, value_of
 
-__all__ = ["fuse_epilogues", "plus", "rescale", "rescale_add", "rescale_add_relu", "rescale_rectified", "rescale_relu"]
+__all__ = [
+    "excited",
+    "excited_relu",
+    "fuse_epilogues",
+    "plus",
+    "rescale",
+    "rescale_add",
+    "rescale_add_relu",
+    "rescale_rectified",
+    "rescale_relu",
+]
 
 _aten = torch.ops.aten
 
 
 def rescale(u: Tensor, gate: Tensor) -> Tensor:
     """U * gate. `u` may be overwritten. Shapes: (N, C, *space), (N, C, 1, ...) -> (N, C, *space)."""
-    return u.mul_(gate) if _may_overwrite(u, gate) else u * gate
+    return _rescaled(0, u, gate, None, NOT)
 
 
 def rescale_relu(threads: int, u: Tensor, gate: Tensor) -> Tensor:
@@ -34,40 +45,64 @@ def rescale_relu(threads: int, u: Tensor, gate: Tensor) -> Tensor:
 
     Compiled functions may use `threads` threads; with 0 PyTorch's operations do the work.
     """
-    if threads and compiled.rescale(threads, u, gate, None, compiled.AFTER):
-        return u
-    return u.mul_(gate).relu_() if _may_overwrite(u, gate) else torch.relu(u * gate)
+    return _rescaled(threads, u, gate, None, AFTER)
 
 
 def rescale_rectified(threads: int, given: tuple[Tensor, Tensor, bool]) -> Tensor:
     """max(u, 0) * gate for a result of `rectified_gates`. As `rescale_relu`."""
     u, gate, left = given
-    if not left:
-        return rescale(u, gate)
-    return u if compiled.rescale(threads, u, gate, None, compiled.BEFORE) else u.relu_().mul_(gate)
+    return _rescaled(threads, u, gate, None, BEFORE if left else NOT)
 
 
 def rescale_add(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
     """U * gate + x. As `rescale_relu`; `x` has the shape of `u`."""
-    if threads and compiled.rescale(threads, u, gate, x, compiled.NOT):
-        return u
-    return torch.addcmul(x, u, gate, out=u) if _may_overwrite(u, gate, x) else u * gate + x
+    return _rescaled(threads, u, gate, x, NOT)
 
 
 def rescale_add_relu(threads: int, u: Tensor, gate: Tensor, x: Tensor) -> Tensor:
     """max(u * gate + x, 0). As `rescale_add`."""
-    if threads and compiled.rescale(threads, u, gate, x, compiled.AFTER):
+    return _rescaled(threads, u, gate, x, AFTER)
+
+
+def excited(threads: int, u: Tensor, x: Tensor | None, relu: int, h: Tensor, *excitation: Any) -> Tensor:
+    """U * gates + x with the gates of `gates`, rectified as `relu` says. `u` may be overwritten.
+
+    Args:
+        threads: as `gates`.
+        u: (N, C, *space).
+        x: of the shape of `u`; None adds nothing.
+        relu: `NOT`, or `BEFORE`, and then `h` is `u`, and max(u, 0) takes the place of both.
+        h: as `gates`.
+        *excitation: the arguments of `gates` after `h`.
+    """
+    if threads and compiled.excite_and_rescale(threads, h, excitation, u, x, relu):  # type: ignore[arg-type]
         return u
-    return torch.addcmul(x, u, gate, out=u).relu_() if _may_overwrite(u, gate, x) else torch.relu(u * gate + x)
+    if relu == BEFORE:
+        return rescale_rectified(threads, rectified_gates(threads, u, *excitation))
+    return _rescaled(threads, u, gates(threads, h, *excitation), x, relu)
+
+
+def excited_relu(threads: int, u: Tensor, x: Tensor | None, h: Tensor, *excitation: Any) -> Tensor:
+    """max(u * gates + x, 0). As `excited`."""
+    return excited(threads, u, x, AFTER, h, *excitation)
+
+
+def _rescaled(threads: int, u: Tensor, gate: Tensor, x: Tensor | None, relu: int) -> Tensor:
+    if threads and compiled.rescale(threads, u, gate, x, relu):
+        return u
+    others = (gate,) if x is None else (gate, x)
+    if not (computed_now(u, *others) and all(other.dtype == u.dtype for other in others)):
+        u = (torch.relu(u) if relu == BEFORE else u) * gate
+        u = u if x is None else u + x
+        return torch.relu(u) if relu == AFTER else u
+    u = u.relu_() if relu == BEFORE else u
+    u = u.mul_(gate) if x is None else torch.addcmul(x, u, gate, out=u)
+    return u.relu_() if relu == AFTER else u
 
 
 def plus(u: Tensor, x: Tensor | float) -> Tensor:
     """U + x. `u` is overwritten if the sum has its dtype: under autocast, x may have a wider one."""
     return u.add_(x) if getattr(x, "dtype", u.dtype) == u.dtype else u + x
-
-
-def _may_overwrite(u: Tensor, *others: Tensor) -> bool:
-    return computed_now(u, *others) and all(other.dtype == u.dtype for other in others)
 
 
 _ACTIVATIONS = {
@@ -86,13 +121,13 @@ _FRESH = (
     _aten.mul.Tensor,
     plus,
     rescale,
-    rescale_rectified,
     rescale_add,
+    excited,
 )
 # Fresh too, but autograd may keep them for the backward pass, so only `rescale` may overwrite them, which asks first.
-_ACTIVATED = (*_ACTIVATIONS, *_ACTIVATIONS.values(), rescale_relu, rescale_add_relu)
+_ACTIVATED = (*_ACTIVATIONS, *_ACTIVATIONS.values(), rescale_relu, rescale_add_relu, excited_relu)
 _NORMALISATION = _aten._native_batch_norm_legit_no_training.default  # stays in half precision; its first result is new
-_READERS = (gates, window_means, _aten.mean.dim)  # their results are new tensors
+_READERS = (gates, window_means, _aten.mean.dim, excited, excited_relu)  # their results are tensors of their own
 
 
 def fuse_epilogues(network: Network, products: list[fx.Node]) -> list[fx.Node]:
@@ -113,36 +148,42 @@ def _fuse(network: Network, product: fx.Node) -> fx.Node | None:
     u, gate = (a, b) if _is_fresh(a, product, _FRESH + _ACTIVATED) else (b, a)
     if not _is_fresh(u, product, _FRESH + _ACTIVATED) or not isinstance(u, fx.Node) or not isinstance(gate, fx.Node):
         return None
-    function: Any = rescale
-    last = product
-    given: list[Any] = [u, gate]
+    last, x, relu = product, None, NOT
     following = _only_user(product)
     if following is not None and following.target is _aten.add.Tensor and not following.kwargs:
-        x = following.args[1] if following.args[0] is product else following.args[0]
-        if isinstance(x, fx.Node) and x is not product and alike(x, following) and alike(product, following):
-            function, last, given = rescale_add, following, [0, u, gate, x]
+        other: Any = following.args[1] if following.args[0] is product else following.args[0]
+        fits = isinstance(other, fx.Node) and other is not product
+        if fits and alike(other, following) and alike(product, following):
+            last, x = following, other
             following = _only_user(following)
     if following is not None and following.target is _aten.relu.default:
-        function, last, given = (rescale_add_relu if len(given) > 2 else rescale_relu), following, [0, *given[-3:]]
-    elif function is rescale and _defer_relu(u, gate, product):
-        function, given = rescale_rectified, [0, gate]
+        last, relu = following, AFTER
+    elif x is None and _is_rectified_for(u, gate, product):
+        u, relu = u.args[0], BEFORE  # type: ignore[assignment]
+    function: Any
+    given: tuple[Any, ...]
+    # The gates' map may be read later: it is u, or the input of a layer in between, which nothing overwrites.
+    if gate.target is gates and set(gate.users) == {product}:
+        h = u if relu == BEFORE else gate.args[1]
+        function, given = (excited_relu, (0, u, x, h)) if relu == AFTER else (excited, (0, u, x, relu, h))
+        given = (*given, *gate.args[2:])
+    elif x is not None:
+        function, given = (rescale_add_relu if relu else rescale_add), (0, u, gate, x)
+    else:
+        function, given = (rescale_relu, (0, u, gate)) if relu else (rescale, (u, gate))
     with network.graph.inserting_before(last):
-        fused = network.graph.call_function(function, tuple(given))
+        fused = network.graph.call_function(function, given)
     fused.meta["val"] = value_of(last)
     last.replace_all_uses_with(fused)
     network.drop(last)
     return fused
 
 
-def _defer_relu(u: fx.Node, gate: fx.Node, product: fx.Node) -> bool:
-    """Let `gate` read the input of the ReLU that makes the map u, if it and the product are all that reads u."""
+def _is_rectified_for(u: fx.Node, gate: fx.Node, product: fx.Node) -> bool:
+    """Whether the map u is a ReLU's result of a tensor that may be overwritten, and only gate and product read u."""
     if u.target is not _aten.relu.default or gate.target is not gates or gate.args[1] is not u:
         return False
-    if set(u.users) != {gate, product} or set(gate.users) != {product} or not _is_fresh(u.args[0], u):
-        return False
-    gate.target, gate.args = rectified_gates, (0, u.args[0], *gate.args[2:])
-    gate.meta.pop("val", None)  # it returns more now
-    return True
+    return set(u.users) == {gate, product} and set(gate.users) == {product} and _is_fresh(u.args[0], u)
 
 
 def _overwrite(node: fx.Node) -> None:

@@ -1,25 +1,8 @@
 /* Normalisation and Squeeze-and-Excitation in one pass on the CPU: passes.h for each element type.
 
    library.py compiles it once on the user's machine. Without a compiler, PyTorch's operations do the work. */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "numbers.h"
 
-enum { BLOCK = 512, RUN = 256, WIDE = 64, SMALL = 1 << 14 };
-
-#ifndef ALLOCATE /* a test defines one that always fails */
-#define ALLOCATE(bytes) malloc(bytes)
-#endif
-
-static inline float f32_of_bf16(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; memcpy(&f, &u, 4); return f; }
-static inline uint16_t bf16_of_f32(float f)
-{
-    uint32_t u; memcpy(&u, &f, 4);
-    uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16; /* to the nearest, ties to even */
-    return f != f ? 0x7fc0 : (uint16_t)rounded;
-}
-static inline float relu_f32(float y) { return y < 0 ? 0 : y; } /* y > 0 ? y : 0 would turn NaN into 0 */
 static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 
 #define ACC float
@@ -30,7 +13,6 @@ static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 #define LOAD(x) (x)
 #define STORE(x) (x)
 #include "passes.h"
-#include "rescale.h"
 #undef T
 #undef F
 #undef LOAD
@@ -41,8 +23,6 @@ static inline double relu_f64(double y) { return y < 0 ? 0 : y; }
 #define LOAD(x) f32_of_bf16(x)
 #define STORE(x) bf16_of_f32(x)
 #include "passes.h"
-#include "rescale.h"
-#include "squeeze.h"
 #undef T
 #undef F
 #undef LOAD

@@ -1,7 +1,6 @@
 /* In inference: the squeeze, for each element type. It can rectify what it reads, and then the map need not be rectified
    first: `least` is 0, else -INFINITY. NaN stays NaN. */
 
-enum { LINE = 16 }; /* floats of a cache line, which two threads should not share */
 #define AT_LEAST(x) ((x) < least ? least : (x))
 
 static float F(mean_of_row)(const T *x, long space, float least)
