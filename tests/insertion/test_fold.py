@@ -91,6 +91,55 @@ def test_fold_start_refuses_weights_that_are_not_the_layers_own():
             senet.fold_start(each)
 
 
+class Adapted(nn.Module):
+    """As LoRA's: a layer with others beside it, whose weight it shows as its own."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer, self.other = base_layer, nn.Linear(base_layer.in_features, base_layer.out_features)
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, z):
+        return self.base_layer(z) + self.other(z)
+
+
+FIRST_LAYERS = {
+    "parametrised": lambda se: nn.utils.parametrize.register_parametrization(se.fc1, "weight", nn.Softplus()),
+    "pruned": lambda se: prune.random_unstructured(se.fc1, "weight", amount=3),
+    "with an adapter": lambda se: setattr(se, "fc1", Adapted(se.fc1)),
+    "kept elsewhere": lambda se: se.fc1.to("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST_LAYERS)
+def test_fold_start_refuses_a_first_layer_whose_weight_is_not_all_of_it(kind):
+    """Its weight was divided in vain, or a half of it: the function changed in silence."""
+    net = _unit(nn.Conv2d(8, 8, 3, padding=1))
+    FIRST_LAYERS[kind](net[1].branch[2].se)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InsertionError, match=r"1\.branch\.2 .*a plain first layer in the SE"):
+        senet.fold_start(net, inplace=True)
+    after = net.state_dict()
+    assert all(value.is_meta or torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_fold_start_refuses_weights_that_are_kept_elsewhere():
+    """As accelerate's `cpu_offload` keeps them: what is multiplied here is nothing."""
+    net = _unit(nn.Conv2d(8, 8, 3, padding=1))
+    conv = net[1].branch[2]
+    conv.weight = nn.Parameter(conv.weight.to("meta"))
+    with pytest.raises(InsertionError, match=r"1\.branch\.2 .*of its own weights"):
+        senet.fold_start(net)
+
+
 def test_fold_start_refuses_a_learnt_scale_that_is_not_positive():
     net = _unit(nn.Conv2d(8, 8, 3, padding=1))
     for scale in (-2.0, 0.0):
@@ -132,3 +181,7 @@ def test_parameter_groups():
         senet.parameter_groups(net, 0.1, se_weight_decay=-1)
     with pytest.raises(ValueError, match=r"lr is a number of at least 0, not '0\.1'"):
         senet.parameter_groups(net, "0.1")
+    for wrong in (True, float("inf"), float("nan"), torch.ones(2)):  # of True PyTorch made a decay of 1
+        with pytest.raises(ValueError, match="weight_decay is a number of at least 0, not "):
+            senet.parameter_groups(net, 0.1, weight_decay=wrong)
+    assert senet.parameter_groups(net.requires_grad_(), torch.tensor(0.1))[0]["lr"] == torch.tensor(0.1)

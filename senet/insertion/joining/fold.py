@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -36,8 +37,9 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Raises:
         InsertionError: SE is joined to modules that cannot absorb the factor (an activation, a
-            frozen or parametrised layer, shared weights), or a learnt scale is not positive. All of
-            them are named, and `model` is unchanged.
+            frozen or parametrised layer, shared weights), its first layer is no plain one (pruned,
+            quantised, with an adapter), or a learnt scale is not positive. All of them are named,
+            and `model` is unchanged.
     """
     check_module(model)
     hosts = [
@@ -46,15 +48,15 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         if isinstance(block := module.get_submodule(at.child), SEBlock) and block.scale != 1
     ]
     tied = ties(model)
-    wrong = [
+    wrong = [  # of -u another position is the largest
         f"{name} ({type(module).__name__})"
         for name, module, at, block in hosts
-        if not (block.scale > 0 and _takes_factor(module, at, tied))  # of -u another position is the largest
+        if not (block.scale > 0 and _takes_factor(module, at, tied) and _is_plain(block.fc1, tied))
     ]
     if wrong:
         raise InsertionError(
-            f"scale cannot be folded into {listed(wrong, 8)}: it takes a positive scale, and a convolution, linear or "
-            f"affine normalisation layer of its own weights whose output SE rescales"
+            f"scale cannot be folded into {listed(wrong, 8)}: it takes a positive scale, a convolution, linear or "
+            f"affine normalisation layer of its own weights whose output SE rescales, and a plain first layer in the SE"
         )
     target = model if inplace else copy_of(model)
     for name, _, at, _ in hosts:
@@ -78,17 +80,22 @@ def _takes_factor(module: nn.Module, at: Attachment, tied: Mapping[int, int]) ->
     return base_of(module).__module__.startswith("torch.nn.") or _is_proportional(module, at.child)
 
 
+def _is_plain(layer: nn.Module, tied: Mapping[int, int]) -> bool:
+    """Whether dividing the weight of a linear layer divides what it computes: no adapter, no parametrisation."""
+    return type(layer) is nn.Linear and owns_its_weights(layer, tied)
+
+
 def ties(model: nn.Module) -> Mapping[int, int]:
     """How many modules hold each parameter, by its `id`."""
     return collections.Counter(id(p) for module in model.modules() for p in module._parameters.values())
 
 
 def owns_its_weights(layer: Any, tied: Mapping[int, int]) -> bool:
-    """Whether a layer's weight, and its bias if it has one, are parameters of its own: not tied, and not made anew."""
+    """Whether a layer's weight, and its bias if any, are its own parameters: not tied, made anew or kept elsewhere."""
     if parametrize.is_parametrized(layer):  # asking for its weight would change the state of a spectral norm
         return False
     own = [layer.weight, *([] if layer.bias is None else [layer.bias])]
-    return all(isinstance(parameter, nn.Parameter) and tied[id(parameter)] == 1 for parameter in own)
+    return all(isinstance(each, nn.Parameter) and not each.is_meta and tied[id(each)] == 1 for each in own)
 
 
 # timm's BatchNormAct2d holds an activation, and its StdConv2d standardises its weight.
@@ -137,14 +144,14 @@ def parameter_groups(
         decay".
 
     Raises:
-        ValueError: a rate or decay is negative or not a number.
+        ValueError: a rate or decay is negative, infinite or not a number.
     """
     check_module(model)
     se_lr = lr if se_lr is None else se_lr
     se_weight_decay = weight_decay if se_weight_decay is None else se_weight_decay
-    given: dict[str, Any] = {"lr": lr, "se_lr": se_lr, "weight_decay": weight_decay, "se_weight_decay": se_weight_decay}
+    given = {"lr": lr, "se_lr": se_lr, "weight_decay": weight_decay, "se_weight_decay": se_weight_decay}
     for name, value in given.items():
-        if not (isinstance(value, numbers.Real | torch.Tensor) and float(value) >= 0):
+        if not _is_rate(value):
             raise InputError(f"{name} is a number of at least 0, not {value!r}")
     in_se = {
         id(parameter)
@@ -163,3 +170,9 @@ def parameter_groups(
         group = {"name": name, "params": [], "lr": se_lr if se else lr, "weight_decay": decay}
         groups.setdefault(name, group)["params"].append(parameter)
     return list(groups.values())
+
+
+def _is_rate(value: object) -> bool:
+    single = isinstance(value, torch.Tensor) and value.numel() == 1
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return (single or number) and 0 <= float(value) < math.inf  # type: ignore[arg-type]
