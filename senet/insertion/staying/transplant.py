@@ -1,8 +1,9 @@
 """Move SE to the module that replaces its host.
 
 SyncBatchNorm's conversion, timm's freeze and the folding of a normalisation register another module
-in the host's place. Some tools replace an enclosing module that returns the same value. torch calls
-`_transplant` before it registers the module.
+in the host's place. Some tools replace an enclosing module that returns the same value. PEFT's
+adapters hold the host and add to its output: SE moves to them, or merging them would change what it
+rescales. torch calls `_transplant` before it registers the module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from senet.errors import warn
+from senet.fused.joined import use_of
 from senet.insertion.reading.operations import iterates_its_children
+from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.joined import (
     ATTACHMENT,
     ENDS_IN,
@@ -23,7 +26,9 @@ from senet.insertion.staying.joined import (
     TWO_HOSTS,
     as_it_is,
     attachment,
+    base_of,
     become,
+    become_again,
     uses_in,
 )
 
@@ -37,7 +42,9 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     uses = [] if old is None else [use for use in uses_in(old) if use.position != "unit"]
     if old is None or not uses or new is None or uses_in(new):
         return
-    if any(module is old or attachment(module) == attachment(old) is not None for module in new.modules()):
+    adapts = _adapts(new, old)
+    holds = any(module is old or attachment(module) == attachment(old) is not None for module in new.modules())
+    if holds and not adapts:
         return
     found = attachment(old)
     now = None if found is None else as_it_is(found, getattr(old, found.child, None)).site
@@ -48,6 +55,8 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     taken = any(getattr(new, child, block) is not block for child, block in blocks.items())
     other = channels is not None and _width(new) not in (None, channels)
     if isinstance(new, torch.jit.ScriptModule) or iterates_its_children(new) or taken or other:
+        if adapts:
+            return  # it goes on running inside
         for block in blocks.values():
             block.__dict__[TOLD] = True
         warn(
@@ -57,6 +66,9 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
         return
     for child, block in blocks.items():
         new.add_module(child, block)
+        if adapts:
+            delattr(old, child)
+            continue
         # A wrapper that holds the old module in a closure shares it with its copies, which have
         # other blocks. The shared key says that they are one.
         new.__dict__[TWO_HOSTS] = old.__dict__[TWO_HOSTS] = old.__dict__.get(TWO_HOSTS) or uuid.uuid4().hex
@@ -65,6 +77,16 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
             new.__dict__[key] = old.__dict__[key]
     for use in reversed(uses):
         become(new, use.position, use.child, use.channel_dim)
+    if adapts:
+        for key in (ATTACHMENT, SHORTCUT, TWO_HOSTS):
+            old.__dict__.pop(key, None)
+        become_again(old, base_of(old), *(use.position for use in uses))
+
+
+def _adapts(new: nn.Module, old: nn.Module) -> bool:
+    """Whether a module is an adapter, by PEFT's names, around a host whose SE can be taken off."""
+    around = new._modules.get("base_layer") is old and hasattr(new, "get_base_layer")
+    return around and FORWARDS not in old.__dict__ and use_of(type(old)) is not None
 
 
 def _width(module: nn.Module) -> int | None:

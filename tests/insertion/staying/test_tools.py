@@ -187,6 +187,51 @@ def test_what_moved_is_saved_under_its_new_name(x, tmp_path):
     torch.testing.assert_close(senet.load(tmp_path / "whole.safetensors", senet.remove(whole))(x), whole(x))
 
 
+class Adapter(nn.Module):
+    """As PEFT's LoRA: it adds to the output of the layer that it holds, until the two are merged."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer, self.lora = base_layer, nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+    def get_base_layer(self):
+        return self.base_layer
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora(x)
+
+    @torch.no_grad()
+    def merged(self):
+        self.base_layer.weight += self.lora.weight
+        return self.base_layer
+
+
+class Preactivated(Block):
+    def forward(self, x):
+        return x + self.conv(self.bn(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("make", "placement"), [(Preactivated, "standard"), (Preactivated, "identity"), (Block, "pre")]
+)
+def test_an_adapter_around_the_host(x, make, placement):
+    """SE rescaled the host's part of the sum alone, and all of it when the adapter was merged."""
+    net = joined(nn.Sequential(nn.Conv2d(8, 8, 1), make(), make()), x, placement=placement)
+    names, keys, expected = list(inserted(net)), set(net.state_dict()), net(x)
+    assert names == ["1.conv", "2.conv"]
+    net[1].conv = Adapter(net[1].conv)
+    weight = net[1].conv.lora.weight
+    nn.init.zeros_(weight)
+    same(net, x, expected)
+    nn.init.normal_(weight)
+    adapted = quiet(net, x)
+    torch.testing.assert_close(quiet(copy.deepcopy(net), x), adapted)
+    assert list(inserted(net)) == names
+    net[1].conv = net[1].conv.merged()
+    same(net, x, adapted)
+    assert set(net.state_dict()) == keys
+
+
 def test_fully_sharded(x, tmp_path):
     fsdp = pytest.importorskip("torch.distributed.fsdp")
     distributed = torch.distributed
