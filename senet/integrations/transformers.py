@@ -19,10 +19,10 @@ from torch import nn
 from senet.block.made import Make
 from senet.errors import InsertionError, WeightsError
 from senet.extras import extra
-from senet.insertion import attach
+from senet.insertion import Site, attach
 from senet.insertion.staying.joined import attached
 from senet.insertion.staying.rebuilt import KEY, SIGNS, keeping, note_in_config, watch
-from senet.saving.made import described, with_makers
+from senet.saving.made import Spec, described, with_makers
 
 __all__ = ["from_pretrained", "keeping_se"]
 
@@ -77,10 +77,9 @@ def _load(make: Any, original: Any, kind: Any, *args: Any, output_loading_info: 
 
 def _initialise(self: Any, kind: type[Any], make: Any, config: Any, *args: Any, **kwargs: Any) -> None:
     kind.__init__(self, config, *args, **kwargs)
-    recorded = getattr(config, KEY, None)
-    blocks = recorded.get("sites", ()) if isinstance(recorded, dict) else ()
-    fields = [each if isinstance(each, dict) else {} for each in blocks]
-    sites = [described(each.get("site"), each.get("spec"), "the config") for each in fields]
+    sites, prefix = _recorded(config), _prefix(self)
+    if not hasattr(self, prefix[:-1]) and any(site.name.startswith(prefix) for site, _ in sites):
+        sites = [(site, spec) for site, spec in sites if site.name.startswith(prefix)]  # a body, without the head's
     for site, spec in with_makers(sites, make, "the config"):
         names: dict[str, Any] = {
             key: _as_in(self, value) for key in ("name", "source") if (value := getattr(site, key))
@@ -91,12 +90,26 @@ def _initialise(self: Any, kind: type[Any], make: Any, config: Any, *args: Any, 
             raise WeightsError(f"the config has SE where this {kind.__name__} has no place: {error}") from error
 
 
+def _recorded(config: Any) -> list[tuple[Site, Spec]]:
+    """The sites and blocks that a config records."""
+    recorded = getattr(config, KEY, None)
+    blocks = recorded.get("sites", ()) if isinstance(recorded, dict) else ()
+    fields = [each if isinstance(each, dict) else {} for each in blocks]
+    return [described(each.get("site"), each.get("spec"), "the config") for each in fields]
+
+
+def _prefix(model: Any) -> str:
+    """What the names of a body's modules begin with in a network with a head."""
+    return f"{getattr(model, 'base_model_prefix', '')}."
+
+
 def _as_in(model: Any, name: str) -> str:
     """`name` in `model`, which may be the saved network without its head, or with one added."""
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    if hasattr(model, prefix[:-1]):
-        return name if name.startswith(prefix) else prefix + name
-    return name.removeprefix(prefix)
+    prefix = _prefix(model)
+    if not hasattr(model, prefix[:-1]):
+        return name.removeprefix(prefix)
+    here = any(name == each for each, _ in model.named_modules())  # also in its head, or in a neck
+    return name if here or name.startswith(prefix) else prefix + name
 
 
 def _check(model: nn.Module, info: Any) -> None:
@@ -108,7 +121,9 @@ def _check(model: nn.Module, info: Any) -> None:
             f"the config records SE that the weights lack, as {missing[0]}: load the network plain, or make it, insert "
             f"the SE and load its weights by load_state_dict"
         )
-    foreign = sorted(key for key in info["unexpected_keys"] if key.endswith(SIGNS))
+    left_out = tuple(f"{site.name}." for site, _ in _recorded(model.config))  # with the head that held it
+    unexpected = (key for key in info["unexpected_keys"] if not key.startswith(left_out))
+    foreign = sorted(key for key in unexpected if key.endswith(SIGNS))
     if foreign:
         raise WeightsError(
             f"the weights hold SE that the config does not record, as {foreign[0]}: make the network, insert the same "

@@ -154,6 +154,26 @@ def test_the_body_of_it_and_a_head_on_that(net, x, tmp_path):
     same(whole.body, net.body, x, senet.remove(net).body)
 
 
+class Necked(PreTrainedModel):
+    """With a unit of its own behind the body, as the necks of detectors and of depth estimators."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.body, self.neck = Body(config), Unit()
+
+    def forward(self, pixel_values):
+        return self.neck(self.body(pixel_values))
+
+
+def test_se_behind_the_body(x, tmp_path):
+    """Its name was taken for one in the body, where there is no such place."""
+    net = senet.insert(Necked(Config(hidden=8)).eval(), x, OPEN)
+    assert list(senet.insertion.inserted(net)) == ["body.one.norm", "body.two.norm", "neck.norm"]
+    net.save_pretrained(tmp_path)
+    same(from_pretrained(Necked, tmp_path), net, x, senet.remove(net))
+    same(from_pretrained(Body, tmp_path), net.body, x, senet.remove(net).body)
+
+
 def test_a_plain_class_says_that_se_is_lost(net, tmp_path):
     net.save_pretrained(tmp_path)
     with pytest.warns(senet.SEWarning, match=r"at 2 places, which this Classifier was built without; load it with"):
