@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import random
 import sys
 import threading
 import types
@@ -20,8 +21,8 @@ from senet.errors import InputError, InputTypeError, InsertionError
 from senet.words import kind_of, with_article
 
 __all__ = ["Batched", "as_call", "batch_dims", "before_calls", "changed", "check_module", "copy_of", "count_parameters"]
-__all__ += ["describe", "devices_of", "meant", "noise", "run", "set_training", "sets_mode", "tensors_in", "uncompiled"]
-__all__ += ["untouched"]
+__all__ += ["describe", "devices_of", "meant", "noise", "random_kept", "run", "set_training", "sets_mode", "tensors_in"]
+__all__ += ["uncompiled", "untouched"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,18 +127,23 @@ def devices_of(model: nn.Module) -> set[torch.device]:
     return {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module, instead: str = "use inplace=True") -> nn.Module:
     """A deep copy of `model`, whose parameters can be trained even if it is made in inference mode.
 
+    PyTorch does not copy results, such as a weight that `torch.nn.utils.weight_norm` or a pruning
+    makes anew before each pass. Their values are copied.
+
     Raises:
-        InsertionError: it cannot be copied.
+        InsertionError: it cannot be copied; the message ends with `instead`.
     """
+    attributes = [x for module in model.modules() for x in (*vars(module).values(), *module._buffers.values())]
     try:
         with torch.inference_mode(False):
-            return copy.deepcopy(model)
+            results = {id(x): x.detach().clone() for x in attributes if isinstance(x, Tensor) and not x.is_leaf}
+            return copy.deepcopy(model, results)
     except Exception as error:
         raise InsertionError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): use inplace=True"
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): {instead}"
         ) from error
 
 
@@ -195,7 +201,7 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """A context in which `model` is in eval mode (or training mode, on request) and whose exit restores its state.
 
     It restores each module's `training` flag, every buffer's identity and value, and the random
-    generators of the CPU and the model's devices; after training mode also the parameters.
+    generators of the CPU, the model's devices, Python and NumPy; after training mode also the parameters.
     Gradients are not restored: run without them, or do not call `backward`.
     """
     flags = [(module, module.training) for module in model.modules()]
@@ -215,7 +221,7 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
         if tensor is not None and not tensor.is_meta
     ]
     generators = sorted({device.index for device in devices_of(model) if device.type == "cuda"})
-    with torch.random.fork_rng(devices=generators):
+    with torch.random.fork_rng(devices=generators), random_kept():
         try:
             set_training(model, training)
             yield
@@ -227,6 +233,19 @@ def untouched(model: nn.Module, *, training: bool = False) -> Iterator[None]:
                     tensors[name] = tensor
                     if changed(tensor, value):  # a write would invalidate the caller's graph
                         tensor.copy_(value)
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """A context whose exit restores the random states of Python and, if it is loaded, of NumPy."""
+    python, numpy = random.getstate(), sys.modules.get("numpy")
+    other: Any = None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy is not None:
+            numpy.random.set_state(other)
 
 
 def changed(tensor: Tensor, value: Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import inspect
@@ -15,6 +14,7 @@ from torch import nn
 from senet.errors import InputTypeError, ModelError
 from senet.files.code_digest import code_name, digest_of_code
 from senet.files.own_code import raised_at
+from senet.running import copy_of
 from senet.words import kind_of
 
 __all__ = ["Given", "given_model"]
@@ -44,7 +44,11 @@ class Given:
         if num_classes is not None and "num_classes" in inspect.signature(self.make).parameters:
             options["num_classes"] = num_classes
         try:
-            network: Any = copy.deepcopy(self.make) if isinstance(self.make, nn.Module) else self.make(**options)
+            network: Any = (
+                copy_of(self.make, "give a function that makes it")
+                if isinstance(self.make, nn.Module)
+                else self.make(**options)
+            )
         except Exception as error:  # any error of the user's code
             words = " ".join(str(error).split()) or "no message"
             raise ModelError(f"{name} raised {type(error).__name__}: {words:.300}{raised_at(error)}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import os
@@ -35,7 +34,7 @@ from senet.inference.capture import ONE_AT_A_TIME
 from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
-from senet.running import devices_of, run, untouched
+from senet.running import copy_of, devices_of, run, untouched
 from senet.words import counted, nearest
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
@@ -178,7 +177,7 @@ def _export(
     say: Callable[[str], None],
 ) -> Exported:
     if devices_of(model) - {torch.device("cpu")}:
-        model = copy.deepcopy(model).cpu()
+        model = copy_of(model, "give it on the CPU").cpu()
         example = pytree.tree_map_only(Tensor, Tensor.cpu, example)
     # A file has no strides, and a capture on channels-last tensors treats a batch of 1 as a special case.
     example = pytree.tree_map_only(Tensor, Tensor.contiguous, example)

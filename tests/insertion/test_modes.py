@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -86,6 +89,27 @@ def test_a_run_in_training_mode_leaves_the_parameters(x):
     assert all(net.get_parameter(name) is each for name, each in before.items())
     assert torch.equal(net.codes, torch.ones(8, 1, 1))
     assert torch.equal(se.scale, torch.ones(8, 1, 1))
+
+
+class Drawing(nn.Module):
+    """Draws from Python and NumPy in training, as SpecAugment does in transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        return self.block(x * (random.random() + np.random.rand())) if self.training else self.block(x)
+
+
+def test_a_run_in_training_mode_leaves_every_random_state(x):
+    random.seed(3)
+    np.random.seed(3)
+    expected = random.random(), np.random.rand()
+    random.seed(3)
+    np.random.seed(3)
+    senet.cost(senet.insert(Drawing(), x), x)
+    assert (random.random(), np.random.rand()) == expected
 
 
 def test_the_cost_of_a_network_that_wants_targets(x):

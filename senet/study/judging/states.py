@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from senet.running import random_kept
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,11 +35,9 @@ def kept() -> Iterator[None]:
 
     Otherwise the first arm's leftovers would affect the second.
     """
-    python, cpu = random.getstate(), torch.get_rng_state()
+    cpu = torch.get_rng_state()
     used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if used else None
-    numpy = sys.modules.get("numpy")
-    others: Any = numpy.random.get_state() if numpy is not None else None
     folder, environment, path = Path.cwd(), dict(os.environ), list(sys.path)
     settings: list[tuple[Any, Any]] = [
         (torch.set_default_dtype, torch.get_default_dtype()),
@@ -50,7 +50,8 @@ def kept() -> Iterator[None]:
     flags = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
     device = torch.get_default_device()
     try:
-        yield
+        with random_kept():
+            yield
     finally:
         os.chdir(folder)
         if dict(os.environ) != environment:
@@ -63,9 +64,6 @@ def kept() -> Iterator[None]:
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = flags
         if torch.get_default_device() != device:
             torch.set_default_device(device)
-        random.setstate(python)
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
-        if others is not None and numpy is not None:
-            numpy.random.set_state(others)
