@@ -7,7 +7,6 @@ the caller supplies it.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import os
 import warnings
@@ -26,9 +25,11 @@ from senet.files.atomic import atomic_write
 from senet.files.fileformat import Header, plain_json
 from senet.files.hub import fetched, is_on_hub
 from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
-from senet.insertion.joining.attach import detach
+from senet.insertion.joining.attach import detach_all
 from senet.insertion.joining.constant import pruned, replace
-from senet.running import devices_of, set_training
+from senet.insertion.staying.joined import attached
+from senet.insertion.staying.wrapped import named_outside, outside, unwrapped
+from senet.running import copy_of, devices_of, set_training
 from senet.saving.bounded import TooLargeError, bounded, check_sizes, numbers_in
 from senet.saving.made import Spec, described, with_makers
 from senet.words import counted, kind_of, with_article
@@ -51,8 +52,9 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     of the maker and the class, but no code.
 
     It holds every tensor of the state dict in its dtype, tied tensors once. Memory format, device
-    and `requires_grad` are not saved. A network in DistributedDataParallel or torch.compile is
-    saved unwrapped. With FSDP2 every process calls this, and the first one writes.
+    and `requires_grad` are not saved. A network in DistributedDataParallel,
+    torch.compile or Lightning Fabric is saved unwrapped, and so are parts in torch.compile or
+    activation checkpointing. With FSDP2 every process calls this, and the first one writes.
 
     The write is atomic: if it fails or is killed, an existing file stays intact.
 
@@ -77,13 +79,14 @@ def write_network(
     """`save`, with the choice not to `follow` a link at `path`, as in a run's folder."""
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"a network to save is an nn.Module, not {type(model).__name__}")
-    model = _unwrapped(model)
+    model = unwrapped(model)
     tell_of_lost(model)
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InputError(f"metadata is a mapping, not {kind_of(metadata)}")
     known = {"preprocessing": preprocessing} if (preprocessing := noted_preprocessing(model)) else {}
     header = _header(model, plain_json({**known, **(metadata or {})}, "metadata"))
-    state, writes = _gathered(model.state_dict())
+    state, writes = _gathered({outside(name): value for name, value in model.state_dict().items()})
+    _check_held(model, state)
     if writes:
         with atomic_write(path, follow=follow) as temporary:
             fileformat.write(temporary, state, header)
@@ -126,6 +129,8 @@ def load(
             replace(network, name, kind, 0 if gates is None else gates.numel())
     except InsertionError as error:
         raise WeightsError(f"{file} has SE where this {type(network).__name__} has no place: {error}") from error
+    names = {outside(name): name for name in network.state_dict()}  # parts of it may be wrapped
+    tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
     difference = compare(network, tensors)
     if difference:
         makers = {f"make={spec.name}" for _, spec in sites if isinstance(spec, MadeSpec)}
@@ -167,19 +172,23 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def _check_held(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Refuse a network whose SE is not in its state, since nothing could load such a file."""
+    for name, _, at in attached(model):
+        block = f"{outside(name)}.{at.child}.".removeprefix(".")
+        if not any(key.startswith(block) for key in state):
+            raise InputError(
+                f"the state of this {type(model).__name__} lacks the SE that was joined to {name}: give the network "
+                f"that it wraps, or, if the block was exchanged by hand, take it out by senet.remove"
+            )
+
+
 def _gathered(state: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """The full tensors of an FSDP2-sharded state, and whether this process writes."""
     if not any(hasattr(value, "full_tensor") for value in state.values()):
         return state, True
     whole = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
     return whole, torch.distributed.get_rank() == 0
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
@@ -199,10 +208,10 @@ def _header(model: nn.Module, metadata: dict[str, Any]) -> Header:
     return Header(
         model=name,
         options=options,
-        sites=tuple((dataclasses.asdict(site), spec.to_json()) for site, spec in inserted(model).values()),
+        sites=tuple((dataclasses.asdict(named_outside(at)), spec.to_json()) for at, spec in inserted(model).values()),
         metadata=metadata,
         aliases={},
-        pruned=pruned(model),
+        pruned={outside(name): kind for name, kind in pruned(model).items()},
         changed=changed,
         senet=__version__,
         torch=torch.__version__,
@@ -305,9 +314,8 @@ def _plain_copy(model: nn.Module) -> nn.Module:
         raise InputTypeError(f"model is the plain network, an nn.Module, not {type(model).__name__}")
     if any(device.type == "meta" for device in devices_of(model)):
         raise WeightsError(f"this {type(model).__name__} is on the meta device, without values: make it on the CPU")
-    network = copy.deepcopy(model)
-    for name in inserted(network):
-        detach(network, name)
+    network = copy_of(model, "make it anew")
+    detach_all(network)
     return network
 
 
@@ -347,9 +355,10 @@ def _sites(header: Header, tensors: Mapping[str, Tensor], file: Path) -> list[tu
 
 @torch.no_grad()
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the tensors, all of which were compared before, in the file's dtypes."""
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if tensor.dtype == tensors[name].dtype:
-            tensor.copy_(tensors[name])
-        else:
-            tensor.data = tensors[name].to(tensor.device, copy=True)
+    """Load the tensors, all of which were compared before, in the file's dtypes."""
+    state = network.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.dtype != tensors[name].dtype:
+            tensor.data = tensor.data.to(tensors[name].dtype)
+    state.update(tensors)  # with the network's own versions in its metadata
+    network.load_state_dict(state)  # by the modules themselves: one may have an extra state, or another form of it

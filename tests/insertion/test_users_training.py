@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import senet
 from senet import InsertionError
@@ -41,6 +43,29 @@ def test_parametrised_layers(how):
     assert_unchanged(model, x, senet.remove(se))
     with pytest.raises(InsertionError, match=r"scale cannot be folded into 4\.branch\.2"):
         senet.fold_start(se)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of `weight_norm`, which is old and in many networks of sound
+@pytest.mark.parametrize("how", ["weight norm", "pruning"])
+def test_weights_that_are_made_anew_in_each_pass(how, tmp_path):
+    """PyTorch copies no such network: a file of one could not be loaded."""
+
+    def build():
+        model = randomise(small_resnet())
+        change = (
+            nn.utils.weight_norm if how == "weight norm" else functools.partial(prune.random_unstructured, amount=9)
+        )
+        change(model[1].branch[0], name="weight")
+        return model
+
+    model, x = build(), torch.randn(1, 3, 16, 16)
+    se = senet.insert(model, x, senet.SESpec(start="paper"))
+    assert_unchanged(model, x, senet.remove(se))
+    senet.save(se, tmp_path / "net.safetensors")
+    assert_unchanged(se, x, senet.load(tmp_path / "net.safetensors", build()))
+    se.train()(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in se.parameters())
+    assert not senet.blocks(senet.remove(se))
 
 
 def test_parametrised_afterwards():

@@ -40,6 +40,34 @@ class Own(nn.Module):
         return self.second(self.first(x.mean((2, 3))))
 
 
+class Counting(nn.Linear):
+    """A layer with a state of its own beside its tensors."""
+
+    count = 0
+
+    def get_extra_state(self):
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state):
+        self.count = int(state)
+
+
+def checkpointed(model):
+    wrappers = pytest.importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
+    wrappers.apply_activation_checkpointing(model, check_fn=lambda part: hasattr(part, "bn2"))
+    return model
+
+
+def partly_compiled(model):
+    model.layer1[1] = torch.compile(model.layer1[1], backend="eager")
+    return model
+
+
+def in_fabric(model):
+    fabric = pytest.importorskip("lightning.fabric", reason="lightning is not there")
+    return fabric.Fabric(accelerator="cpu", devices=1).setup(model)
+
+
 EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -176,6 +204,26 @@ class TestRoundTrip:
         save(wrap(model), tmp_path / "m.safetensors")
         assert same_state(load(tmp_path / "m.safetensors"), model)
 
+    @pytest.mark.parametrize("wrap", [checkpointed, partly_compiled, in_fabric])
+    def test_wrappers_around_parts_are_not_in_the_file(self, tmp_path, se_resnet20, wrap):
+        """Its sites had their names, which the network of the file has not: it could not be loaded."""
+        save(wrap(copy.deepcopy(se_resnet20)), tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors")
+        assert same_state(again, se_resnet20)
+        assert inserted(again) == inserted(se_resnet20)
+
+    def test_a_file_is_loaded_into_parts_that_are_wrapped(self, tmp_path, se_resnet20):
+        save(se_resnet20, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors", checkpointed(create("resnet20", num_classes=3)))
+        assert same_state(again, se_resnet20)
+        assert torch.equal(again(EXAMPLE), copy.deepcopy(se_resnet20).eval()(EXAMPLE))
+
+    def test_what_a_module_says_of_itself_is_given_to_it(self, tmp_path):
+        model = Counting(2, 2)
+        model.count = 3
+        save(model, tmp_path / "m.safetensors")
+        assert load(tmp_path / "m.safetensors", Counting(2, 2)).count == 3
+
     def test_what_was_removed_is_not_saved(self, tmp_path, se_resnet20):
         save(remove(se_resnet20), tmp_path / "m.safetensors")
         assert not blocks(load(tmp_path / "m.safetensors"))
@@ -277,6 +325,14 @@ class TestWhatCannotBeSaved:
             save(getattr(self, kind)(), path)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["m.safetensors"]
+
+    def test_a_block_that_was_exchanged_by_hand(self, tmp_path, se_resnet20):
+        """The file would have said that there is SE, and could not have been loaded."""
+        model = copy.deepcopy(se_resnet20)
+        model.layer1[0].bn2.se = nn.Identity()
+        with pytest.raises(ValueError, match=r"this CifarResNet lacks the SE that was joined to layer1\.0\.bn2: give"):
+            save(model, tmp_path / "m.safetensors")
+        assert names(tmp_path) == []
 
     def test_no_network(self, tmp_path):
         with pytest.raises(TypeError, match=r"a network to save is an nn.Module, not OrderedDict"):

@@ -38,6 +38,7 @@ RAW = {
     "model_state": lambda state: {"model_state": state},
     "net": lambda state: {"net": behind("module.", state), "acc": 93.1, "epoch": 3},
     "net in model": lambda state: {"model": {"net": state}},
+    "a part in torch.compile": lambda state: {key.replace("head.", "head._orig_mod."): state[key] for key in state},
     "an average alone": lambda state: {"model_ema": averaged(state)},
     "AveragedModel's own": averaged,
 }

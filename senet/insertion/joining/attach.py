@@ -34,7 +34,7 @@ from senet.insertion.staying.joined import (
     moved,
     rebuild,
 )
-from senet.insertion.staying.record import Entry, forget, remember
+from senet.insertion.staying.record import Entry, forget, forget_all, remember
 from senet.words import kind_of
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "base_of",
     "check_detachable",
     "detach",
+    "detach_all",
     "exchange_base",
     "join",
     "place_of",
@@ -152,6 +153,17 @@ def detach(model: nn.Module, name: str) -> None:
         if model.get_submodule(outer).__dict__.get(ENDS_IN) == name.removeprefix(f"{outer}."):
             del model.get_submodule(outer).__dict__[ENDS_IN]
     forget(model, found, block)
+
+
+def detach_all(model: nn.Module) -> None:
+    """Take all inserted SE off `model`, and no longer miss what was lost of it.
+
+    Raises:
+        InsertionError: a class was changed after SE was joined to it.
+    """
+    for name, _, _ in list(attached(model)):
+        detach(model, name)
+    forget_all(model)
 
 
 def _settle(model: nn.Module, name: str) -> None:

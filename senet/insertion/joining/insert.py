@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_structure
 from senet.block import SEBlock, SESpec
 from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
 from senet.errors import InsertionError, warn
-from senet.insertion.joining.attach import attach, attached, check_detachable, detach
+from senet.insertion.joining.attach import attach, attached, check_detachable, detach, detach_all
 from senet.insertion.joining.constant import Passing
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.joining.trial import check_apart, parts_of, trying
@@ -24,6 +24,7 @@ from senet.insertion.reading.dataflow import Dataflow, record
 from senet.insertion.recognise import InlineSE, blocks, is_se, squeezed_values
 from senet.insertion.rules.choose import find
 from senet.insertion.rules.site import Site, Where, select
+from senet.insertion.staying.record import records
 from senet.running import before_calls, check_module, copy_of, meant, sets_mode, tensors_in, untouched
 
 __all__ = ["insert", "inserted", "remove", "sites"]
@@ -145,7 +146,8 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
     """
     check_module(model)
     joined = [(name, found.site) for name, _, found in attached(model)]
-    if example is not None and (everything or not joined):
+    ours = bool(joined) or next(records(model), None) is not None  # which was lost since
+    if example is not None and (everything or not ours):
         for block in blocks(model, example).values():
             if isinstance(block, InlineSE):
                 raise InsertionError(block.refusal())
@@ -153,9 +155,8 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
         check_detachable(model, name, site)
     target = model if inplace else copy_of(model)
     parts = dict(target.named_modules())
-    for name, _ in joined:
-        detach(target, name)
-    if joined and not everything:
+    detach_all(target)
+    if ours and not everything:
         return target
     # `model` is asked, because what a run has shown of its modules is not known of their copies.
     built_in = {parts[name] for name, module in model.named_modules() if is_se(module)}

@@ -18,6 +18,7 @@ from torch import nn
 
 from senet.errors import warn
 from senet.insertion.staying.joined import CHILDREN, attached
+from senet.insertion.staying.wrapped import named_outside
 
 __all__ = ["KEY", "SIGNS", "keeping", "network_in", "note_in_config", "watch"]
 
@@ -49,7 +50,8 @@ def network_in(weights: Any) -> nn.Module | None:
 
 def note_in_config(model: Any) -> None:
     """Record in a network's config which SE it holds, or that it holds none."""
-    sites = [{"site": dataclasses.asdict(found.site), "spec": found.spec.to_json()} for _, _, found in attached(model)]
+    found = [(dataclasses.asdict(named_outside(at.site)), at.spec.to_json()) for _, _, at in attached(model)]
+    sites = [{"site": site, "spec": spec} for site, spec in found]
     if sites:
         setattr(model.config, KEY, {"load_with": "senet.integrations.transformers.from_pretrained", "sites": sites})
     elif hasattr(model.config, KEY):

@@ -22,7 +22,7 @@ from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, atta
 from senet.insertion.staying.rebuilt import watch
 from senet.words import kind_of, listed
 
-__all__ = ["Entry", "Lost", "Record", "forget", "lost", "records", "remember", "tell"]
+__all__ = ["Entry", "Lost", "Record", "forget", "forget_all", "lost", "records", "remember", "tell"]
 
 _RECORD = "_senet_record"  # in the __dict__ of the module that SE was inserted into
 _MOST_NAMES = 5
@@ -272,10 +272,20 @@ def forget(model: nn.Module, found: Attachment, block: nn.Module) -> None:
                 entry.block.__dict__[OUT] = True
         record.compare(root)
         if not record.entries:
-            del root.__dict__[_RECORD]
-            for key, hook in list(root._forward_pre_hooks.items()):
-                if hook is _look:
-                    del root._forward_pre_hooks[key]
+            _end(root)
+
+
+def forget_all(model: nn.Module) -> None:
+    """Drop the records of `model`: what is lost there is missed no longer."""
+    for _, root, _ in list(records(model)):
+        _end(root)
+
+
+def _end(root: nn.Module) -> None:
+    del root.__dict__[_RECORD]
+    for key, hook in list(root._forward_pre_hooks.items()):
+        if hook is _look:
+            del root._forward_pre_hooks[key]
 
 
 def lost(model: nn.Module) -> dict[str, str]:

@@ -20,6 +20,7 @@ from senet.fused.normalisations import OverProcesses
 from senet.insertion.joining.attach import attachment
 from senet.insertion.joining.constant import KINDS
 from senet.insertion.staying.forwards import FORWARDS
+from senet.insertion.staying.wrapped import outside
 
 __all__ = ["Structure", "changes", "described", "difference", "structure_of"]
 
@@ -50,8 +51,8 @@ def structure_of(model: nn.Module) -> dict[str, str]:
         if name in left_out or name.rpartition(".")[0] in left_out:
             left_out.add(name)
         else:
-            ties = _ties(module, prefix, first)
-            found[name] = described(module, ties)
+            ties = _ties(module, outside(prefix), first)
+            found[outside(name)] = described(module, ties)  # what is in a wrapper comes after it, and stays
     return found
 
 
@@ -67,7 +68,7 @@ def _ties(module: nn.Module, prefix: str, first: dict[int, str]) -> list[str]:
 def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
     """The differences of `model` from `made`: each changed module before and after, "" for none."""
     now = structure_of(model)
-    pruned = tuple(name for name, module in model.named_modules() if type(module) in _PRUNED)
+    pruned = tuple(outside(name) for name, module in model.named_modules() if type(module) in _PRUNED)
     beneath = tuple(f"{name}." for name in pruned)
     return {
         name: (made.get(name, ""), now.get(name, ""))

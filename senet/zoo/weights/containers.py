@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from senet.insertion.staying.wrapped import outside
+
 __all__ = ["AVERAGED", "RAW", "Part", "parts_of", "without_wrappers", "wrapped"]
 
 T = TypeVar("T")
@@ -13,7 +15,7 @@ RAW = ("state_dict", "model_state_dict", "model_state", "model", "net", "network
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
 """Keys under which training programs store a network's weights, and their moving average."""
 
-_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+_WRAPPER = "module."  # of DataParallel and AveragedModel; torch.compile's may be around a part alone
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 _SPLIT = ("backbone.", "head.")  # a network in two parts, as mmpretrain has it
 _DEPTH = 3
@@ -47,13 +49,12 @@ def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
 
     The values may be anything.
     """
-    found = dict(tensors)
+    found = {outside(key): value for key, value in tensors.items()}
     while True:
         rest = {key: value for key, value in found.items() if key != _COUNTER}
-        prefix = next((p for p in _WRAPPERS if rest and all(key.startswith(p) for key in rest)), None)
-        if prefix is None:
+        if not rest or not all(key.startswith(_WRAPPER) for key in rest):
             return found
-        found = {key.removeprefix(prefix): value for key, value in rest.items()}
+        found = {key.removeprefix(_WRAPPER): value for key, value in rest.items()}
 
 
 class Part(NamedTuple):

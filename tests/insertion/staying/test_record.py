@@ -121,6 +121,25 @@ def test_what_is_taken_out_is_not_missed(net, x):
     assert not [key for key in net.__dict__ if "senet" in key]
 
 
+def test_what_was_lost_is_not_missed_when_all_is_taken_out(net, x, tmp_path):
+    """`rejoin` says to do so where it cannot help; what was lost was then reported for ever."""
+    plain = senet.remove(net)
+    by_rebuilding(net)
+    removed = senet.remove(net)
+    assert not removed._forward_pre_hooks
+    torch.testing.assert_close(quiet(removed, x), plain(x))
+    again = quiet(lambda net: senet.insert(net, x, senet.SESpec(2), where="1.bn"), removed)
+    assert not senet.check(again).lost
+    senet.save(again, tmp_path / "net.safetensors")
+    assert not senet.check(senet.load(tmp_path / "net.safetensors", net)).lost
+
+
+def test_of_a_network_whose_inserted_se_is_all_lost_its_own_stays(x):
+    net = senet.insert(nn.Sequential(Block(), senet.SEBlock(8, 2)).eval(), x)
+    by_rebuilding(net)
+    assert list(senet.blocks(senet.remove(net))) == ["1"]
+
+
 def test_the_unit_around_takes_what_has_no_place(x):
     net = senet.insert(randomise(Detector()).eval(), x, senet.SESpec(2, start="paper"))
     assert list(inserted(net)) == ["unit.bn"]
