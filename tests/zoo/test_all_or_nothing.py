@@ -80,3 +80,19 @@ def test_a_number_too_large_for_the_networks_dtype_is_said(tmp_path, caplog):
     load_weights(Small(), path)
     load_weights(Small().half(), path)
     assert caplog.messages == [f"{path}: nan or inf is in 1 tensor: bn.running_var"]
+
+
+def test_a_network_that_asks_for_the_version_of_its_modules(tmp_path):
+    class Versioned(Small):
+        """As torchvision's MNASNet, which refuses to load where no version is said."""
+
+        _version = 2
+
+        def _load_from_state_dict(self, state_dict, prefix, about, *rest):
+            if about.get("version") != 2:
+                raise ValueError(f"version should be 2, not {about.get('version')}")
+            super()._load_from_state_dict(state_dict, prefix, about, *rest)
+
+    model, state = Versioned(), {key: value + 1 for key, value in Small().state_dict().items()}
+    load_weights(model, written(tmp_path / "w.safetensors", state))
+    assert same(model.state_dict(), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import os
@@ -158,7 +159,7 @@ def log_notes(report: LoadReport) -> None:
         _log.info("%s: %s", report.source, note)
 
 
-def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
+def _replace(model: nn.Module, state: dict[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors, which were compared before, into the model: all or none.
 
     Raises:
@@ -172,7 +173,9 @@ def _replace(model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, T
     # load_state_dict copies tensor by tensor and continues after a failure, so we keep the old values.
     before = {key: value.clone() for key, value in values.items()}
     try:
-        model.load_state_dict({**state, **tensors})
+        whole = copy.copy(state)  # with the versions of its modules, which some refuse to load without
+        whole.update(tensors)
+        model.load_state_dict(whole)
     except Exception as error:
         with torch.no_grad():
             for key, value in values.items():
