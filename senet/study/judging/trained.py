@@ -19,7 +19,8 @@ from senet.cost.cost import cost
 from senet.errors import InputTypeError, SenetError, StudyError
 from senet.files.atomic import atomic_write
 from senet.files.run_folder import RESULT, read_csv, read_json, write_csv, write_json
-from senet.insertion import InsertionError, blocks, insert, inserted
+from senet.insertion import InsertionError, insert, inserted
+from senet.insertion.staying.joined import attached
 from senet.study.judging.states import kept, seed_all
 from senet.words import kind_of, printable
 
@@ -96,8 +97,8 @@ class TrainingCell:
         if self.arm == "se":
             model = insert(model, example, self._spec, where=self._where, inplace=True)
             self.sites += [site.name for site, _ in inserted(model).values()]
-            own = [parameter for block in blocks(model).values() for parameter in block.parameters()]
-            self._starts += [(parameter, parameter.detach().clone()) for parameter in own]
+            new = [host.get_submodule(found.child) for _, host, found in attached(model)]  # and no SE of its own
+            self._starts += [(each, each.detach().clone()) for block in new for each in block.parameters()]
         try:
             found = cost(model, example)
             self.costs.append({"parameters": found.parameters, "multiply_adds": found.multiply_adds})

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from senet import SESpec, blocks
+from senet import SEBlock, SESpec, blocks
 from senet.console.stopping import Stopped
 from senet.errors import InputError, InputTypeError, ModelError, StudyError
 from senet.files.run_folder import read_json
@@ -277,6 +277,27 @@ def test_what_would_make_both_arms_alike_is_said(tmp_path):
     assert "no weight of the blocks changed in this process: is the optimiser made before cell.put?" in found.notes[0]
     assert found.notes[0].endswith("(2 trainings).")
     assert found.verdict.notes == ("The plain scores are equal in all 2 seeds: does your training use cell.seed?",)
+
+    class WithItsOwn(Residual):
+        """SE that it was built with, which an optimiser made too early does train."""
+
+        def __init__(self):
+            super().__init__(1)
+            self.se = SEBlock(8, 4)
+
+        def forward(self, x):
+            return super().forward(x) + self.se(self.stem(x)).mean(1, keepdim=True)
+
+    def early(cell):
+        model = WithItsOwn()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        cell.put(model, torch.zeros(1, 1, 8))
+        model(torch.randn(4, 1, 8)).square().sum().backward()
+        optimiser.step()
+        return model(torch.ones(1, 1, 8)).sum().item()
+
+    found = judge(early, out=tmp_path / "d", seeds=1, version="1", **QUIET)
+    assert any("is the optimiser made before cell.put?" in note for note in found.notes)
 
     def twice(cell):
         cell.put(cell.put(Residual(1), torch.zeros(1, 1, 8)), torch.zeros(1, 1, 8))
