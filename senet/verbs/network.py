@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from senet import flags
 from senet.block import SESpec
-from senet.block.made import MadeBlock, short_name
+from senet.block.made import MadeBlock, MadeSpec, short_name
 from senet.console import display
 from senet.console.streams import tell
 from senet.cost.tables import blocks_table, comparison_table
@@ -206,7 +206,7 @@ def cost(
     if not blocks(with_se):
         random = dataclasses.replace(spec or SESpec(), start="paper")  # every gate has this start, at the same cost
         with_se = put(with_se, example, random, where=where, make=network.make)
-    elif spec is not None or where is not None:
+    elif spec is not None or where is not None or _unused(network.make, with_se):
         tell(f"{network.model} holds SE already, which is counted as it is: the flags of SE blocks change nothing here")
     se = count(with_se, example, latency=latency)
     plain = count(remove(with_se, everything=True), example)
@@ -218,6 +218,13 @@ def cost(
 def block_word(make: str | None) -> str:
     """The inserted block's name in a title."""
     return "SE" if make in (None, "se") else short_name(str(make))
+
+
+def _unused(make: str | None, network: nn.Module) -> bool:
+    """Whether `--make` is given for a network that holds other blocks, none of which it made."""
+    from senet.insertion import inserted
+
+    return make not in (None, "se") and not any(isinstance(kind, MadeSpec) for _, kind in inserted(network).values())
 
 
 def _paper_tables(out: str | None) -> None:

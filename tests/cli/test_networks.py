@@ -152,7 +152,7 @@ def test_flags_of_blocks_that_are_there_already_are_not_dropped_unsaid(senet, tm
     words = ("--model", "se_resnet20", "--size", 8)
     status, out, err = senet("cost", *words)
     assert (status, err) == (0, "")
-    for flag in (("--reduction-ratio", 4), ("--where", "layer3*")):
+    for flag in (("--reduction-ratio", 4), ("--where", "layer3*"), ("--make", "eca")):
         assert senet("cost", *words, *flag) == (
             0,
             out,

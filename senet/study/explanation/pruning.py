@@ -18,6 +18,7 @@ from senet.errors import StudyError
 from senet.evaluation.networks import how_to_load
 from senet.evaluation.options import MeasureOptions
 from senet.files import fileformat
+from senet.files.atomic import check_writable
 from senet.files.paths import expanded
 from senet.files.run_folder import read_json
 from senet.insertion import InlineSE, blocks, channels_of, fold_gates
@@ -148,8 +149,8 @@ def prune(
     if (blocks is None) == (not advice):
         raise StudyError("say what to prune: blocks (names or patterns), or advice (what explain advises)")
     check_tolerance(tolerance)
-    if out is not None and not expanded(out).parent.is_dir():
-        raise StudyError(f"cannot write {out}: the folder {Path(out).parent} does not exist")
+    if out is not None:
+        check_writable(expanded(out))  # before any long work
     known = None if explanation is None else _known(explanation)
     shown = Progress(progress)
     with open_subject(model, data, known_options(options, MeasureOptions, "prune")) as subject:

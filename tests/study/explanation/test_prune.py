@@ -155,7 +155,6 @@ def test_a_network_of_torchvision_is_folded_behind(pictures, tmp_path):
         ({}, "say what to prune"),
         ({"blocks": "*", "advice": True}, "say what to prune"),
         ({"blocks": "layer9*"}, "matches none of the SE blocks, which are blocks.0.bn2.se"),
-        ({"blocks": "*", "out": "nowhere/at/all.safetensors"}, "does not exist"),
         ({"blocks": "*", "explanation": "nowhere"}, "cannot be read"),
         ({"advice": True, "tolerance": 2}, "tolerance is a share of the images, from 0 to 1, not 2"),
     ],
@@ -163,6 +162,13 @@ def test_a_network_of_torchvision_is_folded_behind(pictures, tmp_path):
 def test_what_cannot_be_pruned(network, arguments, words):
     with pytest.raises((StudyError, InputError), match=words):
         prune(network, "digits", **QUIET, **arguments)
+
+
+def test_where_nothing_can_be_written_is_said_before_any_work(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("senet.study.explanation.pruning.open_subject", lambda *_: pytest.fail("it opens the images"))
+    for out, words in ((tmp_path, "is a folder"), (tmp_path / "nowhere" / "at.safetensors", "nowhere does not exist")):
+        with pytest.raises(OSError, match=words):
+            prune(network, "digits", blocks="*", out=out, **QUIET)
 
 
 def test_an_explanation_of_another_network(network, pictures, tmp_path):
