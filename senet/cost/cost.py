@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import html
 import math
+import operator
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from senet.running import as_call, count_parameters, describe, devices_of, run, 
 from senet.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["BlockCost", "Cost", "cost"]
 
@@ -62,8 +63,8 @@ class Cost:
 
     Attributes:
         parameters: a number.
-        multiply_adds: the multiply-adds of one forward pass in eval mode: half of PyTorch's flop
-            count, which covers convolutions and matrix products.
+        multiply_adds: the multiply-adds of one forward pass in eval mode: convolutions, matrix
+            products and recurrent layers.
         rescaling: multiplications of maps by gates, N · C · S summed over the SE blocks; not part
             of `multiply_adds`.
         activation_bytes: the bytes of distinct storages, without parameters and buffers, kept for
@@ -238,6 +239,25 @@ class Calls:
     flops: int = 0
 
 
+UNCOUNTED: Mapping[str, Callable[..., int]] = {
+    "aten.mkldnn_rnn_layer": lambda x, w0, w1, *_, **__: 2 * math.prod(x[:-1]) * (math.prod(w0) + math.prod(w1)),
+    "aten._cudnn_rnn": lambda x, w, *_, **__: 2 * math.prod(x[:-1]) * sum(math.prod(e) for e in w if len(e) > 1),
+    "aten.mv": lambda matrix, *_, **__: 2 * math.prod(matrix),
+    "torchvision.deform_conv2d": lambda _, w, *__, out_shape, **___: 2 * math.prod(out_shape) * math.prod(w[1:]),
+}
+"""The flops of operations that PyTorch's counter takes for none, from the shapes of their arguments."""
+
+
+def _counter() -> Any:
+    from torch.utils.flop_counter import FlopCounterMode  # deferred: it takes 0.1 s to import
+
+    found = {}
+    for name, flops in UNCOUNTED.items():
+        with contextlib.suppress(AttributeError):  # torchvision is not imported, or this torch lacks it
+            found[operator.attrgetter(name)(torch.ops)] = flops
+    return FlopCounterMode(display=False, custom_mapping=found)
+
+
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode that counts multiplications and divisions of two tensors with results of at least `least` numbers."""
 
@@ -256,11 +276,10 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def count_calls(model: nn.Module, found: Mapping[str, nn.Module], example: Any) -> tuple[dict[str, Calls], int]:
     """The calls of each SE block in `found`, and the multiply-adds of one forward pass of `model` in its mode."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode  # deferred: it takes 0.1 s to import
 
     calls = {name: Calls() for name in found}
     made = {name for name, block in found.items() if isinstance(block, MadeBlock)}
-    with FlopCounterMode(display=False) as counter, Products() if made else contextlib.nullcontext() as products:
+    with _counter() as counter, Products() if made else contextlib.nullcontext() as products:
 
         def entered(name: str, x: Tensor) -> None:
             calls[name].flops -= counter.get_total_flops()

@@ -170,6 +170,42 @@ def test_attention_is_counted_though_a_fused_kernel_would_run_it():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+class Pooled(nn.Module):
+    """Attention over positions with one learnt query: a matrix times a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        return x @ self.query
+
+
+@pytest.mark.parametrize(
+    ("layer", "adds"),
+    [
+        (nn.LSTM(6, 5), 7 * 2 * 4 * 5 * (6 + 5)),
+        (nn.LSTM(6, 5, 2, bidirectional=True, bias=False), 7 * 2 * 2 * 4 * 5 * (6 + 5 + 10 + 5)),
+        (nn.LSTM(6, 5, batch_first=True), 7 * 2 * 4 * 5 * (6 + 5)),
+        (nn.GRU(6, 5), 7 * 2 * 3 * 5 * (6 + 5)),
+        (nn.RNN(6, 5), 7 * 2 * 5 * (6 + 5)),
+        (Pooled(), 7 * 2 * 6),
+    ],
+    ids=str,
+)
+def test_recurrent_layers_and_vectors_are_counted(layer, adds):
+    """PyTorch's counter takes an LSTM on the CPU for no work at all."""
+    x = example(7, 2, 6)
+    assert cost(layer, x).multiply_adds == adds == cost(layer.to("meta"), x.to("meta")).multiply_adds
+
+
+def test_a_deformed_convolution_is_counted(torchvision_models):
+    from torchvision.ops import DeformConv2d
+
+    x, offset = example(2, 4, 9, 9), torch.zeros(2, 18, 9, 9)
+    assert cost(DeformConv2d(4, 6, 3, padding=1, groups=2), (x, offset)).multiply_adds == 2 * 6 * 81 * 2 * 9
+
+
 def test_a_batch_of_one_on_1x1_maps():
     network = insert(small_network(1), example(2, 3, 8, 8))
     one, two, four = (cost(network, example(n, 3, 8, 8)) for n in (1, 2, 4))
