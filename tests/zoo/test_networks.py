@@ -11,6 +11,7 @@ from senet.insertion import blocks, inserted
 from senet.zoo import ModelError, create, list_models
 from senet.zoo.names.create import insert_without_values
 from senet.zoo.names.naming import origin, resolve
+from senet.zoo.networks.layers import with_in_channels
 
 pytest.importorskip("torchvision", reason="torchvision is not there")
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -133,6 +134,14 @@ def test_width(name, width, channels):
 def test_bad_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         meta(name, **options)
+
+
+def test_a_first_convolution_for_other_channels_starts_as_the_others():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU())  # VGG's has a bias, which starts at 0
+    with_in_channels(model, 5)
+    assert (model[0].in_channels, model[0].stride, model[0].padding) == (5, (2, 2), (1, 1))
+    assert not model[0].bias.any()
+    assert model[0].weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
 
 
 def test_every_builder_takes_options_by_name_alone():

@@ -90,13 +90,10 @@ def with_in_channels(model: nn.Module, in_channels: int) -> None:
     if _positive_int("in_channels", in_channels) == 3:
         return
     name, first = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    model.set_submodule(name, convolution := _like(first, in_channels))
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _like(first: nn.Conv2d, in_channels: int) -> nn.Conv2d:
     kernel, stride, padding = (tuple(map(int, pair)) for pair in (first.kernel_size, first.stride, first.padding))
-    return nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding, bias=first.bias is not None)  # type: ignore[arg-type]
+    own = nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding, bias=first.bias is not None)  # type: ignore[arg-type]
+    initialise(own)
+    model.set_submodule(name, own)
 
 
 def with_dropout(pool: nn.Module, dropout: float) -> nn.Module:
