@@ -130,6 +130,15 @@ def test_bad_arguments(arguments, error, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "end"), [("resnet20", "or None$"), ("se_resnet50_v1_5", "torchvision has some for torchvision:resnet50$")]
+)
+def test_published_weights_are_where_they_are(name, end):
+    pytest.importorskip("torchvision", reason="torchvision is not there")
+    with pytest.raises(ModelError, match=end):
+        create(name, weights="pretrained")
+
+
+@pytest.mark.parametrize(
     ("module", "name", "message"),
     [
         ("torchvision", "torchvision:resnet18", r"torchvision is not installed: pip install .*\[study\]'"),

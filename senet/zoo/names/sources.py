@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
@@ -77,8 +78,12 @@ class ZooSource:
 
     def pretrained(self, _num_classes: int | None, _options: Mapping[str, Any], /) -> Built:
         """See `Source`."""
+        models = extra("torchvision.models", "study").list_models() if importlib.util.find_spec("torchvision") else ()
+        bare = self.name.removesuffix("_v1_5")
+        theirs = f"; torchvision has some for torchvision:{bare}" if bare in models else ""
         raise ModelError(
             f"there are no published weights of the zoo's {self.name}: weights= is a path, hf:owner/name or None"
+            f"{theirs}"
         )
 
     def input_shape(self, built: Built) -> tuple[int, int, int] | None:
