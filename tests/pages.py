@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -104,6 +105,27 @@ def anchors(page: Path) -> set[str]:
     """The headings of a page as links name them, as GitHub and MyST make them."""
     headings = re.findall(r"^#+ +(.*?) *$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def unexplained(folder: Path, unit: str = "") -> set[str]:
+    """The files in a folder of ours, and the columns of its tables, that the page on files does not name."""
+    explained = set(re.findall(r"`([^`]+)`", (DOCS / "reference/files.md").read_text("utf-8")))
+    ends = r", (low|high) \(fraction\)$"
+    known = {re.sub(ends, " (fraction)", each) for each in explained}
+    found = set()
+    for file in sorted(folder.rglob("*.*")):
+        kind = re.sub(r"_\d+(?=\.)", "_N", file.name.replace(".svg", ".png"))
+        kind = re.sub(r"^ablation_[a-z-]+", "ablation_NAME", kind)
+        figure = file.suffix in (".png", ".svg") and file.with_suffix(".csv").exists()
+        if not (figure or "tensorboard" in file.parts or kind in explained):
+            found.add(file.name)
+        if file.suffix == ".csv" and file.name != "confusion.csv":
+            for column in next(csv.reader(file.read_text("utf-8").splitlines())):
+                own = re.sub(ends, " (fraction)", column.removesuffix(f" ({unit})"))
+                same = re.sub(r"_[2-5]$", "_2", own)
+                if not (same in known or own.startswith("class ") or ": top-" in own):
+                    found.add(f"{file.name}: {column}")
+    return found
 
 
 def undocumented(file: Path) -> set[str]:

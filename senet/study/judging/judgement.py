@@ -165,16 +165,14 @@ class Judgement:
         rows: list[list[Cell | int]] = [
             [seed, *(cell(value, fixed(value, digits)) for value in values)] for seed, *values in pairs
         ]
+        foot: list[list[Cell]] = []
         if of.sd is not None:
             means = ((self.plain.mean, self.plain.sd), (self.se.mean, self.se.sd), (of.mean, of.sd))
-            rows.append(
-                [
-                    Cell("mean ± sd"),
-                    *(cell(mean, f"{fixed(mean, digits)} ± {fixed(sd or 0.0, digits)}") for mean, sd in means),
-                ]
-            )
+            texts = (f"{fixed(mean, digits)} ± {fixed(sd or 0.0, digits)}" for mean, sd in means)
+            foot.append([Cell("mean ± sd"), *map(Cell, texts)])
         better = "higher" if self.measure.higher_is_better else "lower"
-        return Table("scores", f"{self.measure.score} of {self.code} ({better} is better)", columns, rows)
+        title = f"{self.measure.score} of {self.code} ({better} is better)"
+        return Table("scores", title, columns, rows, foot=foot)
 
     def cost_table(self) -> Table:
         """The networks' cost, and the time of a training."""

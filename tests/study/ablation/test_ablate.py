@@ -18,7 +18,7 @@ from senet.study import StudyError, ablate, open_data
 from senet.study import compare as compare_once
 from senet.study.ablation.pages import ablation_page
 from tests.browser import complaints, opened, requests
-from tests.pages import undocumented
+from tests.pages import undocumented, unexplained
 from tests.painting import NETWORK
 
 STAGED = (
@@ -129,6 +129,7 @@ def test_cells_are_the_runs_of_compare(tiny, pictures, tmp_path):
         assert all(word in text for word in words)
     assert not undocumented(tmp_path / "a/result.json") | undocumented(tmp_path / "c/result.json")
     assert not undocumented(tmp_path / "c/se-0/result.json")
+    assert not unexplained(tmp_path / "a") | unexplained(tmp_path / "c")
     figure = read_csv(tmp_path / "a/ablation_squeeze_figure.csv")
     assert list(figure[0]) == ["variant", *(f"{name} (fraction)" for name in ("difference", "low", "high"))]
     assert figure[0]["difference (fraction)"] == str(found.cells["se"].to_plain.difference.mean)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from senet import SEBlock, SESpec, blocks
 from senet.console.stopping import Stopped
 from senet.errors import InputError, InputTypeError, ModelError, StudyError
-from senet.files.run_folder import read_json
+from senet.files.run_folder import read_csv, read_json
 from senet.study import judge
+from tests.pages import unexplained
 
 QUIET = {"devices": "cpu", "progress": False, "spec": SESpec(4)}
 
@@ -100,6 +101,8 @@ def test_a_regression_is_judged_by_its_error(page, tmp_path, capfd):
     assert "points" not in str(found)
     assert "SE at 1 site\n" in str(found)
     assert "mean absolute error of test_judge.py:regression (lower is better)" in str(found)
+    assert [row["seed"] for row in read_csv(tmp_path / "out/scores.csv")] == ["0", "1", "2"]  # and no row of means
+    assert not unexplained(tmp_path / "out", unit="Hz")
     drawn = (tmp_path / "out/report.html").read_text()
     assert "plain (Hz)" in drawn
     assert "<svg" in drawn
