@@ -124,7 +124,7 @@ def _ablations_table(tables: PaperTables) -> Table:
         (row.what, *_beside(parameters, row.parameters)[:2], f"{row.error[0]:.2f} / {row.error[1]:.2f}")
         for row, parameters in found
     ]
-    title = "SE-ResNet-50: the ratio r, one stage alone, two variants (tables 10 and 13 to 16)"
+    title = "SE-ResNet-50: the ratio r, one stage alone, two variants (tables 10, 13, 15 and 16)"
     return Table.of(title, ("", "parameters", "paper", "the paper's error %"), rows, numbers=range(1, 4))
 
 

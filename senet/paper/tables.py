@@ -77,7 +77,7 @@ class PaperTables:
         cifar: tables 4 and 5.
         reductions: table 10; ours is the number of parameters.
         stages: table 13, SE in a single stage of ResNet-50; ours is the number of parameters.
-        variants: parts of tables 14 to 16.
+        variants: rows of tables 15 and 16.
     """
 
     imagenet: tuple[tuple[paper.ImageNetRow, Counted], ...]

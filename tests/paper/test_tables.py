@@ -122,6 +122,7 @@ def test_text(tables):
         "WRN-16-8 10.96 M 11.05 M 1.55 G 1.55 G",
         "WRN-16-8 4.27 → 3.88 20.43 → 19.14",
         "Errors on ImageNet that the paper reports, top-1 / top-5 in %: not measured here",
+        "two variants (tables 10, 13, 15 and 16)",
     ):
         assert words in " ".join(text.split())
     assert "…" not in text  # nothing is cut off
