@@ -6,7 +6,10 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
+from senet.data.images import ChosenImages
+from senet.data.readable import Readable
 from senet.data.sources import open_data
+from senet.data.unreadable import MAX_BAD, listed
 from senet.errors import StudyError
 from senet.evaluation.logits import check_scores, device_of
 from senet.evaluation.networks import check_classifies, probe
@@ -120,15 +123,17 @@ def open_subject(
     names = tuple(named.get(index, f"class {index}") for index in range(count))
     channels = {name: len(gates) for name, gates in first.gates.items()}
     subject = Subject(model, network, how, names, channels, notes=opened.notes)
-    return subject if source is None else dataclasses.replace(subject, means=_means(subject, source))
+    return subject if source is None else _with_means(subject, source)
 
 
-def _means(subject: Subject, source: DataSource) -> Means:
+def _with_means(subject: Subject, source: DataSource) -> Subject:
+    """The subject with the mean gates over images of the source; those that cannot be read are left out and noted."""
     _, images = source.split("all")
-    step = max(1, -(-len(images) // MOST_FOR_MEANS))
-    chosen = range(0, len(images), step)
-    pictures = ((str(index), subject.pixels(images.load(index))) for index in chosen)
-    return mean_gates(subject.network, subject.preprocessing, pictures)
+    chosen = ChosenImages(images, range(0, len(images), max(1, -(-len(images) // MOST_FOR_MEANS))))
+    readable = Readable(chosen, subject.preprocessing, 1, workers=0, max_bad=MAX_BAD, name=source.name)
+    pictures = ((str(index), pixels[0]) for index, (pixels, _) in enumerate(readable))
+    means = mean_gates(subject.network, subject.preprocessing, pictures)
+    return dataclasses.replace(subject, means=means, notes=(*subject.notes, *listed(readable.bad, recorded=False)))
 
 
 def fingerprint(pixels: Tensor) -> str:

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import senet
@@ -138,6 +140,19 @@ def test_means_over_data(saved):
     pixels = torch.zeros(3, 16, 16, dtype=torch.uint8)
     seen = subject.look(pixels, held={name: Held("mean")}, means=Means())
     torch.testing.assert_close(seen.gates[name], subject.means[name])
+
+
+def test_a_picture_that_cannot_be_read_counts_in_no_mean(saved, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            grey = np.full((40, 40, 3), 30 * number + ord(name) - 97, np.uint8)
+            Image.fromarray(grey).save(tmp_path / f"{name}/{number}.png")
+    (tmp_path / "a/2.png").write_bytes(b"no picture")
+    subject = open_subject(saved, data=tmp_path)
+    assert subject.means.pictures == 7
+    assert subject.notes[-2] == "1 file was skipped:"
+    assert "a/2.png" in subject.notes[-1]
 
 
 def test_random_weights_are_said_to_be():

@@ -159,7 +159,9 @@ def open_subject(model: str | nn.Module, data: str | Path | DataSource, options:
             )
 
     labelled = open_labelled(model, data, options, check=check)
-    opened, source, images = labelled.opened, labelled.source, labelled.images
+    opened = labelled.opened
+    source = badfiles.checked(dataclasses.replace(labelled.source, train=None, val=None, test=labelled.images))
+    images = source.splits["test"]  # the chosen split, without what cannot be read
     if len(images) < 2:
         raise StudyError(f"{source.name} has one image, and gates are compared over at least two")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0), device="cpu").tolist()

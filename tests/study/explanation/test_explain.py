@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import senet
 from senet.console.progress import Progress
@@ -121,6 +122,19 @@ def test_a_network_that_was_given_stays_as_it_was(trained):
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert all("forward" not in vars(block) for block in senet.blocks(network).values())
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_named(trained, tmp_path):
+    for label in range(10):
+        (tmp_path / f"val/{label}").mkdir(parents=True)
+        for number in range(3):
+            grey = np.full((8, 8, 3), 20 * label + number, np.uint8)
+            Image.fromarray(grey).save(tmp_path / f"val/{label}/{number}.png")
+    (tmp_path / "val/3/1.png").write_bytes(b"no picture")
+    found = explain(_network(trained), tmp_path, **QUIET)
+    assert found.images == evaluate(_network(trained), tmp_path, **QUIET).count == 29
+    assert "1 file was skipped:" in found.notes
+    assert "3/1.png" in found.notes[-1]
 
 
 def test_advice_keeps_to_the_tolerance(trained):
