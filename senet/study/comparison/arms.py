@@ -17,6 +17,7 @@ from senet.study.cells.carry_out import Carried, Work
 from senet.study.cells.commands import command, spec_flags
 from senet.training.setup import PreparedImages, TrainingSetup
 from senet.training.train import RunResult, finished_run, run
+from senet.zoo.names.naming import origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,8 +47,8 @@ def checked_plain(arm: NetworkSpec, made: BuiltNetwork) -> BuiltNetwork:
         StudyError: it has some.
     """
     if inserted(made.network):
-        other = arm.model.removeprefix("se_")
-        hint = f": give {other!r}" if other != arm.model else ""
+        plain = origin(made.network)[0]
+        hint = f": give {plain!r}" if plain not in (None, arm.model) and arm.given is None else ""
         raise StudyError(f"{arm.weights or arm.model} holds SE already, and a comparison takes the plain network{hint}")
     return made
 

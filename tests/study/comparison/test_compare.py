@@ -11,12 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from senet.block import SESpec
 from senet.data.sources import open_data
 from senet.errors import StudyError
+from senet.evaluation.networks import BuiltNetwork, NetworkSpec
 from senet.files.run_folder import (
     read_csv,
     read_json,
 )
 from senet.saving.saving import load
 from senet.study import compare as public
+from senet.study.comparison.arms import checked_plain
 from senet.study.comparison.compare import compare
 from senet.study.statistics import bootstrap_over_images, paired_difference
 from senet.zoo import create
@@ -191,6 +193,16 @@ def test_what_cannot_be_compared_is_said_before_training(tiny, pictures, tmp_pat
         compare(tiny, pictures, **{**asked, "out": tmp_path / "file"})
     assert count.trained == []
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("se_mobilenet_v3_small", "mobilenet_v3_small_plain"), ("senet154", "senet154_plain")]
+)
+def test_the_plain_network_is_called_by_its_name(name, plain):
+    with torch.device("meta"):
+        made = BuiltNetwork(create(name), 1000, (), ())
+    with pytest.raises(StudyError, match=rf"{name} holds SE already.*: give '{plain}'$"):
+        checked_plain(NetworkSpec(name), made)
 
 
 def test_from_weights_both_start_with_the_same_outputs(tiny, pictures, tmp_path):
