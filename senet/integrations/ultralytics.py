@@ -24,6 +24,7 @@ from senet.insertion import Where, attach, insert, inserted
 from senet.insertion.staying.joined import attached
 from senet.insertion.staying.rebuilt import network_in, watch
 from senet.running import noise
+from senet.words import counted
 
 __all__ = ["SETrainer", "trainer"]
 
@@ -73,7 +74,7 @@ class SETrainer:
             insert(model, self.se_example(model), spec, where=_as_written(self, "where"), make=make, inplace=True)
         if verbose:
             names, origin = inserted(model), "kept from the weights" if kept else f"inserted, {spec}"
-            logging.getLogger("ultralytics").info(f"SE: {len(names)} blocks, {origin}: {', '.join(names)}")
+            logging.getLogger("ultralytics").info(f"SE: {counted(len(names), 'block')}, {origin}: {', '.join(names)}")
         return model
 
     def se_example(self, model: nn.Module) -> Tensor:

@@ -11,6 +11,7 @@ from senet.console import display
 from senet.report.table import Cell, Column, Table, cell
 from senet.study.comparison.report import difference_columns, percent
 from senet.study.statistics import points
+from senet.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,10 +176,11 @@ class Explanation:
         whole, advice = self.stages[-1], self.advice
         used = [block.name for block in self.blocks if block.input_dependence_shown]
         sentences = [
-            f"{len(self.blocks)} SE blocks, {percent(self.top1)} of {self.images} images right. With every gate "
-            f"held at its mean over the images: {_effect(whole.at_mean)}. Without SE: {_effect(whole.removed)}.",
+            f"{counted(len(self.blocks), 'SE block')}; {percent(self.top1)} of {self.images} images are right. With "
+            f"every gate held at its mean over the images: {_effect(whole.at_mean)}. "
+            f"Without SE: {_effect(whole.removed)}.",
             f"The network uses the gates' dependence on the image, as far as these images show, in {len(used)} of "
-            f"{len(self.blocks)} blocks{': ' if used else ''}{', '.join(used)}.",
+            f"{counted(len(self.blocks), 'block')}{': ' if used else ''}{', '.join(used)}.",
         ]
         if self.at_chance:
             sentences.append(

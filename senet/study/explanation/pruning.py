@@ -30,6 +30,7 @@ from senet.study.explanation.explain import EXPLANATION, GATES, check_tolerance,
 from senet.study.explanation.explanation import Explanation
 from senet.study.explanation.subject import Subject, open_subject
 from senet.study.statistics import points
+from senet.words import counted
 
 if TYPE_CHECKING:
     from senet.data.sources import DataSource
@@ -82,11 +83,12 @@ class Pruned:
 
     def __str__(self) -> str:
         rows = [(name, where) for name, where in self.blocks.items()]
+        title = f"{counted(len(rows), 'SE block')} pruned"
         saved = self.parameters_before - self.parameters_after
         added = self.multiply_adds_before - self.multiply_adds_after
         lines: list[Any] = [
             *self.notes,
-            Table.of(f"{len(rows)} SE blocks pruned", ("block", "its gates, now constants"), rows, numbers=range(0)),
+            Table.of(title, ("block", "its gates, now constants"), rows, numbers=range(0)),
             Table.of(
                 f"Accuracy on {self.images} images",
                 ("", "before", "predicted", "after"),

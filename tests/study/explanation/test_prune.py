@@ -54,6 +54,7 @@ def test_the_file_is_loaded_and_measured(network, trained, tmp_path):
     name, _ = trained
     out = tmp_path / "pruned.safetensors"
     given = prune(network, "digits", blocks="blocks.1.*", out=out, **QUIET)
+    assert "1 SE block pruned" in str(given)
     assert given.path == out
     again = senet.load(out, senet.create(name, num_classes=10))
     assert evaluate(again, "digits", **QUIET).correct == evaluate(given.network, "digits", **QUIET).correct
