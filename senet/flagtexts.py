@@ -26,7 +26,7 @@ class Flag(NamedTuple):
 
 _STUDIES = ("compare", "ablate", "judge")
 _IMAGES = (
-    "digits (built in), a folder of class folders (with train/ and val/ or test/ inside, or split 80/20), "
+    "digits or context (built in), a folder of class folders (with train/ and val/ or test/ inside, or split 80/20), "
     "torchvision:NAME, or shards of WebDataset (wds:path/{0000..0099}.tar)"
 )
 _MODEL = (
@@ -38,6 +38,10 @@ _SIDE = "height and width of its input; the default is the network's own, or 224
 _SEEN = (
     "height and width of the network's input; the default is the size of its training or its library, else 224, or "
     "the images' own size if that is at most 64"
+)
+_TRAINED_SIDE = (
+    "height and width of the network's input; the default is the images' own size if that is at most 64, else that of "
+    "a saved network or of timm's weights, else 224"
 )
 _ONE_DEVICE = "the device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps; the default is auto"
 _ENGINES = (
@@ -61,7 +65,9 @@ _NETWORK: Mapping[str, Flag] = {
             "hf:OWNER/NAME, or 'none'"
         },
     ),
-    "num_classes": Flag("N", "the number of classes; the default is the network's own", 1),
+    "num_classes": Flag(
+        "N", "the number of classes; the default is that of the weights, else the network's own, 1000 in the zoo", 1
+    ),
     "in_channels": Flag("N", "the number of input channels; the default is the network's own, mostly 3", 1),
 }
 _SE: Mapping[str, Flag] = {
@@ -85,11 +91,9 @@ _SE: Mapping[str, Flag] = {
         verbs={
             "ablate": "the standard block, if it is not SE: timm's attention module of that name, or "
             "path/net.py:FUNCTION",
-            **dict.fromkeys(
-                ("judge", "advise"),
-                "another block instead of SE: timm's attention module of that name (eca, cbam, ...), or "
-                "path/net.py:FUNCTION, which takes the channels and returns a module",
-            ),
+            "judge": "another block instead of SE: timm's attention module of that name (eca, cbam, ...), or "
+            "path/net.py:FUNCTION, which takes the channels and returns a module",
+            "advise": "se, the default: this verb measures no other block",
             **dict.fromkeys(
                 ("evaluate", "predict", "explain", "prune", "explore", "export", "sites", "check"),
                 "the maker of a saved network's blocks, if they are neither SE nor timm's: path/net.py:FUNCTION",
@@ -120,6 +124,7 @@ _DATA: Mapping[str, Flag] = {
         1,
         verbs={
             "evaluate": f"one or several: {_SEEN}",
+            **dict.fromkeys(("train", "compare", "ablate"), _TRAINED_SIDE),
             **dict.fromkeys(("sites", "insert", "check", "cost", "bench", "advise"), _SIDE),
         },
     ),
@@ -160,7 +165,8 @@ _DATA: Mapping[str, Flag] = {
     "split": Flag("NAME", "which images: train, val, test or all; the default is test, or val if there is no test"),
     "batch_size": Flag(
         "N",
-        "images at a time; the default is 32 from weights, 64 from scratch, 128 for small images other than digits",
+        "images at a time; the default is 32 from weights, 64 from scratch, 128 for small images other than digits and "
+        "context",
         1,
         verbs={
             **dict.fromkeys(("evaluate", "predict", "explain", "prune"), _MEASURED),
@@ -179,13 +185,13 @@ _TRAINING: Mapping[str, Flag] = {
     "epochs": Flag(
         "N",
         "passes over the training images; the default is 5 from weights, and from scratch 15 for digits, 30 for "
-        "other small images, 60 for photos",
+        "other small images, 60 for photos, 8 for context",
         1,
     ),
     "lr": Flag(
         "RATE",
         "highest learning rate; the default is 0.01 from weights, 0.05 from scratch, 0.1 for small images other than "
-        "digits, in proportion to the batch",
+        "digits and context, in proportion to the batch",
     ),
     "seed": Flag(
         "N",

@@ -155,7 +155,7 @@ class Recipe:
         flag=("N", "the least number of steps in which it rises, but at most half of the run; without a recipe 0", 0),
     )
     label_smoothing: float = knob(
-        at_least_0(below=1), default=0.0, flag=("X", "of the cross entropy; without a recipe 0", 0)
+        at_least_0(below=1), default=0.0, flag=("X", "of the cross entropy; without a recipe 0, and 0.1 for context", 0)
     )
     mixup: float = knob(at_least_0(), default=0.0, flag=("ALPHA", "mix images of a batch; 0 is none", 0))
     cutmix: float = knob(
@@ -182,7 +182,9 @@ class Recipe:
     )
     accumulate: int = knob(whole(1), default=1, flag=("N", "process a batch in N parts, for less memory", 1))
     clip: float | None = knob(
-        optional(above_0), default=None, flag=("NORM", "largest norm of the gradients; without it no clipping", 0)
+        optional(above_0),
+        default=None,
+        flag=("NORM", "largest norm of the gradients; without a recipe no clipping, and 1 for context", 0),
     )
     precision: str = knob(
         choice("32", "bf16", "16"), default="32", flag=("KIND", "32, bf16 or 16 (mixed); without a recipe 32", None)

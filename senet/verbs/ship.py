@@ -37,7 +37,7 @@ def export(
 
     The file takes any batch size. It holds the network's inference form with its class names and
     preprocessing, if known, and its output is compared with PyTorch's. With --int8 (OpenVINO) it is
-    calibrated on 300 images of --data, and measured on others before and after.
+    calibrated on up to 300 images of --data, and measured on others before and after.
 
     Examples:
       senet export --model runs/se-0 --out se.onnx

@@ -44,20 +44,24 @@ def test_the_help_of_a_training_says_what_the_recipe_does():
         "digits": recipe_for("digits", pretrained=False),
         "small": recipe_for("small", pretrained=False),
         "photos": recipe_for("photos", pretrained=False),
+        "context": recipe_for("context", pretrained=False),
     }
     assert (
         f"{kinds['weights'].epochs} from weights, and from scratch {kinds['digits'].epochs} for digits, "
-        f"{kinds['small'].epochs} for other small images, {kinds['photos'].epochs} for photos"
+        f"{kinds['small'].epochs} for other small images, {kinds['photos'].epochs} for photos, "
+        f"{kinds['context'].epochs} for context"
     ) in flags.FLAGS["epochs"].help
-    assert kinds["digits"].lr == kinds["photos"].lr
+    assert kinds["digits"].lr == kinds["photos"].lr == kinds["context"].lr
     assert (
         f"{kinds['weights'].lr} from weights, {kinds['digits'].lr} from scratch, {kinds['small'].lr} for small images"
     ) in flags.FLAGS["lr"].help
-    assert kinds["digits"].batch_size == kinds["photos"].batch_size
+    assert kinds["digits"].batch_size == kinds["photos"].batch_size == kinds["context"].batch_size
     assert (
         f"{kinds['weights'].batch_size} from weights, {kinds['digits'].batch_size} from scratch, "
         f"{kinds['small'].batch_size} for small images"
     ) in flags.FLAGS["batch_size"].help
+    for name in ("label_smoothing", "clip"):
+        assert f"{getattr(kinds['context'], name):g} for context" in flags.FLAGS[name].help
 
 
 def test_help_and_version(capsys):

@@ -71,6 +71,18 @@ def test_every_picture_is_drawn_and_shown(tmp_path):
     assert shown == there
 
 
+def test_the_guide_counts_its_trainings(desk, monkeypatch, capsys):
+    from senet import cli
+
+    monkeypatch.chdir(desk)
+    text = PAGES[5].read_text(encoding="utf-8")
+    sentences = ("The first trains six networks", "The second trains nine")
+    for (_, words), said in zip(pages.commands(PAGES[5]), sentences, strict=False):
+        assert cli.main([*words, "--list-cells"]) == 0
+        assert said in text
+        assert len(capsys.readouterr().out.splitlines()) == {"six": 6, "nine": 9}[said.split()[3]]
+
+
 def test_commands_of_the_guide_can_be_typed():
     from senet import cli, flags
 
