@@ -40,7 +40,7 @@ class BlockCost:
         name: the module's name.
         channels: C; None for a block that takes any number and did not run on the example.
         width: the hidden units between the two layers; None if there are fewer layers.
-        parameters: a number.
+        parameters: a number; what two blocks share counts for the first.
         multiply_adds: its layers' multiply-adds on the example.
         rescaling: multiplications of a map by its gates, N · C · S, which no flop counter counts.
             For a made block these are all products of two tensors with results of the map's size,
@@ -178,11 +178,18 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
         if latency:
             with untouched(model):
                 ratio = _latency_ratio(model, example) if found else None if inline else 1.0
+    seen: set[nn.Parameter] = set()
+
+    def own_parameters(block: nn.Module) -> int:
+        fresh = set(block.parameters()) - seen
+        seen.update(fresh)
+        return sum(parameter.numel() for parameter in fresh)
+
     rows = tuple(
         BlockCost(
             name,
             *_channels_and_width(block),
-            parameters=count_parameters(block),
+            parameters=own_parameters(block),
             multiply_adds=sum(calls[each].flops for each in own) // 2,
             rescaling=inline[name].rescaling if name in inline else calls[name].rescaling,
             activation_bytes=sum(bytes_for[each] for each in own),

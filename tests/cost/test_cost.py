@@ -105,6 +105,14 @@ def test_a_block_that_runs_twice_and_blocks_in_a_row_count_once_each():
     assert se.activation_bytes - se.se_activation_bytes == plain.activation_bytes
 
 
+def test_layers_that_blocks_share_count_once():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), SEBlock(8, 2), nn.Conv2d(8, 8, 1), SEBlock(8, 2))
+    network[3].fc1 = network[1].fc1
+    se, plain = cost(network, example(2, 3, 5, 5)), cost(nn.Sequential(network[0], network[2]), example(2, 3, 5, 5))
+    assert [row.parameters for row in se.blocks] == [2 * 8 * 4, 8 * 4]
+    assert se.parameters - se.se_parameters == plain.parameters
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_dtypes_and_memory_formats(dtype, memory_format):
