@@ -28,6 +28,7 @@ __all__ = [
     "refuse_inside",
     "refuse_link",
     "report_folder",
+    "same_settings",
     "writable_folder",
     "write_csv",
     "write_json",
@@ -191,19 +192,24 @@ def named(name: str | Path | None, content: Any) -> dict[str, Any]:
     return {"name": None if name is None else str(name), "content": content}
 
 
+def same_settings(held: Any, wanted: Any) -> bool:
+    """Whether two settings are those of one study; data and weights may have moved, and so have other names."""
+    return not _differing(held, wanted)
+
+
 def _differing(held: Any, wanted: Any, name: str = "") -> list[str]:
     """The differences between two settings, in words."""
     if not (isinstance(held, dict) and isinstance(wanted, dict)):
         same = held == wanted or [held] == wanted  # an earlier version kept one pattern of `where` as a text
         return [] if same else [f"{name} was {held!r} and is now {wanted!r}"]
     if "content" in wanted:
-        if held.get("content") == wanted["content"] and _function(held.get("name")) == _function(wanted["name"]):
+        if held.get("content") == wanted["content"] and _function(held.get("name")) == _function(wanted.get("name")):
             return []
-        if is_on_hub(wanted["name"]) and held.get("content") == wanted["name"]:
+        if is_on_hub(wanted.get("name")) and held.get("content") == wanted["name"]:
             return []  # an earlier version kept only the name
-        if held.get("name") == wanted["name"]:
-            return [f"{name} {wanted['name']} has changed since"]
-        return [f"{name} was {held.get('name')!r} and is now {wanted['name']!r}"]
+        if held.get("name") == wanted.get("name"):
+            return [f"{name} {wanted.get('name')} has changed since"]
+        return [f"{name} was {held.get('name')!r} and is now {wanted.get('name')!r}"]
     return [
         words
         for key in {**held, **wanted}

@@ -18,8 +18,8 @@ import torch
 
 from senet.errors import StudyError
 from senet.files.atomic import atomic_write
-from senet.files.records import read_text
-from senet.files.run_folder import CHECKPOINTS
+from senet.files.records import read_json, read_text
+from senet.files.run_folder import CHECKPOINTS, SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ def sweep(folder: Path, *, kept: int = KEPT) -> None:
             checkpoints.rmdir()
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+def claim(folder: Path) -> None:
     """Check that the checkpoints of the run in `folder` are its own, since two runs may link to one folder.
 
     Raises:
@@ -152,6 +152,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     checkpoints = folder / CHECKPOINTS
     if not checkpoints.is_symlink():
         return
+    settings = read_json(folder / SETTINGS)
     wanted = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     try:
         held = read_text(checkpoints / OWNER, 100).strip()

@@ -10,7 +10,7 @@ from senet.data import unreadable as badfiles
 from senet.data.unreadable import BadFile
 from senet.errors import StudyError
 from senet.files.records import Record
-from senet.files.run_folder import METRICS, MODEL, PREDICTIONS, RESULT, SETTINGS, read_csv, read_json
+from senet.files.run_folder import METRICS, MODEL, PREDICTIONS, RESULT, SETTINGS, read_csv, read_json, same_settings
 from senet.words import counted
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def finished_run(folder: Path, images: Sequence[str] | None = None) -> RunResult
     if not file.exists():
         return None
     found = Record(file, read_json(file))
-    if found.fields.get("settings") != read_json(folder / SETTINGS):
+    if not same_settings(read_json(folder / SETTINGS), found.fields.get("settings")):
         raise StudyError(f"{file}: settings are not those of {SETTINGS}: one of them is of another run, or was edited")
     history = _history(folder / METRICS, found.count("epochs"))
     correct = _correct(folder / PREDICTIONS, found.count("images"), images)

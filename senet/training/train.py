@@ -279,7 +279,7 @@ def run(
     from senet.training.loop import Classifier, fit
 
     setup, processes = prepared.setup, prepared.setup.processes
-    found = processes.first(lambda: _found(folder, {**settings, "seed": seed}))
+    found = processes.first(lambda: _found(folder))
     for path in found.broken:
         progress.note(f"the checkpoint {path.name} is not whole and is skipped")
     step = 0 if found.path is None else step_of(found.path)
@@ -363,9 +363,9 @@ def _write(
     sweep(folder, kept=0)
 
 
-def _found(folder: Path, settings: Mapping[str, Any]) -> Newest:
+def _found(folder: Path) -> Newest:
     """The checkpoint to resume from; leftovers of interrupted writers are removed."""
-    claim(folder, settings)
+    claim(folder)
     sweep(folder)
     return newest(folder)
 

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -208,6 +209,21 @@ def test_a_folder_whose_images_have_changed_since_is_left_alone(tiny, pictures, 
     moved = pictures.rename(tmp_path / "elsewhere")
     with pytest.raises(StudyError, match=r"data was .*pictures' and is now .*elsewhere'"):
         train(tiny, moved, out=tmp_path / "run", **SHORT)
+
+
+def test_a_run_that_goes_on_with_moved_pictures_is_read_again(tiny, pictures, tmp_path):
+    run, scratch = tmp_path / "run", tmp_path / "scratch"
+    with pytest.raises(RuntimeError, match="power"):
+        train(tiny, pictures, out=run, callbacks=[Interrupt(0)], **SHORT)
+    scratch.mkdir()
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    (run / "checkpoints").symlink_to(scratch)
+    with pytest.raises(RuntimeError, match="power"):
+        train(tiny, pictures, out=run, callbacks=[Interrupt(1)], **SHORT)
+    moved = pictures.rename(tmp_path / "elsewhere")
+    first = train(tiny, moved, out=run, **SHORT)
+    assert json.loads((run / "result.json").read_text())["settings"]["data"]["name"] == str(moved)
+    assert train(tiny, moved, out=run, **SHORT) == first
 
 
 def test_going_on_can_be_refused(tiny, pictures, tmp_path):
