@@ -353,7 +353,7 @@ def _write(
         "seconds": result.seconds,
         "parameters": count_parameters(network),
         "sites": [dataclasses.asdict(site) for site in made.sites],
-        "notes": list(made.notes),
+        "notes": list(result.notes),
         "bad_files": badfiles.to_json(result.skipped),
         "settings": settings,
         "processes": setup.processes.count,

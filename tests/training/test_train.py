@@ -226,6 +226,13 @@ def test_a_run_that_goes_on_with_moved_pictures_is_read_again(tiny, pictures, tm
     assert train(tiny, moved, out=run, **SHORT) == first
 
 
+def test_what_is_to_be_known_of_the_images_is_said_of_a_finished_run_too(tiny, pictures, tmp_path):
+    shutil.copy(pictures / "train/dark/000.png", pictures / "val/dark/copy.png")
+    first = train(tiny, pictures, out=tmp_path / "run", **SHORT)
+    assert first.notes[0].startswith("1 of the 9 images of val are byte for byte images of train")
+    assert train(tiny, pictures, out=tmp_path / "run", **SHORT) == first
+
+
 def test_going_on_can_be_refused(tiny, pictures, tmp_path):
     train(tiny, pictures, out=tmp_path / "run", **SHORT)
     with pytest.raises(StudyError, match="holds a study already"):
