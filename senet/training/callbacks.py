@@ -53,6 +53,10 @@ class EveryBlockRuns(Callback):
         for block in names:
             self._watch.callback(block.register_forward_hook(unobtrusive(ran)).remove)
 
+    def on_exception(self, *_: Any) -> None:
+        """Watch no longer: what follows in this process is no part of the training."""
+        self._watch.close()
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Before compiling, check on two images."""
         if self._compiling and not self._checked:

@@ -13,6 +13,7 @@ from senet.errors import StudyError
 from senet.evaluation.logits import device_of
 from senet.evaluation.networks import NetworkSpec, make
 from senet.files.run_folder import read_csv, write_csv
+from senet.fused.switch import _watchers
 from senet.insertion import blocks
 from senet.saving.saving import load, read_metadata
 from senet.training.train import train
@@ -254,6 +255,16 @@ def test_an_se_block_that_does_not_run_stops_the_run(tiny, pictures, tmp_path):
 
     with pytest.raises(StudyError, match=r"did not run in the first training step: blocks\.0\.unused;"):
         train(tiny, pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[PassBy()], **SHORT)
+
+
+def test_after_a_failure_in_the_first_step_no_block_is_watched(tiny, pictures, tmp_path):
+    class Fail(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            raise RuntimeError("the power is gone")
+
+    with pytest.raises(RuntimeError, match="power"):
+        train(tiny, pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[Fail()], **SHORT)
+    assert _watchers.get() == ()
 
 
 def test_an_se_block_that_the_first_step_left_out_by_chance_stops_nothing(tiny, pictures, tmp_path):
