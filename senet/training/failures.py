@@ -64,7 +64,7 @@ def in_plain_words(folder: Path, recipe: Recipe, processes: int = 1) -> Iterator
         raise StudyError(
             f"a batch normalisation gets one value per channel from a batch of {recipe.batch_size} in "
             f"{counted(recipe.accumulate, 'part')}, which it cannot normalise: a larger --batch-size or --size, or a "
-            "smaller --accumulate, gives it more"
+            "smaller --accumulate, gives it more, in another folder"
         ) from error
 
 

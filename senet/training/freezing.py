@@ -7,14 +7,26 @@ from torch import nn
 from senet.errors import StudyError
 from senet.insertion.staying.joined import attached
 
-__all__ = ["freeze_plain", "modules_in_se"]
+__all__ = ["classifier_of", "freeze_plain", "modules_in_se"]
 
 
 def freeze_plain(network: nn.Module, classes: int) -> None:
     """Freeze everything but inserted SE and the classifier, in place.
 
-    The classifier is the last layer outside SE with that many outputs. It is also trained in the
-    plain network: it is usually fresh, and otherwise nothing would be trainable there.
+    The classifier is also trained in the plain network: it is usually fresh, and otherwise nothing
+    would be trainable there.
+
+    Raises:
+        StudyError: there is no classifier.
+    """
+    head = classifier_of(network, classes)
+    network.requires_grad_(False)
+    for module in (head, *modules_in_se(network)):
+        module.requires_grad_(True)
+
+
+def classifier_of(network: nn.Module, classes: int) -> nn.Module:
+    """The classifier that `freeze="plain"` trains: the last layer outside SE with that many outputs.
 
     Raises:
         StudyError: no layer outside SE has that many outputs.
@@ -23,9 +35,7 @@ def freeze_plain(network: nn.Module, classes: int) -> None:
     heads = [module for module in network.modules() if module not in inside and _outputs(module) == classes]
     if not heads:
         raise StudyError(f"freeze='plain' trains SE and the classifier, and no layer here has {classes} outputs")
-    network.requires_grad_(False)
-    for module in (heads[-1], *inside):
-        module.requires_grad_(True)
+    return heads[-1]
 
 
 def modules_in_se(network: nn.Module) -> set[nn.Module]:

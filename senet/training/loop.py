@@ -175,8 +175,6 @@ def fit(
         StudyError: the loss is not finite, or an SE block did not run.
     """
     recipe, device = setup.recipe, setup.layout.device
-    if recipe.precision == "16" and device.type == "cpu":
-        raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
     recorder = Recorder(folder, setup, train, classifier.trained, progress)
     first = setup.processes.rank == 0
     with quiet():

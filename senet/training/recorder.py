@@ -184,8 +184,8 @@ class Recorder(Checkpoint):
         kept = "The last checkpoint is from before" if newest(self.folder).path else "There is no checkpoint yet"
         return StudyError(
             f"{what} is {error.loss} at step {step} of {self._setup.steps} (epoch {epoch + 1}, batch {batch + 1}): the "
-            f"training diverged; a smaller learning rate than {self._setup.recipe.lr:g} may help. Images of the batch: "
-            f"{shown} (all in {self.folder / NOT_FINITE}). {kept}"
+            f"training diverged; in another folder, a smaller learning rate than {self._setup.recipe.lr:g} may help. "
+            f"Images of the batch: {shown} (all in {self.folder / NOT_FINITE}). {kept}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -71,9 +71,11 @@ class TrainingSetup:
         share_of(min(self.recipe.batch_size, count), self.processes.count, self.recipe.accumulate, count)
         if self.workers is not None:
             whole_number("workers", self.workers, 0)
-        plain = not self.recipe.ema and self.recipe.decay_norms_and_biases
+        plain = not self.recipe.ema and self.recipe.clip is None and self.recipe.decay_norms_and_biases
         if self.layout.count > 1 and self.layout.strategy == "fsdp" and not plain:
-            raise StudyError("strategy='fsdp' has no ema and no decay_norms_and_biases=False: 'ddp' has both")
+            raise StudyError(
+                "strategy='fsdp' has no ema, no clip and no decay_norms_and_biases=False: 'ddp' has all three"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -48,7 +48,7 @@ from senet.saving.saving import write_network
 from senet.training.checkpointing import claim, newest, step_of, sweep
 from senet.training.failures import in_plain_words
 from senet.training.finished import RunResult, finished_run
-from senet.training.freezing import freeze_plain
+from senet.training.freezing import classifier_of, freeze_plain
 from senet.training.loggers import check_logger
 from senet.training.processes.launching import launch
 from senet.training.processes.processes import device_layout, joined, joined_predictions
@@ -166,11 +166,13 @@ def setup_of(
     out: str | Path,
     *,
     seed: int,
+    here: bool = True,
 ) -> tuple[TrainingSetup, BuiltNetwork]:
     """Open the data, resolve defaults, and make the arm's network for a seed; errors are those of `train`.
 
     Only the network knows the number of input channels, so it is made here, once, and returned for
-    the training. A study in `out` that an earlier version began keeps that version's behaviour.
+    the training, if it takes place `here`. A study in `out` that an earlier version began keeps that
+    version's behaviour.
     """
     held = _settings_in(expanded(out))
     earlier = held is not None and "transparency" not in held["preprocessing"]
@@ -198,6 +200,11 @@ def setup_of(
         logger=check_logger(options.get("logger") or "tensorboard"),
     )
     made = make_network(arm, num_classes=setup.num_classes, size=preprocessing.size, seed=seed)
+    # A training that fails in its first step leaves a folder of these settings, which no others could go on with.
+    if here and recipe.precision == "16" and setup.device.type == "cpu":
+        raise StudyError("precision='16' needs a GPU; on a CPU 'bf16' and '32' are there")
+    if recipe.freeze == "plain":
+        classifier_of(made.network, made.outputs)
     preprocessing = preprocessing.for_channels(input_channels(made.network, arm.model))
     preprocessing = dataclasses.replace(preprocessing, transparency=None if earlier else "white")
     # Every image is decoded here, which may take an hour, so what else may be wrong was said before.

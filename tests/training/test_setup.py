@@ -96,6 +96,9 @@ def test_shards_of_weights_have_no_average(pictures, tmp_path):
     setup = _setup(pictures, tmp_path / "run", ema=0.9)
     with pytest.raises(StudyError, match="strategy='fsdp' has no ema"):
         dataclasses.replace(setup, layout=several)
+    clipped = _setup(pictures, tmp_path / "run", clip=1.0)
+    with pytest.raises(StudyError, match="no clip and no decay"):
+        dataclasses.replace(clipped, layout=several)
 
 
 def test_the_settings_of_another_program_beside_a_run_are_not_read(pictures, tmp_path):

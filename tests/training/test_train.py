@@ -36,6 +36,17 @@ def shallow(num_classes=10):
 """
 
 
+HEADLESS = """
+
+class Headless(Tiny):
+    def forward(self, x):
+        return super().forward(x).unflatten(1, (-1, 2)).sum(2)
+
+def headless(num_classes=10):
+    return Headless(2 * num_classes)
+"""
+
+
 class Interrupt(L.Callback):
     """Stops a run like a power cut, before it can end epoch `epoch` (from 0)."""
 
@@ -232,6 +243,15 @@ def test_what_is_to_be_known_of_the_images_is_said_of_a_finished_run_too(tiny, p
     first = train(tiny, pictures, out=tmp_path / "run", **SHORT)
     assert first.notes[0].startswith("1 of the 9 images of val are byte for byte images of train")
     assert train(tiny, pictures, out=tmp_path / "run", **SHORT) == first
+
+
+@pytest.mark.parametrize(("wrong", "words"), [({"precision": "16"}, "needs a GPU"), ({"freeze": "plain"}, "2 outputs")])
+def test_a_training_that_cannot_begin_leaves_no_folder(tiny, pictures, tmp_path, wrong, words):
+    file = Path(tiny.removesuffix(":tiny"))
+    file.write_text(file.read_text() + HEADLESS)
+    with pytest.raises(StudyError, match=words):
+        train(f"{file}:headless", pictures, out=tmp_path / "run", **wrong, **SHORT)
+    assert not (tmp_path / "run").exists()
 
 
 def test_going_on_can_be_refused(tiny, pictures, tmp_path):
