@@ -18,7 +18,7 @@ from senet.data.shards.shards import read_shards
 from senet.data.source import DataSource
 from senet.errors import DataError
 from senet.extras import how_to_install
-from senet.files.cache import cache_folder
+from senet.files.cache import alone, cache_folder
 from senet.files.paths import expanded
 from senet.files.run_folder import SETTINGS
 from senet.words import did_you_mean, listed
@@ -204,12 +204,13 @@ def _torchvision(name: str, root: Path, split_seed: int) -> DataSource:
     else:
         choices = {"all": [{}]}
     sets = {}
-    for split, options in choices.items():
-        for option in options:
-            dataset = _made(kind, root, option, "download" in parameters)
-            if dataset is not None:
-                sets[split] = dataset
-                break
+    with alone(cache_folder() / f"{short}.lock"):  # the processes of a training all come here, and one downloads
+        for split, options in choices.items():
+            for option in options:
+                dataset = _made(kind, root, option, "download" in parameters)
+                if dataset is not None:
+                    sets[split] = dataset
+                    break
     if not sets:
         raise DataError(f"torchvision's {short} has no split that we know to train or to measure on")
     labels = {split: _labels(dataset, short) for split, dataset in sets.items()}

@@ -18,7 +18,7 @@ from senet.files.records import read_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["cache_folder", "remembered"]
+__all__ = ["alone", "cache_folder", "remembered"]
 
 
 def cache_folder() -> Path:
@@ -62,7 +62,7 @@ def remembered(kind: str, key: bytes, make: Callable[[], tuple[Any, bool]]) -> A
     file = cache_folder() / kind / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
     if (held := _read(file)) is not None:
         return held["value"]
-    with _alone(file.with_suffix(".lock")):
+    with alone(file.with_suffix(".lock")):
         if (held := _read(file)) is not None:
             return held["value"]
         value, lasting = make()
@@ -82,7 +82,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def alone(file: Path) -> Iterator[None]:
     """A context that holds a lock between processes, if the file system has locks."""
     try:
         import fcntl

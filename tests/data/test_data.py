@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from senet.data.sources import (
 )
 from senet.data.unreadable import checked
 from senet.errors import DataError
+from tests.forked import forked
 
 FULL = {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1, "test/a": 1, "test/b": 1}
 
@@ -366,3 +368,41 @@ def test_real_photos(caltech20):
     source = open_data(caltech20)
     assert (len(source.classes), *_sizes(source)[:2]) == (20, 1396, 359)
     assert source.native_size is None
+
+
+class SlowlyDownloaded:
+    """A data set of torchvision's kind, whose download takes a moment and fails where another is at it."""
+
+    classes = ("dark", "light")
+
+    def __init__(self, root, train=True, download=False):
+        if not (Path(root) / "done").exists():
+            if not download:
+                raise RuntimeError("it is not there")
+            (Path(root) / "begun").touch(exist_ok=False)
+            time.sleep(0.5)
+            (Path(root) / "done").touch()
+        self.data, self.targets = np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return Image.fromarray(self.data[index]), self.targets[index]
+
+
+def _open(pipe, root):
+    pipe.send("now")
+    try:
+        pipe.send(_sizes(open_data("torchvision:CIFAR10", data_root=root)))
+    except DataError as error:
+        pipe.send(str(error))
+
+
+def test_of_several_processes_one_downloads_and_the_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", SlowlyDownloaded)
+    monkeypatch.setenv("SENET_CACHE", str(tmp_path / "cache"))
+    others = [forked(_open, tmp_path / "data") for _ in range(2)]
+    for process, pipe in others:
+        assert [pipe.recv(), pipe.recv()] == ["now", [4, None, 4]]
+        process.join()
