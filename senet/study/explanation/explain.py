@@ -66,7 +66,8 @@ def explain(
     Args:
         model: a network's name, as in `senet.create`, a run folder or saved file, or a network. Its
             SE may come from senet, timm, torchvision, MONAI or elsewhere.
-        data: `digits`, a folder of class folders, `torchvision:NAME`, or a result of `open_data`.
+        data: `digits`, a folder of class folders, `torchvision:NAME`, or a result of `open_data`;
+            unreadable images are skipped and listed.
         out: a folder for report.html, its figures and numbers, explanation.json and gates.safetensors (the means).
         tolerance: how much accuracy the advised blocks may cost together; 0.001 is the paper's 0.1 points.
         progress: whether to show progress on standard error.
@@ -269,6 +270,7 @@ def _advise(
 def _write(explanation: Explanation, folder: Path) -> None:
     from safetensors.torch import save_file
 
+    (folder / EXPLANATION).unlink(missing_ok=True)  # of an earlier explanation, whose other files go now
     write_page(explanation_page(explanation), folder)
     write_csv(folder / "channels.csv", channel_rows(explanation))
     with atomic_write(folder / GATES, follow=False) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -245,3 +246,16 @@ def test_the_folder_of_a_run_is_left_alone(trained):
     _, folder = trained
     with pytest.raises(StudyError, match="is the folder of a training or a study"):
         explain(_network(trained), "digits", out=folder, **QUIET)
+
+
+def test_unreadable_pictures_are_skipped_as_where_it_was_trained(tiny, pictures, tmp_path, monkeypatch):
+    (pictures / "val/dark/broken.png").write_bytes(b"no picture")
+    network = senet.insert(senet.create(tiny, num_classes=2), torch.randn(1, 3, 8, 8), senet.SESpec(2))
+    found = explain(network, pictures, out=tmp_path / "out", **QUIET)
+    assert (found.images, found.top1) == (8, evaluate(network, pictures, **QUIET).top1)
+    assert found.notes[0] == "1 file was skipped:"
+    assert found.notes[1].startswith("  val/dark/broken.png: ")
+    monkeypatch.setattr(sys.modules["senet.study.explanation.explain"], "write_csv", None)
+    with pytest.raises(TypeError):
+        explain(network, pictures, out=tmp_path / "out", **QUIET)
+    assert not (tmp_path / "out/explanation.json").exists()  # of other gates than those beside it
