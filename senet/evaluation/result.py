@@ -198,6 +198,8 @@ def evaluation_folder(out: str | Path, data: Path | None, predictions: str) -> P
 def write_evaluation(found: Evaluation, folder: Path, *, predictions: str, device: torch.device) -> None:
     """Write the evaluation's files, result.json last."""
     (folder / RESULT).unlink(missing_ok=True)  # of an earlier evaluation, whose other files go now
+    for kind in {*KINDS} - {predictions}:
+        (folder / f"predictions.{kind}").unlink(missing_ok=True)
     title = f"{found.model} on {found.data} ({found.split}: {found.count} images)"
     write_table(folder / f"predictions.{predictions}", found.predictions())
     write_csv(folder / "confusion.csv", found.confusion.rows())

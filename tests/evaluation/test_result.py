@@ -190,6 +190,7 @@ def test_many_classes_show_the_worst_and_all_are_written(tmp_path):
 def test_an_earlier_result_does_not_stay_beside_newer_files(tiny, pictures, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/result.json").write_text('{"top1": 1}')
+    (tmp_path / "out/predictions.parquet").write_text("of the earlier one")
     monkeypatch.setattr("senet.evaluation.result.write_csv", None)
     with pytest.raises(TypeError):
         evaluate(create(tiny, num_classes=2), pictures, out=tmp_path / "out", **QUIET)
