@@ -54,13 +54,18 @@ def comparison_page(comparison: Comparison) -> Page:
     """The page of one comparison."""
     return Page(
         f"{comparison.model} on {comparison.data}: without and with {comparison.block}",
-        [*comparison.lead, *comparison.notes, *badfiles.listed(comparison.skipped)],
+        _said(comparison),
         [
             *_sections(comparison, ""),
             Section("Settings and machine", facts_of(comparison.settings, comparison.machine)),
         ],
         str(comparison.machine.get("command", "")),
     )
+
+
+def _said(comparison: Comparison) -> list[str]:
+    """The outcome, and what is to be known of the images and the networks."""
+    return [*comparison.lead, *comparison.notes, *badfiles.listed(comparison.skipped)]
 
 
 def several_page(comparisons: Sequence[Comparison]) -> Page:
@@ -127,7 +132,7 @@ def several_page(comparisons: Sequence[Comparison]) -> Page:
             Chart(
                 "differences", f"{block} − plain, with 95 % intervals", _differences(names, comparisons, block), data
             ),
-            *(Text(f"{name}: {each.verdict}") for name, each in zip(names, comparisons, strict=True)),
+            *(Text(f"{name}: {line}") for name, each in zip(names, comparisons, strict=True) for line in _said(each)),
         ],
     )
     parts = [_sections(each, f"{number}_") for number, each in enumerate(comparisons)]
@@ -153,7 +158,8 @@ def write_several(folders: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def _page_of(folders: Sequence[Path]) -> Page:
-    judged = [folder for folder in folders if read_json(folder / RESULT).get("study") == "judge"]
+    results = {folder: Record(folder / RESULT, read_json(folder / RESULT)).fields for folder in folders}
+    judged = [folder for folder, found in results.items() if found.get("study") == "judge"]
     if not judged:
         return several_page([read_comparison(folder) for folder in folders])
     if other := next((folder for folder in folders if folder not in judged), None):
@@ -193,6 +199,8 @@ def read_comparison(folder: str | Path) -> Comparison:
         metrics = read_csv(folder / METRICS)
         column = next(name for name in metrics[0] if name.endswith("_accuracy") and not name.startswith("train"))
         difference = paired_difference(found["plain"]["accuracy"], found["se"]["accuracy"])
+        if list(difference.values) != found["difference"]["per_seed"]:
+            raise ValueError("its differences are not those of its accuracies")
         comparison = Comparison(
             folder=folder,
             model=found["model"],

@@ -82,6 +82,18 @@ def test_several_comparisons_on_one_page(compared, chromium, tmp_path):
     assert [each.split("\n")[:2] for each in facts[::2]] == [["run", rows[0].text.split()[0]], ["run", "other/study"]]
 
 
+def test_what_is_to_be_known_of_each_comparison_stands_on_the_page_of_several(tiny, pictures, tmp_path):
+    shutil.copy(pictures / "train/dark/000.png", pictures / "val/dark/copy.png")
+    (pictures / "val/dark/notes.txt").write_text("of the light")
+    compare(tiny, pictures, out=tmp_path / "study", seeds=1, **SHORT)
+    result = tmp_path / "study/result.json"
+    found = json.loads(result.read_text()) | {"seeds": [0], "missing": ["plain-1"]}
+    result.write_text(json.dumps(found))
+    text = write_several([tmp_path / "study"], tmp_path / "page").read_text()
+    for words in (found["verdict"], "Not finished yet: plain-1.", *found["notes"], "1 file was skipped:", "notes.txt"):
+        assert words in text
+
+
 def test_what_is_no_comparison(compared, tmp_path):
     with pytest.raises(StudyError, match="cannot be read"):
         read_comparison(tmp_path)
@@ -95,10 +107,14 @@ def test_what_is_no_comparison(compared, tmp_path):
         ({"machine": []}, r"result.json, machine holds \[\] where"),
         ({"settings": "x"}, "result.json, settings holds 'x' where"),
         ({"plain": {**content["plain"], "seconds": [0, 0]}}, "no finished comparison .ZeroDivisionError"),
+        ({"plain": {**content["plain"], "accuracy": [0.5, 0.7]}}, "its differences are not those of its accuracies"),
     ):
         result.write_text(json.dumps(content | change))
         with pytest.raises(StudyError, match=words):
             write_several([compared.folder], tmp_path / "page")
+    result.write_text("[]")
+    with pytest.raises(StudyError, match=r"result.json holds \[\] where fields with names should be"):
+        write_several([compared.folder], tmp_path / "page")
     result.write_text(json.dumps(content))
     for edited in (rows.rpartition("se,1,2")[0], rows.replace("train_loss", "loss")):
         metrics.write_text(edited)
