@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tarfile
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +29,11 @@ def opened(name: str, folder: Path) -> DataSource:
     whole = name.removesuffix(f"-{_FEW}")
     if not (folder / whole).is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(ARCHIVES / SOURCES[name]) as archive:
-            archive.extractall(folder, filter="data")
+        # Whole or not there: of a folder that another process is still filling, some pictures would be missing.
+        with tempfile.TemporaryDirectory(dir=folder) as making, tarfile.open(ARCHIVES / SOURCES[name]) as archive:
+            archive.extractall(Path(making) / whole, filter="data")
+            with contextlib.suppress(OSError):  # another process was faster
+                (Path(making) / whole).rename(folder / whole)
     source = dataclasses.replace(senet.study.open_data(folder / whole), name=name)
     return source if name == whole else _few(source)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,16 @@ def test_ten_photos_a_class_are_trained_on_and_all_others_measured(tmp_path):
     assert source.train.labels.bincount().tolist() == [10, 10]
     assert source.val.labels.bincount().tolist() == [5, 5]
     assert not set(source.train.names) & set(source.val.names)
+
+
+def test_pictures_are_unpacked_whole_into_a_folder_of_their_own(paint, tmp_path, monkeypatch):
+    import studies_data
+
+    pictures = paint({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    with tarfile.open(tmp_path / "tiny100.tar.gz", "w:gz") as archive:
+        for split in ("train", "test"):
+            archive.add(pictures / split, split)
+    monkeypatch.setattr(studies_data, "ARCHIVES", tmp_path)
+    source = studies_data.opened("tiny100", tmp_path / "data")
+    assert (source.name, len(source.train), len(source.test)) == ("tiny100", 4, 2)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["tiny100"]
