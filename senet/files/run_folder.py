@@ -47,13 +47,14 @@ LOGGED = (TENSORBOARD, "wandb", "mlflow.db")
 """What the loggers write by a name that is known beforehand."""
 
 
-def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) -> Path:
+def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool, begin: bool = True) -> Path:
     """Make the folder, or check that its study has exactly these settings.
 
     Args:
         path: the folder.
         settings: everything that determines the result; written to settings.json.
         resume: whether to resume a study in the folder; False makes an existing one an error.
+        begin: whether to write the settings of a new study; False leaves that to whoever trains.
 
     Raises:
         StudyError: the folder cannot be made or written, or holds files of these names without
@@ -84,7 +85,8 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool) 
     strangers = [name for name in written if (folder / name).exists()]
     if strangers:
         raise StudyError(f"{folder} has {', '.join(strangers)} but no {SETTINGS}: choose another output folder")
-    write_json(file, wanted)
+    if begin:
+        write_json(file, wanted)
     return folder
 
 

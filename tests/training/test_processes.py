@@ -100,6 +100,14 @@ def test_what_is_not_there(given, words):
         device_layout(**given)
 
 
+@pytest.mark.parametrize("devices", ["cuda", "cuda:1", "cuda:0,1", "gpu", "mps"])
+def test_a_machine_that_does_not_train_need_not_have_the_devices(devices):
+    assert device_layout(devices, strategy="fsdp", here=False) == DeviceLayout(CPU, strategy="fsdp")
+    for wrong in ("tpu", "cuda:", "0"):
+        with pytest.raises(StudyError, match="devices="):
+            device_layout(wrong, here=False)
+
+
 def test_under_torchrun(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)

@@ -10,7 +10,7 @@ from senet.block import hidden_width
 from senet.errors import InsertionError
 from senet.words import did_you_mean, listed
 
-__all__ = ["POSITIONS", "Site", "Where", "by_part", "select"]
+__all__ = ["POSITIONS", "Site", "Where", "by_part", "lasting", "select"]
 
 POSITIONS = ("output", "input", "shortcut")
 
@@ -50,6 +50,11 @@ class Site:
 
 
 Where = str | Iterable[str] | Callable[[Site], bool] | None
+
+
+def lasting(where: Where) -> Where:
+    """The same choice of sites for several networks: the names of a generator as a list."""
+    return where if where is None or isinstance(where, str) or not isinstance(where, Iterable) else list(where)
 
 
 def select(found: Sequence[Site], where: Where) -> list[Site]:

@@ -17,7 +17,7 @@ from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion import InsertionError, sites
-from senet.insertion.rules.site import select
+from senet.insertion.rules.site import lasting, select
 from senet.recipe.knobs import whole_number
 from senet.recipe.options import Options, known_options
 from senet.report import write_page
@@ -25,8 +25,9 @@ from senet.study.ablation.ablation import Ablation, TrainedCell
 from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
 from senet.study.ablation.grid import Cell as Variant
 from senet.study.ablation.pages import ablation_page
-from senet.study.cells.carry_out import carry_out, listed, open_study
+from senet.study.cells.carry_out import carry_out, listed, on_device_of, open_study
 from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in
+from senet.study.cells.commands import one_of
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
 from senet.training.processes.processes import device_layout, joined
@@ -152,24 +153,24 @@ def ablate_cells(
         The ablation; or without a report, lines to show: commands, results of cells, a job's number.
     """
     whole_number("seeds", seeds)
-    spec = block_spec(spec, make)
+    spec, where = block_spec(spec, make), lasting(where)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     base = dataclasses.replace(spec, start=start or spec.start or "paper")
     asked = known_options(options, Options, "ablate")
-    layout, devices = apart(device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy")))
+    here = not cells.elsewhere
+    layout, devices = apart(device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"), here=here))
 
     def words() -> list[str]:
-        one = devices[0].partition(":")[0] if len(devices) > 1 else asked.get("devices")
-        beside = len(devices) > 1 and not (cells.list_cells or cells.launcher)  # each child gets its own
+        beside = len(devices) > 1 and here  # each child gets its own
         tables = [table] if isinstance(table, str) else table
         flags = {"out": out, "table": tables, "grid": typed_grid(grid), "weights": weights, **options}
-        flags["devices"] = None if beside else one
+        flags["devices"] = None if beside else one_of(asked.get("devices"))
         return study_command("ablate", model, data, base, where, flags, callbacks)
 
     with joined(layout) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
-        setup, built = setup_of(plain, data, asked, layout, processes, shown, out, seed=0)
+        setup, built = setup_of(plain, data, asked, layout, processes, shown, out, seed=0, here=here)
         first = {PLAIN: checked_plain(plain, built)}
         variants, tables = _variants(first[PLAIN], setup, base, where, table, grid)
         chosen = cells.chosen(variants, seeds)
@@ -183,7 +184,7 @@ def ablate_cells(
         whole = {"study": "ablation", **common, "se": base.to_json()}
         if cells.list_cells:
             return listed(chosen, words())
-        folder = processes.first(partial(open_study, out, whole, resume=resume, report_only=cells.report_only))
+        folder = processes.first(partial(open_study, out, whole, cells, resume=resume))
         for note in first[PLAIN].notes:
             shown.note(note)
         with setup.threads():
@@ -213,7 +214,7 @@ def ablate_cells(
             tables={name: tuple(key for key in keys if key in trained) for name, keys in tables.items()},
             impossible=impossible,
             comparisons=sum((each.to_plain is not None) + (each.to_standard is not None) for each in trained.values()),
-            settings=whole,
+            settings=on_device_of(folder, whole),
             machine=machine(setup.device),
             notes=(*notes, *left_out(folder, list(arms), chosen)),
             missing=tuple(cell.name for cell in chosen if cell not in runs),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from senet.errors import StudyError
 from senet.files.paths import expanded
-from senet.files.run_folder import RESULT, SETTINGS, open_folder, refuse_link
+from senet.files.run_folder import RESULT, SETTINGS, open_folder, read_json, refuse_link
 from senet.study.cells.cell import Cell, CellOptions, incomplete
 from senet.study.cells.children import run_children
 from senet.study.cells.commands import of_cell, one_line
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from senet.console.progress import Progress
 
-__all__ = ["GOES_ON", "Carried", "Work", "carry_out", "listed", "open_study"]
+__all__ = ["GOES_ON", "Carried", "Work", "carry_out", "listed", "on_device_of", "open_study"]
 
 R = TypeVar("R")
 
@@ -72,15 +72,26 @@ class Carried(Generic[R]):
         return self.found
 
 
-def open_study(path: str | Path, settings: Mapping[str, Any], *, resume: bool, report_only: bool) -> Path:
+def open_study(path: str | Path, settings: Mapping[str, Any], cells: CellOptions, *, resume: bool) -> Path:
     """Open a study's folder; for a report alone it must exist.
+
+    Where this command trains nothing, the first cell begins the study, on a device of its own.
 
     Raises:
         StudyError: as in `open_folder`, or a report is requested of a folder without a study.
     """
-    if report_only and not (expanded(path) / SETTINGS).is_file():
+    folder = expanded(path)
+    if cells.report_only and not (folder / SETTINGS).is_file():
         raise StudyError(f"{path} holds no study to draw a report of: give a study's folder")
-    return open_folder(path, settings, resume=resume)
+    own = on_device_of(folder, settings) if cells.elsewhere else settings
+    return open_folder(folder, own, resume=resume, begin=not cells.elsewhere)
+
+
+def on_device_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the device that the study in the folder is trained on, if it is begun."""
+    held = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
+    device = held.get("device") if isinstance(held, dict) else None
+    return {**settings, "device": device} if device and "device" in settings else dict(settings)
 
 
 def listed(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:

@@ -86,6 +86,11 @@ class CellOptions:
         """Whether only some cells are selected, without a report."""
         return self.only is not None or self.seed is not None
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether this command trains nothing: this machine need not have the devices of the cells."""
+        return self.list_cells or self.report_only or self.launcher is not None
+
     def chosen(self, variants: Iterable[str], seeds: int) -> list[Cell]:
         """The selected cells, seed by seed; a named seed may exceed `seeds`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from senet.block import SESpec
     from senet.study.cells.cell import Cell
 
-__all__ = ["command", "of_cell", "one_line", "spec_flags"]
+__all__ = ["command", "of_cell", "one_line", "one_of", "spec_flags"]
 
 SENET = (sys.executable or "python", "-P", "-m", "senet")  # -P: files in the working directory must not shadow packages
 
@@ -57,6 +58,12 @@ def spec_flags(spec: SESpec | MadeSpec) -> dict[str, Any]:
         return spec.flags()
     fields = dataclasses.fields(spec)
     return {each.name: value for each in fields if (value := getattr(spec, each.name)) != each.default}
+
+
+def one_of(devices: str | int | None) -> str | int | None:
+    """The device of one cell, if several are asked for: "cuda" of "cuda:0,1"; None, which is any, of a number."""
+    several = re.fullmatch(r"([a-z]*)(?::\d+(?:,\d+)+|\*\d+)|(?!1$)\d+", str(devices).strip().lower())
+    return devices if several is None else several[1]
 
 
 def of_cell(words: Sequence[str], cell: Cell, device: str | None) -> list[str]:

@@ -13,7 +13,7 @@ from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of, mak
 from senet.files.lock import locked
 from senet.files.run_folder import open_folder
 from senet.insertion import inserted
-from senet.study.cells.carry_out import Carried, Work
+from senet.study.cells.carry_out import Carried, Work, on_device_of
 from senet.study.cells.commands import command, spec_flags
 from senet.training.setup import PreparedImages, TrainingSetup
 from senet.training.train import RunResult, finished_run, run
@@ -78,12 +78,12 @@ def work_of(
     Networks that are `made` already, by variant and seed, are trained themselves.
     """
     prepared: list[PreparedImages] = []
-    fresh = dict(made)
+    fresh, callbacks = dict(made), list(callbacks)  # for every run, also those of a generator
     first = setup.processes.first
 
     def opened(cell: Cell) -> Path:
         own = {**settings[cell.variant], "seed": cell.seed}
-        return first(partial(open_folder, folder / cell.name, own, resume=True))
+        return first(lambda: open_folder(folder / cell.name, on_device_of(folder, own), resume=True))
 
     images = setup.source.reported[1].names
 

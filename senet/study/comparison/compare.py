@@ -13,10 +13,12 @@ from senet.errors import StudyError
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
+from senet.insertion.rules.site import lasting
 from senet.recipe.knobs import whole_number
 from senet.recipe.options import Options, known_options
-from senet.study.cells.carry_out import carry_out, listed, open_study
+from senet.study.cells.carry_out import carry_out, listed, on_device_of, open_study
 from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in
+from senet.study.cells.commands import one_of
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.comparison.pages import write_comparison
 from senet.study.comparison.report import Comparison, Trained
@@ -137,14 +139,17 @@ def compare_cells(
         The comparison; or without a report, lines to show: commands, results of cells, a job's number.
     """
     whole_number("seeds", seeds)
-    spec = block_spec(spec, make)
+    spec, where = block_spec(spec, make), lasting(where)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)
     with_se = dataclasses.replace(plain, spec=spec, where=where).with_start(start)
     arms = dict(zip(ARMS, (plain, with_se), strict=True))
     asked = known_options(options, Options, "compare")
-    layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"))
-    if layout.to_start and not (cells.list_cells or cells.report_only or cells.launcher):
+    here = not cells.elsewhere
+    if cells.launcher and one_of(asked.get("devices")) != asked.get("devices"):
+        raise StudyError("compare trains a network on all of its devices, and a cell of a job has one: give one device")
+    layout = device_layout(asked.get("devices"), asked.get("nodes"), asked.get("strategy"), here=here)
+    if layout.to_start and here:
         check_portable(spec.maker if isinstance(spec, MadeSpec) else None)
         same = {"out": out, "weights": weights, "spec": spec, "where": where, "start": start, "seeds": seeds}
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
@@ -158,12 +163,12 @@ def compare_cells(
     with joined(layout) as processes:
         shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
         seed = chosen[0].seed
-        setup, made = setup_of(plain, data, asked, layout, processes, shown, out, seed=seed)
+        setup, made = setup_of(plain, data, asked, layout, processes, shown, out, seed=seed, here=here)
         first = {"plain": checked_plain(plain, made), "se": made_of(with_se, setup, seed)}
         settings = {name: settings_of(arms[name], setup, first[name]) for name in ARMS}
         if cells.list_cells:
             return listed(chosen, words())
-        folder = processes.first(partial(open_study, out, settings["se"], resume=resume, report_only=cells.report_only))
+        folder = processes.first(partial(open_study, out, settings["se"], cells, resume=resume))
         for note in first["se"].notes:
             shown.note(note)
         with setup.threads():
@@ -190,7 +195,8 @@ def compare_cells(
             runs = carried.found if cells.report_only else carried.whole(chosen)
             missing = [cell.name for cell in chosen if cell not in runs]
             notes = (*setup.source.notes, *first["se"].notes, *left_out(folder, ARMS, chosen))
-            comparison = _judged(runs, missing, costs, first["se"].sites, notes, setup, settings["se"], folder, name)
+            own = on_device_of(folder, settings["se"])
+            comparison = _judged(runs, missing, costs, first["se"].sites, notes, setup, own, folder, name)
         if processes.rank == 0:
             write_csv(folder / METRICS, comparison.rows())
             write_comparison(comparison)

@@ -17,11 +17,12 @@ from senet.files.code_digest import code_name, command_name, digest_of_code
 from senet.files.lock import locked
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, named, open_folder, read_json, write_json
+from senet.insertion.rules.site import lasting
 from senet.recipe.knobs import whole_number
 from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed, open_study
 from senet.study.cells.cell import Cell, CellOptions, incomplete, left_out, seeds_in
 from senet.study.cells.children import INSIDE
-from senet.study.cells.commands import command, spec_flags
+from senet.study.cells.commands import command, one_of, spec_flags
 from senet.study.judging.judgement import Arm, Judgement, arm_names, write_judgement
 from senet.study.judging.trained import CONTROL, CellFailedError, Trained, read_trained, train_cell
 from senet.study.judging.verdict import CONFIDENCE, Measure, judged
@@ -149,17 +150,16 @@ def judge_cells(
     block = block_spec(spec, make)
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)
-    if where is not None and not callable(where):
-        where = [where] if isinstance(where, str) else list(where)
-    layout = asked_here(str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda"))
+    where = [where] if isinstance(where, str) else lasting(where)
+    asked = str("auto" if devices is None else devices).strip().lower().replace("gpu", "cuda")
+    layout = asked_here(asked, needed=not cells.elsewhere)
     names = layout.names
 
     def words() -> list[str]:
-        one = layout.device.type if len(names) > 1 else devices
-        beside = len(names) > 1 and not (cells.list_cells or cells.launcher)
+        beside = len(names) > 1 and not cells.elsewhere
         flags = {"code": command_name(train), "out": out, **spec_flags(block), "version": version}
         flags |= {"where": where, "control": control or None}
-        return command("judge", {**flags, "devices": None if beside else one})
+        return command("judge", {**flags, "devices": None if beside else one_of(devices)})
 
     if cells.list_cells:
         return listed(chosen, words())
@@ -168,7 +168,7 @@ def judge_cells(
     settings = _settings(train, block, where, version, control)
     if not cells.report_only:
         check_maker(block)
-    folder = _opened(out, settings, resume=resume, report_only=cells.report_only)
+    folder = _opened(out, settings, cells, resume=resume)
     measure = _measure(folder, score, unit, higher_is_better, shown)
     if cells.report_only:
         chosen = seeds_in(folder, arms, seeds)
@@ -271,9 +271,9 @@ def _named(measure: Measure) -> str:
     return f"{measure.score!r}{unit} ({'higher' if measure.higher_is_better else 'lower'} is better)"
 
 
-def _opened(out: str | Path, settings: Mapping[str, Any], *, resume: bool, report_only: bool) -> Path:
+def _opened(out: str | Path, settings: Mapping[str, Any], cells: CellOptions, *, resume: bool) -> Path:
     try:
-        return open_study(out, settings, resume=resume, report_only=report_only)
+        return open_study(out, settings, cells, resume=resume)
     except StudyError as error:
         if "code " not in str(error):
             raise

@@ -111,7 +111,11 @@ class Processes:
 
 
 def device_layout(
-    devices: str | int | None = None, nodes: int | None = None, strategy: str | None = None
+    devices: str | int | None = None,
+    nodes: int | None = None,
+    strategy: str | None = None,
+    *,
+    here: bool = True,
 ) -> DeviceLayout:
     """Where a training runs, from the request and from what started this process.
 
@@ -121,6 +125,7 @@ def device_layout(
             "cpu", "cpu*2", "cuda", "cuda:1", "cuda:0,2", "mps".
         nodes: the number of machines.
         strategy: "ddp" or "fsdp".
+        here: whether this machine trains; another need not have the devices.
 
     Raises:
         StudyError: a device does not exist, or a number differs from what torchrun or SLURM started.
@@ -138,17 +143,29 @@ def device_layout(
             raise StudyError(
                 f"nodes={nodes}: start the command on each machine with torchrun, or all of it with SLURM's srun"
             )
-        found = asked_here(asked)
+        found = asked_here(asked, needed=here)
     found = dataclasses.replace(found, strategy=strategy or "ddp")
-    if strategy == "fsdp" and found.device.type != "cuda":
+    if here and strategy == "fsdp" and found.device.type != "cuda":
         raise StudyError("strategy='fsdp' shards a network over GPUs, and there are none here: 'ddp' runs anywhere")
     return found
 
 
-def asked_here(asked: str) -> DeviceLayout:
-    """The requested devices of this machine, as `device_layout` takes them."""
+def asked_here(asked: str, *, needed: bool = True) -> DeviceLayout:
+    """The requested devices of this machine, as `device_layout` takes them.
+
+    If they are not `needed`, the CPU stands in for those that are not here.
+    """
     if re.fullmatch(r"(cpu\*)?0+", asked):
         raise StudyError(f"devices={asked!r} asks for no device")
+    try:
+        return _here(asked)
+    except StudyError:
+        if needed or not _SPELT.fullmatch(asked):
+            raise
+        return DeviceLayout(torch.device("cpu"))
+
+
+def _here(asked: str) -> DeviceLayout:
     if found := re.fullmatch(r"cpu\*(\d+)", asked):
         return DeviceLayout(torch.device("cpu"), tuple(range(int(found[1]))))
     if asked.isdecimal() and asked != "1":
@@ -165,6 +182,7 @@ def asked_here(asked: str) -> DeviceLayout:
 
 
 _INDICES = re.compile(r"cuda:(\d+(?:,\d+)*)")
+_SPELT = re.compile(r"(cuda|mps)(:\d+(,\d+)*)?|\d+")
 
 
 def _sorted(indices: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 
 from senet import SESpec, cli
 from senet.errors import StudyError
@@ -122,3 +123,37 @@ def test_a_cell_is_trained_by_one_command_at_a_time(tiny, pictures, tmp_path):
 def test_what_other_processes_cannot_be_told(tiny, pictures, tmp_path, given):
     with pytest.raises(TypeError, match="one device"):
         ablate(tiny, pictures, out=tmp_path / "a", table="squeeze", seeds=1, **{**SHORT, "devices": "cpu*2", **given})
+
+
+def test_a_report_is_drawn_on_a_machine_without_the_devices(tiny, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    compare(tiny, pictures, out=out, seeds=1, **SHORT)
+    for path in (*out.rglob("settings.json"), *out.glob("*-0/result.json")):  # as of another machine
+        path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    words = ["compare", "--model", tiny, "--data", pictures, "--out", out, *FLAGS]
+    for devices in ("cpu", "cuda"):
+        status, text, _ = senet(capsys, *words, "--devices", devices, "--report-only")
+        assert (status, "over 1 seed" in text) == (0, True)
+        assert read_json(out / "result.json")["settings"]["device"] == "cuda"
+    status, _, err = senet(capsys, *words, "--only", "plain", "--seed", 1)
+    assert (status, "device was 'cuda' and is now 'cpu'" in err) == (2, True)
+
+
+def test_what_is_given_once_is_there_for_every_run(tiny, pictures, tmp_path):
+    class Count(Callback):
+        runs = 0
+
+        def on_train_start(self, *_):
+            Count.runs += 1
+
+    def once(each):
+        return (item for item in [each])
+
+    found = compare(
+        tiny, pictures, out=tmp_path / "a", seeds=2, where=once("blocks.0*"), callbacks=once(Count()), **SHORT
+    )
+    assert (Count.runs, len(found.sites)) == (4, 1)
+    ablated = ablate(
+        tiny, pictures, out=tmp_path / "b", grid={"gate": ["tanh"]}, seeds=1, where=once("blocks.0*"), **SHORT
+    )
+    assert [cell.sites for cell in ablated.cells.values()] == [0, 1, 1]

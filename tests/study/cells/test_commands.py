@@ -14,7 +14,7 @@ from senet.cli import VERBS
 from senet.errors import InputError, StudyError
 from senet.study.ablation.grid import parse_grid, typed_grid
 from senet.study.cells.cell import Cell, CellOptions, incomplete, seeds_in
-from senet.study.cells.commands import command, of_cell, one_line, spec_flags
+from senet.study.cells.commands import command, of_cell, one_line, one_of, spec_flags
 
 
 def test_a_command_says_what_its_function_was_given():
@@ -51,6 +51,17 @@ def test_a_command_says_what_its_function_was_given():
         "seeds": 3,
         "resume": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("devices", "one"),
+    [
+        *((name, name) for name in (None, "auto", "cpu", "cuda", "cuda:1", "mps", 1, "1")),
+        *(("cuda:0,1", "cuda"), ("cpu*2", "cpu"), (8, None), ("8", None)),
+    ],
+)
+def test_a_cell_has_one_device(devices, one):
+    assert one_of(devices) == one
 
 
 def test_a_list_of_commands_is_run_by_xargs(tmp_path):

@@ -123,6 +123,17 @@ def test_a_comparison_submits_what_is_not_finished(tiny, pictures, stand_in, cap
     ]
 
 
+def test_cells_are_submitted_from_a_machine_without_their_devices(tiny, pictures, stand_in, capsys):
+    (stand_in / "sbatch").write_text("#!/bin/sh\ncat > script\necho 72\n")
+    words = ["compare", "--model", tiny, "--data", pictures, "--out", "out", *FLAGS, "--launcher", "slurm", "--no-wait"]
+    several = [str(word) for word in (*words, "--devices", "cpu*2")]
+    assert (cli.main(several), "a cell of a job has one: give one device" in capsys.readouterr().err) == (2, True)
+    assert not (stand_in / "out").exists()
+    assert cli.main([str(word) for word in (*words, "--devices", "cuda", "--precision", "16")]) == 0
+    assert (stand_in / "script").read_text().count("--devices cuda --only ") == 6
+    assert not (stand_in / "out/settings.json").exists()  # the first cell begins the study, on its device
+
+
 CONFIGURATION = """
 ClusterName=senet
 SlurmctldHost={host}(127.0.0.1)
