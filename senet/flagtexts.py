@@ -54,7 +54,10 @@ _NETWORK: Mapping[str, Flag] = {
     "model": Flag(
         "NAME",
         f"the network: {_MODEL}",
-        verbs={"explore": f"the networks, one or several; each is {_MODEL}"},
+        verbs={
+            **dict.fromkeys(("evaluate", "predict"), f"the network: {_MODEL}, or an exported .onnx or .xml file"),
+            "explore": f"the networks, one or several; each is {_MODEL}",
+        },
     ),
     "weights": Flag(
         "FILE",

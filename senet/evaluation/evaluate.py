@@ -44,7 +44,7 @@ def evaluate(
     folders, sorted by name, are its classes in order, and must be as many.
 
     Args:
-        model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
+        model: a network's name, as `senet.create` takes it, a run folder, a saved or exported file, or a network.
         data: `digits`, a folder of class folders, `torchvision:NAME`, `wds:SHARDS`, or a result of `open_data`.
         max_bad: how many images may be unreadable: a number (40) or a share (0.05, "5%"). They are
             left out and listed.

@@ -15,10 +15,12 @@ from senet.block import SESpec
 from senet.block.made import MadeSpec, known_maker
 from senet.errors import InputError, ModelError, StudyError, WeightsError
 from senet.evaluation.logits import logits_of
+from senet.export.runtimes import picture_of
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.files.own_code import own_line
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
+from senet.insertion.staying.wrapped import unwrapped
 from senet.running import noise, untouched
 from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
@@ -256,8 +258,10 @@ def _with_se_of(spec: NetworkSpec, options: Mapping[str, Any]) -> nn.Module | No
 
 
 def native_size(network: nn.Module) -> int | None:
-    """The side in pixels of the input that the network's library states; None if it states none."""
-    name, options = origin(network)
+    """The side in pixels of the input that the network's graph or library states; None if neither does."""
+    if (side := picture_of(network)[1]) is not None:
+        return side
+    name, options = origin(network := unwrapped(network))
     shape = resolve(name)[0].input_shape(Built(network, options)) if name else None
     return None if shape is None else shape[-1]
 
@@ -319,8 +323,8 @@ def check_classifies(outputs: int, name: str) -> None:
         raise StudyError(f"{name} {has(outputs)} and classes are told apart by one output each")
 
 
-def input_channels(network: nn.Module, name: str) -> int:
-    """The number of input channels, from the first convolution; 3 if there is none.
+def input_channels(network: nn.Module, name: str, usual: int = 3) -> int:
+    """The number of input channels, from its first convolution or its graph; `usual` if neither says it.
 
     Raises:
         StudyError: images never have so many channels.
@@ -329,12 +333,15 @@ def input_channels(network: nn.Module, name: str) -> int:
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layer = next((module for module in network.modules() if isinstance(module, kinds)), None)
-    count = 3 if layer is None or isinstance(layer, nn.modules.lazy.LazyModuleMixin) else int(layer.in_channels)
+    if layer is not None and not isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        usual = int(layer.in_channels)
+    elif (channels := picture_of(network)[0]) is not None:
+        usual = channels
     try:
-        Preprocessing().for_channels(count)
+        Preprocessing().for_channels(usual)
     except InputError as error:
         raise StudyError(f"{name} does not take pictures: {error}") from None
-    return count
+    return usual
 
 
 def has(outputs: int) -> str:

@@ -27,6 +27,7 @@ from senet.evaluation.networks import (
     network_of,
     probe,
 )
+from senet.export.runtimes import RUNTIMES, Runtime
 from senet.running import devices_of
 from senet.words import nearest
 from senet.zoo.names.naming import is_saved
@@ -68,8 +69,10 @@ class OpenedNetwork:
 
     @property
     def trained_classes(self) -> list[str] | None:
-        """The class names that a run saved with the network."""
-        return None if self.spec is None else trained_classes(self.spec)
+        """The class names that a run saved with the network, or that an exported file holds."""
+        if self.spec is None:
+            return self.network.classes if isinstance(self.network, Runtime) else None
+        return trained_classes(self.spec)
 
     @property
     def settings(self) -> Mapping[str, Any] | None:
@@ -119,14 +122,14 @@ class OpenedNetwork:
             assert source.native_size is not None
             known = Preprocessing(source.native_size, source.native_size)
         known = known or native_preprocessing(self.network) or Preprocessing()
-        return _asked(known.for_channels(input_channels(self.network, self.name)), options)
+        return _asked(known.for_channels(input_channels(self.network, self.name, len(known.mean))), options)
 
 
 def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNetwork:
     """Make the named network, or take the given one.
 
     Args:
-        model: a name as `senet.create` takes it, a run folder, a saved file, or a network.
+        model: a name as `senet.create` takes it, a run folder, a saved file, an exported .onnx or .xml, or a network.
         options: the options, of which `weights`, `num_classes` and `make` are used.
 
     Raises:
@@ -134,6 +137,11 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
     """
     weights = options.get("weights")
     name, given = given_model(model)
+    if isinstance(model, str) and (runtime := RUNTIMES.get(Path(model).suffix)) and Path(model).is_file():
+        if taken := [key for key in ("weights", "num_classes", "make") if options.get(key) is not None]:
+            words = "is an exported network, complete with its weights and classes"
+            raise InputError(f"{model} {words}: leave {taken[0]} out")
+        return OpenedNetwork(name, runtime(model), None, ())
     if isinstance(model, nn.Module):
         if weights is not None:
             raise InputError("a network that is given has its weights: load them into it, or name the network")

@@ -109,7 +109,7 @@ def predict(
     """Predict the classes of images, with probabilities.
 
     Args:
-        model: a network's name, as `senet.create` takes it, a run folder or saved file, or a network.
+        model: a network's name, as `senet.create` takes it, a run folder, a saved or exported file, or a network.
         data: an image, a folder of images at any depth, or several of these.
         top: the number of classes per image, the likeliest first, capped at the network's classes.
         out: a .csv or .parquet file with one row per file, skipped ones included.

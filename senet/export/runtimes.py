@@ -17,13 +17,16 @@ from senet.errors import InputError
 from senet.export.apart import Apart
 from senet.export.converting import reported
 from senet.export.description import FIRST
+from senet.export.outputs import known_shapes
 from senet.extras import extra
 from senet.inference.capture import tensors_of
-from senet.inference.shapes import Shapes
+from senet.inference.shapes import Shapes, Sides
+from senet.insertion.staying.wrapped import unwrapped
 from senet.running import describe
-from senet.words import counted
+from senet.words import counted, printable
+from senet.zoo.weights.load import note_preprocessing
 
-__all__ = ["OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core"]
+__all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "Runtime", "computes_in_bf16", "openvino_core", "picture_of"]
 
 
 _SHARED = 1 << 16  # bytes
@@ -37,11 +40,13 @@ class Runtime(nn.Module):
     Attributes:
         metadata: the strings in its file.
         ports: the names of its input tensors, in order.
+        sides: the sides of the first of them: numbers, and names or None where any size will do.
     """
 
     engine = "PyTorch"
     metadata: Mapping[str, str]
     ports: Sequence[str] = ()
+    sides: Sides = ()
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the network on its inputs, in the file's order.
@@ -60,6 +65,18 @@ class Runtime(nn.Module):
 
     def _infer(self, arrays: list[Any]) -> list[Any]:
         raise NotImplementedError
+
+    def _take(self, metadata: Mapping[str, str]) -> None:
+        """Keep the strings of a file, and note its preprocessing, which `evaluate` and `predict` look for."""
+        self.metadata = metadata
+        how = _value(metadata, "preprocessing")
+        note_preprocessing(self, how if isinstance(how, dict) else {})
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The class names in the file, one per output, if it has them."""
+        names = _value(self.metadata, "classes")
+        return [printable(str(name)) for name in names] if isinstance(names, list) and names else None
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Refuse shapes for which the network was not exported.
@@ -80,8 +97,16 @@ class Runtime(nn.Module):
         yield self.on
 
 
+def _value(metadata: Mapping[str, str], name: str) -> Any:
+    """A JSON value of a description; None if there is none, or its author gave another text."""
+    try:
+        return json.loads(metadata.get(name, "null"))
+    except ValueError:
+        return None
+
+
 def _arrays(tensors: Iterable[Tensor]) -> list[Any]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
 
 
 class OnnxRuntime(Runtime):
@@ -108,12 +133,14 @@ class OnnxRuntime(Runtime):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with reported(f"{self.engine} does not read {path}", "export it again"):
             self._session = runtime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
-        self.metadata = {  # in ONNX's metadata_props, where other tools write too
+        described = {  # in ONNX's metadata_props, where other tools write too
             name.removeprefix(f"{FIRST}."): text
             for name, text in self._session.get_modelmeta().custom_metadata_map.items()
             if name.startswith(f"{FIRST}.")
         }
+        self._take(described)
         self.ports = [given.name for given in self._session.get_inputs()]
+        self.sides = tuple(self._session.get_inputs()[0].shape)
 
     def _infer(self, arrays: list[Any]) -> list[Any]:
         found: list[Any] = self._session.run(None, dict(zip(self.ports, arrays, strict=True)))
@@ -157,36 +184,42 @@ class OpenVino(Runtime):
         path = os.fspath(network) if isinstance(network, str | Path) else ""
         with reported(f"{self.engine} does not read {path or 'this network'}", "export it again"):
             self._model = core.read_model(path) if path else network
-            self.metadata = _rt_info(self._model)
+            self._take(_rt_info(self._model))
             self._compile()
         self.ports = [str(index) for index, _ in enumerate(self._model.inputs)]
-        self._fitting: set[tuple[tuple[int, ...], ...]] = set()
+        self.sides = _sides(self._model.inputs[0])
+        self._fitting: set[tuple[Any, ...]] = set()
 
     def _compile(self) -> None:
         self._compiled = openvino_core().compile_model(self._model, "CPU", self._settings)
         self._request = self._compiled.create_infer_request()
 
     # With one thread, OpenVINO 2026.4 does not raise if a size does not fit inside the network: it
-    # returns stale output memory, and crashes at a later call. Its own check of sizes does raise.
-    def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
-        if sizes not in self._fitting:
-            for port, given in zip(self._model.inputs, sizes, strict=True):
+    # returns stale output memory, and crashes at a later call. Its own check of sizes does raise. And it
+    # casts what is of another type: token ids from floats, pixels that were not normalised.
+    def _check_arrays(self, arrays: list[Any]) -> None:
+        key = tuple((array.shape, array.dtype) for array in arrays)
+        if key not in self._fitting:
+            for port, array in zip(self._model.inputs, arrays, strict=True):
                 # `reshape` below would take another number in place of the file's, and the compiled network would not.
-                wanted = [None if side.is_dynamic else side.get_length() for side in port.partial_shape]
+                wanted, given, kind = _sides(port), array.shape, port.element_type.to_dtype()
                 if len(wanted) != len(given) or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
                     words = ", ".join("any" if side is None else str(side) for side in wanted)
                     raise InputError(f"this file takes {port.any_name} of shape ({words}), not {given}")
+                if array.dtype != kind and (array.dtype.kind, kind.kind) != ("f", "f"):
+                    raise InputError(f"this file takes {port.any_name} of {kind}, not {array.dtype}")
             if any(port.partial_shape.is_dynamic for port in self._model.inputs):
                 model = self._model.clone()
-                model.reshape(dict(zip(model.inputs, map(list, sizes), strict=True)))
+                sizes = [list(array.shape) for array in arrays]
+                model.reshape(dict(zip(model.inputs, sizes, strict=True)))
                 for was, now in zip(self._model.outputs, model.outputs, strict=True):
                     # OpenVINO's kernels end the process at a later call.
                     if was.partial_shape.rank.is_dynamic or was.partial_shape.rank != now.partial_shape.rank:
                         raise InputError("the number of an output's dimensions depends on the input's size")
-            self._fitting.add(sizes)
+            self._fitting.add(key)
 
     def _infer(self, arrays: list[Any]) -> list[Any]:
-        self._check_sizes(tuple(array.shape for array in arrays))
+        self._check_arrays(arrays)
         shared = all(array.nbytes >= _SHARED for array in arrays)  # kernels may read past the end of a small array
         try:
             found = self._request.infer(arrays, share_inputs=shared, share_outputs=False)
@@ -194,6 +227,10 @@ class OpenVino(Runtime):
             self._compile()  # a failed request fails again, or returns an earlier call's output
             raise
         return [found[output] for output in self._compiled.outputs]
+
+
+def _sides(port: Any) -> Sides:
+    return tuple(None if side.is_dynamic else side.get_length() for side in port.partial_shape)
 
 
 @functools.cache
@@ -232,3 +269,16 @@ def _rt_info(model: Any) -> Mapping[str, str]:
     """The file's metadata: the entries of `rt_info` below "senet"."""
     info: Mapping[str, Any] = model.rt_info
     return {name: str(getattr(value, "value", value)) for name, value in info[FIRST].items()} if FIRST in info else {}
+
+
+def picture_of(model: nn.Module) -> tuple[int | None, int | None]:
+    """The channels and the width of the pictures that a file or an inference form takes; None where unknown or free."""
+    model = unwrapped(model)
+    shapes = known_shapes(model)
+    sides = model.sides if isinstance(model, Runtime) else () if shapes is None else shapes.inputs[0][1]
+    channels, width = (sides[1], sides[3]) if len(sides) == 4 else (None, None)
+    return channels if isinstance(channels, int) else None, width if isinstance(width, int) else None
+
+
+RUNTIMES: Mapping[str, type[OnnxRuntime | OpenVino]] = {".onnx": OnnxRuntime, ".xml": OpenVino}
+"""The runtimes by suffix of the files that they open. Opening a foreign .pt2 may execute its content."""

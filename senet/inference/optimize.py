@@ -26,6 +26,7 @@ from senet.inference.layers import Layer
 from senet.inference.rebuild import at_least_single, read_excitation, write_excitation
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import InsertionError, run, tell_of_lost, untouched
+from senet.zoo.weights.load import note_preprocessing, noted_preprocessing
 
 __all__ = ["Outcome", "optimize", "optimized"]
 
@@ -113,6 +114,7 @@ def _optimized(model: nn.Module, example: Any, dynamic_size: bool, nothing_gaine
         return model
     result = network.module(name)
     result.meta["senet"] = tuple(outcomes)
+    note_preprocessing(result, noted_preprocessing(model))  # as a copy of the network would have it
     shapes = network.shapes
     problem = check(model, result, tried)
     if not problem and (needed := unfounded(model, result, example, shapes, network.assumed)):

@@ -12,6 +12,8 @@ from senet.data.decoding import to_mode
 from senet.data.transforms import Preprocessing
 from senet.errors import InputError, StudyError
 from senet.evaluation.networks import NetworkSpec, make
+from senet.evaluation.open import native_preprocessing
+from senet.export.runtimes import OnnxRuntime
 from senet.saving import read_metadata
 from senet.study import evaluate, predict, train
 
@@ -123,6 +125,15 @@ class TestVerbs:
         assert evaluate(model, clear, **HOW).preprocessing.channels == "grey"
         with pytest.raises(InputError, match="channels is the order of three colours, and this network"):
             evaluate(model, clear, channels="BGR", **HOW)
+
+    def test_a_form_and_a_file_say_their_channels_and_size(self, clear, tmp_path):
+        pytest.importorskip("onnxruntime", reason="the extra 'ship' is not installed")
+        model, x = senet.create("resnet20", num_classes=2, in_channels=1), torch.zeros(1, 1, 80, 80)
+        senet.export(model, x, tmp_path / "net.onnx")
+        for given in (senet.optimize(model, x), str(tmp_path / "net.onnx")):
+            assert evaluate(given, clear, size=80, **HOW).preprocessing.channels == "grey"
+            network = OnnxRuntime(given) if isinstance(given, str) else given
+            assert native_preprocessing(network) == Preprocessing().at(80)
 
     def test_two_channels_are_one_line(self, net, clear, tmp_path):
         for act in (

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -12,9 +13,15 @@ from senet.data.readable import Readable
 from senet.data.sampling import eval_loader, hold
 from senet.data.sources import open_data
 from senet.data.transforms import Preprocessing
-from senet.errors import DataError, StudyError
+from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.evaluate import evaluate
 from senet.evaluation.logits import answers
+from senet.evaluation.open import native_preprocessing
+from senet.evaluation.predict import predict
+from senet.export.export import export
+from senet.export.formats import FORMATS
+from senet.export.runtimes import OnnxRuntime, OpenVino
+from senet.inference.optimize import optimize
 from senet.training.train import train
 from senet.zoo import create
 from senet.zoo.weights.load import note_preprocessing
@@ -120,6 +127,39 @@ def test_a_network_tells_its_input(tiny, pictures):
     note_preprocessing(network, Preprocessing(8, 9, channels="BGR").to_json())
     assert evaluate(network, pictures, **QUIET).preprocessing == Preprocessing(8, 9, channels="BGR")
     assert "BGR" in str(evaluate(network, pictures, **QUIET))
+
+
+def test_what_is_noted_of_a_network_stays_with_its_other_forms(tiny, pictures):
+    network, how = create(tiny, num_classes=2), Preprocessing(8, 9, channels="BGR")
+    note_preprocessing(network, how.to_json())
+    form, wanted = optimize(network, torch.zeros(1, 3, 8, 8)), evaluate(network, pictures, **QUIET)
+    assert form is not network
+    for other in (form, copy.deepcopy(form), torch.compile(network, backend="eager")):
+        found = evaluate(other, pictures, **QUIET)
+        assert (found.preprocessing, found.correct) == (how, wanted.correct)
+    compiled = torch.compile(create("resnet20"), backend="eager")
+    assert native_preprocessing(compiled) == Preprocessing(32, 32)
+
+
+@pytest.mark.parametrize(("suffix", "runtime"), [(".onnx", OnnxRuntime), (".xml", OpenVino)])
+def test_an_exported_file_is_measured_and_asked_as_it_says(tiny, paint, tmp_path, suffix, runtime):
+    for module in FORMATS[suffix].modules:
+        pytest.importorskip(module, reason="the extra 'ship' is not installed")
+    folder, how = paint({"val/dark": 4, "val/light": 3}), Preprocessing(8, 9, channels="BGR")
+    network, names = create(tiny, num_classes=2), ["light", "dark"]
+    metadata = {"classes": names, "preprocessing": how.to_json()}
+    export(network, torch.zeros(1, 3, 8, 8), tmp_path / f"net{suffix}", metadata=metadata)
+    file = str(tmp_path / f"net{suffix}")
+    note_preprocessing(network, how.to_json())
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    wanted = evaluate(network, folder, classes=tmp_path / "classes.json", **QUIET)
+    for given in (file, runtime(file)):
+        found = evaluate(given, folder, **QUIET)
+        assert (found.preprocessing, found.names, found.correct) == (how, {0: "light", 1: "dark"}, wanted.correct)
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-3)
+        assert {row["predicted"] for row in predict(given, folder, devices="cpu", progress=False).rows()} <= {*names}
+    with pytest.raises(InputError, match=r"is an exported network, complete with its weights.*: leave weights out"):
+        evaluate(file, folder, weights="x.pth", **QUIET)
 
 
 def test_any_split_can_be_measured(tiny, pictures):

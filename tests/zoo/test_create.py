@@ -106,6 +106,12 @@ def test_unknown_names(name, message):
         create(name)
 
 
+def test_an_exported_file_is_no_network_to_make(tmp_path):
+    (tmp_path / "net.pt2").touch()
+    with pytest.raises(ModelError, match=r"net.pt2' is an exported program: name the network, or the run"):
+        create(str(tmp_path / "net.pt2"))
+
+
 def test_a_folder_without_a_network(tmp_path):
     with pytest.raises(ModelError, match=r"is not a run folder: it has no model.safetensors"):
         create(str(tmp_path))

@@ -138,6 +138,8 @@ def _unknown(name: str) -> ModelError:
         return ModelError(f"the folder {name!r} is not a run folder: it has no {SAVED}")
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".caffemodel"):
         return ModelError(f"{name!r} holds weights, not a network: name the network, and give weights={name!r}")
+    if path.suffix in (".onnx", ".xml", ".pt2") and path.is_file():
+        return ModelError(f"{name!r} is an exported program: name the network, or the run, that it was made from")
     if os.sep in name or path.suffix == ".safetensors":
         return ModelError(
             f"{name!r} does not exist; a network is a name of the zoo, torchvision:NAME, timm:NAME, "

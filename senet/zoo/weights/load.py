@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from senet.block import SEBlock
 from senet.errors import InputError, WeightsError
 from senet.insertion import MadeBlock, inserted
 from senet.insertion.joining.attach import attached
+from senet.insertion.staying.wrapped import unwrapped
 from senet.words import counted, listed
 from senet.zoo.weights.adapt import absent_head, for_model, other_kinds, spec_of
 from senet.zoo.weights.compatibility import Difference, MismatchError, classes_in, compare, head_of
@@ -203,14 +204,21 @@ def _is_finite(value: Tensor) -> bool:
 
 def note_preprocessing(model: nn.Module, preprocessing: Mapping[str, object]) -> None:
     """Attach the preprocessing to `model`, as values of Preprocessing, unless it is empty."""
-    model.__dict__.pop(_PREPROCESSING, None)
+    notes = _notes(model)
+    notes.pop(_PREPROCESSING, None)
     if preprocessing:
-        model.__dict__[_PREPROCESSING] = dict(preprocessing)
+        notes[_PREPROCESSING] = dict(preprocessing)
 
 
 def noted_preprocessing(model: nn.Module) -> dict[str, object]:
     """The preprocessing from `note_preprocessing`; empty if there is none."""
-    return dict(model.__dict__.get(_PREPROCESSING, {}))
+    return dict(_notes(model).get(_PREPROCESSING, {}))
+
+
+def _notes(model: nn.Module) -> dict[str, Any]:
+    """Where a network keeps what is noted of it: a copy of a GraphModule has nothing else of its attributes."""
+    model = unwrapped(model)
+    return model.meta if isinstance(model, fx.GraphModule) else model.__dict__
 
 
 def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
