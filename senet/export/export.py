@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from senet.block.equations import padding
-from senet.errors import ExportError, OptimizeError
+from senet.errors import ExportError, InputError, OptimizeError
 from senet.export.checking import (
     check_file,
     check_memoryless,
@@ -200,6 +200,7 @@ def _export(
         traced = _narrowed(dataclasses.replace(traced, shapes=shapes), form, example, kind, needed, dynamic_size)
         said = needed
     while True:
+        _check_calibration(batches or (), traced.shapes)
         if traced.shapes.conditions:
             description["shapes"] = traced.shapes.to_json()
         texts = to_strings(description)
@@ -305,10 +306,18 @@ def _calibration(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:
             f"{path}: INT8 is written for OpenVINO, by its NNCF: give a name that ends in .xml, such as "
             f"{path.with_suffix('.xml')}"
         )
-    found = list(batches)
+    found = [] if isinstance(batches, Tensor) else list(batches)
     if not found or not all(isinstance(batch, Tensor) for batch in found):
         raise ExportError("calibration is an iterable of tensors, the network's inputs in batches, at least one")
-    return found
+    return [batch.cpu() for batch in found]
+
+
+def _check_calibration(batches: Iterable[Tensor], shapes: Shapes) -> None:
+    for batch in batches:
+        try:
+            shapes.check((batch,))
+        except InputError as error:
+            raise ExportError(f"a batch of the calibration is not the network's input: {error}") from error
 
 
 def _narrowed(

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from senet import flags
 from senet.console import display
 from senet.console.progress import alive
+from senet.console.streams import tell
 from senet.errors import InputError
 from senet.evaluation.options import PictureOptions
 from senet.files.classes import class_pairs
+from senet.files.paths import expanded
 from senet.verbs.network import Network
 from senet.verbs.place import Place, is_exported
 
@@ -67,6 +69,7 @@ def export(
     if int8:
         _export_int8(network, place, classes, class_offset, dynamic_size, pictures)
         return
+    from senet.data.sources import open_data
     from senet.evaluation.networks import NetworkSpec
     from senet.evaluation.open import OpenedNetwork
 
@@ -75,7 +78,8 @@ def export(
     metadata: dict[str, Any] = {}
     stated = opened.stated_preprocessing is not None
     if pictures or stated:
-        preprocessing = opened.preprocessing({**pictures, "size": network.size})
+        source = None if network.data is None else open_data(network.data, data_root=network.data_root)
+        preprocessing = opened.preprocessing({**pictures, "size": network.size}, source)
         metadata["preprocessing"] = preprocessing.to_json()
         network = dataclasses.replace(network, size=preprocessing.size)
     example = network.example(opened.network)
@@ -93,6 +97,7 @@ def _export_int8(
 ) -> None:
     """Export in INT8, and measure the network before and the file after."""
     from senet.data.calibration import calibration_batches
+    from senet.data.unreadable import listed
     from senet.evaluation.evaluate import measure
     from senet.evaluation.open import open_labelled
     from senet.evaluation.options import MeasureOptions
@@ -104,6 +109,8 @@ def _export_int8(
     options = {**pictures, **asked, "classes": classes, "class_offset": class_offset, "devices": "cpu"}
     labelled = open_labelled(network.model, str(network.data), known_options(options, MeasureOptions, "export"))
     opened, source, how = labelled.opened, labelled.source, labelled.preprocessing
+    for note in (*opened.notes, *source.notes):
+        tell(note)
     metadata: dict[str, Any] = {"preprocessing": how.to_json()}
     if names := opened.known_classes(labelled.classes) if classes is None else _names(classes):
         metadata["classes"] = names
@@ -122,7 +129,8 @@ def _export_int8(
         )
     after = measure(dataclasses.replace(labelled, opened=dataclasses.replace(opened, network=OpenVino(path))))
     calibrated = f"Calibrated on {len(batches)} pictures of {source.name}."
-    display.show(str(found), calibrated, _change(before, after, len(batches) if source.train is None else 0))
+    change = _change(before, after, len(batches) if source.train is None else 0)
+    display.show(str(found), calibrated, change, *listed(before.skipped, recorded=False))
 
 
 def bench(
@@ -154,7 +162,7 @@ def bench(
         plain, example, out, name=model, engines=engines, batch_size=batch_size, quick=quick, resume=resume
     )
     names = ("report.html", "figure.svg", "figure.png", "table.txt", "table.md", "bench.json")
-    written = [name for name in names if (Path(out) / name).is_file()]
+    written = [name for name in names if (expanded(out) / name).is_file()]
     display.show(*result.parts(), f"Written: {out} ({', '.join(written)})", *what_to_install(result))
 
 

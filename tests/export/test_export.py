@@ -304,6 +304,34 @@ def test_int8(network, tmp_path):
     torch.testing.assert_close(given(batches[0]), wanted, atol=0.2 * float(wanted.abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        (torch.zeros(4, 3, 8, 8), "calibration is an iterable of tensors, the network's inputs in batches"),
+        (
+            [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8)],
+            r"a batch of the calibration is not the network's input: this file takes input of shape "
+            r"\(batch, 3, 8, 8\), not \(3, 8, 8\)",
+        ),
+    ],
+)
+def test_what_int8_cannot_be_calibrated_on(network, tmp_path, batches, words):
+    needs(".xml")
+    with pytest.raises(exporting.ExportError, match=words):
+        senet.export(network, example(), tmp_path / "net.xml", calibration=batches)
+    assert names(tmp_path) == []
+
+
+def test_openvino_casts_no_input(network, tmp_path):
+    """It would, where PyTorch and ONNX Runtime refuse: pixels that nobody normalised gave an answer."""
+    needs(".xml")
+    senet.export(network, example(), tmp_path / "net.xml")
+    given = OpenVino(tmp_path / "net.xml")
+    with pytest.raises(ValueError, match="this file takes input of float32, not uint8"):
+        given(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert given(example().double()).shape == given(example()).shape == (1, 5)
+
+
 def test_an_int8_file_is_held_against_the_values_of_the_network(network, tmp_path, monkeypatch):
     needs(".xml")
     pytest.importorskip("nncf", reason="the extra 'ship' is not installed")

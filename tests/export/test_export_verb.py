@@ -82,6 +82,29 @@ def test_int8_says_what_it_does_to_the_accuracy(run):
     assert sorted(path.name for path in Path().iterdir()) == ["names.json", "nets.py", "tiny.bin", "tiny.xml"]
 
 
+def test_int8_tells_of_the_network_and_of_files_that_were_skipped(run, paint, monkeypatch):
+    pytest.importorskip("nncf", reason="the extra 'ship' is not installed")
+    told = []
+    monkeypatch.setattr(ship, "tell", told.append)
+    folder = paint({"train/a": 4, "train/b": 4, "val/a": 5, "val/b": 5})
+    for name in ("train/a/000.png", "val/b/001.png"):
+        (folder / name).write_bytes(b"no picture")
+    status, out, _ = run("export --model resnet20 --num-classes 2 --data pictures --int8 --out net.xml --size 32")
+    assert status == 0
+    assert any("has random weights, and its answers mean nothing" in line for line in told)
+    assert "Calibrated on 7 pictures of pictures" in out
+    assert "on 9 other pictures (split val)" in out
+    assert "1 file was skipped:\n  val/b/001.png: no image" in out
+
+
+def test_the_size_is_that_of_the_data(run):
+    pytest.importorskip("sklearn", reason="the extra 'study' is not installed")
+    words = "export --model nets.py:tiny --data digits --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --out net.pt2"
+    status, out, _ = run(words)
+    assert (status, "input (batch, 3, 8, 8) -> " in out) == (0, True)
+    assert "no data folder nowhere" in run(f"{words} --data nowhere")[2]
+
+
 def test_int8_says_when_there_were_no_other_pictures():
     class Found:
         count, split, top1 = 100, "val", 0.5
