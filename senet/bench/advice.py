@@ -188,20 +188,19 @@ def patterns(chosen: Collection[str], known: Collection[str]) -> list[str]:
     """
     found: list[str] = []
     left = [] if set(chosen) == set(known) else list(chosen)
+    others = set(known) - set(chosen)
     while left:
-        parts = left[0].split(".")
-        for depth in range(1, len(parts) + 1):
-            prefix = ".".join(parts[:depth])
-            inside = {name for name in known if name == prefix or name.startswith(f"{prefix}.")}
-            if inside <= set(chosen):
-                break
-        found.append(prefix if inside == {prefix} else f"{prefix}.*")
-        left = [name for name in left if name not in inside]
+        first, *left = left
+        parts = first.split(".")
+        below = (".".join([*parts[:depth], ""]) for depth in range(1, len(parts)))
+        prefix = next((each for each in below if not any(name.startswith(each) for name in others)), None)
+        found.append(first if prefix is None else f"{prefix}*")
+        left = [name for name in left if prefix is None or not name.startswith(prefix)]
     return found
 
 
-Accuracies = Mapping[tuple[str, int, frozenset[int] | None], float]
-"""Accuracies by placement, reduction ratio and the stages that hold SE (None for all)."""
+Accuracies = Mapping[tuple[str, int, frozenset[int] | None, int], float]
+"""Accuracies by placement, reduction ratio, the stages that hold SE (None for all), and the number of blocks."""
 
 
 def accuracies_in(folder: Path) -> Accuracies:
@@ -212,7 +211,7 @@ def accuracies_in(folder: Path) -> Accuracies:
     """
     try:
         values: Any = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        found: dict[tuple[str, int, frozenset[int] | None], float] = {}
+        found: dict[tuple[str, int, frozenset[int] | None, int], float] = {}
         for each in values["cells"].values():
             se, stages = each["se"], each["stages"]
             if se is None or "make" in se:
@@ -220,7 +219,7 @@ def accuracies_in(folder: Path) -> Accuracies:
             usual = SESpec(se["reduction_ratio"], placement=se["placement"]).to_json()
             if {**usual, **se, "start": None} == usual:  # the same but for its start
                 which = None if stages is None else frozenset(map(int, stages))
-                found[se["placement"], se["reduction_ratio"], which] = float(each["mean"])
+                found[se["placement"], se["reduction_ratio"], which, each["sites"]] = float(each["mean"])
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder} holds no finished ablation: give the folder that senet ablate wrote") from error

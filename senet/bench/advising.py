@@ -8,7 +8,7 @@ import functools
 import itertools
 import shlex
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,7 +49,7 @@ def advise(
     engine: str = "eager",
     budget: float = 1.02,
     batch_size: int = 1,
-    placements: Sequence[str] = ("standard", "inner"),
+    placements: str | Iterable[str] = ("standard", "inner"),
     reduction_ratio: int = 16,
     ablation: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -72,7 +72,7 @@ def advise(
         engine: a name of `senet.bench.cases.ENGINES`.
         budget: the largest allowed ratio of the time with SE to the time without: 1.02 is 2 % more.
         batch_size: the batch size.
-        placements: the placements to choose from; among those with equally many sites the first is proposed.
+        placements: a placement, or several to choose from; among those with equally many sites the first is proposed.
         reduction_ratio: the blocks' reduction ratio r.
         ablation: a folder of `senet ablate`, whose accuracies for the same sites are shown beside the costs.
         out: a folder for advice.json and table.txt; None writes nothing.
@@ -98,7 +98,8 @@ def advise(
         raise InputError(f"the budget is the time with SE over the time without, such as 1.02, not {budget:g}")
     accuracies = {} if ablation is None else accuracies_in(expanded(ablation))
     held = bool(blocks(model))
-    plain = (remove(model, everything=True) if held else copy.deepcopy(model)).eval()
+    example = example.cpu().float() if example.is_floating_point() else example.cpu()
+    plain = (remove(model, everything=True) if held else copy.deepcopy(model)).cpu().float().eval()
     found = _sites(plain, example, placements)
     folder = None if out is None else report_folder(out)  # before it measures
     search = _Search(plain, example, engine, batch_size, quick, found, accuracies, Progress(progress))
@@ -257,15 +258,17 @@ class _Search:
         if any(stage in stages and name not in plan.sites for name, stage in stage_of.items()):
             return None  # an ablation trains whole stages
         which = None if stages == set(stage_of.values()) else stages
-        return self.accuracies.get((plan.placement, plan.reduction_ratio, which))
+        # an ablation of another network, or at some of the sites alone, has other numbers of blocks
+        return self.accuracies.get((plan.placement, plan.reduction_ratio, which, len(plan.sites)))
 
 
-def _sites(plain: nn.Module, example: Tensor, placements: Sequence[str]) -> Sites:
+def _sites(plain: nn.Module, example: Tensor, placements: str | Iterable[str]) -> Sites:
     """The sites of each placement that has any.
 
     Raises:
         InsertionError: none has any.
     """
+    placements = [placements] if isinstance(placements, str) else list(placements)
     if not placements:
         raise InputError(f"name one placement at least, of {', '.join(PLACEMENTS)}")
     found, refused = {}, None

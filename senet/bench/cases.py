@@ -10,7 +10,7 @@ from senet.errors import InputError
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["ENGINES", "INFERENCE", "KEPT", "LARGEST", "TRAINING", "Case", "Engine", "cases"]
 
@@ -83,18 +83,20 @@ class Case:
         return f"{self.what}, {ENGINES[self.engine].words}{batch}"
 
 
-def cases(size: int, engines: Sequence[str] | None = None, batch_size: int | None = None) -> list[Case]:
+def cases(size: int, engines: str | Iterable[str] | None = None, batch_size: int | None = None) -> list[Case]:
     """The cases of a network on images of `size`: inference, training steps, and bytes kept for backward.
 
     Args:
         size: the images' side in pixels.
-        engines: names of `ENGINES`; None means the default ones.
+        engines: a name of `ENGINES` or several; None means the default ones.
         batch_size: the only batch size; None means 1 and 16 (128 for small images) for inference on
             the CPU, the larger one for training, and 256 on a GPU.
 
     Raises:
         ValueError: there is no such engine, and the message has the nearest; or the batch size is below 1.
     """
+    if engines is not None:
+        engines = [engines] if isinstance(engines, str) else list(engines)
     for name in engines or ():
         if name not in ENGINES:
             raise InputError(f"there is no engine {name!r}{did_you_mean(name, ENGINES)}")

@@ -41,7 +41,7 @@ class Contestants:
     """Three networks of one architecture: without SE, with a peer's, and with ours.
 
     Attributes:
-        networks: the networks by contestant, in training mode on the CPU.
+        networks: the networks by contestant, in training mode on the CPU in float32.
         peer: the peer's SE in words: "timm's SE", "the straightforward block".
         foreign: whether the peer is another library's network.
     """
@@ -75,13 +75,17 @@ def contestants(model: nn.Module, example: Tensor) -> Contestants:
 
     Args:
         model: the network; it stays as it is.
-        example: one input, (1, C, *space).
+        example: one input, (1, C, *space), on the CPU in float32.
 
     Raises:
         InsertionError: (a ValueError) SE has no place in it.
     """
-    plain = remove(model, everything=True) if blocks(model) else copy.deepcopy(model)
-    ours = copy.deepcopy(model) if inserted(model) else insert(plain, example, SESpec(bias=True, start="paper"))
+    plain = (remove(model, everything=True) if blocks(model) else copy.deepcopy(model)).cpu().float()
+    ours = (
+        copy.deepcopy(model).cpu().float()
+        if inserted(model)
+        else insert(plain, example, SESpec(bias=True, start="paper"))
+    )
     twin = _timms(model, ours, example)
     peer = twin or copy.deepcopy(ours)
     networks = {PLAIN: plain, PEER: peer, OURS: ours}

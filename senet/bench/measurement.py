@@ -11,7 +11,7 @@ import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ def bench(
     out: str | os.PathLike[str],
     *,
     name: str | None = None,
-    engines: Sequence[str] | None = None,
+    engines: str | Iterable[str] | None = None,
     batch_size: int | None = None,
     quick: bool = False,
     resume: bool = True,
@@ -123,12 +123,13 @@ def bench(
     the network without SE as it is. In training each network is unchanged.
 
     Args:
-        model: the network, with SE or without; it stays as it is.
+        model: the network, with SE or without; it stays as it is. Copies of it are measured, in float32 where the
+            engine has no precision of its own.
         example: (1, C, *space), one input of it.
         out: a folder for report.html, bench.json, table.txt, figure.svg and figure.png. Rows that
             the same code already measured there in the same way are kept.
         name: the network's name for readers; its class by default.
-        engines: names of `cases.ENGINES`; None means the default ones.
+        engines: a name of `cases.ENGINES` or several; None means the default ones.
         batch_size: the only batch size; None means the defaults of `cases.cases`.
         quick: use fewer rounds, and compile nothing.
         resume: False measures everything again.
@@ -140,6 +141,7 @@ def bench(
     """
     if not isinstance(example, Tensor) or example.dim() < 3 or len(example) != 1:
         raise BenchError("bench takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
+    example = example.to("cpu", torch.float32)
     wanted = cases(int(example.shape[-1]), engines, batch_size)
     if quick:
         wanted = [case for case in wanted if "compile" not in case.engine]
@@ -221,14 +223,15 @@ class _Measuring:
 
     def _measured(self, case: Case, row: Row) -> Row:
         networks = self.who.networks
-        if case.what == KEPT:
+        if case.what in (KEPT, LARGEST):
             counts = {}
             for name, network in networks.items():
                 with self.who.within(name):
-                    counts[name] = kept(network, self._pictures(case.batch))
+                    if case.what == KEPT:
+                        counts[name] = kept(network, self._pictures(case.batch))
+                    else:
+                        counts[name] = largest_batch(network, self.example)
             return _counted(row, counts)
-        if case.what == LARGEST:
-            return _counted(row, {name: largest_batch(network, self.example) for name, network in networks.items()})
         runs: dict[str, Callable[[], object]] = {}
         x = self._pictures(case.batch)
         if case.what == INFERENCE:

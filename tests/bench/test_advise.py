@@ -109,6 +109,8 @@ def test_another_placement_where_more_of_its_sites_fit(clock):
     assert len(found.where) == 5
     assert found.proposal.ratio.value == pytest.approx(1.045)
     assert ask(budget=1.2).spec.placement == "standard"  # of two with as many sites the first
+    for placements in ("inner", iter(["inner"])):
+        assert ask(budget=1.2, placements=placements).spec.placement == "inner"
 
 
 def test_a_proposal_that_costs_more_than_its_parts_gets_smaller(clock, monkeypatch):
@@ -124,6 +126,21 @@ def test_a_proposal_that_costs_more_than_its_parts_gets_smaller(clock, monkeypat
     assert [(len(each.sites), each.reduction_ratio) for each in found.tried[:3]] == [(5, 16), (5, 32), (1, 16)]
     assert found.proposal is found.tried[-1]
     assert found.proposal.ratio.value == 1.01
+
+
+def test_it_runs_on_the_processor_in_float32_whatever_it_was(clock, monkeypatch):
+    class Elsewhere(Network):
+        def cpu(self):
+            self.taken = True
+            return super().cpu()
+
+    def inference(engine, form, x):
+        assert {each.dtype for each in form.parameters()} == {x.dtype} == {torch.float32}
+        assert form.taken
+        return form
+
+    monkeypatch.setattr("senet.bench.advising.inference", inference)
+    assert advise(Elsewhere().bfloat16(), EXAMPLE.bfloat16(), budget=1.2, progress=False).proposal is not None
 
 
 def test_where_nothing_fits_it_is_said(clock):
@@ -149,12 +166,14 @@ def test_a_network_that_has_se_gets_no_command_that_would_fail(clock):
 
 
 def test_accuracies_of_an_ablation_stand_beside(clock, tmp_path):
-    def cell(stages, placement="standard", mean=0.5, **se):
-        return {"se": {**senet.SESpec(placement=placement, **se).to_json()}, "stages": stages, "mean": mean}
+    def cell(stages, placement="standard", mean=0.5, sites=5, **se):
+        spec = senet.SESpec(placement=placement, **se).to_json()
+        return {"se": spec, "stages": stages, "mean": mean, "sites": sites}
 
-    cells = {"a": cell(None, mean=0.75), "b": cell([1], mean=0.6), "c": cell([0], gate="tanh", mean=0.1)}
+    cells = {"a": cell(None, mean=0.75), "b": cell([1], mean=0.6, sites=3), "c": cell([0], gate="tanh", mean=0.1)}
     cells["plain"] = {"se": None, "stages": None, "mean": 0.4}
     cells["bias"] = cell(None, bias=True, mean=0.1)
+    cells["at some sites"] = cell(None, "inner", mean=0.9, sites=2)
     cells["eca"] = {"se": {"make": {"name": "eca"}, "placement": "standard"}, "stages": None, "mean": 0.1}
     (tmp_path / "result.json").write_text(json.dumps({"cells": cells}))
     found = ask(budget=1.035, ablation=tmp_path, out=tmp_path / "advice")
@@ -206,6 +225,8 @@ def test_patterns_name_the_chosen_and_no_others():
     assert patterns(known, known) == []
     assert patterns(["b.0.x", "b.1.x", "b.10.x"], known) == ["b.*"]
     assert patterns(["a.0.x", "a.1.x", "b.1.x", "c"], known) == ["a.*", "b.1.*", "c"]
+    assert patterns(["c"], ["c", "c.x"]) == ["c"]
+    assert patterns(["c", "c.x"], ["c", "c.x", "d"]) == ["c", "c.*"]
 
 
 def test_the_command_for_real(monkeypatch, tmp_path, capsys):

@@ -11,7 +11,7 @@ import senet
 from senet import cli
 from senet.bench import Bench, Case, Ratio, Row, advise, bench, cases, devices
 from senet.bench import measurement as benching
-from senet.bench.cases import ENGINES, INFERENCE, KEPT, TRAINING
+from senet.bench.cases import ENGINES, INFERENCE, KEPT, LARGEST, TRAINING
 from senet.bench.contestants import (
     AS_INSERTED,
     OURS,
@@ -29,6 +29,7 @@ from senet.console.machine import has_bf16
 from senet.export.formats import openvino_model
 from senet.export.runtimes import OpenVino, computes_in_bf16
 from senet.export.tracing import trace
+from senet.fused.switch import fusing
 from senet.insertion import blocks
 
 pytest.importorskip("lightning", reason="the extra 'study' is not installed")
@@ -73,6 +74,7 @@ def test_the_usual_cases():
     assert [case.batch for case in found if case.what == INFERENCE and case.engine == "onnxruntime"] == [1, 16]
     assert [case.batch for case in found if case.what == TRAINING and case.engine == "compile"] == [16]
     assert [case.batch for case in found if case.engine == "cuda"] == [256, 256, 0]
+    assert cases(32, "eager") == cases(32, iter(["eager"])) == cases(32, ["eager"])
     assert cases(32, ["eager"]) == [
         Case(INFERENCE, "eager", 1),
         Case(INFERENCE, "eager", 128),
@@ -97,6 +99,32 @@ def test_the_contestants_are_of_one_architecture():
     assert {name: type(each) for name, each in as_they_are.items()} == {PLAIN_AS_IT_IS: Network, AS_INSERTED: Network}
     assert [len(blocks(each)) for each in as_they_are.values()] == [0, 1]
     assert not any(each.training for each in as_they_are.values())
+
+
+def test_the_straightforward_block_is_as_it_is_where_memory_is_counted(monkeypatch):
+    seen = {"kept": [], "largest_batch": []}
+    for name, held in seen.items():
+        monkeypatch.setattr(benching, name, lambda network, x, held=held: held.append(fusing()) or 16)
+    measuring = benching._Measuring(contestants(Network(), EXAMPLE), EXAMPLE, benching.QUICK)
+    for case in (Case(KEPT, "eager", 2), Case(LARGEST, "cuda", 0)):
+        assert measuring._measured(case, Row(*case.key)).plain == 16
+    assert list(measuring.who.networks) == [PLAIN, PEER, OURS]
+    assert seen == {"kept": [True, False, True], "largest_batch": [True, False, True]}
+
+
+@pytest.mark.usefixtures("not_folded")
+def test_a_network_is_measured_on_the_processor_in_float32_whatever_it_was(tmp_path):
+    class Elsewhere(Network):
+        def cpu(self):
+            self.taken = True
+            return super().cpu()
+
+    network = Elsewhere().bfloat16()
+    found = bench(network, EXAMPLE.bfloat16(), tmp_path, engines="eager", batch_size=2, progress=False)
+    assert [row.note for row in found.rows] == ["", "", ""]
+    assert all(each.taken for each in contestants(network, EXAMPLE).networks.values())
+    assert not hasattr(network, "taken")
+    assert network.fc.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("given", ["se_resnet18", "torchvision:resnet18", "timm:resnet18"])
@@ -370,6 +398,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "Written: runs/bench (report.html, figure.svg, figure.png, table.txt, table.md, bench.json)" in out
     assert "training step, PyTorch eager, NCHW, batch 2: ours" in err
     senet.save(senet.create("resnet20"), "runs/plain.safetensors")  # which the network with SE would not take
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main([*words.split()[:-1], "~/runs/bench"]) == 0  # as where it stands in quotes
+    assert "Written: ~/runs/bench (report.html, figure.svg" in capsys.readouterr().out
     words = words.replace("runs/bench", "runs/own")
     assert cli.main([*words.split(), "--weights", "runs/plain.safetensors"]) == 0
     assert cli.main("bench --model resnet20 --engines opnvino --out x".split()) == 2
