@@ -70,7 +70,7 @@ def parse(verbs: Verbs, description: str, version: str, given: Sequence[str]) ->
         parser.print_help(sys.stderr)
         raise UsageError("say which verb")
     try:
-        parsed = parser.parse_args([_at_home(word) for word in given])
+        parsed = parser.parse_args(_joined([_at_home(word) for word in given], verbs))
     except argparse.ArgumentError as error:
         raise UsageError(_in_plain_words(str(error), given[0], verbs)) from None
     return parsed.verb, _arguments(verbs[parsed.verb], parsed[parsed.verb].as_dict())
@@ -82,6 +82,14 @@ def _at_home(word: str) -> str:
     if flag.startswith("--") and equals and value.startswith("~"):
         return f"{flag}={expanded(value)}"
     return word
+
+
+def _joined(words: list[str], verbs: Verbs) -> list[str]:
+    """The words with `--sbatch OPTIONS` as one: its options begin with dashes, which argparse takes for flags."""
+    at = words.index("--sbatch") + 1 if "--sbatch" in words else len(words)
+    if at == len(words) or words[at] in {_typed(each.name) for each in _parameters(verbs[words[0]])}:
+        return words
+    return [*words[: at - 1], f"--sbatch={words[at]}", *words[at + 1 :]]
 
 
 class _Parameter(NamedTuple):

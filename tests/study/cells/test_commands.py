@@ -92,6 +92,15 @@ def test_a_grid_is_typed_as_it_was(words):
         typed_grid({"width": [None, 4]})
 
 
+@pytest.mark.parametrize("given", ["--partition=gpu", "--exclusive", "-p", "--nodes=2 --mem=4G"])
+def test_the_options_of_a_scheduler_are_typed_as_it_takes_them(given):
+    words = ["compare", "--model", "resnet20", "--data", "digits", "--out", "a", "--launcher", "slurm", "--sbatch"]
+    assert flags.parse(VERBS, "", "", [*words, given, "--seeds", "1"])[1]["cells"].sbatch == given
+    for nothing in ([], ["--seeds", "1"]):
+        with pytest.raises(flags.UsageError, match="--sbatch: expected one argument"):
+            flags.parse(VERBS, "", "", [*words, *nothing])
+
+
 def test_which_cells_are_asked_for():
     variants = ("plain", "se")
     assert [cell.name for cell in CellOptions().chosen(variants, 2)] == ["plain-0", "se-0", "plain-1", "se-1"]
