@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.errors import InputTypeError, StudyError
+from senet.errors import InputError, InputTypeError, StudyError
 from senet.files.paths import expanded
 from senet.recipe.recipe import Recipe
 from senet.words import did_you_mean, kind_of
@@ -74,7 +74,10 @@ def _parsed(text: str, name: str) -> Recipe:
         raise StudyError(f"the recipe {name}: it is empty; a recipe has batch_size, epochs and lr")
     try:
         values = parser.parse_string(text).as_dict()
-        return Recipe(**values)
+        recipe = Recipe(**values)
+        if recipe.milestones and recipe.schedule != "step":
+            raise InputError(f"milestones are for schedule: step, and it is {recipe.schedule}")
+        return recipe
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise StudyError(f"the recipe {name}: {_in_plain_words(str(error))}") from error
 

@@ -61,6 +61,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("batch_size: 8\nepochs: 2\nlr: 1\nlabel_smoothin: 0.1", "no 'label_smoothin'; did you mean 'label_smoothing'"),
         ("batch_size: 8\nepochs: 2\nlr: 1\noptimiser: adam", "optimiser is one of .* did you mean 'adamw'"),
         ("batch_size: 8\nepochs: 2\nlr: 1\nschedule: step", "needs milestones"),
+        ("batch_size: 8\nepochs: 2\nlr: 1\nmilestones: [0.5]", "milestones are for schedule: step, and it is cosine"),
         ("batch_size: 8\nepochs: 0\nlr: 1", "epochs is a whole number of at least 1"),
         ("batch_size: 8\nepochs: 2\nlr: 1\nlr: 2", r"mine\.yaml: it has lr twice"),
         ("just words", "recipe"),
