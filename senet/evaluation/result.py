@@ -14,9 +14,17 @@ from senet.data import unreadable as badfiles
 from senet.errors import StudyError
 from senet.evaluation.classwise import ClassResult, Confusion, class_results, confusion_figure, confusion_of
 from senet.evaluation.reliability import Bin, bins_of, reliability_figure
-from senet.files.paths import expanded
 from senet.files.records import Record
-from senet.files.run_folder import RESULT, SETTINGS, read_json, refuse_inside, writable_folder, write_csv, write_json
+from senet.files.run_folder import (
+    RESULT,
+    SETTINGS,
+    out_folder,
+    read_json,
+    refuse_inside,
+    writable_folder,
+    write_csv,
+    write_json,
+)
 from senet.files.tables import KINDS, check_table, write_table
 from senet.report.figures import drawing, save_figure
 from senet.report.table import Table
@@ -184,7 +192,7 @@ def evaluation_folder(out: str | Path, data: Path | None, predictions: str) -> P
     """
     if predictions not in KINDS:
         raise StudyError(f"predictions are written as {' or '.join(KINDS)}, not as {predictions!r}")
-    folder = expanded(out)
+    folder = out_folder(out)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} holds a run or a comparison, whose result.json is its own: choose another folder")
     if (file := folder / RESULT).exists() and "top1" not in Record(file, read_json(file)).fields:

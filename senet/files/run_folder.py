@@ -22,6 +22,7 @@ __all__ = [
     "digest_of",
     "named",
     "open_folder",
+    "out_folder",
     "own_folder",
     "read_csv",
     "read_json",
@@ -61,7 +62,7 @@ def open_folder(path: str | Path, settings: Mapping[str, Any], *, resume: bool, 
             settings. Or it holds a study with other settings (all differences are named), or any
             study if `resume` is False.
     """
-    folder = expanded(path)
+    folder = out_folder(path)
     writable_folder(folder)
     wanted = json.loads(json.dumps(settings))
     file = folder / SETTINGS
@@ -155,6 +156,17 @@ def refuse_inside(folder: Path, data: Path | None) -> None:
         raise StudyError(f"the output folder {folder} lies inside the data {data}: choose another")
 
 
+def out_folder(path: str | os.PathLike[str]) -> Path:
+    """The path of an output folder.
+
+    Raises:
+        StudyError: it is empty, as where a shell's variable is not set; the files would go into the working directory.
+    """
+    if not os.fspath(path):
+        raise StudyError("the output folder has no name: give one, such as runs/first, or . for this one")
+    return expanded(path)
+
+
 def writable_folder(folder: Path) -> None:
     """Make the folder.
 
@@ -178,7 +190,7 @@ def report_folder(path: str | os.PathLike[str], data: Path | None = None) -> Pat
         StudyError: it holds a training or a study, whose files would be overwritten, lies inside
             the data, or cannot be made.
     """
-    folder = expanded(path)
+    folder = out_folder(path)
     refuse_inside(folder, data)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} is the folder of a training or a study: choose another, such as a new one in it")

@@ -21,6 +21,15 @@ def test_a_folder_is_made_and_opened_again(tmp_path):
     assert open_folder(tmp_path / "a/b", SETTINGS, resume=True) == folder
 
 
+def test_an_empty_name_is_no_output_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for opened in (lambda: open_folder("", SETTINGS, resume=True), lambda: report_folder("")):
+        with pytest.raises(StudyError, match="the output folder has no name"):
+            opened()
+    assert list(tmp_path.iterdir()) == []
+    assert open_folder(".", SETTINGS, resume=True).samefile(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from senet.errors import StudyError
-from senet.files.paths import expanded
-from senet.files.run_folder import RESULT, SETTINGS, open_folder, read_json, refuse_link
+from senet.files.run_folder import RESULT, SETTINGS, open_folder, out_folder, read_json, refuse_link
 from senet.study.cells.cell import Cell, CellOptions, incomplete
 from senet.study.cells.children import run_children
 from senet.study.cells.commands import of_cell, one_line
@@ -80,7 +79,7 @@ def open_study(path: str | Path, settings: Mapping[str, Any], cells: CellOptions
     Raises:
         StudyError: as in `open_folder`, or a report is requested of a folder without a study.
     """
-    folder = expanded(path)
+    folder = out_folder(path)
     if cells.report_only and not (folder / SETTINGS).is_file():
         raise StudyError(f"{path} holds no study to draw a report of: give a study's folder")
     own = on_device_of(folder, settings) if cells.elsewhere else settings
