@@ -35,7 +35,7 @@ from senet.saving.made import Spec, described, with_makers
 from senet.words import counted, kind_of, with_article
 from senet.zoo.names.naming import SAVED, changed_since, mark, origin, resolve
 from senet.zoo.names.sources import FileSource
-from senet.zoo.names.structure import difference, structure_of
+from senet.zoo.names.structure import alike, difference, structure_of
 from senet.zoo.weights.compatibility import compare
 from senet.zoo.weights.load import note_preprocessing, noted_preprocessing, say_not_finite
 
@@ -246,7 +246,7 @@ def _check_changes(network: nn.Module, header: Header, file: Path) -> None:
     modules = header.changed.get("modules", {})
     now = structure_of(network) if modules else {}
     for name, (_, wanted) in modules.items():
-        if now.get(name, "") != wanted:
+        if not alike(now.get(name, ""), wanted):
             raise WeightsError(
                 f"{file} holds {header.changed.get('network')} changed by hand, and not as the network given is. "
                 f"{name or 'The network itself'}: from this to that, {difference(now.get(name, ''), wanted)}"

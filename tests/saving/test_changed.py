@@ -16,6 +16,7 @@ from senet.insertion.joining.synchronise import synchronise
 from senet.saving import create
 from senet.saving.saving import load, read_metadata, save
 from senet.zoo.names.naming import ORIGIN, changed_since
+from senet.zoo.names.structure import alike
 
 EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -156,6 +157,18 @@ class TestUnchanged:
         assert changed_since(model) == {}
         model.stride = 2
         assert list(changed_since(model)) == [""]
+
+    def test_what_a_detector_writes_as_it_runs_is_no_change(self, tmp_path):
+        """No R-CNN that had run, as `insert` lets it, could be loaded from its file."""
+        pytest.importorskip("torchvision", reason="torchvision is not there")
+        name, size = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", {"min_size": 64, "max_size": 64}
+        model = insert(create(name, num_classes=3, **size).eval(), ([EXAMPLE[0]],))
+        assert changed_since(model) == {}
+        save(model, tmp_path / "m.safetensors")
+        assert torch.equal(load(tmp_path / "m.safetensors")([EXAMPLE[0]])[0]["boxes"], model([EXAMPLE[0]])[0]["boxes"])
+        was, now = (f"MultiScaleRoIAlign(output_size=(7, 7); scales={scales})" for scales in ("None", "(0.5, 0.25)"))
+        assert alike(was, now), "of a file that an earlier version wrote"
+        assert not alike(was, now.replace("7, 7", "9, 9"))
 
     def test_a_note_on_the_network_is_no_change(self):
         model = create("resnet20", num_classes=3)

@@ -22,7 +22,7 @@ from senet.insertion.joining.constant import KINDS
 from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.wrapped import outside
 
-__all__ = ["Structure", "changes", "described", "difference", "structure_of"]
+__all__ = ["Structure", "alike", "changes", "described", "difference", "structure_of"]
 
 Structure = Mapping[str, str]
 """Descriptions by module name: class, hyperparameters, shapes and, in a Sequential, the order."""
@@ -34,6 +34,8 @@ _UNSAID = frozenset(
         *("pretrained_cfg", "default_cfg", "process_group"),
     }
 )
+# What a run writes into a module of a library, by its class: no hyperparameter, though it looks like one.
+_WORKING = {"MultiScaleRoIAlign": ("scales", "map_levels")}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _PRUNED = tuple(KINDS.values())
 
@@ -77,6 +79,11 @@ def changes(model: nn.Module, made: Structure) -> dict[str, tuple[str, str]]:
     }
 
 
+def alike(was: str, now: str) -> bool:
+    """Whether two descriptions are equal, also where one is of a version that described what a run writes."""
+    return was == now or _parts(was) == _parts(now)
+
+
 def _same(was: str | None, now: str | None) -> bool:
     """Whether two descriptions agree, ignoring added attributes (`model.epoch = 3`)."""
     if was is None or now is None or was == now:
@@ -88,8 +95,9 @@ def _same(was: str | None, now: str | None) -> bool:
 
 
 def _parts(description: str) -> tuple[str, list[str]]:
-    kind, _, parts = description.partition("(")
-    return kind, [part for part in parts.removesuffix(")").split("; ") if part]
+    kind, _, text = description.partition("(")
+    parts = [part for part in text.removesuffix(")").split("; ") if part]
+    return kind, [part for part in parts if part.partition("=")[0] not in _WORKING.get(kind, ())]
 
 
 def described(module: nn.Module, ties: Sequence[str] = ()) -> str:
@@ -129,7 +137,7 @@ def _short(text: str) -> str:
 # A user's class may count its calls in an attribute, so only its constructor's arguments are
 # hyperparameters. In the libraries' classes every plain attribute is one.
 def _said(kind: type[nn.Module], name: str, value: object) -> str:
-    if name.startswith("_") or name in _UNSAID or name == "forward":
+    if name.startswith("_") or name in _UNSAID or name == "forward" or name in _WORKING.get(kind.__qualname__, ()):
         return ""
     if kind.__module__.partition(".")[0] not in _LIBRARIES and name not in _arguments(cast(Any, kind)):
         return ""
