@@ -115,6 +115,7 @@ def unexplained(folder: Path, unit: str = "") -> set[str]:
     found = set()
     for file in sorted(folder.rglob("*.*")):
         kind = re.sub(r"_\d+(?=\.)", "_N", file.name.replace(".svg", ".png"))
+        kind = re.sub(r"^\d+_", "", kind)  # of one of several studies
         kind = re.sub(r"^ablation_[a-z-]+", "ablation_NAME", kind)
         figure = file.suffix in (".png", ".svg") and file.with_suffix(".csv").exists()
         if not (figure or "tensorboard" in file.parts or kind in explained):

@@ -12,6 +12,7 @@ from senet.cost.tables import comparison_table
 from senet.study import StudyError, compare
 from senet.study.comparison.pages import read_comparison, several_page, write_comparison, write_several
 from tests.browser import complaints, opened, requests
+from tests.pages import unexplained
 
 SHORT = {"epochs": 2, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
 EVIL = "<script>alert(1)<_script>$x^{&"
@@ -73,6 +74,7 @@ def test_several_comparisons_on_one_page(compared, chromium, tmp_path):
     assert len(rows) == 2
     assert rows[1].text.startswith("other/study")
     assert len(chromium.find_elements("css selector", "figure svg")) == 5
+    assert not unexplained(path.parent)
     assert head(path.parent / "differences.csv") == [
         "comparison",
         "difference (fraction)",

@@ -19,6 +19,7 @@ from senet.study import judge
 from senet.study.comparison.pages import write_several
 from senet.study.judging.judgement import judgement_page, write_judgement
 from senet.study.judging.several import read_judgement
+from tests.pages import unexplained
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,7 @@ def test_judgements_stand_side_by_side_each_in_its_unit(judged, tmp_path):
     assert "SE is worse by 5,200,000 (51 %)" in text or "SE is worse by 5200000 (51 %)" in text
     for number in ("0", "1"):
         assert (tmp_path / f"page/{number}_scores.csv").is_file()
+    assert not unexplained(tmp_path / "page", unit="points")
 
 
 @pytest.mark.parametrize(
