@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
+    "OWN",
     "Found",
     "class_indices",
     "files_below",
@@ -28,6 +29,9 @@ __all__ = [
     "split_of",
     "stratified_split",
 ]
+
+OWN = ("digits", "context", "context-random")
+"""The names of senet's own data, which are no folders."""
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -159,8 +163,9 @@ def _missing(root: Path) -> str:
     if root.exists():
         return f"the data {root} is a file; it should be a folder with one folder of images for each class"
     beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
-    hint = "".join(f"; did you mean {root.parent / name}?" for name in nearest(root.name, beside))
-    kinds = "data is 'digits', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
+    near = [str(root.parent / name) for name in nearest(root.name, beside)] or nearest(root, OWN)
+    hint = "".join(f"; did you mean {name}?" for name in near)
+    kinds = "data is 'digits', 'context', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
     return f"there is no data folder {root}{hint} ({kinds})"
 
 

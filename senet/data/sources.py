@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from senet.data.context import CLASSES, SIDE, draw_context
-from senet.data.image_folders import class_indices, read_folder, stratified_split
+from senet.data.image_folders import OWN, class_indices, read_folder, stratified_split
 from senet.data.images import ArrayImages, ChosenImages, Images, TorchvisionImages, side_of, twins_in
 from senet.data.pytorch.datasets import class_names, from_datasets, keeps_class_mirrored
 from senet.data.shards.shards import read_shards
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "DataSource", "folder_of", "open_data", "renumbered"]
 
-_OWN = ("digits", "context", "context-random")
 _NO_DATA_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2")
 
 
@@ -84,7 +83,7 @@ def folder_of(data: object) -> Path | None:
     """The folder of class folders that data is named by, or was opened from; None for data of another kind."""
     if isinstance(data, DataSource):
         return data.root
-    if not isinstance(data, str | Path) or str(data) in _OWN or str(data).startswith(("wds:", "torchvision:")):
+    if not isinstance(data, str | Path) or str(data) in OWN or str(data).startswith(("wds:", "torchvision:")):
         return None
     return expanded(data)
 
@@ -92,7 +91,7 @@ def folder_of(data: object) -> Path | None:
 def _folder(root: Path, split_seed: int) -> DataSource:
     classes, splits, others = read_folder(root)
     found = _with_held_out(splits, classes, split_seed)
-    name = f"./{root}" if str(root) in _OWN else str(root)  # Path drops the ./ that tells it from ours
+    name = f"./{root}" if str(root) in OWN else str(root)  # Path drops the ./ that tells it from ours
     side = _side_of_first(splits, classes)
     return DataSource(name, classes, *_in_order(found), native_size=side, others=others, root=root)
 

@@ -245,6 +245,11 @@ def _matched(
             f"them{hint}: name its folders as those, or say which is which with `classes` (--classes)"
         )
     if classes > len(own):
+        if opened.spec is not None and not (opened.spec.pretrained or opened.spec.own):
+            raise StudyError(
+                f"{opened.name} has random weights and {classes} classes, and {source.name} has {len(own)}: give "
+                f"weights (--weights), or num_classes (--num-classes {len(own)})"
+            )
         # The folders would silently be matched to the network's first classes, with an accuracy near zero.
         raise StudyError(
             f"{opened.name} has {classes} classes, and {source.name} has {len(own)}: say with `classes` (--classes "

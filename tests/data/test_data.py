@@ -150,6 +150,8 @@ def test_a_folder_that_is_missing_is_named_with_the_nearest(paint):
     folder = paint({"a": 2, "b": 2})
     with pytest.raises(DataError, match=r"no data folder .*pictuers; did you mean .*pictures\?.*torchvision:NAME"):
         open_data(folder.with_name("pictuers"))
+    with pytest.raises(DataError, match=r"no data folder digit; did you mean digits\?"):
+        open_data("digit")
     with pytest.raises(DataError, match="is a file"):
         open_data(folder / "a/000.png")
     with pytest.raises(DataError, match="holds 2 images but no class folders"):

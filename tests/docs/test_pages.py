@@ -130,13 +130,13 @@ def test_every_file_and_column_of_a_run_is_explained(tmp_path, monkeypatch):
 
 def test_what_a_command_can_be_told_is_named_whole():
     """The tables of an ablation in README, and the data sets of our own in the help and on their page."""
-    from senet.data.sources import _OWN
+    from senet.data.image_folders import OWN
     from senet.study.ablation.grid import TABLES
 
     told = re.search(r"`--table ([\w\s|-]+)`", README.read_text("utf-8"))[1]
     assert set(re.split(r"\s*\|\s*", told)) == {*TABLES, "all"}
     page = (DOCS / "reference/data.md").read_text("utf-8")
-    assert all(f"| `{each}` |" in page for each in _OWN)
+    assert all(f"| `{each}` |" in page for each in OWN)
     assert all(each in flags.FLAGS["data"].help for each in ("digits", "context"))
 
 

@@ -83,6 +83,8 @@ def test_a_network_of_more_classes_is_not_told_that_it_knows_nothing(nets, folde
         evaluate(f"{nets}:many", folder, **QUIET)
     with pytest.raises(StudyError, match=r"Linear|Sequential has 7 classes, and .* has 4"):
         evaluate(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)), folder, **QUIET)
+    with pytest.raises(StudyError, match=r"resnet20 has random weights and 1000 classes, .*\(--num-classes 4\)$"):
+        evaluate("resnet20", folder, **QUIET)
     file = tmp_path / "names.json"
     file.write_text(json.dumps(["x", "d", "c", "b", "a"]))
     found = evaluate(f"{nets}:many", folder, classes=file, **QUIET)
