@@ -203,13 +203,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _verb_parser(name: str, function: Callable[..., int | None]) -> ArgumentParser:
     parser = _parser(name, inspect.getdoc(function) or "")
-    parameters = list(_parameters(function))
+    parameters = {parameter.name: parameter for parameter in _parameters(function)}
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
-        for parameter in parameters:
-            if parameter.name in flags:
-                _add(group, parameter, flags[parameter.name], name)
-    for parameter in parameters:
+        for each, texts in flags.items():  # in their order
+            if each in parameters:
+                _add(group, parameters[each], texts, name)
+    for parameter in parameters.values():
         if flag := POSITIONAL.get(parameter.name):
             options: dict[str, Any] = {"metavar": flag.metavar, "help": flag.help}
             parser.add_argument(parameter.name, nargs="?", type=str, default=parameter.default, **options)

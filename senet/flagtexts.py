@@ -48,6 +48,7 @@ _ENGINES = (
     "eager, channels-last, bf16, compile, onnxruntime, openvino, openvino-bf16, openvino-int8, executorch, litert, "
     "ncnn, cuda, cuda-compile"
 )
+_START = "identity: SE changes nothing at first; paper: He initialisation, to train from scratch"
 _REPORT = "the folder to write to: report.html and its numbers"
 
 _NETWORK: Mapping[str, Flag] = {
@@ -83,8 +84,12 @@ _SE: Mapping[str, Flag] = {
     "placement": Flag("PLACE", "standard, pre, post, identity or inner (figure 5 of the paper)"),
     "start": Flag(
         "START",
-        "identity: SE changes nothing at first; paper: He initialisation, to train from scratch; "
-        "the default is identity, or paper if the network itself is trained from scratch",
+        f"{_START}; the default is identity, or paper if the network itself is trained from scratch",
+        verbs={
+            **dict.fromkeys(("insert", "judge"), f"{_START}; the default is identity"),
+            "ablate": f"{_START}; the default is paper, since not every gate has an identity start",
+            "cost": f"{_START}; the cost is the same",
+        },
     ),
     "make": Flag(
         "MAKER",
@@ -141,12 +146,12 @@ _DATA: Mapping[str, Flag] = {
     "mean": Flag("X", "mean of red, green and blue, for values in [0, 1]"),
     "std": Flag("X", "standard deviation, likewise; with 0.5 0.5 0.5 for both, the input is in [-1, 1]", 0),
     "interpolation": Flag("KIND", "how images are resized: nearest, bilinear, bicubic or lanczos"),
+    "channels": Flag("ORDER", "order of the colours in the network's input: RGB or BGR"),
     "range": Flag(
         "VALUE",
         "the values of black and white in grey pictures of more than 8 bits; the default is what was saved with the "
         "weights, else the bit depth, or the least and greatest value, of the training pictures",
     ),
-    "channels": Flag("ORDER", "order of the colours in the network's input: RGB or BGR"),
     "classes": Flag(
         "FILE",
         "a JSON file with the network's class names in order, to which folders are matched; the default is the "

@@ -72,6 +72,19 @@ def test_help_and_version(capsys):
         assert part in capsys.readouterr().out
 
 
+def test_flags_come_in_the_order_of_their_texts(capsys):
+    """A recipe before what replaces its values, and `--resize` before the next five that it speaks of."""
+    for verb, order in {
+        "train": ["recipe", "optimiser", "momentum"],
+        "explore": ["data", "size", "resize", "crop", "mean", "std", "interpolation", "channels", "range"],
+    }.items():
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        text = capsys.readouterr().out
+        places = [re.search(rf"^  --{name}\b", text, re.MULTILINE).start() for name in order]
+        assert places == sorted(places)
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_help_of_a_verb_speaks_of_that_verb(capsys, verb):
     with pytest.raises(SystemExit):
