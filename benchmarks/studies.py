@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from studies_data import opened
 from studies_plan import STUDIES, Cell, cells
 
+from senet.console.memory import keep_freed_memory
 from senet.console.stopping import Stopped
 from senet.errors import StudyError
 from senet.files.lock import locked
@@ -54,6 +55,7 @@ def main() -> None:
     if asked.list:
         print("\n".join(f"{'done' if cell.folder.is_dir() else 'open':5} {cell.folder}" for cell in chosen))
         return
+    keep_freed_memory()
     end = time.monotonic() + 60 * asked.minutes
     sources: dict[str, DataSource] = {}
     for cell in chosen:

@@ -15,6 +15,7 @@ from senet import flags
 from senet._version import __version__
 from senet.console.command import typing_in
 from senet.console.display import flush, silence
+from senet.console.memory import keep_freed_memory
 from senet.console.starting import loaded
 from senet.console.stopping import Stopped
 from senet.console.streams import open_streams, tell
@@ -37,7 +38,8 @@ Try:
   senet sites --model torchvision:resnet50
   senet compare --model resnet20 --data digits --seeds 3 --out runs/digits"""
 
-RESUMABLE = ("train", "compare", "ablate", "judge", "bench")
+TRAINS = ("train", "compare", "ablate", "judge")
+RESUMABLE = (*TRAINS, "bench")
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 MOST_LETTERS = 2000
 """Of an error's line."""
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit:  # help or the version is printed
             flush()
             raise
+        if verb in TRAINS:
+            keep_freed_memory()
         with typing_in(shlex.join(["senet", *given])):
             status = VERBS[verb](**values)
         flush()
