@@ -22,7 +22,7 @@ from senet.words import kind_of, with_article
 
 __all__ = ["Batched", "as_call", "batch_dims", "before_calls", "changed", "check_module", "copy_of", "count_parameters"]
 __all__ += ["describe", "devices_of", "meant", "noise", "random_kept", "run", "set_training", "sets_mode", "tensors_in"]
-__all__ += ["uncompiled", "untouched"]
+__all__ += ["uncompiled", "uninfluenced", "untouched"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,6 +254,18 @@ def changed(tensor: Tensor, value: Tensor) -> bool:
         return not torch.equal(tensor, value)
     except NotImplementedError:  # PyTorch compares no sparse tensors
         return True
+
+
+@contextmanager
+def uninfluenced() -> Iterator[None]:
+    """A context without the caller's autocast, inference mode and gradients: a capture would take them in."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from senet.inference.capture import ONE_AT_A_TIME
 from senet.inference.optimize import optimized
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import tell_of_lost
-from senet.running import copy_of, devices_of, run, untouched
+from senet.running import copy_of, devices_of, run, uninfluenced, untouched
 from senet.words import counted, nearest
 
 __all__ = ["TOLERANCE", "ExportError", "Exported", "export", "format_of"]
@@ -100,6 +100,7 @@ class Exported:
         )
 
 
+@uninfluenced()
 def export(
     model: nn.Module,
     example: Any,

@@ -26,6 +26,7 @@ from senet.inference.layers import Layer
 from senet.inference.rebuild import at_least_single, read_excitation, write_excitation
 from senet.inference.shapes import Shapes, free_space
 from senet.insertion import InsertionError, run, tell_of_lost, untouched
+from senet.running import uninfluenced
 from senet.zoo.weights.load import note_preprocessing, noted_preprocessing
 
 __all__ = ["Outcome", "optimize", "optimized"]
@@ -44,8 +45,6 @@ class Outcome:
     reason: str
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
 def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> nn.Module:
     """Make a network for inference, with folded normalisations and SE's squeeze before the last linear layer.
 
@@ -77,6 +76,7 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
     return optimized(model, example, dynamic_size=dynamic_size)
 
 
+@uninfluenced()
 def optimized(
     model: nn.Module, example: Any, *, dynamic_size: bool = False, nothing_gained: int = logging.WARNING
 ) -> nn.Module:

@@ -322,6 +322,17 @@ def test_what_int8_cannot_be_calibrated_on(network, tmp_path, batches, words):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("within", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_what_the_caller_computes_in_is_not_in_the_file(network, tmp_path, within):
+    """Under autocast the file held its casts, and in inference mode the network as it was."""
+    with within():
+        found = senet.export(network, example(), tmp_path / "net.pt2")
+    assert found.moved == (2, 2)
+    x = example(6, 3, 8, 8)
+    given = torch.export.load(tmp_path / "net.pt2").module()(x)
+    torch.testing.assert_close(given, network.eval()(x).detach())
+
+
 def test_openvino_casts_no_input(network, tmp_path):
     """It would, where PyTorch and ONNX Runtime refuse: pixels that nobody normalised gave an answer."""
     needs(".xml")

@@ -58,6 +58,15 @@ def test_whole_networks_give_the_same(name):
     _equal(model, optimized, x, x[:1], torch.randn(3, 3, 64, 64, dtype=torch.float64), tolerance=1e-10)
 
 
+def test_the_callers_autocast_is_not_in_the_form():
+    model, x = _trained(senet.create("se_resnet20")).eval(), torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        form = optimize(model, x)
+    assert form is not model
+    with torch.no_grad():
+        torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_original_is_untouched():
     model = _trained(senet.create("se_resnet20"))
     model.train()
