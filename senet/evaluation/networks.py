@@ -24,7 +24,7 @@ from senet.insertion.staying.wrapped import unwrapped
 from senet.running import noise, untouched
 from senet.saving import create, load, read_metadata
 from senet.saving.made import make_for, with_makers
-from senet.zoo.names.naming import is_saved, origin, resolve
+from senet.zoo.names.naming import changed_since, is_saved, origin, resolve
 from senet.zoo.names.sources import Built
 from senet.zoo.weights.compatibility import head_of
 from senet.zoo.weights.dialects import SENET
@@ -283,13 +283,12 @@ def how_to_load(network: nn.Module, path: str | Path) -> str:
     """One sentence on how to load a saved network, with the user's function or maker if it needs one."""
     name = origin(network)[0] or ""
     makers = {spec.name for _, spec in inserted(network).values() if isinstance(spec, MadeSpec)}
-    typed, given = "", ""
-    for maker in sorted(makers):
-        if known_maker(maker) is None:
-            typed, given = f" --make {maker}", ", make=..."
+    unknown = [maker for maker in sorted(makers) if known_maker(maker) is None]
+    typed, given = (f" --make {unknown[-1]}", ", make=...") if unknown else ("", "")
     if _is_own(name):
         return f"--model {name} --weights {path}{typed} makes it again (in Python, senet.load(path, model=...{given}))."
-    return f"senet.load({str(path)!r}{given}) makes it again."
+    model = "" if name and not changed_since(network) else ", model=..."  # the file names no network
+    return f"senet.load({str(path)!r}{model}{given}) makes it again."
 
 
 def _is_own(name: str) -> bool:

@@ -68,3 +68,10 @@ def test_only_what_pickles_goes_to_several_processes(gate):
     check_portable(nn.BatchNorm2d)
     with pytest.raises(InputError, match="make=<lambda> cannot be given to the processes of several devices"):
         check_portable(lambda channels: nn.Identity())
+
+
+def test_a_file_that_names_no_network_is_loaded_with_one():
+    changed = senet.create("resnet20")
+    changed.conv1.stride = (2, 2)
+    for network in (nn.Linear(2, 2), changed):
+        assert how_to_load(network, "n.safetensors") == "senet.load('n.safetensors', model=...) makes it again."
