@@ -158,6 +158,12 @@ class TestUnchanged:
         model.stride = 2
         assert list(changed_since(model)) == [""]
 
+    def test_timms_synchronised_normalisations_are_no_change(self):
+        layers = pytest.importorskip("timm.layers", reason="timm is not there")
+        model = layers.convert_sync_batchnorm(create("timm:mobilenetv2_035", num_classes=3))
+        assert any(type(module).__name__ == "SyncBatchNormAct" for module in model.modules())
+        assert changed_since(model) == {}
+
     def test_what_a_detector_writes_as_it_runs_is_no_change(self, tmp_path):
         """No R-CNN that had run, as `insert` lets it, could be loaded from its file."""
         pytest.importorskip("torchvision", reason="torchvision is not there")

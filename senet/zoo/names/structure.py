@@ -36,6 +36,7 @@ _UNSAID = frozenset(
 )
 # What a run writes into a module of a library, by its class: no hyperparameter, though it looks like one.
 _WORKING = {"MultiScaleRoIAlign": ("scales", "map_levels")}
+_SYNCHRONISED = {"SyncBatchNormAct": "BatchNormAct2d"}  # as timm has them
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _PRUNED = tuple(KINDS.values())
 
@@ -116,7 +117,8 @@ def described(module: nn.Module, ties: Sequence[str] = ()) -> str:
         parts.append(f"hooks: {', '.join(hooks)}")
     if forward := _foreign(module, kind):
         parts.append(f"forward={forward}")
-    return f"{'BatchNorm' if normalises else kind.__qualname__}({'; '.join(parts)})"
+    name = "BatchNorm" if normalises else _SYNCHRONISED.get(kind.__qualname__, kind.__qualname__)
+    return f"{name}({'; '.join(parts)})"
 
 
 def difference(was: str, now: str) -> str:
