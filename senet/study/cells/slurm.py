@@ -64,7 +64,7 @@ def submit(commands: Sequence[str], folder: Path, options: CellOptions, shown: P
     own_folder(folder / LOGS)
     words = [
         *("sbatch", "--parsable", f"--array=0-{len(commands) - 1}"),
-        f"--output={folder.resolve() / LOGS}/slurm-%A_%a.txt",
+        f"--output={str(folder.resolve() / LOGS).replace('%', '%%')}/slurm-%A_%a.txt",
         *shlex.split(options.sbatch or ""),
     ]
     done = subprocess.run(words, input=job_script(commands), capture_output=True, text=True, check=False)

@@ -70,6 +70,12 @@ def test_each_task_of_the_array_is_one_cell(stand_in, lost):
     assert len((stand_in / "asked").read_text().splitlines()) == 3  # until the queue was empty
 
 
+def test_a_per_cent_in_a_folders_name_is_none_of_sbatchs(stand_in):
+    (stand_in / "50% a").mkdir()
+    submit(commands("a"), stand_in / "50% a", CellOptions(launcher="slurm", wait=False), Progress(False))
+    assert f"--output={stand_in}/50%% a/logs/slurm-%A_%a.txt" in (stand_in / "arguments").read_text()
+
+
 def test_without_waiting_the_queue_is_not_asked(stand_in):
     submit(commands("a"), stand_in, CellOptions(launcher="slurm", wait=False), Progress(False))
     assert not (stand_in / "asked").exists()
