@@ -100,7 +100,7 @@ def paired_difference(plain: Sequence[float], se: Sequence[float], *, confidence
     Raises:
         ValueError: there is no seed, the lengths differ, or a number is not finite.
     """
-    if len(plain) != len(se) or not plain:
+    if len(plain) != len(se) or len(plain) == 0:
         raise InputError(f"accuracies come in pairs, at least one: {len(plain)} of plain, {len(se)} of SE")
     values = tuple(float(b) - float(a) for a, b in zip(plain, se, strict=True))
     if not all(map(math.isfinite, values)):

@@ -36,7 +36,7 @@ def _bootstrap(low, high):
 @given(pairs)
 def test_the_interval_is_that_of_a_paired_t_test(given_pairs):
     plain, se = (np.array(values) for values in zip(*given_pairs, strict=True))
-    found = paired_difference(plain.tolist(), se.tolist())
+    found = paired_difference(plain, se)
     assert found.mean == pytest.approx(np.mean(se - plain), abs=1e-12)
     assert found.sd == pytest.approx(np.std(se - plain, ddof=1), abs=1e-12)
     if found.low is None:
