@@ -28,6 +28,7 @@ from senet.evaluation.networks import (
     probe,
 )
 from senet.export.runtimes import RUNTIMES, Runtime
+from senet.recipe.knobs import is_number, whole_number
 from senet.running import devices_of
 from senet.words import nearest
 from senet.zoo.names.naming import is_saved
@@ -293,9 +294,9 @@ def _asked(known: Preprocessing, options: Mapping[str, Any]) -> Preprocessing:
     if crop is not None:
         if resize is not None:
             raise InputError(f"resize ({resize}) and crop ({crop}) are two words for one thing: give one of them")
-        if not 0 < crop <= 1:
+        if not (is_number(crop) and 0 < crop <= 1):
             raise InputError(f"crop is the share that is cut out, above 0 and at most 1, not {crop!r}")
-        size = known.size if size is None else size
+        size = known.size if size is None else whole_number("size", size)
         resize = max(size, math.floor(size / crop))
     if resize is None:
         return dataclasses.replace(known.at(size), **changes)

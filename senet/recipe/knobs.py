@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "check_seed",
     "choice",
+    "is_number",
     "knob",
     "optional",
     "share",
@@ -91,7 +92,8 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return value
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a number; True and False are none."""
     return isinstance(value, int | float) and type(value) is not bool
 
 
@@ -103,7 +105,7 @@ def whole(least: int) -> Allowed:
 def at_least_0(below: float = math.inf) -> Allowed:
     """A number of at least 0 and less than `below`."""
     end = "" if math.isinf(below) else f" and less than {below:g}"
-    return Allowed(lambda v: _is_number(v) and 0 <= v < below, f"a number of at least 0{end}")
+    return Allowed(lambda v: is_number(v) and 0 <= v < below, f"a number of at least 0{end}")
 
 
 def choice(*words: str) -> Allowed:
@@ -117,12 +119,12 @@ def optional(allowed: Allowed) -> Allowed:
 
 
 def _are_shares(values: Any) -> bool:
-    return isinstance(values, list | tuple) and all(_is_number(v) and 0 < v < 1 for v in values)
+    return isinstance(values, list | tuple) and all(is_number(v) and 0 < v < 1 for v in values)
 
 
-above_0 = Allowed(lambda v: _is_number(v) and math.isfinite(v) and v > 0, "a number greater than 0")
+above_0 = Allowed(lambda v: is_number(v) and math.isfinite(v) and v > 0, "a number greater than 0")
 up_to_1 = Allowed(lambda v: v <= 1, "a share of the area, at most 1")
-share = Allowed(lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+share = Allowed(lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
 switch = Allowed(lambda v: type(v) is bool, "True or False")
 shares = (
     Allowed(_are_shares, "a list of shares of the run, above 0 and below 1"),

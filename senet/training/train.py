@@ -41,7 +41,7 @@ from senet.files.run_folder import (
     write_json,
 )
 from senet.recipe.choose import recipe_for
-from senet.recipe.knobs import check_seed
+from senet.recipe.knobs import check_seed, is_number
 from senet.recipe.options import Options, changes_in, known_options
 from senet.running import count_parameters
 from senet.saving.saving import write_network
@@ -187,7 +187,7 @@ def setup_of(
     if changes.get("crop_scale") is not None and source.small and source.shift:
         raise InputError(f"crop_scale is for photos: images as small as those of {source.name} are shifted in a border")
     minutes = options.get("checkpoint_minutes")
-    if minutes is not None and not minutes >= 0:
+    if minutes is not None and not (is_number(minutes) and minutes >= 0):
         raise InputError(f"checkpoint_minutes is a number of at least 0, not {minutes!r}")
     setup = TrainingSetup(
         source,

@@ -176,6 +176,8 @@ def test_any_split_can_be_measured(tiny, pictures):
         {"split": "dev"},
         {"devices": 7},
         {"crop": 0.0},
+        {"crop": "0.875"},
+        {"size": "16", "crop": 0.5},
         {"crop": 1.5},
         {"resize": 9, "crop": 0.875},
         {"channels": "GBR"},

@@ -82,6 +82,7 @@ def test_a_run_may_be_called_as_its_network_and_its_data(pictures, tmp_path, mon
     "wrong",
     [
         *({"recipe": "nope"}, {"logger": "nope"}, {"checkpoint_minutes": -1}, {"size": 0}, {"crop_scale": 0.5}),
+        {"checkpoint_minutes": "10"},
         *({"workers": -1}, {"batch_size": 48, "accumulate": 16}),  # of 24 images
     ],
 )

@@ -18,7 +18,7 @@ from senet.files.lock import locked
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, named, open_folder, read_json, write_json
 from senet.insertion.rules.site import lasting
-from senet.recipe.knobs import whole_number
+from senet.recipe.knobs import is_number, whole_number
 from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed, open_study
 from senet.study.cells.cell import Cell, CellOptions, incomplete, left_out, seeds_in
 from senet.study.cells.children import INSIDE
@@ -229,7 +229,7 @@ def _check(train: Any, seeds: int, confidence: float) -> None:
             f"{by} started {count} processes of this judgement, and each would train every cell: start it once. "
             "--devices 'cuda:0,1' trains a cell on each device; a training over several starts its processes itself"
         )
-    if not 0.5 <= confidence < 1:
+    if not (is_number(confidence) and 0.5 <= confidence < 1):
         raise InputError(f"confidence is a number of at least 0.5 and below 1, such as 0.98, not {confidence!r}")
 
 

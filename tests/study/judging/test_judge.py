@@ -343,7 +343,7 @@ def test_a_control_trains_plain_against_plain(tmp_path):
     ("given", "error", "words"),
     [
         ({"seeds": 0}, InputError, "seeds is a whole number"),
-        ({"confidence": 95}, InputError, "confidence is a number of at least 0.5 and below 1"),
+        *(({"confidence": c}, InputError, "confidence is a number of at least 0.5 and below 1") for c in (95, "0.9")),
         ({"train": 3}, InputTypeError, "judge takes a function that trains"),
         ({"train": lambda: 3}, InputTypeError, "train takes one argument, the cell"),
         ({"devices": "cpu*2"}, InputTypeError, "does not stand at the top level of one"),
