@@ -26,7 +26,7 @@ from senet.export.checking import (
 from senet.export.converting import file_errors, hear_interrupts, reported
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
-from senet.export.outputs import TensorsOnly, flat_outputs, name_of, without_tensors
+from senet.export.outputs import TensorsOnly, flat_outputs, meta_of, name_of, without_tensors
 from senet.export.tracing import Traced, check_exportable, trace
 from senet.files.atomic import atomic_write_all
 from senet.inference.agreement import ONE_POSITION, trials
@@ -297,7 +297,7 @@ def inference_form(model: nn.Module, example: Any, *, dynamic_size: bool = False
 
 
 def _moved(form: nn.Module) -> tuple[int, int]:
-    outcomes = form.meta.get("senet", ()) if isinstance(form, fx.GraphModule | TensorsOnly) else ()
+    outcomes = meta_of(form).get("senet", ())
     return len(outcomes), sum(outcome.moved for outcome in outcomes)
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from senet.errors import ExportError
 from senet.inference.shapes import Shapes
 
-__all__ = ["TensorsOnly", "flat_outputs", "known_shapes", "name_of", "output_names", "without_tensors"]
+__all__ = ["TensorsOnly", "flat_outputs", "known_shapes", "meta_of", "name_of", "output_names", "without_tensors"]
 
 
 def flat_outputs(output: Any) -> list[Tensor]:
@@ -55,9 +55,15 @@ def output_names(output: Any, taken: Collection[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def meta_of(model: nn.Module) -> dict[str, Any]:
+    """What an inference form says of itself; empty for any other network, also for torchvision's feature extractors."""
+    found: dict[str, Any] = getattr(model, "meta", {}) if isinstance(model, torch.fx.GraphModule | TensorsOnly) else {}
+    return found
+
+
 def known_shapes(model: nn.Module) -> Shapes | None:
     """The shapes of an inference form; None for any other network."""
-    return model.meta.get("senet_shapes") if isinstance(model, torch.fx.GraphModule | TensorsOnly) else None
+    return meta_of(model).get("senet_shapes")
 
 
 def name_of(model: nn.Module) -> str:
@@ -71,7 +77,7 @@ class TensorsOnly(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.meta = network.meta if isinstance(network, torch.fx.GraphModule) else {}
+        self.meta = meta_of(network)
 
         @functools.wraps(network.forward)  # torch.export names inputs after the signature
         def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

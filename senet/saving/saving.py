@@ -53,8 +53,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
 
     It holds every tensor of the state dict in its dtype, tied tensors once. Memory format, device
     and `requires_grad` are not saved. A network in DistributedDataParallel,
-    torch.compile or Lightning Fabric is saved unwrapped, and so are parts in torch.compile or
-    activation checkpointing. With FSDP2 every process calls this, and the first one writes.
+    AveragedModel, torch.compile or Lightning Fabric is saved unwrapped, and so are parts in
+    torch.compile or activation checkpointing. With FSDP2 every process calls this, and the first one writes.
 
     The write is atomic: if it fails or is killed, an existing file stays intact.
 

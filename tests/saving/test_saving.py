@@ -8,11 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.testing._internal.two_tensor import TwoTensor
 
 import senet
 from senet.block import SESpec
 from senet.errors import WeightsError
+from senet.export.outputs import meta_of
 from senet.files import fileformat
 from senet.insertion import blocks, insert, inserted, remove
 from senet.saving import create
@@ -198,7 +200,9 @@ class TestRoundTrip:
             setattr(fresh, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
         assert same_state(load(tmp_path / "m.safetensors", model=fresh), model)
 
-    @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+    @pytest.mark.parametrize(
+        "wrap", [nn.DataParallel, AveragedModel, lambda model: torch.compile(model, backend="eager")]
+    )
     def test_wrapped_networks_are_saved_as_what_they_wrap(self, tmp_path, wrap):
         model = create("resnet20", num_classes=3)
         save(wrap(model), tmp_path / "m.safetensors")
@@ -211,6 +215,14 @@ class TestRoundTrip:
         again = load(tmp_path / "m.safetensors")
         assert same_state(again, se_resnet20)
         assert inserted(again) == inserted(se_resnet20)
+
+    def test_a_feature_extractor(self, tmp_path):
+        """Which is a GraphModule without the notes that others have."""
+        features = pytest.importorskip("torchvision.models.feature_extraction", reason="torchvision is not there")
+        net, other = (features.create_feature_extractor(create("resnet20"), ["layer2"]) for _ in range(2))
+        save(insert(net, EXAMPLE), tmp_path / "m.safetensors")
+        assert torch.equal(load(tmp_path / "m.safetensors", other)(EXAMPLE)["layer2"], net.eval()(EXAMPLE)["layer2"])
+        assert meta_of(net) == {}
 
     def test_a_file_is_loaded_into_parts_that_are_wrapped(self, tmp_path, se_resnet20):
         save(se_resnet20, tmp_path / "m.safetensors")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from senet.insertion.rules.site import Site
 
@@ -21,7 +22,7 @@ _ALL = frozenset({*_WRAPPERS, "_fsdp_wrapped_module"})  # which alone can gather
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside the wrappers around it."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
         return unwrapped(model.module)
     inner = next((each for name in _WRAPPERS if (each := model._modules.get(name)) is not None), None)
     return model if inner is None else unwrapped(inner)

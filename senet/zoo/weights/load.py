@@ -218,7 +218,8 @@ def noted_preprocessing(model: nn.Module) -> dict[str, object]:
 def _notes(model: nn.Module) -> dict[str, Any]:
     """Where a network keeps what is noted of it: a copy of a GraphModule has nothing else of its attributes."""
     model = unwrapped(model)
-    return model.meta if isinstance(model, fx.GraphModule) else model.__dict__
+    meta = getattr(model, "meta", None) if isinstance(model, fx.GraphModule) else None
+    return model.__dict__ if meta is None else meta  # torchvision's feature extractors have none
 
 
 def _se_without_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
