@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from senet.bench.advice import Accuracies, Advice, Placed, accuracies_in, patterns
 from senet.bench.cases import ENGINES, INFERENCE, Case
-from senet.bench.contestants import PLAIN, folded, optimized
+from senet.bench.contestants import INSTEAD, PLAIN, folded, optimized
 from senet.bench.engines import inference
 from senet.bench.measurement import NOT_INSTALLED, machine_of_figures, missing
 from senet.bench.rows import Ratio
@@ -28,7 +28,7 @@ from senet.extras import how_to_install
 from senet.files.paths import expanded
 from senet.files.run_folder import report_folder
 from senet.insertion import Site, blocks, insert, remove, sites
-from senet.running import count_parameters, noise
+from senet.running import copy_of, count_parameters, noise
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def advise(
     accuracies = {} if ablation is None else accuracies_in(expanded(ablation))
     held = bool(blocks(model))
     example = example.cpu().float() if example.is_floating_point() else example.cpu()
-    plain = (remove(model, everything=True) if held else copy.deepcopy(model)).cpu().float().eval()
+    plain = (remove(model, everything=True) if held else copy_of(model, INSTEAD)).cpu().float().eval()
     found = _sites(plain, example, placements)
     folder = None if out is None else report_folder(out)  # before it measures
     search = _Search(plain, example, engine, batch_size, quick, found, accuracies, Progress(progress))

@@ -22,7 +22,7 @@ from senet.inference.eager.epilogue import fuse_epilogues
 from senet.inference.folding import fold_affine, fold_constants
 from senet.inference.graph import capture
 from senet.insertion import blocks, insert, inserted, remove
-from senet.running import untouched
+from senet.running import copy_of, untouched
 from senet.zoo.names.naming import origin
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = ["AS_INSERTED", "OURS", "PEER", "PEER_OPTIMIZED", "PLAIN", "PLAIN_AS_I
 PLAIN, PEER, PEER_OPTIMIZED, OURS = "plain", "peer", "peer optimized", "ours"
 PLAIN_AS_IT_IS, AS_INSERTED = "plain as it is", "ours as inserted"
 
+INSTEAD = "give one that can be copied, since copies are measured"
 _ROUNDING = 1e-3  # timm rounds the hidden width to a multiple of 8
 
 
@@ -80,9 +81,9 @@ def contestants(model: nn.Module, example: Tensor) -> Contestants:
     Raises:
         InsertionError: (a ValueError) SE has no place in it.
     """
-    plain = (remove(model, everything=True) if blocks(model) else copy.deepcopy(model)).cpu().float()
+    plain = (remove(model, everything=True) if blocks(model) else copy_of(model, INSTEAD)).cpu().float()
     ours = (
-        copy.deepcopy(model).cpu().float()
+        copy_of(model, INSTEAD).cpu().float()
         if inserted(model)
         else insert(plain, example, SESpec(bias=True, start="paper"))
     )

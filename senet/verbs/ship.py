@@ -127,7 +127,10 @@ def _export_int8(
             calibration=batches,
             progress=say,
         )
-    after = measure(dataclasses.replace(labelled, opened=dataclasses.replace(opened, network=OpenVino(path))))
+    runtime = OpenVino(path)
+    batch_size = fixed if isinstance(fixed := runtime.sides[0], int) else 64
+    written = dataclasses.replace(labelled, opened=dataclasses.replace(opened, network=runtime))
+    after = measure(written, batch_size=batch_size)
     calibrated = f"Calibrated on {len(batches)} pictures of {source.name}."
     change = _change(before, after, len(batches) if source.train is None else 0)
     display.show(str(found), calibrated, change, *listed(before.skipped, recorded=False))

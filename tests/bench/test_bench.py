@@ -112,6 +112,13 @@ def test_the_straightforward_block_is_as_it_is_where_memory_is_counted(monkeypat
     assert seen == {"kept": [True, False, True], "largest_batch": [True, False, True]}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of `weight_norm`, which is old and in many networks of sound
+def test_weights_that_are_made_before_each_pass_are_copied():
+    network = Network()
+    nn.utils.weight_norm(network.conv)
+    assert [len(blocks(each)) for each in contestants(network, EXAMPLE).networks.values()] == [0, 1, 1]
+
+
 @pytest.mark.usefixtures("not_folded")
 def test_a_network_is_measured_on_the_processor_in_float32_whatever_it_was(tmp_path):
     class Elsewhere(Network):

@@ -22,6 +22,16 @@ def tiny(num_classes=10):
     )
 """
 
+TESTS = """
+
+class Tests(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) * (1 if x.shape[0] > 8 else 2)
+
+def tests():
+    return Tests(*tiny(2))
+"""
+
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
@@ -95,6 +105,17 @@ def test_int8_tells_of_the_network_and_of_files_that_were_skipped(run, paint, mo
     assert "Calibrated on 7 pictures of pictures" in out
     assert "on 9 other pictures (split val)" in out
     assert "1 file was skipped:\n  val/b/001.png: no image" in out
+
+
+def test_int8_is_measured_with_the_batch_that_the_file_takes(run, paint):
+    pytest.importorskip("nncf", reason="the extra 'ship' is not installed")
+    with Path("nets.py").open("a") as file:
+        file.write(TESTS)
+    paint({"train/a": 4, "train/b": 4, "val/a": 5, "val/b": 5})
+    status, out, err = run("export --model nets.py:tests --data pictures --int8 --out net.xml")
+    assert (status, err) == (0, "")
+    assert "The batch is fixed: the network tests it" in out
+    assert "on 10 other pictures" in out
 
 
 def test_the_size_is_that_of_the_data(run):
