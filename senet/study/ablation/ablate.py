@@ -26,7 +26,7 @@ from senet.study.ablation.grid import BASE, cells_of, sites_of, typed_grid
 from senet.study.ablation.grid import Cell as Variant
 from senet.study.ablation.pages import ablation_page
 from senet.study.cells.carry_out import carry_out, listed, on_device_of, open_study
-from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in
+from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in, variants_left_out
 from senet.study.cells.commands import one_of
 from senet.study.comparison.arms import checked_plain, cost_of, made_of, said_of, study_command, work_of
 from senet.study.statistics import bootstrap_over_images, holm
@@ -216,7 +216,7 @@ def ablate_cells(
             comparisons=sum((each.to_plain is not None) + (each.to_standard is not None) for each in trained.values()),
             settings=on_device_of(folder, whole),
             machine=machine(setup.device),
-            notes=(*notes, *left_out(folder, list(arms), chosen)),
+            notes=(*notes, *left_out(folder, list(arms), chosen), *variants_left_out(folder, arms)),
             missing=tuple(cell.name for cell in chosen if cell not in runs),
         )
         if processes.rank == 0:

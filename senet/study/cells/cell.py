@@ -7,14 +7,15 @@ import shlex
 from typing import TYPE_CHECKING
 
 from senet.errors import InputError, StudyError
+from senet.files.run_folder import SETTINGS
 from senet.recipe.knobs import check_seed
-from senet.words import did_you_mean
+from senet.words import did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["LAUNCHERS", "Cell", "CellOptions", "incomplete", "left_out", "seeds_in"]
+__all__ = ["LAUNCHERS", "Cell", "CellOptions", "incomplete", "left_out", "seeds_in", "variants_left_out"]
 
 LAUNCHERS = ("slurm",)
 
@@ -123,6 +124,15 @@ def left_out(folder: Path, variants: Sequence[str], chosen: Iterable[Cell]) -> l
         return []
     named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     return [f"The folder also has {named}, left out here: give --seeds {seeds[-1] + 1}, or --report-only."]
+
+
+def variants_left_out(folder: Path, variants: Iterable[str]) -> list[str]:
+    """One remark if the folder has variants, of an earlier call, that a report of these leaves out; else none."""
+    there = {path.parent.name.rpartition("-")[0] for path in folder.glob(f"*-*/{SETTINGS}")}
+    others = sorted(there - set(variants))
+    return (
+        [f"The folder also has {listed(others, 8)}, left out here: name their tables and grid too."] if others else []
+    )
 
 
 def incomplete(missing: Sequence[Cell], failed: Mapping[Cell, str], goes_on: str) -> str:

@@ -155,6 +155,9 @@ def test_resumed_cell_by_cell_and_asked_for_more(tiny, pictures, tmp_path):
     )
     assert count.trained == ["squeeze-none-0", "squeeze-none-1"]
     assert list(more.tables) == ["squeeze", "no-squeeze"]
+    assert more.notes == ()
+    fewer = ablate(tiny, source, out=tmp_path / "cut", table="squeeze", seeds=2, **SHORT)
+    assert fewer.notes == ("The folder also has squeeze-none, left out here: name their tables and grid too.",)
     with pytest.raises(StudyError, match=r"recipe.epochs was 1 and is now 2"):
         ablate(tiny, source, out=tmp_path / "cut", table="squeeze", seeds=2, **{**SHORT, "epochs": 2})
     with pytest.raises(StudyError, match=r"se.reduction_ratio was 2 and is now 4"):
