@@ -92,6 +92,7 @@ def test_origin_survives_copies():
         ("timm:convnext_tinny", "timm has no network 'convnext_tinny'; did you mean 'convnext_tiny'"),
         ("timm:hf-hub:owner/name", "timm has no network 'hf-hub:owner/name'"),
         ("qqqqqqqq", "no network 'qqqqqqqq'; the zoo has bn_inception, .*: list_models\\(\\) names all"),
+        ("", "there is no network ''"),
         ("nowhere/net.py", "say which function of it makes the network: nowhere/net.py:FUNCTION"),
         ("nowhere/net.py:build", "nowhere/net.py does not exist"),
         ("nowhere/run", "'nowhere/run' does not exist; a network is a name of the zoo"),

@@ -134,7 +134,7 @@ def _unknown(name: str) -> ModelError:
     path = Path(name)
     if name.endswith(".py"):
         return ModelError(f"{name!r} is a file; say which function of it makes the network: {name}:FUNCTION")
-    if path.is_dir():
+    if name and path.is_dir():
         return ModelError(f"the folder {name!r} is not a run folder: it has no {SAVED}")
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".caffemodel"):
         return ModelError(f"{name!r} holds weights, not a network: name the network, and give weights={name!r}")

@@ -11,12 +11,13 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
-from senet.errors import ModelError, SenetError, WeightsError
+from senet.errors import InputError, ModelError, SenetError, WeightsError
 from senet.extras import extra
 from senet.files.own_code import function_in, importing_from, own_line
 from senet.words import did_you_mean, kind_of
@@ -74,6 +75,10 @@ class ZooSource:
         wanted = DEFAULT_CLASSES if num_classes is None else num_classes
         all_options = {"num_classes": wanted, **options}
         _check_arguments(self.name, self.entry.build, all_options)
+        dropout = all_options.get("dropout", 0)
+        is_number = isinstance(dropout, Real) and not isinstance(dropout, bool)
+        if not (is_number and 0 <= dropout <= 1):
+            raise InputError(f"dropout is a probability, from 0 to 1, not {dropout!r}")
         return Built(self.entry.build(**all_options), all_options)
 
     def pretrained(self, _num_classes: int | None, _options: Mapping[str, Any], /) -> Built:

@@ -100,7 +100,7 @@ class ShuffleNetV1(nn.Module):
         groups: int = 3,
     ) -> None:
         super().__init__()
-        if groups not in _CHANNELS:
+        if _positive_int("groups", groups) not in _CHANNELS:
             raise InputError(f"groups is one of {', '.join(map(str, _CHANNELS))}, not {groups!r}")
         self.stem = ConvUnit(_positive_int("in_channels", in_channels), _STEM, 3, 2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
