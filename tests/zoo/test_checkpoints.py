@@ -13,6 +13,7 @@ from senet.zoo import WeightsError, create, load_weights
 from senet.zoo.weights.adapt import for_model, take_se
 from senet.zoo.weights.compatibility import MismatchError, compare
 from senet.zoo.weights.dialects import DIALECTS, detect
+from senet.zoo.weights.load import load_tensors
 from senet.zoo.weights.reading import WeightsFile
 from tests.zoo.published import close, legacy, outputs, randomised, same
 
@@ -78,6 +79,17 @@ def test_a_published_network_computes_the_same(tmp_path, published, ours, dialec
     report = load_weights(made, tmp_path / "w.pth")
     assert (report.dialect, report.classes, report.fresh, report.unplaced) == (dialect, 7, (), ())
     assert str(report).startswith(f"{tmp_path / 'w.pth'}: {len(network.state_dict())} tensors loaded, named as in")
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_timms_blocks_with_one_more_relu_are_refused(depth):
+    """All keys and shapes fit, and the outputs would be others."""
+    tensors = theirs(f"timm:legacy_seresnet{depth}").state_dict()
+    model = create(f"se_resnet{depth}", num_classes=7)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"one more ReLU, before SE: .*'timm:legacy_seresnet{depth}'"):
+        load_tensors(model, tensors, "w.pth")
+    assert same(model.state_dict(), before)
 
 
 def channels(block):

@@ -127,7 +127,7 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
             f"{_hint(rest, tensors, model, file)}",
             rest,
         )
-    _check_stride(model, file, tensors)
+    _check_form(model, file, tensors)
     _replace(model, state, {key: value for key, value in tensors.items() if key not in fresh}, file.source)
     note_preprocessing(model, file.preprocessing)
     if found is not None:
@@ -243,7 +243,14 @@ def _stride_in(model: nn.Module) -> str:
     return "1x1" if strides[0] > 1 else "3x3" if strides[1] > 1 else ""
 
 
-def _check_stride(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Tensor]) -> None:
+def _check_form(model: nn.Module, file: WeightsFile, tensors: Mapping[str, Tensor]) -> None:
+    first = "layer1.0.se_module.fc1.weight"
+    if first in file.tensors and first not in model.state_dict() and "layer1.0.conv3.weight" not in file.tensors:
+        raise WeightsError(
+            f"{file.source} is of timm's legacy_seresnet18 or 34, whose blocks have one more ReLU, before SE: all "
+            f"shapes fit this {type(model).__name__}, and it would compute something else. Make "
+            "'timm:legacy_seresnet18' or 'timm:legacy_seresnet34'"
+        )
     here = _stride_in(model)
     if here and file.stride and here != file.stride:
         words = {"1x1": "first 1×1 convolution", "3x3": "3×3 convolution"}
