@@ -255,6 +255,7 @@ def test_what_a_process_says_is_said_and_nothing_more(double, pictures, tmp_path
         ("InputError: lr is a number greater than 0, not -1", r"^lr is a number greater than 0, not -1$"),
         ("KeyError: 'x'\nTraceback", r"^process 1 of the training ended \(KeyError: 'x'\); the same command resumes"),
         ("", r"^process 1 of the training ended \(exit status -9\); the same"),
+        ("To enable traceback see: https://pytorch.org", r"exit status -9 \(above .* under if __name__ == '__main__':"),
     ],
 )
 def test_what_a_process_said_last(text, words):

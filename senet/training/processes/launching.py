@@ -86,6 +86,12 @@ def _said(error: Any) -> Exception:
     kind, colon, rest = text.partition(": ")
     if colon and kind in _PLAIN:
         return StudyError(rest)
+    if text.startswith("To enable traceback"):  # torch's words for a process that left no record
+        return StudyError(
+            f"process {rank} of the training ended with exit status {failure.exitcode} (above is what it said). A "
+            "script trains on several devices under if __name__ == '__main__':, since each process imports it; "
+            "the same command resumes from the last checkpoint"
+        )
     why = text.splitlines()[0] if text else f"exit status {failure.exitcode}"
     return StudyError(
         f"process {rank} of the training ended ({why}); the same command resumes from the last checkpoint"
