@@ -36,9 +36,6 @@ demo: $(VENV)/ready
 	$(BIN)/senet cost --model resnet20 --num-classes 10 --data digits
 	$(BIN)/senet compare --model resnet20 --data digits --seeds 3 --out runs/demo
 
-# Freed memory is kept for the next tensor, as in commands that train (senet/console/memory.py).
-test: export MALLOC_MMAP_MAX_ := 0
-test: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 test: check
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 

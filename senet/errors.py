@@ -6,6 +6,7 @@ Its message is one line that says what was given and what would be right.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -50,7 +51,7 @@ def warn(message: str) -> None:
     """Raise an `SEWarning` at the line that called into senet or torch."""
     import torch
 
-    ours = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))
+    ours = (*(str(Path(file).parent) for file in (__file__, torch.__file__)), contextlib.__file__)  # its decorators
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame, level = frame.f_back, level + 1

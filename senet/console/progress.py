@@ -128,11 +128,13 @@ def alive(every: float = 60.0, file: TextIO | None = None) -> Iterator[Callable[
             task = bar.add_task("", total=None)
             yield lambda step: bar.update(task, description=printable(step))
         return
-    begun, ended, steps = time.monotonic(), threading.Event(), [""]
+    begun, ended = time.monotonic(), threading.Event()
+    steps: list[str] = []
 
     def tell() -> None:
         while not ended.wait(every):
-            where.print(printable(f"{steps[-1]}, {duration(time.monotonic() - begun)} so far"), soft_wrap=True)
+            if steps:
+                where.print(printable(f"{steps[-1]}, {duration(time.monotonic() - begun)} so far"), soft_wrap=True)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

@@ -162,9 +162,9 @@ def _missing(root: Path) -> str:
         return f"the data {root} is an archive: unpack it{shards}"
     if root.exists():
         return f"the data {root} is a file; it should be a folder with one folder of images for each class"
-    beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
-    near = [str(root.parent / name) for name in nearest(root.name, beside)] or nearest(root, OWN)
-    hint = "".join(f"; did you mean {name}?" for name in near)
+    beside = [p.name for p in root.parent.iterdir() if p.is_dir() and p.name[0] != "."] if root.parent.is_dir() else []
+    near = [*nearest(root, OWN), *(str(root.parent / name) for name in nearest(root.name, beside))]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     kinds = "data is 'digits', 'context', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
     return f"there is no data folder {root}{hint} ({kinds})"
 

@@ -69,7 +69,6 @@ def export(
     if int8:
         _export_int8(network, place, classes, class_offset, dynamic_size, pictures)
         return
-    from senet.data.sources import open_data
     from senet.evaluation.networks import NetworkSpec
     from senet.evaluation.open import OpenedNetwork
 
@@ -78,7 +77,11 @@ def export(
     metadata: dict[str, Any] = {}
     stated = opened.stated_preprocessing is not None
     if pictures or stated:
-        source = None if network.data is None else open_data(network.data, data_root=network.data_root)
+        source = None
+        if network.data is not None:
+            from senet.data.sources import open_data  # needs the extra 'study'
+
+            source = open_data(network.data, data_root=network.data_root)
         preprocessing = opened.preprocessing({**pictures, "size": network.size}, source)
         metadata["preprocessing"] = preprocessing.to_json()
         network = dataclasses.replace(network, size=preprocessing.size)

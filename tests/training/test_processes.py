@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch  # noqa: F401 it reads the rank when it is imported: before a test sets one
 import pytest
 import torch
 
