@@ -82,9 +82,9 @@ the squeeze stays in place (networks of basic blocks), ONNX Runtime and OpenVINO
 the straightforward block: what differs there is noise.
 An interval is that of the rounds of one process. From process to process a ratio moves by another 0.01 or 0.02 (for
 ResNet-50, *ours* and *timm's SE, optimized* are the same operations), and in OpenVINO bf16 by as much as 0.09.
-The order of a round is drawn anew, but for ResNet-50's compiled and exported rows and its trainings: they are older, of one
-cyclic order, where a network always ran behind the same other and found the caches as that one left them. ResNet-20 and
-MobileNet have squeeze, gates and rescaling in one compiled call; the others were measured when they were two.
+The order of a round is drawn anew, but for ResNet-50's compiled and exported rows and its trainings: they are older, of
+one cyclic order, where a network always ran behind the same other and found the caches as that one left them. ResNet-20
+and MobileNet have squeeze, gates and rescaling in one compiled call; the others were measured when they were two.
 
 [From a trained network to milliseconds](export.md) says how ours is computed and why some engines gain nothing.
 [SE within a latency budget](advise.md) measures the same by stage on your machine."""
