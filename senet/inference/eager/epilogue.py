@@ -71,7 +71,8 @@ def excited(threads: int, u: Tensor, x: Tensor | None, relu: int, h: Tensor, *ex
         threads: as `gates`.
         u: (N, C, *space).
         x: of the shape of `u`; None adds nothing.
-        relu: `NOT`, or `BEFORE`, and then `h` is `u`, and max(u, 0) takes the place of both.
+        relu: `NOT`; `BEFORE`, and then `h` is `u`, and max(u, 0) takes the place of both; or `AFTER`, which only
+            `excited_relu` gives, since autograd may keep its result.
         h: as `gates`.
         *excitation: the arguments of `gates` after `h`.
     """
