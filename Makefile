@@ -49,7 +49,8 @@ fuzz: $(VENV)/ready
 sanitize: $(VENV)/ready
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -p tests.fused.sanitized -m "long or not long" tests/fused/test_layouts.py tests/inference/test_eager.py
+	$(BIN)/python -m pytest -p tests.fused.sanitized -m "long or not long" \
+	tests/fused/test_layouts.py tests/inference/test_eager_calls.py tests/inference/test_eager_forms.py
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -s -m long tests/training/test_chaos.py

@@ -24,11 +24,6 @@ def rewritten(path, change):
     return path
 
 
-@pytest.fixture(scope="module")
-def se_resnet20():
-    return trained(create("se_resnet20", num_classes=3))
-
-
 @pytest.fixture
 def path(tmp_path, se_resnet20):
     path = tmp_path / "m.safetensors"

@@ -16,14 +16,13 @@ from senet.console.stopping import Stopped
 from senet.data import signals
 from senet.errors import StudyError
 from senet.files.atomic import atomic_write
-from senet.files.run_folder import (
-    read_json,
-)
+from senet.files.run_folder import read_json
 from senet.saving.saving import load, read_metadata
 from senet.training import recorder
 from senet.training.checkpointing import newest, place, sweep
 from senet.training.train import train
 from senet.zoo import create
+from tests.training.test_train import same, tensors
 
 SHORT = {"epochs": 3, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False, "spec": SESpec()}
 EVERY_STEP = {"checkpoint_minutes": 0.0}
@@ -46,14 +45,6 @@ class At(L.Callback):
 
 def _power_cut(*_):
     raise RuntimeError("the power is gone")
-
-
-def _tensors(folder, name):
-    return load(folder / "model.safetensors", create(name, num_classes=2)).state_dict()
-
-
-def _same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _rows(result):
@@ -95,7 +86,7 @@ def test_a_run_cut_after_any_step_goes_on_at_the_next(tiny, pictures, tmp_path, 
     batches += session.batches
     assert [step for step, _ in batches] == [step for step, _ in seen.batches]
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(batches, seen.batches, strict=True))
-    assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+    assert same(tensors(whole.folder, tiny), tensors(resumed.folder, tiny))
     assert _rows(resumed) == _rows(whole)
     assert resumed.correct == whole.correct
 
@@ -112,7 +103,7 @@ def test_the_best_network_is_kept_beside_the_last(tiny, pictures, tmp_path):
     best = accuracies.index(max(accuracies))
     path = result.folder / "best.safetensors"
     kept = load(path, create(tiny, num_classes=2)).state_dict()
-    assert _same(kept, networks[best])
+    assert same(kept, networks[best])
     said = read_metadata(path)["metadata"]
     assert (said["epoch"], said["accuracy"], said["chosen_on"]) == (best + 1, max(accuracies), "val")
 
@@ -142,7 +133,7 @@ def test_broken_checkpoints_are_skipped_and_named(tiny, pictures, tmp_path, caps
     assert "the checkpoint step-000000005.ckpt is not whole and is skipped" in said
     assert "cut resumes after step 4 of 9, from step-000000004.ckpt" in said
     assert session.batches[0][0] == 5
-    assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+    assert same(tensors(whole.folder, tiny), tensors(resumed.folder, tiny))
     assert not (cut / "checkpoints").exists()
 
 

@@ -1,50 +1,23 @@
+"""One training: what its folder holds, where it starts from, and that it can be resumed."""
+
 import json
 import math
 import shutil
-from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
 import torch
 
-from senet.block import SEBlock, SESpec
+from senet.block import SESpec
 from senet.data.sources import open_data
-from senet.errors import StudyError
-from senet.evaluation.logits import device_of
 from senet.evaluation.networks import NetworkSpec, make
 from senet.files.run_folder import read_csv, write_csv
-from senet.fused.switch import _watchers
 from senet.insertion import blocks
 from senet.saving.saving import load, read_metadata
 from senet.training.train import train
 from senet.zoo import create
 
 SHORT = {"epochs": 3, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False}
-
-
-SHALLOW = """
-
-class Shallow(Tiny):
-    shallow = False
-
-    def forward(self, x):
-        x = self.blocks[0](self.stem(x))
-        return self.fc((x if self.training and self.shallow else self.blocks[1](x)).mean((2, 3)))
-
-def shallow(num_classes=10):
-    return Shallow(num_classes)
-"""
-
-
-HEADLESS = """
-
-class Headless(Tiny):
-    def forward(self, x):
-        return super().forward(x).unflatten(1, (-1, 2)).sum(2)
-
-def headless(num_classes=10):
-    return Headless(2 * num_classes)
-"""
 
 
 class Interrupt(L.Callback):
@@ -72,12 +45,12 @@ class Watch(L.Callback):
         self.batches.append([part.clone() for part in batch])
 
 
-def _tensors(folder, name):
+def tensors(folder, name):
     network = create(name, num_classes=2)
     return load(folder / "model.safetensors", network).state_dict()
 
 
-def _same(one, other):
+def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -129,7 +102,7 @@ def test_both_networks_see_the_same_and_start_from_the_same_weights(tiny, pictur
     plain, *others = seen
     assert len(plain.batches) == 9
     for other in others:
-        assert _same(plain.weights, other.weights)
+        assert same(plain.weights, other.weights)
         for one, two in zip(plain.batches, other.batches, strict=True):
             assert torch.equal(one[0], two[0])
             assert torch.equal(one[1], two[1])
@@ -147,7 +120,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny, pictures,
     watch = Watch()
     resumed = train(tiny, pictures, out=tmp_path / "cut", callbacks=[watch], **asked)
     assert len(watch.batches) == 3 * (3 - epoch)  # what was done is not done again
-    assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+    assert same(tensors(whole.folder, tiny), tensors(resumed.folder, tiny))
     assert resumed.correct == whole.correct
     metrics = [[{**row, "seconds": 0} for row in result.history] for result in (whole, resumed)]
     assert metrics[0] == metrics[1]
@@ -170,7 +143,7 @@ def test_a_run_killed_after_its_last_epoch_is_only_measured_again(tiny, pictures
     watch = Watch()
     resumed = train(tiny, pictures, out=tmp_path / "cut", callbacks=[watch], **SHORT)
     assert watch.batches == []
-    assert _same(_tensors(whole.folder, tiny), _tensors(resumed.folder, tiny))
+    assert same(tensors(whole.folder, tiny), tensors(resumed.folder, tiny))
     assert train(tiny, pictures, out=tmp_path / "cut", **SHORT).history == resumed.history
 
 
@@ -195,34 +168,6 @@ def test_a_finished_run_is_not_trained_again(tiny, pictures, tmp_path):
     assert again == first
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"epochs": 4}, "recipe.epochs was 3 and is now 4"),
-        ({"seed": 1}, "seed was 0 and is now 1"),
-        ({"spec": SESpec(4)}, "se.reduction_ratio was 16 and is now 4"),
-        ({"spec": SESpec(), "where": "blocks.0*"}, "sites was .* and is now"),
-        ({"size": 16}, "preprocessing.size was 8 and is now 16"),
-    ],
-)
-def test_a_folder_of_other_settings_is_left_alone(tiny, pictures, tmp_path, changed, words):
-    asked = {**SHORT, "spec": SESpec()}
-    with pytest.raises(RuntimeError, match="power"):
-        train(tiny, pictures, out=tmp_path / "run", callbacks=[Interrupt(0)], **asked)
-    with pytest.raises(StudyError, match=f"other settings: {words}"):
-        train(tiny, pictures, out=tmp_path / "run", **{**asked, **changed})
-
-
-def test_a_folder_whose_images_have_changed_since_is_left_alone(tiny, pictures, tmp_path):
-    train(tiny, pictures, out=tmp_path / "run", **SHORT)
-    (pictures / "train/dark/000.png").unlink()
-    with pytest.raises(StudyError, match=r"data .*pictures has changed since"):
-        train(tiny, pictures, out=tmp_path / "run", **SHORT)
-    moved = pictures.rename(tmp_path / "elsewhere")
-    with pytest.raises(StudyError, match=r"data was .*pictures' and is now .*elsewhere'"):
-        train(tiny, moved, out=tmp_path / "run", **SHORT)
-
-
 def test_a_run_that_goes_on_with_moved_pictures_is_read_again(tiny, pictures, tmp_path):
     run, scratch = tmp_path / "run", tmp_path / "scratch"
     with pytest.raises(RuntimeError, match="power"):
@@ -243,88 +188,6 @@ def test_what_is_to_be_known_of_the_images_is_said_of_a_finished_run_too(tiny, p
     first = train(tiny, pictures, out=tmp_path / "run", **SHORT)
     assert first.notes[0].startswith("1 of the 9 images of val are byte for byte images of train")
     assert train(tiny, pictures, out=tmp_path / "run", **SHORT) == first
-
-
-@pytest.mark.parametrize(("wrong", "words"), [({"precision": "16"}, "needs a GPU"), ({"freeze": "plain"}, "2 outputs")])
-def test_a_training_that_cannot_begin_leaves_no_folder(tiny, pictures, tmp_path, wrong, words):
-    file = Path(tiny.removesuffix(":tiny"))
-    file.write_text(file.read_text() + HEADLESS)
-    with pytest.raises(StudyError, match=words):
-        train(f"{file}:headless", pictures, out=tmp_path / "run", **wrong, **SHORT)
-    assert not (tmp_path / "run").exists()
-
-
-def test_going_on_can_be_refused(tiny, pictures, tmp_path):
-    train(tiny, pictures, out=tmp_path / "run", **SHORT)
-    with pytest.raises(StudyError, match="holds a study already"):
-        train(tiny, pictures, out=tmp_path / "run", resume=False, **SHORT)
-
-
-def test_a_folder_that_cannot_be_written_is_said_before_training(tiny, pictures, tmp_path):
-    (tmp_path / "file").write_text("")
-    watch = Watch()
-    with pytest.raises(StudyError, match=r"output folder .*file.* cannot be written"):
-        train(tiny, pictures, out=tmp_path / "file/run", callbacks=[watch], **SHORT)
-    assert watch.weights == {}
-
-
-def test_an_se_block_that_does_not_run_stops_the_run(tiny, pictures, tmp_path):
-    class PassBy(L.Callback):
-        def setup(self, trainer, pl_module, stage):
-            pl_module.network.blocks[0].unused = SEBlock(8)
-
-    with pytest.raises(StudyError, match=r"did not run in the first training step: blocks\.0\.unused;"):
-        train(tiny, pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[PassBy()], **SHORT)
-
-
-def test_after_a_failure_in_the_first_step_no_block_is_watched(tiny, pictures, tmp_path):
-    class Fail(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            raise RuntimeError("the power is gone")
-
-    with pytest.raises(RuntimeError, match="power"):
-        train(tiny, pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[Fail()], **SHORT)
-    assert _watchers.get() == ()
-
-
-def test_an_se_block_that_the_first_step_left_out_by_chance_stops_nothing(tiny, pictures, tmp_path):
-    file = Path(tiny.removesuffix(":tiny"))
-    file.write_text(file.read_text() + SHALLOW)
-
-    class Chance(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            pl_module.network.shallow = trainer.global_step == 0
-
-    result = train(f"{file}:shallow", pictures, out=tmp_path / "run", spec=SESpec(), callbacks=[Chance()], **SHORT)
-    assert len(result.history) == 3
-
-
-def test_a_network_that_returns_no_scores_is_refused(tiny, pictures, tmp_path):
-    with pytest.raises(StudyError, match=r"this one returned a tensor of shape \(1, 2, 8, 8\)"):
-        train(tiny.replace(":tiny", ":maps"), pictures, out=tmp_path / "run", **SHORT)
-
-
-def test_data_without_training_images_is_refused(tiny, paint, tmp_path):
-    with pytest.raises(ValueError, match="nothing to train on"):
-        train(tiny, paint({"val/a": 2, "val/b": 2}), out=tmp_path / "run", **SHORT)
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_makes_no_sense_is_refused(tiny, pictures, tmp_path):
-    asked = {**SHORT, "out": tmp_path / "run"}
-    for seed in (-1, 0.5, "0", 2**63):
-        with pytest.raises(ValueError, match="seed is a whole number of at least 0 and less than 2\\*\\*63"):
-            train(tiny, pictures, seed=seed, **asked)
-    for site in ({"where": "blocks*"}, {"start": "paper"}):
-        with pytest.raises(ValueError, match="where and start are for blocks that are inserted: give spec"):
-            train(tiny, pictures, **site, **asked)
-    with pytest.raises(TypeError, match="spec is an SESpec, not dict"):
-        train(tiny, pictures, spec={"reduction_ratio": 4}, **asked)
-    (tmp_path / "swapped.json").write_text('["light", "dark"]')
-    for classes in ({"class_offset": 1}, {"classes": tmp_path / "swapped.json"}):
-        with pytest.raises(ValueError, match="classes of another network"):
-            train(tiny, open_data(pictures, **classes), **asked)
-    assert not (tmp_path / "run").exists()
 
 
 def test_test_images_are_reported_and_val_images_watched(tiny, paint, tmp_path):
@@ -363,7 +226,7 @@ def test_training_goes_on_from_a_run_and_keeps_its_preprocessing(tiny, pictures,
     weights = first.folder / "model.safetensors"
     train(tiny, photos, out=tmp_path / "next", weights=weights, callbacks=[watch], **SHORT)
     assert watch.batches[0][0].shape == (8, 3, 16, 16)
-    kept = _tensors(first.folder, tiny)
+    kept = tensors(first.folder, tiny)
     assert torch.equal(watch.weights["blocks.0.conv1.weight"], kept["blocks.0.conv1.weight"])
 
 
@@ -397,15 +260,3 @@ def test_small_work_is_done_by_one_thread(tiny, pictures, tmp_path, size, expect
     train(tiny, pictures, out=tmp_path / "run", size=size, callbacks=[Threads()], **{**SHORT, "epochs": 1})
     assert set(seen) == {expected}
     assert torch.get_num_threads() == 3
-
-
-@pytest.mark.parametrize(("asked", "kind"), [("cpu", "cpu"), ("CPU", "cpu")])
-def test_devices(asked, kind):
-    assert device_of(asked).type == kind
-    assert device_of("auto") == device_of(1)
-
-
-@pytest.mark.parametrize("asked", [2, "3", "cuda:99", "tpu", "", "cpu:1", 0])
-def test_devices_that_are_not_there(asked):
-    with pytest.raises(StudyError, match="devices="):
-        device_of(asked)

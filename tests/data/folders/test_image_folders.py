@@ -1,42 +1,24 @@
+"""Image folders: their splits, classes and files, those that are refused, and copies on both sides."""
+
 import hashlib
 import json
 import os
 import shutil
-import struct
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from senet.data.image_folders import class_indices, read_folder, stratified_split
-from senet.data.sources import (
-    open_data,
-)
+from senet.data.sources import open_data
 from senet.data.unreadable import checked
 from senet.errors import DataError
-from tests.forked import forked
 
 FULL = {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1, "test/a": 1, "test/b": 1}
 
 
-def _sizes(source):
+def lengths(source):
     return [None if images is None else len(images) for images in (source.train, source.val, source.test)]
-
-
-def test_digits():
-    source = open_data("digits")
-    assert source.classes == tuple("0123456789")
-    assert _sizes(source) == [1438, 359, None]
-    assert (source.native_size, source.small, source.flip) == (8, True, False)
-    image = source.train.load(0)
-    assert (image.mode, image.size) == ("RGB", (8, 8))
-    labels = np.concatenate([source.train.labels, source.val.labels])
-    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of scikit-learn
-    assert source.reported[0] == source.monitored[0] == "val"
-    assert open_data("digits").fingerprint() == source.fingerprint()
-    assert open_data("digits", split_seed=1).fingerprint() != source.fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +42,7 @@ def test_digits():
 )
 def test_folders_are_split_as_they_say(paint, layout, sizes, reported, monitored):
     source = open_data(paint(layout))
-    assert _sizes(source) == sizes
+    assert lengths(source) == sizes
     assert (source.reported[0], source.monitored[0]) == (reported, monitored)
     assert source.native_size == 8
 
@@ -207,7 +189,7 @@ def test_other_programs_pictures_are_left_out_and_said(paint, name):
         Image.new("RGB", (8, 8)).save(place / name / "x.png")
     (folder / "b/._000.png").write_bytes(b"a resource fork")
     source = open_data(folder)
-    assert _sizes(source) == [8, 2, None]
+    assert lengths(source) == [8, 2, None]
     assert source.classes == ("a", "b")
     assert [other.name for other in source.others] == [name, f"a/{name}", "b/._000.png"]
     assert all("another program" in other.reason for other in source.others)
@@ -230,7 +212,7 @@ def test_a_split_of_ours_keeps_copies_on_one_side(paint):
             shutil.copy(folder / f"a/{index:03}.png", folder / f"a/copy{copy}-{index}.png")
     for seed in range(5):
         source = checked(open_data(folder, split_seed=seed))
-        assert _sizes(source)[0] + _sizes(source)[1] == 30
+        assert lengths(source)[0] + lengths(source)[1] == 30
         sides = [
             {hashlib.sha256((folder / name).read_bytes()).digest() for name in images.names}
             for images in (source.train, source.val)
@@ -308,103 +290,7 @@ def test_a_split_takes_at_least_one_of_each_class():
         stratified_split([0, 1], ["a", "b"])
 
 
-def _write_idx(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
-    path.write_bytes(header + values.tobytes())
-
-
-def test_torchvision_data_sets_are_read_where_they_lie(tmp_path):
-    random = np.random.default_rng(0)
-    for part, count in (("train", 20), ("t10k", 10)):
-        raw = tmp_path / "FashionMNIST/raw"
-        _write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 255, (count, 28, 28), dtype=np.uint8))
-        _write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
-    source = open_data("torchvision:FashionMNIST", data_root=tmp_path)
-    assert _sizes(source) == [20, None, 10]
-    assert source.classes[9] == "Ankle boot"
-    assert (source.native_size, source.flip) == (28, True)
-    assert source.test.load(3).mode == "RGB"
-    assert source.test.labels.tolist() == list(range(10))
-
-
-def test_torchvision_data_sets_without_splits_are_split():
-    source = open_data("torchvision:FakeData")
-    assert sum(_sizes(source)[:2]) == 1000
-    assert len(source.classes) == 10
-    assert source.native_size == 224
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("torchvision:CIFAR1", "no data set 'CIFAR1'; did you mean 'CIFAR10'"),
-        ("torchvision:ImageFolder", "no data set 'ImageFolder'"),
-        ("torchvision:ImageNet", "not in .* as it expects"),
-        ("torchvision:CocoDetection", "CocoDetection needs annFile too: make two in Python"),
-    ],
-)
-def test_torchvision_data_sets_that_are_not_there(tmp_path, name, words):
-    with pytest.raises(DataError, match=words):
-        open_data(name, data_root=tmp_path)
-
-
-def test_a_download_that_fails_is_a_clear_error(tmp_path, monkeypatch):
-    def offline(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(DataError, match=r"CIFAR10 is not in .* and could not be downloaded \(no network\).*data_root"):
-        open_data("torchvision:CIFAR10", data_root=tmp_path / "new")
-
-
-def test_the_root_of_torchvision_data_sets_follows_the_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("SENET_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
-    with pytest.raises(DataError, match=str(tmp_path / "senet" / "data")):
-        open_data("torchvision:CIFAR10")
-
-
 def test_real_photos(caltech20):
     source = open_data(caltech20)
-    assert (len(source.classes), *_sizes(source)[:2]) == (20, 1396, 359)
+    assert (len(source.classes), *lengths(source)[:2]) == (20, 1396, 359)
     assert source.native_size is None
-
-
-class SlowlyDownloaded:
-    """A data set of torchvision's kind, whose download takes a moment and fails where another is at it."""
-
-    classes = ("dark", "light")
-
-    def __init__(self, root, train=True, download=False):
-        if not (Path(root) / "done").exists():
-            if not download:
-                raise RuntimeError("it is not there")
-            (Path(root) / "begun").touch(exist_ok=False)
-            time.sleep(0.5)
-            (Path(root) / "done").touch()
-        self.data, self.targets = np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]
-
-    def __len__(self):
-        return len(self.targets)
-
-    def __getitem__(self, index):
-        return Image.fromarray(self.data[index]), self.targets[index]
-
-
-def _open(pipe, root):
-    pipe.send("now")
-    try:
-        pipe.send(_sizes(open_data("torchvision:CIFAR10", data_root=root)))
-    except DataError as error:
-        pipe.send(str(error))
-
-
-def test_of_several_processes_one_downloads_and_the_others_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchvision.datasets.CIFAR10", SlowlyDownloaded)
-    monkeypatch.setenv("SENET_CACHE", str(tmp_path / "cache"))
-    others = [forked(_open, tmp_path / "data") for _ in range(2)]
-    for process, pipe in others:
-        assert [pipe.recv(), pipe.recv()] == ["now", [4, None, 4]]
-        process.join()
