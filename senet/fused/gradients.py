@@ -24,7 +24,6 @@ __all__ = [
     "coefficients",
     "exactly",
     "gradients",
-    "rectified_again",
     "squeezed",
     "twice_differentiable",
 ]
@@ -55,7 +54,7 @@ class Inputs(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The tensors that the forward pass keeps: at most two activations (v, and out with a ReLU), and small ones."""
+    """The tensors that the forward pass keeps: v, `out` with a ReLU behind all, and small ones."""
 
     v: Tensor
     weight: Tensor | None  # γ
@@ -93,7 +92,10 @@ def gradients(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
     center, rest, inv = (plan.statistics.spread(x) for x in (kept.center, kept.rest, kept.inv))
     gain = _times(inv, kept.weight)
     dy = like(dy, kept.v)  # the gradient of a sum is expanded, and another layer's may have another layout
-    total, about_mean, dy = plan.passes.sums(dy, kept.v, kept.mean, kept.out, keep=need.other)
+    through = coefficients(None, gain, rest, kept.bias) if plan.rectified else None
+    total, about_mean, dy = plan.passes.sums(
+        dy, kept.v, kept.mean, kept.out, keep=need.other, through=through and (center, *through)
+    )
     out = None if need.other else kept.out  # a kept dy is already rectified
     moment = (about_mean + (kept.mean - center + rest) * total) * inv  # Σ dy·xhat
 
@@ -106,7 +108,7 @@ def gradients(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
         scale, du, du_xhat = s * gain, s * total + dz * share, s * moment + dz * mean_off * inv
 
     weight, bias = _of_affine(kept, need, du, du_xhat)
-    dv = _of_input(kept, plan, (center, rest, inv), (scale, du, du_xhat), dz, dy, out) if need.v else None
+    dv = _of_input(kept, plan, (center, rest, inv), (scale, du, du_xhat), dz, dy, out, through) if need.v else None
     return Inputs._make((dv, weight, bias, *layers, dy if need.other else None))
 
 
@@ -155,6 +157,7 @@ def _of_input(
     dz: Tensor | None,
     dy: Tensor,
     out: Tensor | None,
+    through: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """The gradient of v: dv = s·γ·inv·dy − inv²·⟨γ·du·xhat⟩·(v − center) + γ·inv·dz/S − inv·⟨γ·du⟩.
 
@@ -166,10 +169,12 @@ def _of_input(
     mean, mean_xhat = plan.statistics.averages(_times(du, kept.weight), _times(du_xhat, kept.weight), space)
     c1 = -inv * inv * mean_xhat
     c0 = rest * c1 - inv * mean  # v is relative to the rounded center, which differs by `rest` from the exact one
-    spread = None if dz is None else _times(inv, kept.weight) * dz / space
-    if spread is not None and not plan.rectified:
-        c0, spread = c0 + spread, None
-    return plan.passes.input(dy, kept.v, center, scale, c1, c0, out, spread)
+    if dz is not None:
+        spread = _times(inv, kept.weight) * dz / space
+        if through is not None:
+            return plan.passes.input(dy, kept.v, center, scale, c1, c0, through=(*through, spread))
+        c0 = c0 + spread
+    return plan.passes.input(dy, kept.v, center, scale, c1, c0, out)
 
 
 def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> Inputs:
@@ -209,15 +214,6 @@ def coefficients(s: Tensor | None, gain: Tensor, rest: Tensor, bias: Tensor | No
         return scale, rest * scale
     bias = bias.to(gain.dtype)
     return scale, rest * scale + (bias if s is None else s * bias)
-
-
-def rectified_again(kept: Kept, plan: Plan) -> Tensor:
-    """The rectified output, for one that was overwritten since."""
-    center, rest, inv = (plan.statistics.spread(x) for x in (kept.center, kept.rest, kept.inv))
-    assert kept.argument is not None
-    assert kept.scale is not None
-    s = GATES[plan.gate](kept.argument) * kept.scale.to(inv.dtype)
-    return plan.passes.affine(kept.v, center, *coefficients(s, _times(inv, kept.weight), rest, kept.bias), None, True)
 
 
 def _times(x: Tensor, weight: Tensor | None) -> Tensor:

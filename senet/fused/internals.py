@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as every_module
 
-__all__ = ["NAMES", "Writes", "available", "hooks_of", "is_batched", "is_being_traced", "tensors_of", "version"]
+__all__ = ["NAMES", "available", "hooks_of", "is_batched", "is_being_traced", "tensors_of", "version"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
@@ -100,16 +100,3 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor | None]:
 def version(x: Tensor) -> int | None:
     """The number of in-place writes to x; None if x was made in inference mode, where they are not counted."""
     return None if x.is_inference() else x._version
-
-
-class Writes:
-    """Whether a tensor is written to from now on; it does not keep the tensor's memory."""
-
-    def __init__(self, x: Tensor) -> None:
-        self._counter = x.detach()
-        self._counter.data = x.new_empty(0)  # it still shares the number of writes
-        self._before = version(self._counter)
-
-    def happened(self) -> bool:
-        """Whether it was."""
-        return version(self._counter) != self._before

@@ -38,11 +38,10 @@ from senet.fused.gradients import (
     coefficients,
     exactly,
     gradients,
-    rectified_again,
     squeezed,
     twice_differentiable,
 )
-from senet.fused.internals import Writes, is_batched, version
+from senet.fused.internals import is_batched, version
 from senet.fused.normalisations import as_normalised, statistics_of
 from senet.fused.passes.choose import passes_for
 from senet.fused.passes.pointers import dense
@@ -156,20 +155,14 @@ class _NormaliseAndExcite(torch.autograd.Function):
             small = (moments.rest, moments.mean, moments.off, hidden, argument)
             notify(block, small if passed is None else (*small, passed))
         ctx.plan = plan
-        kept = Kept(*inputs[:7], scale, hidden, argument, passed, *moments, out if plan.relu else None)
-        if plan.rectified and not out.is_inference():
-            # Autograd would refuse an output that was written to since. It does not keep SE's own product,
-            # so a network may write into that: we keep the values, and learn of writes.
-            kept, ctx.writes = kept._replace(out=out.data), Writes(out)
-        ctx.save_for_backward(*kept)
+        # A network may write into SE's own product, so where that is rectified the backward pass asks v again.
+        rectified = out if plan.relu and not plan.rectified else None
+        ctx.save_for_backward(*Kept(*inputs[:7], scale, hidden, argument, passed, *moments, rectified))
         return out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         kept, need = Kept(*ctx.saved_tensors), Inputs(*ctx.needs_input_grad[:8])
-        if ctx.plan.rectified and ctx.writes.happened():
-            with torch.no_grad(), exactly(dy):
-                kept = kept._replace(out=rectified_again(kept, ctx.plan))
         if torch.is_grad_enabled() or is_batched(dy):
             found = twice_differentiable(kept, ctx.plan, need, dy)
         else:

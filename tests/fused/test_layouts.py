@@ -23,6 +23,7 @@ from senet.fused.passes.pointers import UnfitError, address, like, overlaps, per
 from senet.fused.switch import unfused
 from senet.zoo.networks import cifar_resnet
 from tests.fused.laying import WAYS, laid, shapes, vector, ways
+from tests.fused.passes import away_from_threshold
 from tests.fused.test_norm import joined, norm_of, randomised, watched
 
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -63,11 +64,17 @@ def check_passes(ours: TorchPasses, shape: tuple[int, ...], dtype: torch.dtype, 
             for a, b in zip(found, expected, strict=True):
                 near(a, b, tolerance)
         near(ours.input(dy, v, *p[:4], rectified), exact.input(DY, V, *p[:4], plain), tolerance)
-    near(ours.input(dy, v, *p[:4], out, p[4]), exact.input(DY, V, *p[:4], OUT, p[4]), tolerance)
+    shift = p[2].clone()
+    away_from_threshold(V, *p[:2], shift)
+    p[2] = vector(shift, draw())
     (n0, n1), (m0, m1) = ours.passed(v, *p[:3]), exact.passed(V, *p[:3])
-    at_threshold = 1.5 * float((p[2] / p[1]).abs().max()) * (n0 - m0).abs().max()  # may fall on either side
-    assert (n0 - m0).abs().max() <= 1
-    torch.testing.assert_close(n1, m1, rtol=0, atol=1e-5 * max(float(m1.abs().max()), 1) + at_threshold)
+    assert torch.equal(n0, m0)
+    torch.testing.assert_close(n1, m1, rtol=0, atol=1e-5 * max(float(m1.abs().max()), 1))
+    given = {"through": tuple(p[:3])}
+    for a, b in zip(ours.sums(dy, v, p[3], **given), exact.sums(DY, V, p[3], **given), strict=True):
+        near(a, b, tolerance)
+    given, values = {"through": (p[1], p[2], p[4])}, (p[0], p[3], p[2], p[3])
+    near(ours.input(dy, v, *values, **given), exact.input(DY, V, *values, **given), tolerance)
     for x, was in zip((v, dy, out, other), before, strict=True):
         assert torch.equal(x, was)
 

@@ -22,23 +22,27 @@ MAPS["input_gradient"] = ["dy", "v", "out", "dv"]
 SMALL = {  # float64 where the kernel gives it
     "stats": {"mean": "*fp64", "m2": "*fp64"},
     "affine": dict.fromkeys(("center", "scale", "shift"), "*fp32"),
-    "sums": dict.fromkeys(("mean", "s0", "s1"), "*fp32"),
+    "sums": dict.fromkeys(("mean", "center", "gain", "shift", "s0", "s1"), "*fp32"),
     "passed": dict.fromkeys(("center", "scale", "shift", "n0", "n1"), "*fp32"),
-    "input_gradient": dict.fromkeys(("center", "scale", "c1", "c0", "extra"), "*fp32"),
+    "input_gradient": dict.fromkeys(("center", "scale", "c1", "c0", "gain", "shift", "extra"), "*fp32"),
 }
-FLAGS = {"stats": {"DOUBLE": False}, "affine": {"ADD": True, "RELU": True}, "sums": {"RELU": True, "KEEP": True}}
-FLAGS |= {"passed": {}, "input_gradient": {"RELU": True}}
+FLAGS = {"stats": {"DOUBLE": False}, "affine": {"ADD": True, "RELU": True}, "passed": {}}
+FLAGS["sums"] = {"RELU": True, "KEEP": True, "THROUGH": False}
+FLAGS["sums before SE"] = {"RELU": False, "KEEP": False, "THROUGH": True}  # where the ReLU is
+FLAGS["input_gradient"] = {"RELU": True, "THROUGH": False}
+FLAGS["input_gradient before SE"] = {"RELU": False, "THROUGH": True}
 
 
-def compiled(name: str, capability: int, dtype: str, last: bool, divisible: bool) -> SimpleNamespace:
+def compiled(case: str, capability: int, dtype: str, last: bool, divisible: bool) -> SimpleNamespace:
     """The kernel as a training of ResNet-50 would launch it: registers, spills and shared memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    name = case.split()[0]
     v = torch.empty(32, 256, 56, 56, dtype=DTYPES[dtype], device="meta")
     v = v.contiguous(memory_format=torch.channels_last) if last else v
     c, s = block_sizes(v, reduces=name in ("stats", "sums", "passed"))
-    constants = FLAGS[name] | {"LAST": last, "C": c, "S": s}
+    constants = FLAGS[case] | {"LAST": last, "C": c, "S": s}
     signature = dict.fromkeys(MAPS[name], f"*{dtype}") | SMALL[name] | {"channels": "i32", "space": "i32"}
     attributes = {(i,): [["tt.divisibility", 16]] for i in range(len(signature))} if divisible else {}
     source = ASTSource(
@@ -71,8 +75,8 @@ def assembled(ptx: str, target: str) -> str:
     return done.stderr
 
 
-def check(name: str, capability: int, dtype: str, last: bool, divisible: bool) -> None:
-    found = compiled(name, capability, dtype, last, divisible)
+def check(case: str, capability: int, dtype: str, last: bool, divisible: bool) -> None:
+    found = compiled(case, capability, dtype, last, divisible)
     assert found.target.startswith(f"sm_{capability}")
     assert found.shared <= SHARED[capability] * 1024
     # Odd numbers of channels are read element by element, which takes more registers: some bytes of `sums`
@@ -83,7 +87,7 @@ def check(name: str, capability: int, dtype: str, last: bool, divisible: bool) -
         assert found.wide, "aligned maps are read several elements at a time"
 
 
-CASES = list(itertools.product(MAPS, SHARED, DTYPES, (False, True), (False, True)))
+CASES = list(itertools.product(FLAGS, SHARED, DTYPES, (False, True), (False, True)))
 FEW = [
     case
     for case in CASES

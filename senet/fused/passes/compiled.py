@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from senet.fused.passes.operations import TorchPasses
+from senet.fused.passes.operations import Coefficients, TorchPasses
 from senet.fused.passes.pointers import dense, like, per_map, writable
 from senet.fused.passes.protocol import compute_dtype
 
 __all__ = ["Call", "CompiledPasses"]
+
+_NOTHING = (None, None, None)  # in the place of coefficients
 
 
 class Call(NamedTuple):
@@ -22,7 +24,7 @@ class Call(NamedTuple):
         v: a dense activation, whose layout and dtype select the function.
         read: maps of v's shape; None for one that this call does without.
         written: new maps like v, likewise.
-        given: values per sample and channel.
+        given: values per sample and channel; None as in `read`.
         results: new tensors (N, C).
         relu: whether `affine` rectifies.
     """
@@ -31,7 +33,7 @@ class Call(NamedTuple):
     v: Tensor
     read: list[Tensor | None]
     written: list[Tensor | None]
-    given: list[Tensor]
+    given: list[Tensor | None]
     results: list[Tensor]
     relu: bool = False
 
@@ -41,9 +43,10 @@ class Call(NamedTuple):
         read = [None if x is None else like(x, self.v) for x in self.read]
         return read + [None if x is None else writable(x, self.v) for x in self.written]
 
-    def values(self) -> list[Tensor]:
+    def values(self) -> list[Tensor | None]:
         """The values and the results, contiguous (N, C)."""
-        return [*(per_map(x, self.v, compute_dtype(self.v)) for x in self.given), *self.results]
+        to = compute_dtype(self.v)
+        return [*(None if x is None else per_map(x, self.v, to) for x in self.given), *self.results]
 
 
 class CompiledPasses(TorchPasses):
@@ -73,14 +76,20 @@ class CompiledPasses(TorchPasses):
         return out if done else super().affine(v, center, scale, shift, other, relu)
 
     def sums(
-        self, dy: Tensor, v: Tensor, mean: Tensor, out: Tensor | None = None, keep: bool = False
+        self,
+        dy: Tensor,
+        v: Tensor,
+        mean: Tensor,
+        out: Tensor | None = None,
+        keep: bool = False,
+        through: Coefficients | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `TorchPasses` says."""
         v = dense(v)
         kept = torch.empty_like(v) if keep and out is not None else None
         s0, s1 = _per_map(v), _per_map(v)
-        done = self._run(Call("sums", v, [dy, v, out], [kept], [mean], [s0, s1]))
-        return (s0, s1, dy if kept is None else kept) if done else super().sums(dy, v, mean, out, keep)
+        done = self._run(Call("sums", v, [dy, v, out], [kept], [mean, *(through or _NOTHING)], [s0, s1]))
+        return (s0, s1, dy if kept is None else kept) if done else super().sums(dy, v, mean, out, keep, through)
 
     def input(
         self,
@@ -91,14 +100,13 @@ class CompiledPasses(TorchPasses):
         c1: Tensor,
         c0: Tensor,
         out: Tensor | None = None,
-        extra: Tensor | None = None,
+        through: Coefficients | None = None,
     ) -> Tensor:
         """As `TorchPasses` says."""
         v = dense(v)
         dv = torch.empty_like(v)
-        added = scale.new_zeros(()) if extra is None else extra
-        done = self._run(Call("input", v, [dy, v, out], [dv], [center, scale, c1, c0, added], []))
-        return dv if done else super().input(dy, v, center, scale, c1, c0, out, extra)
+        done = self._run(Call("input", v, [dy, v, out], [dv], [center, scale, c1, c0, *(through or _NOTHING)], []))
+        return dv if done else super().input(dy, v, center, scale, c1, c0, out, through)
 
     def passed(self, v: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """As `TorchPasses` says."""

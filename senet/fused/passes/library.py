@@ -38,7 +38,7 @@ _LIMIT_S = 120
 # The arguments of each pass in C: maps, values per sample and channel, flags. The sizes follow the
 # maps, and the number of threads comes last. Without declarations ctypes would truncate pointers to
 # 32 bits.
-_PASSES = {"stats": (1, 2, 0), "affine": (3, 3, 1), "sums": (4, 3, 0), "passed": (1, 5, 0), "input": (4, 5, 0)}
+_PASSES = {"stats": (1, 2, 0), "affine": (3, 3, 1), "sums": (4, 6, 0), "passed": (1, 5, 0), "input": (4, 7, 0)}
 _RESCALE = {"rescale": (2, 1, 1)}
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 

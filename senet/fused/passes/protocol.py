@@ -10,6 +10,8 @@ deviations would show its rounding.
     input   scale·dy + c1·(v − center) + c0      -> the gradient of v
     passed  where a ReLU of (v − center)·scale + shift passes: how many positions, and Σ (v − center) over them
 
+In `sums` and `input`, dy may count only where a ReLU passes: one that made `out`, or one of (v − center)·gain + shift.
+
 Maps may have any memory layout: a map that is not dense is copied first
 (`senet.fused.passes.pointers`). Results have v's layout.
 """

@@ -50,19 +50,19 @@ class TritonPasses(CompiledPasses):
     def _run(self, call: Call) -> bool:
         name, v, results = call.name, call.v, call.results
         # Kernels have no null, so v stands for what a call does without, and flags say so.
-        tensors = [*(v if x is None else x for x in call.maps()), *call.values()]
+        tensors = [v if x is None else x for x in (*call.maps(), *call.values())]
         for x in tensors:
             address(x)
         if not v.numel():
             return True
         channels, space, optional = v.shape[1], positions(v), call.read[-1] is not None
-        keep = all(x is not None for x in call.written)
+        keep, through = (all(x is not None for x in each) for each in (call.written, call.given))
         flags = {
             "stats": {"DOUBLE": v.dtype == torch.float64},
             "affine": {"ADD": optional, "RELU": call.relu},
-            "sums": {"RELU": optional, "KEEP": keep},
+            "sums": {"RELU": optional, "KEEP": keep, "THROUGH": through},
             "passed": {},
-            "input": {"RELU": optional},
+            "input": {"RELU": optional, "THROUGH": through},
         }[name]
         c, s = block_sizes(v, reduces=bool(results))
         grid = (_blocks(channels, c), *([] if results else [_blocks(space, s)]), len(v))

@@ -92,12 +92,16 @@ def sums(
     out,
     kept,
     mean,
+    center,
+    gain,
+    shift,
     s0,
     s1,
     channels,
     space,
     RELU: tl.constexpr,
     KEEP: tl.constexpr,
+    THROUGH: tl.constexpr,
     LAST: tl.constexpr,
     C: tl.constexpr,
     S: tl.constexpr,
@@ -106,6 +110,10 @@ def sums(
     n = tl.program_id(1).to(tl.int64)
     real = c < channels
     m = tl.load(mean + n * channels + c, mask=real, other=0.0)[:, None]
+    if THROUGH:
+        near = tl.load(center + n * channels + c, mask=real, other=0.0)[:, None]
+        k = tl.load(gain + n * channels + c, mask=real, other=0.0)[:, None]
+        e = tl.load(shift + n * channels + c, mask=real, other=0.0)[:, None]
     first = tl.zeros([C, S], m.dtype)
     second = tl.zeros([C, S], m.dtype)
     for start in range(0, space, S):
@@ -119,8 +127,11 @@ def sums(
         if KEEP:
             tl.store(kept + at, d, mask=inside)
         d = d.to(m.dtype)
+        x = tl.load(v + at, mask=inside, other=0.0).to(m.dtype)
+        if THROUGH:
+            d = tl.where((x - near) * k + e <= 0, 0.0, d)
         first += d
-        second += d * (tl.load(v + at, mask=inside, other=0.0).to(m.dtype) - m)
+        second += d * (x - m)
     tl.store(s0 + n * channels + c, tl.sum(first, 1), mask=real)
     tl.store(s1 + n * channels + c, tl.sum(second, 1), mask=real)
 
@@ -151,7 +162,7 @@ def passed(
         i = start + tl.arange(0, S)
         inside = real[:, None] & (i < space)[None, :]
         d = tl.load(v + _at(n, c[:, None], i[None, :], channels, space, LAST), mask=inside, other=0.0).to(m.dtype) - m
-        through = inside & (d * a + b > 0)
+        through = inside & ~(d * a + b <= 0)  # NaN passes
         first += tl.where(through, 1.0, 0.0)
         second += tl.where(through, d, 0.0)
     tl.store(n0 + n * channels + c, tl.sum(first, 1), mask=real)
@@ -168,10 +179,13 @@ def input_gradient(
     scale,
     c1,
     c0,
+    gain,
+    shift,
     extra,
     channels,
     space,
     RELU: tl.constexpr,
+    THROUGH: tl.constexpr,
     LAST: tl.constexpr,
     C: tl.constexpr,
     S: tl.constexpr,
@@ -187,9 +201,12 @@ def input_gradient(
     b = tl.load(c1 + n * channels + c, mask=real, other=0.0)[:, None]
     e = tl.load(c0 + n * channels + c, mask=real, other=0.0)[:, None]
     d = tl.load(dy + at, mask=inside, other=0.0).to(a.dtype) * a
-    if RELU:
-        y = tl.load(out + at, mask=inside, other=0.0).to(a.dtype)
-        h = tl.load(extra + n * channels + c, mask=real, other=0.0)[:, None]
-        d = tl.where(y <= 0, 0.0, d + h)
     x = tl.load(v + at, mask=inside, other=0.0).to(a.dtype) - m
+    if RELU:
+        d = tl.where(tl.load(out + at, mask=inside, other=0.0).to(a.dtype) <= 0, 0.0, d)
+    if THROUGH:
+        k = tl.load(gain + n * channels + c, mask=real, other=0.0)[:, None]
+        f = tl.load(shift + n * channels + c, mask=real, other=0.0)[:, None]
+        h = tl.load(extra + n * channels + c, mask=real, other=0.0)[:, None]
+        d = tl.where(x * k + f <= 0, 0.0, d + h)
     tl.store(dv + at, (d + (b * x + e)).to(dv.dtype.element_ty), mask=inside)

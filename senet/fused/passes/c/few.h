@@ -11,12 +11,12 @@ static long F(fold)(long space, long channels)
     return k;
 }
 
-/* Repeat x (samples, channels) k times into y (samples, k, channels); return y. */
+/* Repeat x (samples, channels) k times into y (samples, k, channels) and return y; null stays null. */
 static const ACC *F(folded)(const ACC *x, long samples, long channels, long k, ACC *y)
 {
-    for (long n = 0; n < samples; n++)
+    for (long n = 0; x && n < samples; n++)
         for (long j = 0; j < k; j++) memcpy(y + (n * k + j) * channels, x + n * channels, sizeof(ACC) * channels);
-    return y;
+    return x ? y : NULL;
 }
 
 /* Add up the k sums of each channel: p and q (samples, k, channels) -> s0 and s1 (samples, channels). */
@@ -80,17 +80,19 @@ int F(affine_last)(const T *v, const T *other, T *out, long samples, long space,
 }
 
 int F(sums_last)(const T *dy, const T *v, const T *out, T *kept, long samples, long space, long channels, long pieces,
-                 const ACC *mean, ACC *s0, ACC *s1, int threads)
+                 const ACC *mean, const ACC *center, const ACC *scale, const ACC *shift, ACC *s0, ACC *s1, int threads)
 {
     const long k = F(fold)(space, channels), wide = channels * k, size = samples * wide;
-    ACC *scratch = ALLOCATE(sizeof(ACC) * (pieces * 2 + 3) * size);
+    ACC *scratch = ALLOCATE(sizeof(ACC) * (pieces * 2 + 6) * size);
     if (!scratch) return 0;
-    ACC *copies = scratch + pieces * 2 * size, *p = copies + size, *q = p + size;
+    ACC *copies = scratch + pieces * 2 * size, *p = copies + 4 * size, *q = p + size;
     if (k == 1) {
-        F(sums_wide)(dy, v, out, kept, samples, space, channels, pieces, mean, scratch, s0, s1, threads);
+        F(sums_wide)(dy, v, out, kept, samples, space, channels, pieces, mean, center, scale, shift, scratch, s0, s1, threads);
     } else {
-        F(folded)(mean, samples, channels, k, copies);
-        F(sums_wide)(dy, v, out, kept, samples, space / k, wide, pieces, copies, scratch, p, q, threads);
+        F(sums_wide)(dy, v, out, kept, samples, space / k, wide, pieces, F(folded)(mean, samples, channels, k, copies),
+                     F(folded)(center, samples, channels, k, copies + size),
+                     F(folded)(scale, samples, channels, k, copies + 2 * size),
+                     F(folded)(shift, samples, channels, k, copies + 3 * size), scratch, p, q, threads);
         F(unfolded)(samples, channels, k, p, q, s0, s1);
     }
     free(scratch);
@@ -117,20 +119,23 @@ int F(passed_last)(const T *v, long samples, long space, long channels, long pie
 }
 
 int F(input_last)(const T *dy, const T *v, const T *out, T *dv, long samples, long space, long channels, long pieces,
-                  const ACC *center, const ACC *scale, const ACC *c1, const ACC *c0, const ACC *extra, int threads)
+                  const ACC *center, const ACC *scale, const ACC *c1, const ACC *c0, const ACC *gain, const ACC *shift,
+                  const ACC *extra, int threads)
 {
     const long k = F(fold)(space, channels), size = samples * channels * k;
     if (k == 1) {
-        F(input_wide)(dy, v, out, dv, samples, space, channels, pieces, center, scale, c1, c0, extra, threads);
+        F(input_wide)(dy, v, out, dv, samples, space, channels, pieces, center, scale, c1, c0, gain, shift, extra, threads);
         return 1;
     }
-    ACC *copies = ALLOCATE(sizeof(ACC) * 5 * size);
+    ACC *copies = ALLOCATE(sizeof(ACC) * 7 * size);
     if (!copies) return 0;
     F(input_wide)(dy, v, out, dv, samples, space / k, channels * k, pieces, F(folded)(center, samples, channels, k, copies),
                   F(folded)(scale, samples, channels, k, copies + size),
                   F(folded)(c1, samples, channels, k, copies + 2 * size),
                   F(folded)(c0, samples, channels, k, copies + 3 * size),
-                  F(folded)(extra, samples, channels, k, copies + 4 * size), threads);
+                  F(folded)(gain, samples, channels, k, copies + 4 * size),
+                  F(folded)(shift, samples, channels, k, copies + 5 * size),
+                  F(folded)(extra, samples, channels, k, copies + 6 * size), threads);
     free(copies);
     return 1;
 }

@@ -64,43 +64,34 @@ int F(affine_rows)(const T *v, const T *other, T *out, long rows, long space, co
     return 1;
 }
 
-/* The sums of dy and of dy * (v - mean) over each row. With `out`, dy is first zeroed where out <= 0, as in the
-   backward pass of a ReLU, but not where out is NaN. With `kept` too, that dy is written there. Both may be null. */
-int F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long space, const ACC *mean, ACC *s0,
-                  ACC *s1, int threads)
+/* The sums of dy and of dy * (v - mean) over each row, where dy counts only where a ReLU let the value through: with `out`
+   where that is not <= 0, and with `scale` where (v - center) * scale + shift is not; NaN lets it through. With `out` and
+   `kept`, that dy is written to `kept`. All of these may be null. */
+#define SUM(value, also) { \
+    _Pragma("omp simd reduction(+ : p, q)") \
+    for (long i = b; i < b + n; i++) { \
+        const ACC d = value; \
+        also \
+        p += d; \
+        q += d * (LOAD(x[i]) - m); \
+    } \
+}
+int F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long space, const ACC *mean, const ACC *center,
+                  const ACC *scale, const ACC *shift, ACC *s0, ACC *s1, int threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long r = 0; r < rows; r++) {
         const T *g = dy + r * space, *x = v + r * space, *o = out + (out ? r * space : 0);
         T *k = kept + (kept ? r * space : 0);
-        const ACC m = mean[r];
+        const ACC m = mean[r], near = scale ? center[r] : 0, a = scale ? scale[r] : 0, e = scale ? shift[r] : 0;
         double total = 0, product = 0;
         for (long b = 0; b < space; b += BLOCK) {
             long n = space - b < BLOCK ? space - b : BLOCK;
             ACC p = 0, q = 0;
-            if (!out) {
-                #pragma omp simd reduction(+ : p, q)
-                for (long i = b; i < b + n; i++) {
-                    ACC d = LOAD(g[i]);
-                    p += d;
-                    q += d * (LOAD(x[i]) - m);
-                }
-            } else if (!kept) {
-                #pragma omp simd reduction(+ : p, q)
-                for (long i = b; i < b + n; i++) {
-                    ACC d = LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]);
-                    p += d;
-                    q += d * (LOAD(x[i]) - m);
-                }
-            } else {
-                #pragma omp simd reduction(+ : p, q)
-                for (long i = b; i < b + n; i++) {
-                    ACC d = LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]);
-                    k[i] = STORE(d);
-                    p += d;
-                    q += d * (LOAD(x[i]) - m);
-                }
-            }
+            if (scale) SUM((LOAD(x[i]) - near) * a + e <= 0 ? 0 : LOAD(g[i]), )
+            else if (!out) SUM(LOAD(g[i]), )
+            else if (!kept) SUM(LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]), )
+            else SUM(LOAD(o[i]) <= 0 ? 0 : LOAD(g[i]), k[i] = STORE(d);)
             total += p;
             product += q;
         }
@@ -109,6 +100,7 @@ int F(sums_rows)(const T *dy, const T *v, const T *out, T *kept, long rows, long
     }
     return 1;
 }
+#undef SUM
 
 /* The number of positions of each row that pass a ReLU of (v - center) * scale + shift, and the sum of v - center over
    them. */
@@ -139,23 +131,31 @@ int F(passed_rows)(const T *v, long rows, long space, const ACC *center, const A
     return 1;
 }
 
-/* dv = scale * dy + c1 * (v - center) + c0. With `out`, which may be null, the first term is 0 where out <= 0 and
-   scale * dy + extra elsewhere. */
-int F(input_rows)(const T *dy, const T *v, const T *out, T *dv, long rows, long space, const ACC *center,
-                   const ACC *scale, const ACC *c1, const ACC *c0, const ACC *extra, int threads)
+/* dv = scale * dy + c1 * (v - center) + c0. The first term is 0 where a ReLU let nothing through: with `out` where that is
+   <= 0, and with `gain` where (v - center) * gain + shift is; there, it is scale * dy + extra elsewhere. `out` and the last
+   three may be null. */
+int F(input_rows)(const T *dy, const T *v, const T *out, T *dv, long rows, long space, const ACC *center, const ACC *scale,
+                   const ACC *c1, const ACC *c0, const ACC *gain, const ACC *shift, const ACC *extra, int threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long r = 0; r < rows; r++) {
         const T *g = dy + r * space, *x = v + r * space, *o = out + (out ? r * space : 0);
         T *y = dv + r * space;
-        const ACC m = center[r], a = scale[r], b = c1[r], c = c0[r], e = extra[r];
-        if (!out) {
+        const ACC m = center[r], a = scale[r], b = c1[r], c = c0[r];
+        if (gain) {
+            const ACC k = gain[r], e = shift[r], h = extra[r];
+            #pragma omp simd
+            for (long i = 0; i < space; i++) {
+                const ACC d = LOAD(x[i]) - m;
+                y[i] = STORE((d * k + e <= 0 ? 0 : a * LOAD(g[i]) + h) + (b * d + c));
+            }
+        } else if (!out) {
             #pragma omp simd
             for (long i = 0; i < space; i++) y[i] = STORE(a * LOAD(g[i]) + (b * (LOAD(x[i]) - m) + c));
         } else {
             #pragma omp simd
             for (long i = 0; i < space; i++) {
-                ACC d = LOAD(o[i]) <= 0 ? 0 : a * LOAD(g[i]) + e;
+                const ACC d = LOAD(o[i]) <= 0 ? 0 : a * LOAD(g[i]);
                 y[i] = STORE(d + (b * (LOAD(x[i]) - m) + c));
             }
         }
