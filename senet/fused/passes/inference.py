@@ -33,14 +33,16 @@ _DTYPES = {_FLOAT: "float32", torch.bfloat16: "bfloat16"}
 
 
 def squeeze(threads: int, h: Tensor, relu: bool) -> Tensor | None:
-    """The means of h, or of max(h, 0) with `relu`: (N, C, *space) -> (N, C) float32; None if h does not fit."""
+    """The means of h, or of max(h, 0) with `relu`: (N, C, *space) -> (N, C) float32.
+
+    None if h does not fit, or there was no memory.
+    """
     given = _map(h, relu)
     if given is None:
         return None
     pooled = h.new_empty(h.shape[:2], dtype=_FLOAT)
     functions: Any = library()
-    getattr(functions, f"squeeze_{_DTYPES[h.dtype]}")(*given, address(pooled), threads)
-    return pooled
+    return pooled if getattr(functions, f"squeeze_{_DTYPES[h.dtype]}")(*given, address(pooled), threads) else None
 
 
 def excite(threads: int, h: Tensor, relu: bool, excitation: Excitation) -> Tensor | None:

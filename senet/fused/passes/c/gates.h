@@ -37,16 +37,16 @@ static void F(linear)(const float *x, long samples, long inputs, const T *weight
 int F(gates)(const T *h, long samples, long channels, long space, int last, int relu, const T *w1, const T *b1, long width,
              int inner, const T *w2, const T *b2, long outputs, int outer, T *gate, int threads)
 {
-    float *mean = ALLOCATE(sizeof(float) * samples * (channels + width));
-    if (!mean) return 0;
-    float *hidden = mean + samples * channels;
     if (samples * (channels * space + width * (channels + outputs)) < SMALL) threads = 1;
-    const long piece = F(piece_of)(samples, channels, threads);
+    const long parts = F(parts_of)(samples, channels, space, threads);
+    double *sums = ALLOCATE(sizeof(double) * samples * parts * channels + sizeof(float) * samples * (channels + width));
+    if (!sums) return 0;
+    float *mean = (float *)(sums + samples * parts * channels), *hidden = mean + samples * channels;
     const int averaged = space == 1 && !relu && sizeof(T) == sizeof(float);
     const float *pooled = averaged ? (const float *)h : mean;
     #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        if (!averaged) F(means)(h, samples, channels, space, last, relu ? 0 : -INFINITY, mean, piece);
+        if (!averaged) F(means)(h, samples, channels, space, last, relu ? 0 : -INFINITY, mean, parts, sums);
         #pragma omp for schedule(static)
         for (long r = 0; r < (width + 3) / 4; r++)
             F(linear)(pooled, samples, channels, w1, b1, width, inner, hidden, NULL, 4 * r, 4 * r + 4 < width ? 4 * r + 4 : width);
@@ -55,7 +55,7 @@ int F(gates)(const T *h, long samples, long channels, long space, int last, int 
             F(linear)(hidden, samples, width, w2, b2, outputs, outer, NULL, gate, 16 * r,
                       16 * r + 16 < outputs ? 16 * r + 16 : outputs);
     }
-    free(mean);
+    free(sums);
     return 1;
 }
 

@@ -16,12 +16,12 @@ static float F(mean_of_row)(const T *x, long space, float least)
     return (float)(total / space);
 }
 
-/* The means of `width` adjacent channels of a map of `channels`, channels last. It is inlined, so that a constant width
-   becomes a vector loop without a remainder. */
-static inline __attribute__((always_inline)) void F(means_of_columns)(const T *x, long space, long channels, long width,
-                                                                      float least, float *mean)
+/* The sums over `space` positions of `width` adjacent channels of a map of `channels`, channels last. It is inlined, so
+   that a constant width becomes a vector loop without a remainder. */
+static inline __attribute__((always_inline)) void F(sums_of_columns)(const T *x, long space, long channels, long width,
+                                                                     float least, double *total)
 {
-    double total[WIDE] = {0};
+    for (long c = 0; c < width; c++) total[c] = 0;
     for (long f = 0; f < space; f += RUN) {
         const long t = space - f < RUN ? space : f + RUN;
         float s[WIDE] = {0};
@@ -31,45 +31,58 @@ static inline __attribute__((always_inline)) void F(means_of_columns)(const T *x
         }
         for (long c = 0; c < width; c++) total[c] += s[c];
     }
-    for (long c = 0; c < width; c++) mean[c] = (float)(total[c] / space);
 }
 
-/* The share of channels that a thread averages at a time where they lie side by side. */
-static long F(piece_of)(long samples, long channels, int threads)
+/* The parts into which the positions of a map are shared among threads, channels last. Threads that shared a few channels
+   would each load whole lines, and half of what the other needs. */
+static long F(parts_of)(long samples, long channels, long space, int threads)
 {
-    const long piece = (samples * channels + threads - 1) / threads;
-    return piece < LINE ? LINE : piece > WIDE ? WIDE : (piece + LINE - 1) / LINE * LINE;
+    const long parts = samples * channels < WIDE * threads ? (threads + samples - 1) / samples : 1;
+    return parts < space ? parts : space;
 }
 
-/* mean (samples, channels) of h, shared among the threads of the region that calls it. */
-static void F(means)(const T *h, long samples, long channels, long space, int last, float least, float *mean, long piece)
+/* mean (samples, channels) of h, shared among the threads of the region that calls it. `sums` (samples, parts, channels)
+   is scratch for channels last. */
+static void F(means)(const T *h, long samples, long channels, long space, int last, float least, float *mean, long parts,
+                     double *sums)
 {
     if (!last) {
         #pragma omp for schedule(static)
         for (long r = 0; r < samples * channels; r++) mean[r] = F(mean_of_row)(h + r * space, space, least);
         return;
     }
-    const long pieces = (channels + piece - 1) / piece;
+    const long pieces = (channels + WIDE - 1) / WIDE;
     #pragma omp for schedule(static)
-    for (long p = 0; p < samples * pieces; p++) {
-        const long n = p / pieces, c = p % pieces * piece, w = channels - c < piece ? channels - c : piece;
-        const T *x = h + n * space * channels + c;
-        float *m = mean + n * channels + c;
-        if (w == WIDE) F(means_of_columns)(x, space, channels, WIDE, least, m);
-        else if (w == WIDE / 2) F(means_of_columns)(x, space, channels, WIDE / 2, least, m);
-        else if (w == LINE) F(means_of_columns)(x, space, channels, LINE, least, m);
-        else F(means_of_columns)(x, space, channels, w, least, m);
+    for (long p = 0; p < samples * parts * pieces; p++) {
+        const long c = p % pieces * WIDE, w = channels - c < WIDE ? channels - c : WIDE, part = p / pieces % parts;
+        const long n = p / pieces / parts, from = part * space / parts, many = (part + 1) * space / parts - from;
+        const T *x = h + (n * space + from) * channels + c;
+        double *s = sums + (n * parts + part) * channels + c;
+        if (w == WIDE) F(sums_of_columns)(x, many, channels, WIDE, least, s);
+        else if (w == WIDE / 2) F(sums_of_columns)(x, many, channels, WIDE / 2, least, s);
+        else if (w == LINE) F(sums_of_columns)(x, many, channels, LINE, least, s);
+        else F(sums_of_columns)(x, many, channels, w, least, s);
     }
+    #pragma omp for schedule(static)
+    for (long n = 0; n < samples; n++)
+        for (long c = 0; c < channels; c++) {
+            double total = 0;
+            for (long part = 0; part < parts; part++) total += sums[(n * parts + part) * channels + c];
+            mean[n * channels + c] = (float)(total / space);
+        }
 }
 
 /* The means (samples, channels) of h (samples, channels, space), or with `last` (samples, space, channels). With `relu`,
-   h is rectified before it is averaged. */
+   h is rectified before it is averaged. Returns 1, or 0 if it got no memory. */
 int F(squeeze)(const T *h, long samples, long channels, long space, int last, int relu, float *mean, int threads)
 {
     if (samples * channels * space < SMALL) threads = 1;
-    const long piece = F(piece_of)(samples, channels, threads);
+    const long parts = F(parts_of)(samples, channels, space, threads);
+    double *sums = last ? ALLOCATE(sizeof(double) * samples * parts * channels) : NULL;
+    if (last && !sums) return 0;
     #pragma omp parallel num_threads(threads) if (threads > 1)
-    F(means)(h, samples, channels, space, last, relu ? 0 : -INFINITY, mean, piece);
+    F(means)(h, samples, channels, space, last, relu ? 0 : -INFINITY, mean, parts, sums);
+    free(sums);
     return 1;
 }
 #undef AT_LEAST
