@@ -18,6 +18,7 @@ from senet.evaluation.logits import logits_of
 from senet.export.runtimes import picture_of
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.files.own_code import own_line
+from senet.files.paths import expanded
 from senet.files.run_folder import MODEL
 from senet.insertion import attach, insert, inserted, remove
 from senet.insertion.staying.wrapped import unwrapped
@@ -81,7 +82,7 @@ class NetworkSpec:
     given: Given | None = None
 
     def __post_init__(self) -> None:
-        if self.weights and self.weights != "pretrained" and (path := Path(self.weights) / MODEL).is_file():
+        if self.weights and self.weights != "pretrained" and (path := expanded(self.weights) / MODEL).is_file():
             object.__setattr__(self, "weights", str(path))
 
     @property
@@ -206,7 +207,7 @@ def network_of(spec: NetworkSpec, *, num_classes: int | None = None, in_channels
     if is_saved(spec.model):
         _refuse_to_run(spec.model, spec.weights)
         options["make"] = make_for(_makers_in(spec.model), spec.make)
-    if spec.weights is None or not Path(spec.weights).is_file():
+    if spec.weights is None or not expanded(spec.weights).is_file():
         return create(spec.model, weights=spec.weights, **options)
     header = _header_of(spec.weights) if is_saved(spec.weights) else {}
     if not header and (network := _with_se_of(spec, options)) is not None:
@@ -360,7 +361,7 @@ def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     for name in arm.saved:
         if found := metadata_of(name).get("preprocessing"):
             return Preprocessing.from_json(found)
-    if arm.weights is not None and Path(arm.weights).is_file() and (stated := read_preprocessing(arm.weights)):
+    if arm.weights is not None and expanded(arm.weights).is_file() and (stated := read_preprocessing(arm.weights)):
         return Preprocessing.from_json(stated)  # of a .caffemodel
     if arm.pretrained and arm.model.startswith("timm:"):
         import timm

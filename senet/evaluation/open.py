@@ -28,6 +28,7 @@ from senet.evaluation.networks import (
     probe,
 )
 from senet.export.runtimes import RUNTIMES, Runtime
+from senet.files.paths import expanded
 from senet.recipe.knobs import is_number, whole_number
 from senet.running import devices_of
 from senet.words import nearest
@@ -138,7 +139,7 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
     """
     weights = options.get("weights")
     name, given = given_model(model)
-    if isinstance(model, str) and (runtime := RUNTIMES.get(Path(model).suffix)) and Path(model).is_file():
+    if isinstance(model, str) and (runtime := RUNTIMES.get(Path(model).suffix)) and expanded(model).is_file():
         if taken := [key for key in ("weights", "num_classes", "make") if options.get(key) is not None]:
             words = "is an exported network, complete with its weights and classes"
             raise InputError(f"{model} {words}: leave {taken[0]} out")

@@ -29,6 +29,7 @@ from senet.export.formats import FORMATS, Format, openvino_model, quantized, wri
 from senet.export.outputs import TensorsOnly, flat_outputs, meta_of, name_of, without_tensors
 from senet.export.tracing import Traced, check_exportable, trace
 from senet.files.atomic import atomic_write_all
+from senet.files.paths import expanded
 from senet.inference.agreement import ONE_POSITION, trials
 from senet.inference.capture import ONE_AT_A_TIME
 from senet.inference.optimize import optimized
@@ -145,7 +146,7 @@ def export(
         ImportError: the format's packages are not installed; the message has the command that installs them.
         OSError: the file cannot be written. On a full disk it is a FileWriteError, which is also an ExportError.
     """
-    path = Path(path)
+    path = expanded(path)
     with ONE_AT_A_TIME:  # another thread's capture of this network puts tensors without values into it
         check_exportable(model, example)
     if padding.lengths is not None:
@@ -276,7 +277,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     Raises:
         ExportError: (a ValueError) the suffix is unknown; the message has the nearest.
     """
-    path = Path(path)
+    path = expanded(path)
     if (found := FORMATS.get(path.suffix)) is not None:
         return found
     known = ", ".join(f"{suffix} ({kind.name})" for suffix, kind in FORMATS.items())

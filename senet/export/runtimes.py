@@ -19,6 +19,7 @@ from senet.export.converting import reported
 from senet.export.description import FIRST
 from senet.export.outputs import known_shapes
 from senet.extras import extra
+from senet.files.paths import expanded
 from senet.inference.capture import tensors_of
 from senet.inference.shapes import Shapes, Sides
 from senet.insertion.staying.wrapped import unwrapped
@@ -126,7 +127,7 @@ class OnnxRuntime(Runtime):
         super().__init__()
         runtime = extra("onnxruntime", "ship")
         options = runtime.SessionOptions()
-        self._path, self._threads = os.fspath(path), threads or torch.get_num_threads()
+        self._path, self._threads = str(expanded(path)), threads or torch.get_num_threads()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors
         # busy-waiting threads would slow down whatever runs next
@@ -181,7 +182,7 @@ class OpenVino(Runtime):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        path = os.fspath(network) if isinstance(network, str | Path) else ""
+        path = str(expanded(network)) if isinstance(network, str | Path) else ""
         with reported(f"{self.engine} does not read {path or 'this network'}", "export it again"):
             self._model = core.read_model(path) if path else network
             self._take(_rt_info(self._model))

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from senet.files.paths import expanded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -80,7 +82,7 @@ def atomic_write_all(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...
     with contextlib.ExitStack() as stack:
         yield tuple([stack.enter_context(atomic_write(path)) for path in paths])
         if len(paths) > 1:
-            Path(os.path.realpath(paths[0])).unlink(missing_ok=True)
+            Path(os.path.realpath(expanded(paths[0]))).unlink(missing_ok=True)
         # an ExitStack unwinds from its top, so the first path's file is replaced last
 
 
@@ -115,7 +117,7 @@ def _is_left(path: Path, host: str | None, process: str | None) -> bool:
 
 def _places(path: str | os.PathLike[str], *, follow: bool = True) -> tuple[Path, Path]:
     """The file's final path, and a free name beside it."""
-    given = Path(path)
+    given = expanded(path)
     target = Path(os.path.realpath(given if follow else given.parent), *(() if follow else (given.name,)))
     if target.is_dir() and (follow or not target.is_symlink()):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")

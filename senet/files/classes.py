@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from senet.errors import DataError
+from senet.files.paths import expanded
 
 __all__ = ["class_pairs"]
 
@@ -18,7 +19,7 @@ def class_pairs(path: str | Path) -> list[tuple[str, int]]:
     """
     try:
         # Pairs, because a mapping would keep one of two equal names: ImageNet has two cranes.
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)
+        content = json.loads(expanded(path).read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)
     except OSError as error:
         raise DataError(f"the classes file {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

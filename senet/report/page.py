@@ -15,6 +15,7 @@ from urllib.parse import quote
 from senet._version import __version__
 from senet.errors import InputError
 from senet.files.atomic import atomic_write
+from senet.files.paths import expanded
 from senet.report.figures import inline_svg, save_figure
 from senet.report.table import Plain, Table, csv_text
 
@@ -171,7 +172,7 @@ def write_page(page: Page, folder: str | Path) -> Path:
         ValueError: two parts of the page share a name, or a name is not valid for a file.
         OSError: the folder is missing or cannot be written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     parts: list[Chart | Table] = [*page.charts, *page.tables]
     names = [part.name for part in parts]
     for wrong in (n for n in names if names.count(n) > 1 or not re.fullmatch(r"[\w-]+", n)):

@@ -24,6 +24,7 @@ from senet.files import fileformat
 from senet.files.atomic import atomic_write
 from senet.files.fileformat import Header, plain_json
 from senet.files.hub import fetched, is_on_hub
+from senet.files.paths import expanded
 from senet.insertion import InsertionError, Site, attach, inserted, tell_of_lost
 from senet.insertion.joining.attach import detach_all
 from senet.insertion.joining.constant import pruned, replace
@@ -254,7 +255,7 @@ def _check_changes(network: nn.Module, header: Header, file: Path) -> None:
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    file = Path(fetched(path, [SAVED]) if isinstance(path, str) and is_on_hub(path) else path)
+    file = expanded(fetched(path, [SAVED]) if isinstance(path, str) and is_on_hub(path) else path)
     if file.is_dir():
         file = file / SAVED
     if not file.is_file():

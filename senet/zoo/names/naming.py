@@ -6,7 +6,6 @@ import fnmatch
 import importlib.util
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +15,7 @@ from senet.block import SESpec
 from senet.errors import ModelError
 from senet.extras import extra
 from senet.files.hub import is_on_hub
+from senet.files.paths import expanded
 from senet.words import nearest
 from senet.zoo.names.sources import FileSource, Source, TimmSource, TorchvisionSource, ZooSource
 from senet.zoo.names.structure import changes, structure_of
@@ -91,7 +91,7 @@ def resolve(name: str) -> tuple[Source, SESpec | None]:
         return TimmSource(name), None
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
-        return FileSource(Path(path), function), None
+        return FileSource(expanded(path), function), None
     raise _unknown(name)
 
 
@@ -102,7 +102,7 @@ def is_saved(name: str) -> bool:
     """
     if name in _NETWORKS or name in _WITH_SE or name.startswith(("torchvision:", "timm:")):
         return False
-    path = Path(name)
+    path = expanded(name)
     return (
         is_on_hub(name)
         or (path.is_dir() and (path / SAVED).is_file())
@@ -131,7 +131,7 @@ def changed_since(model: nn.Module) -> dict[str, tuple[str, str]]:
 
 
 def _unknown(name: str) -> ModelError:
-    path = Path(name)
+    path = expanded(name)
     if name.endswith(".py"):
         return ModelError(f"{name!r} is a file; say which function of it makes the network: {name}:FUNCTION")
     if name and path.is_dir():

@@ -19,7 +19,7 @@ from torch.serialization import safe_globals
 from senet.block.kinds import kind_in, kinds_in
 from senet.errors import WeightsError
 from senet.files import fileformat
-from senet.files.paths import utf8_name
+from senet.files.paths import expanded, utf8_name
 from senet.words import counted, kind_of, listed
 from senet.zoo.weights.caffe import preprocessing_of, read_caffe
 from senet.zoo.weights.caffe_format import is_caffe
@@ -206,7 +206,7 @@ def read_preprocessing(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 def _begun(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
     """The file's path and its first bytes."""
-    file = Path(path)
+    file = expanded(path)
     if not file.exists():
         raise WeightsError(f"{file} does not exist; weights are a {_KINDS} file")
     if not file.is_file():
