@@ -130,7 +130,7 @@ def _of_layers(
     ds = _times(moment, kept.weight)
     ds = ds if kept.bias is None else ds + total * kept.bias.to(to)
     dt = _BACK[plan.gate](ds * scale.to(to), argument, gate)
-    dh = (dt @ w2.to(to)) * (hidden > 0)
+    dh = torch.ops.aten.threshold_backward(dt @ w2.to(to), hidden, 0)
     layers = (
         (dh.T @ squeezed(kept.off, kept.passed, gain, kept.bias)).to(w1.dtype) if need.fc1_weight else None,
         dh.sum(0).to(kept.fc1_bias.dtype) if need.fc1_bias and kept.fc1_bias is not None else None,

@@ -79,7 +79,8 @@ class BatchStatistics:
     def of(self, mean: Tensor, m2: Tensor, space: int) -> tuple[Tensor, Tensor]:
         """As `Statistics` says; the running statistics are updated."""
         center = mean.sum(0, keepdim=True) / max(len(mean), 1)  # a process may have no samples
-        m2 = m2.sum(0, keepdim=True) + (mean - center).square().sum(0, keepdim=True) * space
+        off = mean - center
+        m2 = torch.addcmul(m2, off, off, value=space).sum(0, keepdim=True)
         count: float = len(mean) * space
         if self.group is not None:
             center, m2, count = _together(center, m2, len(mean), space, self.group)
@@ -123,7 +124,7 @@ class BatchStatistics:
                 share = 1.0 / float(norm.num_batches_tracked)
         share = 0.0 if share is None else share
         for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
-            running.mul_(1 - share).add_(new.to(running.dtype), alpha=share)
+            running.lerp_(new.to(running.dtype), share)
 
 
 def _together(
