@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import logging
 import os
 import shutil
@@ -19,7 +20,8 @@ import torch
 from senet.fused.switch import fuse_any_size
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
-_TRAINS = {"data", "training", "evaluation", "study", "recipe"}  # rooms whose tests train small networks as they are
+# Rooms whose tests train small networks as they are.
+_TRAINS = {"data", "training", "evaluation", "study", "recipe", "yesterday"}
 _EXPORTS = {"export", "inference", "bench", "cli"}  # rooms whose tests write ONNX files
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
@@ -99,6 +101,16 @@ def _one_thread(request: pytest.FixtureRequest):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_time_for_timing(request: pytest.FixtureRequest):
+    """A forward pass is timed once, not for more than a second: only the tests of the cost look at the figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "cost" not in request.path.parts:
+            for name, value in (("MEASURING_S", 0.0), ("WARM_UP_S", 0.0), ("LEAST_ROUNDS", 1)):
+                patch.setattr(importlib.import_module("senet.cost.cost"), name, value)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

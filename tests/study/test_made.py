@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 
 import pytest
 from torch import nn
@@ -17,12 +16,6 @@ from senet.study.comparison.pages import read_comparison
 
 pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 SHORT = {"epochs": 1, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False, "seeds": 1}
-
-
-@pytest.fixture(autouse=True)
-def _no_time_for_timing(monkeypatch):
-    for name, value in (("MEASURING_S", 0.0), ("WARM_UP_S", 0.0), ("LEAST_ROUNDS", 1)):
-        monkeypatch.setattr(sys.modules["senet.cost.cost"], name, value)
 
 
 class Pointwise(nn.Conv2d):

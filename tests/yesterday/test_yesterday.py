@@ -7,7 +7,6 @@ import io
 import json
 import lzma
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
@@ -77,25 +76,6 @@ class Steps(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.steps.add(trainer.global_step + 1)
-
-
-@pytest.fixture(autouse=True)
-def _small_tensors_too():
-    """In place of the fixture of that name in tests/conftest.py: here SE runs as it did when the files were written."""
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch):
-    """One thread, and no time for timing."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("senet."):
-            for constant, value in (("MEASURING_S", 0.0), ("WARM_UP_S", 0.0), ("LEAST_ROUNDS", 1)):
-                if constant in vars(module):
-                    monkeypatch.setattr(module, constant, value)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

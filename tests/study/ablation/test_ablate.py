@@ -38,13 +38,6 @@ def staged(num_classes=10):
 SHORT = {"epochs": 1, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress": False, "spec": SESpec(2)}
 
 
-@pytest.fixture(autouse=True)
-def _no_time_for_timing(monkeypatch):
-    monkeypatch.setattr(sys.modules["senet.cost.cost"], "MEASURING_S", 0.0)
-    monkeypatch.setattr(sys.modules["senet.cost.cost"], "WARM_UP_S", 0.0)
-    monkeypatch.setattr(sys.modules["senet.cost.cost"], "LEAST_ROUNDS", 1)
-
-
 class Count(L.Callback):
     """Lists the runs that train, and can stop before one like a power cut."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 
 import pytest
 from lightning.pytorch.callbacks import Callback
@@ -22,13 +21,6 @@ SHORT = {"epochs": 1, "batch_size": 8, "lr": 0.05, "devices": "cpu", "progress":
 FLAGS = "--epochs 1 --batch-size 8 --lr 0.05 --devices cpu --reduction-ratio 2".split()
 VARY = {"seconds", "machine", "latency_ratio", "latency"}
 """What depends on the machine and the hour."""
-
-
-@pytest.fixture(autouse=True)
-def _no_time_for_timing(monkeypatch):
-    monkeypatch.setattr(sys.modules["senet.cost.cost"], "MEASURING_S", 0.0)
-    monkeypatch.setattr(sys.modules["senet.cost.cost"], "WARM_UP_S", 0.0)
-    monkeypatch.setattr(sys.modules["senet.cost.cost"], "LEAST_ROUNDS", 1)
 
 
 def lasting(value):
