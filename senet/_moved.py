@@ -63,9 +63,8 @@ class _Moved(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        state = module.__spec__.loader_state if module.__spec__ else None
-        if state is not None:
-            module.__spec__ = state
+        if module.__spec__ is not None and module.__spec__.loader_state is not None:
+            module.__spec__ = module.__spec__.loader_state
 
 
 def redirect() -> None:

@@ -354,17 +354,19 @@ def _in_words(names: Sequence[str], stages: Sequence[Placed]) -> str:
 
 
 def _notes(budget: float, proposal: Placed | None, held: bool) -> Iterator[str]:
-    if proposal is not None and held:
+    if proposal is None:
+        return
+    if held:
         yield (
             "The network has SE already, which senet insert leaves there. In Python: senet.insert(senet.remove(model, "
             "everything=True), example, found.spec, where=found.where)."
         )
-    if proposal is not None and proposal.ratio.high is not None and proposal.ratio.high > budget:
+    if proposal.ratio.high is not None and proposal.ratio.high > budget:
         yield (
             f"The proposal's median keeps within the budget, and its interval reaches to {proposal.ratio.high:.3f}: a "
             f"longer measurement may say otherwise."
         )
-    if proposal is not None and proposal.accuracy is None:
+    if proposal.accuracy is None:
         yield "Whether SE there is worth its time is for a training to say: senet ablate --grid stages=each,but-each."
 
 

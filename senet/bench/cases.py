@@ -104,14 +104,12 @@ def cases(size: int, engines: str | Iterable[str] | None = None, batch_size: int
         batch_size = _positive_int("batch_size", batch_size)
     chosen = [name for name, engine in ENGINES.items() if (engine.usual if engines is None else name in engines)]
     many = 128 if size <= SMALL else 16
+    largest = {name: batch_size or (many if ENGINES[name].device == "cpu" else 256) for name in chosen}
     found = []
     for name in chosen:
-        usual = (1, many) if ENGINES[name].device == "cpu" else (256,)
-        found += [Case(INFERENCE, name, batch) for batch in (usual if batch_size is None else (batch_size,))]
-    for name in chosen:
-        if ENGINES[name].trains:
-            usual = (many if ENGINES[name].device == "cpu" else 256,)
-            found += [Case(TRAINING, name, batch) for batch in (usual if batch_size is None else (batch_size,))]
+        both = batch_size is None and ENGINES[name].device == "cpu"
+        found += [Case(INFERENCE, name, batch) for batch in (*[1] * both, largest[name])]
+    found += [Case(TRAINING, name, largest[name]) for name in chosen if ENGINES[name].trains]
     if "eager" in chosen:
         found.append(Case(KEPT, "eager", batch_size or many))
     if "cuda" in chosen:

@@ -153,22 +153,19 @@ def bench(
     result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
     code, folder = _digest(who.networks[OURS], name), report_folder(out)
     shown = Progress(progress)
-    done = _kept_rows(folder, result, code, shown.note) if resume else {}
+    rows = _kept_rows(folder, result, code, shown.note) if resume else {}
     measuring = _Measuring(who, example, QUICK if quick else FULL)
     with shown.steps(len(wanted)):
         for case in wanted:
             shown.run(case.words)
-            worked = (row := done.get(case.key)) is None
-            if row is None:
-                row = measuring.row(case)
-            result = dataclasses.replace(result, rows=(*result.rows, row))
-            others = [row for row in done.values() if row.key not in {row.key for row in result.rows}]
-            _write(folder, dataclasses.replace(result, rows=(*result.rows, *others)), code)
+            if worked := case.key not in rows:
+                rows[case.key] = measuring.row(case)
+            result = dataclasses.replace(result, rows=_in_order(rows.values()))
+            write_texts(folder, {RESULT: json.dumps({"code": code, **result.to_json()}, indent=1)})
             shown.step(worked=worked)
             if worked:
+                row = rows[case.key]
                 shown.note(f"{case.words}: {_in_words(row)} ({duration(row.seconds)})")
-    result = _in_order(dataclasses.replace(result, rows=(*result.rows, *others)))
-    _write(folder, result, code)
     write_table(result, folder)
     if _can_draw():
         from senet.bench.page import bench_page
@@ -191,11 +188,10 @@ def what_to_install(result: Bench) -> list[str]:
     return [f"For {what}: {how_to_install(name)}" for name, what in lacking.items()]
 
 
-def _in_order(result: Bench) -> Bench:
+def _in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
     """The rows in table order, independent of when they were measured."""
     whats, engines = (INFERENCE, TRAINING, KEPT, LARGEST), list(ENGINES)
-    rows = sorted(result.rows, key=lambda row: (whats.index(row.what), engines.index(row.engine), row.batch))
-    return dataclasses.replace(result, rows=tuple(rows))
+    return tuple(sorted(rows, key=lambda row: (whats.index(row.what), engines.index(row.engine), row.batch)))
 
 
 class _Measuring:
@@ -224,13 +220,11 @@ class _Measuring:
     def _measured(self, case: Case, row: Row) -> Row:
         networks = self.who.networks
         if case.what in (KEPT, LARGEST):
+            count, x = (kept, self._pictures(case.batch)) if case.what == KEPT else (largest_batch, self.example)
             counts = {}
             for name, network in networks.items():
                 with self.who.within(name):
-                    if case.what == KEPT:
-                        counts[name] = kept(network, self._pictures(case.batch))
-                    else:
-                        counts[name] = largest_batch(network, self.example)
+                    counts[name] = count(network, x)
             return _counted(row, counts)
         runs: dict[str, Callable[[], object]] = {}
         x = self._pictures(case.batch)
@@ -325,10 +319,9 @@ def _code() -> str:
     """A short digest of the code on which the figures depend."""
     package = Path(__file__).parent.parent
     rooms = ("block", "fused", "insertion", "inference", "export", "bench")
-    files = [file for room in rooms for file in (package / room).rglob("*.[pch]*")]
-    files = [file for file in files if file.suffix != ".pyc"]
+    files = (file for room in rooms for file in (package / room).rglob("*.[pch]*"))
     digest = hashlib.sha256()
-    for file in sorted(file for file in files if file.is_file()):
+    for file in sorted(file for file in files if file.suffix != ".pyc" and file.is_file()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -365,7 +358,3 @@ def _kept_rows(folder: Path, now: Bench, code: str, note: Callable[[str], None])
         note(f"{path} has {counted(len(kept), 'row')} that another version of senet or of the network gave: not kept")
         return {}
     return kept
-
-
-def _write(folder: Path, result: Bench, code: str) -> None:
-    write_texts(folder, {RESULT: json.dumps({"code": code, **result.to_json()}, indent=1)})

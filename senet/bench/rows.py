@@ -68,16 +68,15 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """The key of its case."""
+        """What tells it from the other rows: what, engine and batch."""
         return self.what, self.engine, self.batch
 
     @property
     def remark(self) -> str:
         """The note, or that an interval is so wide that the figure says little."""
-        widths = [
-            ratio.high - ratio.low for ratio in self.ratios.values() if ratio.low is not None and ratio.high is not None
-        ]
-        return self.note or f"noisy: an interval over {_NOISY} wide" * any(width > _NOISY for width in widths)
+        ends = [(each.low, each.high) for each in self.ratios.values()]
+        wide = any(low is not None and high is not None and high - low > _NOISY for low, high in ends)
+        return self.note or f"noisy: an interval over {_NOISY} wide" * wide
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads."""

@@ -86,8 +86,7 @@ def confusion_of(predictions: Predictions, name_of: Callable[[int], str]) -> Con
 def class_results(predictions: Predictions, confusion: Confusion) -> tuple[ClassResult, ...]:
     """The results of each class that has images."""
     results = []
-    among_five = (predictions.top == predictions.labels[:, None]).any(1)
-    taken = confusion.counts.sum(0)
+    among_five, taken = predictions.among_five, confusion.counts.sum(0)
     for at, (index, name) in enumerate(zip(confusion.indices, confusion.names, strict=True)):
         own = predictions.labels == index
         images = int(own.sum())

@@ -85,6 +85,11 @@ class Predictions:
         return self.top[:, 0] == self.labels
 
     @property
+    def among_five(self) -> Tensor:
+        """(n,) whether one of the top five classes is right."""
+        return (self.top == self.labels[:, None]).any(1)
+
+    @property
     def accuracy(self) -> float:
         """The share of images whose first class is right."""
         return int(self.correct.sum()) / len(self.labels)
@@ -92,7 +97,7 @@ class Predictions:
     @property
     def accuracy_of_five(self) -> float:
         """The share of images with one of the top five classes right."""
-        return int((self.top == self.labels[:, None]).any(1).sum()) / len(self.labels)
+        return int(self.among_five.sum()) / len(self.labels)
 
 
 def check_scores(probabilities: Tensor) -> None:

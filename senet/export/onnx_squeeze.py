@@ -139,7 +139,8 @@ def _block(squeeze: Any, values: _Values) -> _Block | None:
         return None
     steps: list[Any] = []
     width = None
-    while (node := values.only_user(name := (steps or [squeeze])[-1].output[0])) is not None:
+    name = squeeze.output[0]
+    while (node := values.only_user(name)) is not None:
         if node.op_type == "Reshape" and width is not None:
             shape = values.array(node.input[1])
             usual = shape is not None and shape.tolist() == [-1, width, 1, 1]
@@ -151,12 +152,13 @@ def _block(squeeze: Any, values: _Values) -> _Block | None:
         elif not _is_elementwise(node, values):
             return None
         steps.append(node)
+        name = node.output[0]
     return None
 
 
 def _layer_width(node: Any, values: _Values) -> int | None:
     """The output channels of a Gemm that is a linear layer with its own weight; None for any other node."""
-    if {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0} | _attributes(node) != _LINEAR:
+    if {**_LINEAR, "transB": 0} | _attributes(node) != _LINEAR:  # ONNX's default is 0
         return None
     if node.input[1] not in values.constants or values.only_user(node.input[1]) is None:
         return None
@@ -168,7 +170,7 @@ def _layer_width(node: Any, values: _Values) -> int | None:
 
 
 def _is_elementwise(node: Any, values: _Values) -> bool:
-    """Whether the node is elementwise."""
+    """Whether the node is an activation, or arithmetic with single numbers, of one other value."""
     given = [name for name in node.input if name]
     others = [name for name in given if name in values.constants]
     if any(len(values.constants[name].dims) > 1 or values.array(name).size != 1 for name in others):

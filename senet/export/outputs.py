@@ -27,7 +27,7 @@ def without_tensors(output: Any) -> tuple[str, ...]:
     Raises:
         ExportError: there are no tensors.
     """
-    leaves, _ = pytree.tree_flatten_with_path(output)
+    leaves = pytree.tree_leaves_with_path(output)
     if not any(isinstance(leaf, Tensor) for _, leaf in leaves):
         raise ExportError(f"the network returns {str(output)[:100]}, and a file gives tensors: return at least one")
     return tuple(
@@ -87,11 +87,10 @@ class TensorsOnly(nn.Module):
 
 
 def _tensors(output: Any) -> tuple[Tensor, ...]:
-    leaves, _ = pytree.tree_flatten_with_path(output)
-    for path, leaf in leaves:
+    for path, leaf in pytree.tree_leaves_with_path(output):
         if isinstance(leaf, torch.SymInt | torch.SymFloat | torch.SymBool):
             raise ExportError(
                 f"the network returns a number that depends on its input (output{pytree.keystr(path)}), and this "
                 "file gives tensors: return it as a tensor, or leave it out"
             )
-    return tuple(leaf for _, leaf in leaves if isinstance(leaf, Tensor))
+    return tuple(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))

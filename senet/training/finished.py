@@ -131,14 +131,11 @@ def _correct(path: Path, count: int, images: Sequence[str] | None) -> tuple[bool
         for name in _COLUMNS:
             record.text(name)
         if images is not None and row["image"] != images[at]:
-            raise record.wrong("image", f"{images[at]!r}, which is {_place(at)} of the data")
+            place = f"image {at + 1}" if at else "the first image"
+            raise record.wrong("image", f"{images[at]!r}, which is {place} of the data")
         right = record.text("correct", ("True", "False")) == "True"
         if right and row["class"] != row["predicted"]:
             raise record.wrong("correct", f"False: the class is {row['class']!r}, predicted {row['predicted']!r}")
         record.number("probability", 0, 1 + 1e-6)
         correct.append(right)
     return tuple(correct)
-
-
-def _place(at: int) -> str:
-    return "the first image" if at == 0 else f"image {at + 1}"

@@ -85,9 +85,7 @@ class Tally:
             event.record()
         self._pending.append((step, values, event))
         word = self._read(leave=1 if event else 0)
-        if self.processes.count == 1:
-            return Word(stop, due)
-        return word
+        return Word(stop, due) if self.processes.count == 1 else word
 
     def flush(self) -> None:
         """Read what is still pending.
@@ -105,11 +103,8 @@ class Tally:
 
     def take_all(self) -> Sums:
         """Return the sums over all processes of a count without steps (evaluation), and reset them."""
-        if self._step is not None:
-            values = self.processes.summed(self._step).tolist()
-            self._step = None
-            return Sums(*values)
-        return Sums()
+        taken, self._step = self._step, None
+        return Sums() if taken is None else Sums(*self.processes.summed(taken).tolist())
 
     def _read(self, leave: int) -> Word:
         stop = due = False

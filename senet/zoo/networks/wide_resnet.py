@@ -37,8 +37,7 @@ class WideBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.relu = nn.ReLU(inplace=True)
-        projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if self.changes else nn.Identity()
-        self.shortcut: nn.Module = projection
+        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if self.changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""

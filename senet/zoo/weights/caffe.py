@@ -114,7 +114,7 @@ def read_caffe(path: Path) -> CaffeModel:
             f"{path} is a network of Caffe that is not known here: {error}. Known are ResNet, ResNeXt, SENet-154 and "
             f"BN-Inception, with SE and without"
         ) from error
-    strides = {_stride(block) for block in blocks if _stride(block)}
+    strides = {_stride(block) for block in blocks} - {None}
     first = next((layer for layer in layers if layer.pooling == "max"), None)
     return CaffeModel(
         tensors=tensors,
@@ -171,6 +171,7 @@ def _graph(layers: Sequence[Layer]) -> list[_Node]:
 
 
 def _up(node: _Node, *passed: str) -> _Node:
+    """The nearest node at or above `node` that is none of the kinds `passed`."""
     while node.layer.kind in passed and len(node.inputs) == 1:
         node = node.inputs[0]
     return node
@@ -222,8 +223,8 @@ def _operands(end: _Node) -> tuple[_Node | None, _Node, _Node]:
             return product.inputs[1], product.inputs[0], other
     one, other = end.inputs
     above = _ancestors(one), _ancestors(other)
-    branch = len(above[0] - above[1]) > len(above[1] - above[0])
-    return (None, one, other) if branch else (None, other, one)
+    longer = len(above[0] - above[1]) > len(above[1] - above[0])  # the branch has more layers than the shortcut
+    return (None, one, other) if longer else (None, other, one)
 
 
 def _ancestors(node: _Node) -> set[_Node]:
@@ -277,7 +278,7 @@ def _inception(nodes: Sequence[_Node]) -> dict[str, Tensor]:
     for node in weighted[:-1]:
         name = node.layer.name
         if found := re.fullmatch(r"inception_(\w+)_1x1_(down|up)", name):
-            tensors |= _tensors(node, f"inception.{found[1]}.se.{'fc1' if found[2] == 'down' else 'fc2'}", None)
+            tensors |= _tensors(node, f"inception.{found[1]}.se.{'fc1' if found[2] == 'down' else 'fc2'}")
             continue
         found = re.fullmatch(r"(?:inception_)?(\w+)/(\w+)", name)
         unit = found and _UNITS.get(found[2])
@@ -287,10 +288,10 @@ def _inception(nodes: Sequence[_Node]) -> dict[str, Tensor]:
         if name.startswith("conv"):
             unit = {"conv1": "", "conv2": f".{int(unit != 'branch_3x3.0')}"}.get(module, unit)
         tensors |= _tensors(node, f"{module}{unit}.conv", f"{module}{unit}.bn")
-    return tensors | _tensors(weighted[-1], "fc", None)
+    return tensors | _tensors(weighted[-1], "fc")
 
 
-def _tensors(node: _Node, name: str, norm: str | None) -> dict[str, Tensor]:
+def _tensors(node: _Node, name: str, norm: str | None = None) -> dict[str, Tensor]:
     """The parameters of a layer and of any normalisation after it."""
     layer = node.layer
     if not layer.blobs:
