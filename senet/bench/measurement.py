@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import statistics
@@ -26,7 +25,7 @@ from senet.bench.show import parts, write_figures, write_table, write_texts
 from senet.bench.steps import kept, largest_batch, training_step
 from senet.bench.timing import FULL, QUICK, Effort, in_turn
 from senet.console import display
-from senet.console.machine import has_bf16, machine
+from senet.console.machine import has_bf16, machine, versions_of
 from senet.console.progress import Progress, duration
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
@@ -301,11 +300,7 @@ def _in_words(row: Row) -> str:
 def machine_of_figures() -> dict[str, Any]:
     """The machine of a measurement: processor, threads, instruction set and versions."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    versions = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {**machine(device), "instructions": torch.backends.cpu.get_cpu_capability(), **versions}
+    return {**machine(device), "instructions": torch.backends.cpu.get_cpu_capability(), **versions_of(*_PACKAGES)}
 
 
 def _digest(network: nn.Module, name: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -12,7 +13,7 @@ import torch
 
 from senet.console.command import typed
 
-__all__ = ["has_bf16", "machine", "usual_workers"]
+__all__ = ["has_bf16", "machine", "usual_workers", "versions_of"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -27,18 +28,19 @@ def machine(device: torch.device) -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **_version_of("lightning"),
+        **versions_of("lightning"),
         "senet": __version__,
         **({"command": typed()} if typed() else {}),
     }
 
 
-def _version_of(package: str) -> dict[str, str]:
-    """The version of a package by its name, found without importing it; empty if it is not installed."""
-    try:
-        return {package: importlib.metadata.version(package)}
-    except importlib.metadata.PackageNotFoundError:
-        return {}
+def versions_of(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed, by name, found without importing them."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def usual_workers() -> int:

@@ -43,6 +43,11 @@ class Progress:
         self._run = ""
         self._epochs = 0
 
+    @classmethod
+    def of(cls, asked: bool | Progress, *, here: bool = True) -> Progress:
+        """The progress that was given, or a new one, which shows something if asked to and if `here`."""
+        return asked if isinstance(asked, Progress) else cls(asked and here)
+
     @contextlib.contextmanager
     def steps(self, total: int) -> Iterator[None]:
         """A context in which `total` steps are taken."""

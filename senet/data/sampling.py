@@ -11,7 +11,7 @@ import re
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -249,10 +249,12 @@ class _Fixed(Dataset[Batch]):
         return self.cached[index], self.cached.images.labels[index]
 
 
-def _workers(cached: CachedImages, asked: int | None) -> int:
-    if asked is None:
-        return 0 if cached.in_memory else usual_workers()
-    return whole_number("workers", asked, 0)
+def _loading(cached: CachedImages, asked: int | None) -> dict[str, Any]:
+    """Arguments of every loader: its worker processes, by default none if the images are in memory."""
+    usual = 0 if cached.in_memory else usual_workers()
+    count = usual if asked is None else whole_number("workers", asked, 0)
+    own = {"worker_init_fn": WorkerSignalShield(), "generator": torch.Generator()}
+    return {"num_workers": count, "persistent_workers": count > 0, **own}
 
 
 def train_loader(
@@ -288,7 +290,7 @@ def train_loader(
     Raises:
         StudyError: a batch does not divide into so many equal parts.
     """
-    count = _workers(cached, workers)
+    loading = _loading(cached, workers)
     whole = min(batch_size, len(cached))
     share = share_of(whole, processes, parts, len(cached))
     return DataLoader(
@@ -296,10 +298,7 @@ def train_loader(
         batch_size=share,
         sampler=KeyedSampler(len(cached), seed, epoch, batch_size=whole, begin=begin, rank=rank, processes=processes),
         drop_last=True,
-        num_workers=count,
-        persistent_workers=count > 0,
-        worker_init_fn=WorkerSignalShield(),
-        generator=torch.Generator(),
+        **loading,
     )
 
 
@@ -316,16 +315,8 @@ def eval_loader(
 
     With `even`, a process that lacks an image gets one with the label -1, which must not be counted.
     """
-    count = _workers(cached, workers)
-    return DataLoader(
-        _Fixed(cached),
-        batch_size=batch_size,
-        sampler=own_share(len(cached), rank, processes, even=even),
-        num_workers=count,
-        persistent_workers=count > 0,
-        worker_init_fn=WorkerSignalShield(),
-        generator=torch.Generator(),
-    )
+    share = own_share(len(cached), rank, processes, even=even)
+    return DataLoader(_Fixed(cached), batch_size=batch_size, sampler=share, **_loading(cached, workers))
 
 
 def share_of(batch_size: int, processes: int, parts: int, images: int) -> int:

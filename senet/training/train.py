@@ -136,7 +136,7 @@ def train(
         how = {"resume": resume, "progress": bool(progress), "callbacks": callbacks}
         return launch(layout, train, {"model": model, "data": data, "make": make, **same, **how, **options})
     with joined(layout) as processes, contextlib.ExitStack() as stack:
-        shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
+        shown = Progress.of(progress, here=processes.rank == 0)
         setup, made = setup_of(arm, data, asked, layout, processes, shown, out, seed=seed)
         settings = settings_of(arm, setup, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))

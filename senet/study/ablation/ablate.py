@@ -169,7 +169,7 @@ def ablate_cells(
         return study_command("ablate", model, data, base, where, flags, callbacks)
 
     with joined(layout) as processes:
-        shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
+        shown = Progress.of(progress, here=processes.rank == 0)
         setup, built = setup_of(plain, data, asked, layout, processes, shown, out, seed=0, here=here)
         first = {PLAIN: checked_plain(plain, built)}
         variants, tables = _variants(first[PLAIN], setup, base, where, table, grid)

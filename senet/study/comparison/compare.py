@@ -161,7 +161,7 @@ def compare_cells(
     flags = {"out": out, "weights": weights, **options}
     words = partial(study_command, "compare", model, data, with_se.spec, where, flags, callbacks)
     with joined(layout) as processes:
-        shown = progress if isinstance(progress, Progress) else Progress(progress and processes.rank == 0)
+        shown = Progress.of(progress, here=processes.rank == 0)
         seed = chosen[0].seed
         setup, made = setup_of(plain, data, asked, layout, processes, shown, out, seed=seed, here=here)
         first = {"plain": checked_plain(plain, made), "se": made_of(with_se, setup, seed)}

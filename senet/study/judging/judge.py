@@ -146,7 +146,7 @@ def judge_cells(
         The judgement; or without a report, lines to show: commands, results of cells, a job's number.
     """
     _check(train, seeds, confidence)
-    shown = progress if isinstance(progress, Progress) else Progress(progress)
+    shown = Progress.of(progress)
     block = block_spec(spec, make)
     arms = ("plain", CONTROL if control else "se")
     chosen = cells.chosen(arms, seeds)

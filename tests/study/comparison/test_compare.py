@@ -142,8 +142,16 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tiny, pictures, tmp_path
     assert len(_result(cut)["se"]["accuracy"]) == 3
 
 
-def test_one_seed_has_no_interval(tiny, pictures, tmp_path):
+def _in_json(value):
+    """Whether JSON has each of these values: it has no infinite number."""
+    if isinstance(value, dict | list):
+        return all(map(_in_json, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, str | int) or math.isfinite(value)
+
+
+def test_one_seed_has_no_interval_and_its_result_only_numbers_that_json_has(tiny, pictures, tmp_path):
     found = compare(tiny, pictures, out=tmp_path / "study", seeds=1, **SHORT)
+    assert _in_json(json.loads((tmp_path / "study/result.json").read_text()))
     result = _result(tmp_path / "study")
     assert (result["difference"]["low"], result["difference"]["high"], result["difference"]["sd"]) == (None,) * 3
     assert result["verdict"].startswith("There is no difference shown: one seed has no interval")
@@ -226,19 +234,6 @@ def test_from_weights_both_start_with_the_same_outputs(tiny, pictures, tmp_path)
     assert found.notes == (f"{tmp_path}/weights.pth: fc: 5 classes in the file, 2 wanted: starts fresh",)
     assert found.notes[0] in " ".join(str(found).split())
     assert found.settings["se"]["start"] == "identity"
-
-
-def test_the_result_holds_numbers_that_json_has(tiny, pictures, tmp_path):
-    compare(tiny, pictures, out=tmp_path / "study", seeds=1, **SHORT)
-
-    def check(value):
-        if isinstance(value, dict):
-            return all(map(check, value.values()))
-        if isinstance(value, list):
-            return all(map(check, value))
-        return value is None or isinstance(value, str | int) or math.isfinite(value)
-
-    assert check(json.loads((tmp_path / "study/result.json").read_text()))
 
 
 def test_progress_is_a_few_lines_in_a_log(tiny, pictures, tmp_path, capfd):
