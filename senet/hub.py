@@ -113,6 +113,7 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
         raise StudyError(f"{folder} holds no finished run: {_NO_RUN.format(runs[-1] if runs else 'runs/photos/se-0')}")
     result, target = _result_of(folder), report_folder(out)
     _refuse_strangers(target)
+    (target / CARD).unlink(missing_ok=True)  # written last: a folder without it is not whole
     _write_network(folder / MODEL, target / MODEL)
     kept = ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters", "sites", "settings", "machine")
     write_json(target / RESULT, {key: bare(result[key]) for key in kept if key in result})

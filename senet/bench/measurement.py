@@ -10,7 +10,7 @@ import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from senet.console.progress import Progress, duration
 from senet.errors import SenetError
 from senet.export.runtimes import computes_in_bf16
 from senet.extras import how_to_install
+from senet.files.lock import locked
 from senet.files.run_folder import digest_of, report_folder
 from senet.running import noise
 from senet.words import counted, lasting_repr
@@ -150,10 +151,25 @@ def bench(
     with _same_random_state():
         who = contestants(model, example)
     result = Bench(name or type(model).__name__, tuple(example.shape), who.peer, quick, machine_of_figures(), ())
-    code, folder = _digest(who.networks[OURS], name), report_folder(out)
+    folder = report_folder(out)
+    with locked(folder):
+        return _measured(result, who, example, wanted, folder, _digest(who.networks[OURS], name), resume, progress)
+
+
+def _measured(
+    result: Bench,
+    who: Contestants,
+    example: Tensor,
+    wanted: Sequence[Case],
+    folder: Path,
+    code: str,
+    resume: bool,
+    progress: bool,
+) -> Bench:
+    """`bench` in its folder, which is locked: the files are of all rows, also of those that were kept."""
     shown = Progress(progress)
     rows = _kept_rows(folder, result, code, shown.note) if resume else {}
-    measuring = _Measuring(who, example, QUICK if quick else FULL)
+    measuring = _Measuring(who, example, QUICK if result.quick else FULL)
     with shown.steps(len(wanted)):
         for case in wanted:
             shown.run(case.words)

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 OWN = ("digits", "context", "context-random")
+_SETS = "CIFAR10 CIFAR100 FashionMNIST MNIST KMNIST SVHN STL10 Flowers102 Food101 OxfordIIITPet ImageNet".split()
+"""Torchvision's data sets that people name without their library."""
 """The names of senet's own data, which are no folders."""
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -163,7 +165,8 @@ def _missing(root: Path) -> str:
     if root.exists():
         return f"the data {root} is a file; it should be a folder with one folder of images for each class"
     beside = [p.name for p in root.parent.iterdir() if p.is_dir() and p.name[0] != "."] if root.parent.is_dir() else []
-    near = [*nearest(root, OWN), *(str(root.parent / name) for name in nearest(root.name, beside))]
+    sets = [f"torchvision:{name}" for name in nearest(root.name, _SETS)] if root.parent == Path() else []
+    near = [*nearest(root, OWN), *sets, *(str(root.parent / name) for name in nearest(root.name, beside))]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     kinds = "data is 'digits', 'context', a folder of class folders, 'torchvision:NAME' or 'wds:SHARDS'"
     return f"there is no data folder {root}{hint} ({kinds})"

@@ -60,6 +60,10 @@ def open_data(
         DataError: the data is missing, empty, has one class or splits with different classes, or
             cannot be read or downloaded.
     """
+    if data_root is not None and not str(name).startswith("torchvision:"):
+        raise DataError(
+            "data_root (--data-root) is the folder of torchvision's data sets, and this is none of them: leave it out"
+        )
     if not isinstance(name, str | Path):
         source = from_datasets(name)
     elif (root := folder_of(name)) is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from senet.data.sampling import Batch
     from senet.data.transforms import Preprocessing
 
-__all__ = ["Predictions", "answers", "check_scores", "device_of", "logits_of", "predict_all"]
+__all__ = ["Predictions", "answers", "check_scores", "device_of", "input_of", "logits_of", "predict_all"]
 
 
 def device_of(devices: str | int) -> torch.device:
@@ -41,6 +41,13 @@ def device_of(devices: str | int) -> torch.device:
     if name not in here:
         raise StudyError(f"devices={devices!r} is not on this machine, which has auto, {', '.join(here)}")
     return torch.device(name)
+
+
+def input_of(network: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """A network's input from (N, C, H, W) uint8 pixels, in the dtype of its parameters: float16 takes no float32."""
+    normal = preprocessing.normalise(pixels)
+    like = next(network.parameters(), normal)
+    return normal.to(like.dtype) if like.dtype in (torch.float16, torch.bfloat16, torch.float64) else normal
 
 
 def logits_of(output: Any) -> Tensor:
@@ -145,7 +152,7 @@ def answers(
         loaded = iter(batches)
     try:
         for pixels, labels in loaded:
-            yield Answer(logits_of(network(preprocessing.normalise(pixels.to(device)))).float().cpu(), labels)
+            yield Answer(logits_of(network(input_of(network, pixels.to(device), preprocessing))).float().cpu(), labels)
             step()
     except (DataError, RuntimeError) as error:  # PyTorch says that a worker was killed while the network runs, too
         if words := worker_words(error):

@@ -14,7 +14,7 @@ from torch import nn
 from senet.block import SESpec
 from senet.block.made import MadeSpec, known_maker
 from senet.errors import InputError, ModelError, StudyError, WeightsError
-from senet.evaluation.logits import logits_of
+from senet.evaluation.logits import input_of, logits_of
 from senet.export.runtimes import picture_of
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
 from senet.files.own_code import own_line
@@ -305,7 +305,7 @@ def probe(network: nn.Module, preprocessing: Preprocessing, name: str) -> int:
     grey = preprocessing.grey().to(next(network.parameters(), torch.empty(0)).device)
     try:
         with untouched(network), torch.no_grad():
-            output = network(preprocessing.normalise(grey))
+            output = network(input_of(network, grey, preprocessing))
     except Exception as error:  # any error of the user's network
         shape = " × ".join(map(str, grey.shape[1:]))
         words = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import InputError
-from senet.evaluation.logits import logits_of
+from senet.evaluation.logits import input_of, logits_of
 from senet.insertion import blocks, holding, recording
 from senet.insertion.recognise import channel_dim_of
 
@@ -141,7 +141,7 @@ def look(
         hooks.append(block.register_forward_hook(_keeper(channel_dim_of(block), taken.append)))
     try:
         with recording(network) as gates, holding(network, at):
-            scores = logits_of(network(preprocessing.normalise(pixels[None].to(device))))
+            scores = logits_of(network(input_of(network, pixels[None].to(device), preprocessing)))
     finally:
         for hook in hooks:
             hook.remove()

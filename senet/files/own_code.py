@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -16,7 +17,7 @@ from typing import Any
 from senet.errors import ModelError
 from senet.words import did_you_mean
 
-__all__ = ["function_in", "importing_from", "own_line", "raised_at"]
+__all__ = ["function_in", "imported_beside", "importing_from", "own_line", "raised_at"]
 
 
 def function_in(path: Path, name: str) -> Any:
@@ -33,6 +34,31 @@ def function_in(path: Path, name: str) -> Any:
         own = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise ModelError(f"{path} has no function {name!r}{did_you_mean(name, own)}")
     return function
+
+
+def imported_beside(path: Path) -> list[Path]:
+    """The Python files in a file's folder, and below it, that it imports, and what these import from there."""
+    found: set[Path] = set()
+    todo = [path]
+    while todo:
+        file = todo.pop()
+        try:
+            nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        except (OSError, SyntaxError, ValueError):  # importing it says so
+            continue
+        for node in nodes:
+            base, names = path.parent, list[str]()
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = file.parents[min(node.level, len(file.parents)) - 1] if node.level else base
+                names = [f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names]
+            for parts in (name.split(".") for name in names):
+                ats = [base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+                files = {each for at in ats for each in (at.with_suffix(".py"), at / "__init__.py") if each.is_file()}
+                todo += sorted(files - found - {path})
+                found |= files - {path}
+    return sorted(found)
 
 
 def own_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import StudyError
 from senet.files.hub import WEIGHTS, fetched, is_on_hub
+from senet.files.own_code import imported_beside
 from senet.files.paths import expanded
 from senet.files.records import Record, read_csv, read_json, write_csv, write_json
 
@@ -44,6 +45,7 @@ RESULT = "result.json"
 SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
+_BESIDE = ", imports "  # in a digest of code, before that of the files beside it
 LOGGED = (TENSORBOARD, "wandb", "mlflow.db")
 """What the loggers write by a name that is known beforehand."""
 
@@ -217,6 +219,8 @@ def _differing(held: Any, wanted: Any, name: str = "") -> list[str]:
         same = held == wanted or [held] == wanted  # an earlier version kept one pattern of `where` as a text
         return [] if same else [f"{name} was {held!r} and is now {wanted!r}"]
     if "content" in wanted:
+        if str(wanted["content"]).partition(_BESIDE)[0] == held.get("content"):
+            held = {**held, "content": wanted["content"]}  # an earlier version read one file
         if held.get("content") == wanted["content"] and _function(held.get("name")) == _function(wanted.get("name")):
             return []
         if is_on_hub(wanted.get("name")) and held.get("content") == wanted["name"]:
@@ -250,4 +254,7 @@ def digest_of(name: str | Path | None) -> str | None:
     if not path.is_file():
         return str(name)
     with path.open("rb") as stream:
-        return f"sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+        digest = f"sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+    beside = imported_beside(path) if path.suffix == ".py" else []
+    content = b"".join(f"{each.name} ".encode() + each.read_bytes() for each in beside)
+    return f"{digest}{_BESIDE}{hashlib.sha256(content).hexdigest()[:16]}" if beside else digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Unpack
 
 from senet.console import display
@@ -48,7 +49,6 @@ def prune(
     """
     from senet.study import prune as cut
 
-    if out is not None:
-        Place(out, force=force, ours=is_pruned).make()
     how = {"blocks": blocks, "advice": advice, "explanation": explanation, "tolerance": tolerance, "out": out}
-    display.show(str(cut(model, data, **how, **options)))  # type: ignore[arg-type]
+    with contextlib.nullcontext() if out is None else Place(out, force=force, ours=is_pruned).made():
+        display.show(str(cut(model, data, **how, **options)))  # type: ignore[arg-type]

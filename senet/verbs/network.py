@@ -129,7 +129,8 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     if holds(plain, network.spec(spec)):
         if where is not None or network.make not in (None, "se"):
             raise InputError(f"{network.weights} holds SE already, which keeps its sites: leave --where and --make out")
-        save(plain, place.make(), metadata={"inserted": list(blocks(plain))})
+        with place.made() as path:
+            save(plain, path, metadata={"inserted": list(blocks(plain))})
         display.show(f"Written: {out}; {how_to_load(plain, out)}")
         return
     example = network.example(plain)
@@ -141,7 +142,8 @@ def insert(network: Network, spec: SESpec, out: str, where: list[str] | None = N
     difference = largest_difference(*outputs)
     held = blocks(plain)
     found = {name: block for name, block in blocks(with_se).items() if name not in held}
-    save(with_se, place.make(), metadata={"inserted": list(found)})
+    with place.made() as path:
+        save(with_se, path, metadata={"inserted": list(found)})
 
     before, after = plain.state_dict(), with_se.state_dict()
     kept = sum(torch.equal(value, after[key]) for key, value in before.items())

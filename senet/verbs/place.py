@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from senet.errors import InputError, WeightsError
 from senet.files.paths import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Place", "is_exported", "is_inserted", "is_pruned"]
 
@@ -53,10 +54,18 @@ class Place:
         if not os.access(above, os.W_OK):
             raise PermissionError(f"cannot write {out}: no permission to write in the folder {above}")
 
-    def make(self) -> str:
-        """Make the folder if it is missing; return the file's name."""
+    @contextlib.contextmanager
+    def made(self) -> Iterator[str]:
+        """A context with the file's name, in which its folder is there; a failure removes folders made for it."""
+        missing = [folder for folder in self.path.absolute().parents if not folder.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return str(self.path)
+        try:
+            yield str(self.path)
+        except BaseException:
+            for folder in missing:
+                with contextlib.suppress(OSError):  # it is not empty
+                    folder.rmdir()
+            raise
 
 
 def is_inserted(path: Path) -> bool:

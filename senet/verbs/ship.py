@@ -88,9 +88,9 @@ def export(
     example = network.example(opened.network)
     if known := names or opened.known_classes(_scores(opened.network, example) if stated else 0):
         metadata["classes"] = known
-    with alive() as say:
+    with alive() as say, place.made() as path:
         found = exporting.export(
-            opened.network, example, place.make(), dynamic_size=dynamic_size, metadata=metadata, progress=say
+            opened.network, example, path, dynamic_size=dynamic_size, metadata=metadata, progress=say
         )
     display.show(str(found))
 
@@ -119,8 +119,7 @@ def _export_int8(
         metadata["classes"] = names
     before = measure(labelled)
     batches = calibration_batches(source, how)
-    path = place.make()
-    with alive() as say:
+    with alive() as say, place.made() as path:
         found = write(
             opened.network.eval(),
             batches[0],

@@ -76,10 +76,15 @@ def select(found: Sequence[Site], where: Where) -> list[Site]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise InsertionError(f"where holds {pattern!r}; it is a pattern, a list of names, or a predicate on a Site")
-        if not any(fnmatchcase(site.name, pattern) for site in found):
+        if not any(matches(site.name, pattern) for site in found):
             hint = did_you_mean(pattern, [site.name for site in found], ".")
             raise InsertionError(f"where={pattern!r} matches no site{hint} The sites are {_listed(found)}")
-    return [site for site in found if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
+    return [site for site in found if any(matches(site.name, pattern) for pattern in patterns)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern, which may hold brackets as a name, or matches it as fnmatch's."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def by_part(found: Sequence[Site]) -> dict[str, list[Site]]:

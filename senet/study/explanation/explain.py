@@ -164,6 +164,7 @@ def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -
         preprocessing=subject.preprocessing,
         notes=subject.notes,
         machine=machine(subject.device),
+        network=subject.digest,
         guess=int(plain.labels.bincount().max()) / len(plain.labels),
     )
 

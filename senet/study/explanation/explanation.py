@@ -143,6 +143,7 @@ class Explanation:
         notes: remarks on the network.
         guess: the accuracy of always naming the images' most frequent class.
         machine: the machine.
+        network: a digest of the network's tensors; "" in one of an earlier version.
     """
 
     model: str
@@ -160,6 +161,7 @@ class Explanation:
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
     guess: float = 0.0
+    network: str = ""
 
     @property
     def at_chance(self) -> bool:
@@ -320,6 +322,7 @@ class Explanation:
         """Plain values for explanation.json: accuracies as fractions, differences from the network's own."""
         return {
             "model": self.model,
+            "network": self.network,
             "data": self.data,
             "split": self.split,
             "images": self.images,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,6 +21,7 @@ from senet.files.atomic import check_writable
 from senet.files.paths import expanded
 from senet.files.run_folder import read_json
 from senet.insertion import InlineSE, blocks, channels_of, fold_gates
+from senet.insertion.rules.site import matches
 from senet.recipe.options import known_options
 from senet.report.table import Table
 from senet.saving.saving import save
@@ -158,7 +158,7 @@ def prune(
     with open_subject(model, data, known_options(options, MeasureOptions, "prune")) as subject:
         if known is None and advice:
             found = explain_subject(subject, tolerance=tolerance, progress=shown)
-            known = found.means, list(found.advice.blocks)
+            known = found.means, list(found.advice.blocks), found.network
         with shown.steps(3 * subject.batches):
             shown.run(f"measuring {len(subject.images)} images")
             if known is None:
@@ -166,8 +166,9 @@ def prune(
                 means = {name: each.mean.float() for name, each in gates.items()}
                 advised: list[str] = []
             else:
-                plain, (means, advised) = subject.predict(shown), known
-                _check_means(subject, means)
+                means, advised, network = known
+                _check_explained(subject, means, network)
+                plain = subject.predict(shown)
             names = advised if advice else _matching(subject, blocks or ())
             if not names:
                 raise StudyError("no block is advised to go: name some with `blocks`, or allow more `tolerance`")
@@ -217,10 +218,10 @@ def _pruned(subject: Subject, gates: Mapping[str, Tensor], plain: Predictions, p
     )
 
 
-def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], list[str]]:
-    """The mean gates of an explanation, and the blocks that it advises to prune."""
+def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], list[str], str]:
+    """The mean gates of an explanation, the blocks that it advises to prune, and the digest of its network."""
     if isinstance(explanation, Explanation):
-        return explanation.means, list(explanation.advice.blocks)
+        return explanation.means, list(explanation.advice.blocks), explanation.network
     folder = expanded(explanation)
     content = read_json(folder / EXPLANATION)
     try:
@@ -230,22 +231,29 @@ def _known(explanation: str | Path | Explanation) -> tuple[dict[str, Tensor], li
             raise ValueError(f"{EXPLANATION} advises blocks that {GATES} lacks")
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{folder} is not a folder of explain, or damaged ({error}): run explain again") from error
-    return means, advised
+    return means, advised, str(content.get("network", ""))
 
 
-def _check_means(subject: Subject, means: Mapping[str, Tensor]) -> None:
+def _check_explained(subject: Subject, means: Mapping[str, Tensor], network: str) -> None:
+    """Check that an explanation is of the subject's network; one of an earlier version shows only its blocks."""
     shapes = {name: (channels_of(block),) for name, block in subject.blocks.items()}
     if {name: tuple(mean.shape) for name, mean in means.items()} != shapes:
         raise StudyError(f"the explanation is of another network than {subject.model}: it has other SE blocks")
+    if not network:
+        subject.notes += ("the explanation is of an earlier version, which does not tell of which weights",)
+    elif network != subject.digest:
+        raise StudyError(
+            f"the explanation is of another network than {subject.model}: its weights are others: explain this one"
+        )
 
 
 def _matching(subject: Subject, patterns: str | Sequence[str]) -> list[str]:
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     names = list(subject.blocks)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             for name, block in blocks(subject.network, subject.example()).items():
-                if isinstance(block, InlineSE) and fnmatchcase(name, pattern):
+                if isinstance(block, InlineSE) and matches(name, pattern):
                     raise StudyError(block.refusal())
             raise StudyError(f"blocks={pattern!r} matches none of the SE blocks, which are {', '.join(names)}")
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]

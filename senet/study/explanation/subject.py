@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from senet.data import unreadable as badfiles
 from senet.data.images import ChosenImages
 from senet.data.sampling import eval_loader, hold
 from senet.errors import StudyError
-from senet.evaluation.logits import check_scores, predict_all
+from senet.evaluation.logits import check_scores, input_of, predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.insertion import Hold, InlineSE, InsertionError, blocks, holding, recording
 from senet.recipe.knobs import whole_number
@@ -85,9 +86,20 @@ class Subject:
         """The network's SE blocks."""
         return blocks(self.network)
 
+    @property
+    def digest(self) -> str:
+        """A digest of the network's tensors."""
+        found = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            if isinstance(value, torch.Tensor):
+                plain = value.int_repr() if value.is_quantized else value.detach()
+                found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                found.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return f"sha256 {found.hexdigest()[:16]}"
+
     def example(self) -> Tensor:
         """The first image as the network's input, (1, 3, size, size)."""
-        return self.preprocessing.normalise(self._prepared()[0][None].to(self.device))
+        return input_of(self.network, self._prepared()[0][None].to(self.device), self.preprocessing)
 
     def predict(
         self,

@@ -29,6 +29,9 @@ from senet.study.judging.verdict import CONFIDENCE, Measure, judged
 from senet.training.processes.processes import asked_here
 from senet.words import counted, kind_of
 
+SCORE = "score.json"
+"""What the score means, as it was given last: the trainings of a folder may be killed before its result."""
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -255,14 +258,17 @@ def _measure(
     A call that adds seeds and forgets the flags must not turn a verdict on errors around.
     """
     before = None
-    if (folder / RESULT).is_file():
-        held = Record(folder / RESULT, read_json(folder / RESULT))
+    # Of trainings that were killed there is no result, and the flags were those of their first call.
+    if (file := next((each for each in (folder / SCORE, folder / RESULT) if each.is_file()), None)) is not None:
+        held = Record(file, read_json(file))
         before = Measure(held.text("score"), held.text("unit"), held.flag("higher_is_better"))
     given: dict[str, Any] = {"score": score, "unit": unit, "higher_is_better": higher_is_better}
     given = {name: value for name, value in given.items() if value is not None}
     found = dataclasses.replace(before or Measure(), **given)
     if before is not None and found != before:
         shown.note(f"the score of {folder} was {_named(before)}, and is now {_named(found)}")
+    if found != (before or Measure()):
+        write_json(folder / SCORE, dataclasses.asdict(found))
     return found
 
 
