@@ -39,6 +39,7 @@ _WORDS = {"None": "none", "True": "yes", "False": "no"}
 _KNOWN = ("torchvision:", "timm:", "hf:")  # names that are no paths, though some have a slash
 _PATH = re.compile(r"[/\\]|[^\s/\\]+[/\\]")  # absolute, or folders whose first has no space: else it is prose
 _BEGINNING = '---\nlibrary_name: "senet"\n'  # of every card
+_UNFINISHED = "---\n\nThis folder is not whole: `senet push` is writing it, or was stopped. Push again.\n"
 _NO_RUN = "senet push takes the folder of a run, as senet train wrote it; of a comparison, one of its runs such as {}"
 
 
@@ -113,7 +114,9 @@ def prepare(run: str | Path, out: str | Path, *, name: str = "hf:owner/name") ->
         raise StudyError(f"{folder} holds no finished run: {_NO_RUN.format(runs[-1] if runs else 'runs/photos/se-0')}")
     result, target = _result_of(folder), report_folder(out)
     _refuse_strangers(target)
-    (target / CARD).unlink(missing_ok=True)  # written last: a folder without it is not whole
+    # The card of a push that is killed says so, and tells the next one that the files are its own.
+    with atomic_write(target / CARD, follow=False) as temporary:
+        temporary.write_text(_BEGINNING + _UNFINISHED, encoding="utf-8")
     _write_network(folder / MODEL, target / MODEL)
     kept = ("accuracy", "split", "images", "loss", "epochs", "seconds", "parameters", "sites", "settings", "machine")
     write_json(target / RESULT, {key: bare(result[key]) for key in kept if key in result})

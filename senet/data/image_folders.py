@@ -31,9 +31,10 @@ __all__ = [
 ]
 
 OWN = ("digits", "context", "context-random")
+"""The names of senet's own data, which are no folders."""
+
 _SETS = "CIFAR10 CIFAR100 FashionMNIST MNIST KMNIST SVHN STL10 Flowers102 Food101 OxfordIIITPet ImageNet".split()
 """Torchvision's data sets that people name without their library."""
-"""The names of senet's own data, which are no folders."""
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),

@@ -232,6 +232,23 @@ def test_a_run_is_not_written_over(run):
     (run / "settings.json").unlink()
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["new", "again"])
+def test_a_push_that_is_killed_says_so_and_can_be_repeated(run, tmp_path, monkeypatch, before):
+    if before:
+        hub.prepare(run, tmp_path / "up")
+
+    def killed(_, to):
+        to.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_write_network", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hub.prepare(run, tmp_path / "up")
+    assert "This folder is not whole" in (tmp_path / "up" / "README.md").read_text()
+    assert "not whole" not in (hub.prepare(run, tmp_path / "up") / "README.md").read_text()
+
+
 def test_the_readme_of_a_project_is_not_written_over(run, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     with pytest.raises(StudyError, match=r"has README\.md, which senet push did not write: choose another folder"):
