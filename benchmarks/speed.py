@@ -81,7 +81,8 @@ backward* is what autograd holds between the passes, in bytes, parameters left o
 the squeeze stays in place (networks of basic blocks), ONNX Runtime and OpenVINO run the same operations for ours as for
 the straightforward block: what differs there is noise.
 An interval is that of the rounds of one process. From process to process a ratio moves by another 0.01 or 0.02 (for
-ResNet-50, *ours* and *timm's SE, optimized* are the same operations), and in OpenVINO bf16 by as much as 0.09.
+ResNet-50, *ours* and *timm's SE, optimized* are the same operations), in OpenVINO bf16 by as much as 0.09, and for one
+image in a network of milliseconds by as much: ResNet-20's 1.100 (NCHW) was 1.082 and 1.163 in other processes.
 The order of a round is drawn anew, but for ResNet-50's compiled and exported rows and its trainings: they are older, of
 one cyclic order, where a network always ran behind the same other and found the caches as that one left them. ResNet-20
 and MobileNet have squeeze, gates and rescaling in one compiled call; the others were measured when they were two.
