@@ -17,7 +17,7 @@ from senet.files.own_code import raised_at
 from senet.running import copy_of
 from senet.words import kind_of
 
-__all__ = ["Given", "given_model"]
+__all__ = ["Given", "digest_of_tensors", "given_model"]
 
 Model = str | nn.Module | Callable[..., nn.Module]
 
@@ -72,14 +72,20 @@ def given_model(model: Model) -> tuple[str, Given | None]:
                 f"{type(model).__name__} has parameters without values: lazy layers need a run on an input first, and "
                 "a network on the meta device needs weights"
             )
-        state = hashlib.sha256(f"{model}".encode())
-        for key, tensor in model.state_dict().items():
-            if hasattr(tensor, "detach"):
-                state.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return f"{type(model).__name__}()", Given(f"sha256 {state.hexdigest()[:16]}", model)
+        return f"{type(model).__name__}()", Given(digest_of_tensors(model, f"{model}"), model)
     if callable(model):
         return code_name(model), Given(digest_of_code(model), model)
     raise InputTypeError(
         f"a network is a name, a torch.nn.Module, or a function that returns one, not {kind_of(model)}"
     )
+
+
+def digest_of_tensors(network: nn.Module, description: str = "") -> str:
+    """A digest of a network's parameters and buffers, and of a description of it."""
+    state = hashlib.sha256(description.encode())
+    for key, tensor in network.state_dict().items():
+        if hasattr(tensor, "detach"):
+            plain = tensor.int_repr() if tensor.is_quantized else tensor.detach()
+            state.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            state.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f"sha256 {state.hexdigest()[:16]}"

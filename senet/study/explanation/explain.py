@@ -15,6 +15,7 @@ from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.data.sources import folder_of
 from senet.errors import InputError, StudyError
+from senet.evaluation.given import digest_of_tensors
 from senet.evaluation.options import MeasureOptions
 from senet.files.atomic import atomic_write
 from senet.files.run_folder import report_folder, write_csv, write_json
@@ -164,7 +165,7 @@ def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -
         preprocessing=subject.preprocessing,
         notes=subject.notes,
         machine=machine(subject.device),
-        network=subject.digest,
+        network=digest_of_tensors(subject.network),
         guess=int(plain.labels.bincount().max()) / len(plain.labels),
     )
 

@@ -14,6 +14,7 @@ from senet.console import display
 from senet.console.progress import Progress
 from senet.cost.cost import cost
 from senet.errors import StudyError
+from senet.evaluation.given import digest_of_tensors
 from senet.evaluation.networks import how_to_load
 from senet.evaluation.options import MeasureOptions
 from senet.files import fileformat
@@ -241,7 +242,7 @@ def _check_explained(subject: Subject, means: Mapping[str, Tensor], network: str
         raise StudyError(f"the explanation is of another network than {subject.model}: it has other SE blocks")
     if not network:
         subject.notes += ("the explanation is of an earlier version, which does not tell of which weights",)
-    elif network != subject.digest:
+    elif network != digest_of_tensors(subject.network):
         raise StudyError(
             f"the explanation is of another network than {subject.model}: its weights are others: explain this one"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -85,17 +84,6 @@ class Subject:
     def blocks(self) -> dict[str, nn.Module]:
         """The network's SE blocks."""
         return blocks(self.network)
-
-    @property
-    def digest(self) -> str:
-        """A digest of the network's tensors."""
-        found = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            if isinstance(value, torch.Tensor):
-                plain = value.int_repr() if value.is_quantized else value.detach()
-                found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                found.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return f"sha256 {found.hexdigest()[:16]}"
 
     def example(self) -> Tensor:
         """The first image as the network's input, (1, 3, size, size)."""
