@@ -1,4 +1,4 @@
-"""The errors and warnings of senet.
+"""The errors and warnings of senet, and the check that every room makes.
 
 Every error of senet is a `SenetError` and also the built-in error that fits, such as ValueError.
 Its message is one line that says what was given and what would be right.
@@ -7,9 +7,11 @@ Its message is one line that says what was given and what would be right.
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 import warnings
 from pathlib import Path
+from typing import SupportsIndex, cast
 
 from senet.words import printable
 
@@ -30,6 +32,8 @@ __all__ = [
     "SenetError",
     "StudyError",
     "WeightsError",
+    "warn",
+    "whole_number",
 ]
 
 
@@ -129,3 +133,18 @@ class BadImageError(DataError):
         super().__init__(message)  # one argument is enough, because a loader's workers send errors as text
         self.reason = reason or message
         self.lasting = lasting
+
+
+def whole_number(name: str, given: object, least: int = 1) -> int:
+    """A whole number of at least `least` as an int; NumPy's and PyTorch's count, True and 4.0 do not.
+
+    Raises:
+        InputError: it is anything else; the message begins with `name`.
+    """
+    try:
+        value = operator.index(cast(SupportsIndex, given))
+    except TypeError:
+        value = least - 1
+    if isinstance(given, bool) or value < least:
+        raise InputError(f"{name} is a whole number of at least {least}, not {given!r}")
+    return value

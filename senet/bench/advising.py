@@ -21,9 +21,9 @@ from senet.bench.engines import inference
 from senet.bench.measurement import NOT_INSTALLED, machine_of_figures, missing
 from senet.bench.rows import Ratio
 from senet.bench.timing import FULL, QUICK, in_turn
-from senet.block import PLACEMENTS, SESpec, _positive_int
+from senet.block import PLACEMENTS, SESpec
 from senet.console.progress import Progress
-from senet.errors import InputError, InsertionError
+from senet.errors import InputError, InsertionError, whole_number
 from senet.extras import how_to_install
 from senet.files.paths import expanded
 from senet.files.run_folder import report_folder
@@ -90,7 +90,7 @@ def advise(
         raise InputError("advise takes one picture (or signal, or volume) as its example: a tensor (1, C, *space)")
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}{did_you_mean(engine, ENGINES)}")
-    batch_size = _positive_int("batch_size", batch_size)
+    batch_size = whole_number("batch_size", batch_size)
     if why := missing(Case(INFERENCE, engine, batch_size)):
         how = f": {how_to_install(ENGINES[engine].extra)}" if why.startswith(NOT_INSTALLED) else ""
         raise InputError(f"{ENGINES[engine].words}: {why}{how}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def cases(size: int, engines: str | Iterable[str] | None = None, batch_size: int
         if name not in ENGINES:
             raise InputError(f"there is no engine {name!r}{did_you_mean(name, ENGINES)}")
     if batch_size is not None:
-        batch_size = _positive_int("batch_size", batch_size)
+        batch_size = whole_number("batch_size", batch_size)
     chosen = [name for name, engine in ENGINES.items() if (engine.usual if engines is None else name in engines)]
     many = 128 if size <= SMALL else 16
     largest = {name: batch_size or (many if ENGINES[name].device == "cpu" else 256) for name in chosen}

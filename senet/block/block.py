@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, SupportsIndex, cast
+from typing import Any
 
 import torch
 import torch.fx
@@ -30,7 +29,7 @@ from senet.block.equations import (
     without_autocast,
 )
 from senet.block.kinds import SQUEEZES, note_kind, warn_of_kind
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.words import did_you_mean
 
 __all__ = ["GATES", "PLACEMENTS", "SQUEEZES", "STARTS", "SEBlock", "SESpec", "hidden_width"]
@@ -43,16 +42,6 @@ def _check_choice(name: str, given: object, options: Sequence[str]) -> None:
     if given not in options:
         known = ", ".join(map(repr, options))
         raise InputError(f"{name} is one of {known}, not {given!r}{did_you_mean(given, options, '', most=1)}")
-
-
-def _positive_int(name: str, given: object) -> int:
-    try:
-        value = operator.index(cast(SupportsIndex, given))
-    except TypeError:
-        value = 0
-    if isinstance(given, bool) or value < 1:
-        raise InputError(f"{name} is a whole number of at least 1, not {given!r}")
-    return value
 
 
 def hidden_width(channels: int, reduction_ratio: int = 16, width: int | None = None, least_width: int = 1) -> int:
@@ -93,10 +82,10 @@ class SESpec:
     least_width: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reduction_ratio", _positive_int("reduction_ratio", self.reduction_ratio))
-        object.__setattr__(self, "least_width", _positive_int("least_width", self.least_width))
+        object.__setattr__(self, "reduction_ratio", whole_number("reduction_ratio", self.reduction_ratio))
+        object.__setattr__(self, "least_width", whole_number("least_width", self.least_width))
         if self.width is not None:
-            object.__setattr__(self, "width", _positive_int("width", self.width))
+            object.__setattr__(self, "width", whole_number("width", self.width))
         _check_choice("squeeze", self.squeeze, SQUEEZES)
         _check_choice("gate", self.gate, tuple(GATES))
         _check_choice("placement", self.placement, PLACEMENTS)
@@ -233,7 +222,7 @@ class SEBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        in_channels = _positive_int("in_channels", in_channels)
+        in_channels = whole_number("in_channels", in_channels)
         spec = SESpec(reduction_ratio, width, squeeze, gate, bias, least_width=least_width)  # checks them
         if not (isinstance(scale, int | float) and math.isfinite(scale)):
             raise InputError(f"scale is a finite number, not {scale!r}")

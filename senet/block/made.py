@@ -70,6 +70,7 @@ class MadeBlock(nn.Module):
     Attributes:
         module: f.
         alpha: α, (1,): a parameter, or a buffer with `start="paper"`.
+        made_with: the maker's name and a digest of its code, from `MadeSpec.content`; "" if unknown.
 
     Raises:
         ValueError: f returns another shape, or writes into its input.
@@ -77,6 +78,7 @@ class MadeBlock(nn.Module):
     """
 
     alpha: Tensor
+    made_with = ""
 
     def __init__(
         self,
@@ -224,7 +226,9 @@ class MadeSpec:
                 f"{channels} channels that make is given"
             )
         module = module.to(device=device, dtype=dtype)
-        return MadeBlock(module, channels, self.name, start=self.start or "identity", device=device, dtype=dtype)
+        block = MadeBlock(module, channels, self.name, start=self.start or "identity", device=device, dtype=dtype)
+        block.made_with = self.content()
+        return block
 
 
 def block_spec(spec: SESpec | MadeSpec | None, make: Make | None) -> SESpec | MadeSpec:

@@ -12,8 +12,7 @@ from senet.console.machine import usual_workers
 from senet.data.images import BadFile, prepared
 from senet.data.sampling import forking, worker_words
 from senet.data.unreadable import check_bad
-from senet.errors import BadImageError, DataError
-from senet.recipe.knobs import whole_number
+from senet.errors import BadImageError, DataError, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,8 +21,7 @@ from senet.console.machine import usual_workers
 from senet.data.images import Images, base_of, prepared
 from senet.data.signals import WorkerSignalShield
 from senet.data.transforms import Augmentation, Preprocessing
-from senet.errors import DataError, StudyError
-from senet.recipe.knobs import whole_number
+from senet.errors import DataError, StudyError, whole_number
 from senet.words import counted
 
 if TYPE_CHECKING:

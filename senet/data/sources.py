@@ -32,7 +32,7 @@ _NO_DATA_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_
 
 
 def open_data(
-    name: str | Path | Sequence[Any],
+    name: str | Path | Sequence[Any] | DataSource,
     *,
     classes: str | Path | None = None,
     class_offset: int = 0,
@@ -47,7 +47,8 @@ def open_data(
             pictures with labels drawn at random), a folder of class folders (with train/ and val/ and/or test/
             inside, or else split by us, 80/20 within each class), `torchvision:NAME`, or `wds:` with WebDataset's
             shards, such as `wds:path/{0000..0099}.tar`. Or two
-            of PyTorch's data sets, to train on and to measure on: `senet.data.pytorch.datasets` says of what.
+            of PyTorch's data sets, to train on and to measure on: `senet.data.pytorch.datasets` says of what. Or
+            data that is open already.
         classes: for evaluation: a JSON file with the network's classes in order (or name -> index),
             which maps folder names to class indices. By default classes are numbered by sorted
             name.
@@ -64,6 +65,8 @@ def open_data(
         raise DataError(
             "data_root (--data-root) is the folder of torchvision's data sets, and this is none of them: leave it out"
         )
+    if isinstance(name, DataSource):
+        return name if classes is None and class_offset == 0 else renumbered(name, classes, class_offset)
     if not isinstance(name, str | Path):
         source = from_datasets(name)
     elif (root := folder_of(name)) is not None:

@@ -8,12 +8,12 @@ from senet.console.progress import Progress
 from senet.data.readable import Readable
 from senet.data.sources import DataSource, folder_of
 from senet.data.unreadable import MAX_BAD
+from senet.errors import whole_number
 from senet.evaluation.logits import check_scores, predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.evaluation.options import MeasureOptions
 from senet.evaluation.reliability import bins_of, calibration_error
 from senet.evaluation.result import Evaluation, evaluation_folder, write_evaluation
-from senet.recipe.knobs import whole_number
 from senet.recipe.options import known_options
 from senet.words import counted
 

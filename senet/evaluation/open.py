@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from senet.data.transforms import Preprocessing
-from senet.errors import DataError, InputError, StudyError
+from senet.errors import DataError, InputError, StudyError, whole_number
 from senet.evaluation.classnames import names_in, published_classes, published_preprocessing, spoken, trained_classes
 from senet.evaluation.given import given_model
 from senet.evaluation.logits import device_of
@@ -29,7 +29,7 @@ from senet.evaluation.networks import (
 )
 from senet.export.runtimes import RUNTIMES, Runtime
 from senet.files.paths import expanded
-from senet.recipe.knobs import is_number, whole_number
+from senet.recipe.knobs import is_number
 from senet.running import devices_of
 from senet.words import nearest
 from senet.zoo.names.naming import is_saved
@@ -204,11 +204,11 @@ def open_labelled(
             or has other classes than the images.
         SenetError: data, network or options are not usable.
     """
-    from senet.data.sources import DataSource, open_data, renumbered
+    from senet.data.sources import open_data, renumbered
 
     device = device_of(options.get("devices", "auto"))
     file, offset = options.get("classes"), options.get("class_offset", 0)
-    source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
+    source = open_data(data, data_root=options.get("data_root"))
     if not source.indices and (file is not None or offset):
         source = renumbered(source, file, offset)
     split, images = source.split(options.get("split"))

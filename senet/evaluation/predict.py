@@ -13,7 +13,7 @@ from senet.data.image_folders import files_below, named_otherwise
 from senet.data.images import FileImages, text_of
 from senet.data.readable import Readable
 from senet.data.unreadable import BadFile
-from senet.errors import DataError
+from senet.errors import DataError, whole_number
 from senet.evaluation.classnames import names_in
 from senet.evaluation.logits import answers, check_scores, device_of
 from senet.evaluation.networks import check_classifies, probe
@@ -22,7 +22,6 @@ from senet.evaluation.options import PredictOptions
 from senet.evaluation.result import prediction_columns
 from senet.files.paths import expanded
 from senet.files.tables import check_table, write_table
-from senet.recipe.knobs import whole_number
 from senet.recipe.options import known_options
 from senet.report.table import Table
 from senet.words import counted, nearest

@@ -25,7 +25,6 @@ __all__ = [
     "switch",
     "up_to_1",
     "whole",
-    "whole_number",
 ]
 
 
@@ -79,17 +78,6 @@ def check_seed(seed: object) -> None:
     """
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"seed is a whole number of at least 0 and less than 2**63, not {seed!r}")
-
-
-def whole_number(name: str, value: object, least: int = 1) -> int:
-    """A whole number of at least `least`.
-
-    Raises:
-        InputError: it is anything else.
-    """
-    if type(value) is not int or value < least:
-        raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
-    return value
 
 
 def is_number(value: object) -> bool:

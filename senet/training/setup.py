@@ -10,8 +10,7 @@ import torch
 
 from senet.data.augmentation import augmentation_of
 from senet.data.sampling import CachedImages, eval_loader, hold, share_of, train_loader
-from senet.errors import DataError, StudyError
-from senet.recipe.knobs import whole_number
+from senet.errors import DataError, StudyError, whole_number
 from senet.training.processes.processes import Processes
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from senet.block.made import MadeSpec, block_settings, block_spec, check_portable
+from senet.block import SEBlock
+from senet.block.made import MadeBlock, MadeSpec, block_settings, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.data import unreadable as badfiles
-from senet.data.source import DataSource
 from senet.data.sources import open_data
 from senet.data.transforms import plain_values, preprocessing_for
 from senet.data.unreadable import MAX_BAD, check_range, checked, value_range
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from senet.block import SESpec
     from senet.block.made import Make
-    from senet.data.source import Data
+    from senet.data.source import Data, DataSource
     from senet.evaluation.given import Model
     from senet.evaluation.logits import Predictions
     from senet.insertion import Where
@@ -138,6 +138,8 @@ def train(
     with joined(layout) as processes, contextlib.ExitStack() as stack:
         shown = Progress.of(progress, here=processes.rank == 0)
         setup, made = setup_of(arm, data, asked, layout, processes, shown, out, seed=seed)
+        if "se_lr" in asked and not any(isinstance(part, SEBlock | MadeBlock) for part in made.network.modules()):
+            raise InputError(f"se_lr (--se-lr) is the learning rate of senet's own blocks, and {name} has none of them")
         settings = settings_of(arm, setup, made) | {"seed": seed}
         folder = processes.first(lambda: open_folder(out, settings, resume=resume))
         processes.first(lambda: stack.enter_context(locked(folder)))
@@ -176,7 +178,7 @@ def setup_of(
     """
     held = _settings_in(expanded(out))
     earlier = held is not None and "transparency" not in held["preprocessing"]
-    source = data if isinstance(data, DataSource) else open_data(data, data_root=options.get("data_root"))
+    source = open_data(data, data_root=options.get("data_root"))
     refuse_inside(expanded(out), source.root)
     changes = changes_in(options)
     recipe = recipe_for(source.kind, pretrained=arm.pretrained, recipe=options.get("recipe"), changes=changes)

@@ -7,7 +7,7 @@ import pytest
 
 from senet.block import SEBlock, SESpec
 from senet.data.sources import open_data
-from senet.errors import StudyError
+from senet.errors import DataError, InputError, StudyError
 from senet.evaluation.logits import device_of
 from senet.fused.switch import _watchers
 from senet.training.train import train
@@ -158,3 +158,14 @@ def test_devices(asked, kind):
 def test_devices_that_are_not_there(asked):
     with pytest.raises(StudyError, match="devices="):
         device_of(asked)
+
+
+def test_a_learning_rate_of_se_is_refused_where_there_is_no_se(tiny, pictures, tmp_path):
+    with pytest.raises(InputError, match=r"se_lr \(--se-lr\) is the learning rate of senet's own blocks, and .*none"):
+        train(tiny, pictures, out=tmp_path / "run", se_lr=0.1, **SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_torchvisions_data_is_refused_beside_data_that_is_open(tiny, pictures, tmp_path):
+    with pytest.raises(DataError, match=r"data_root .* is the folder of torchvision's data sets, and this is none"):
+        train(tiny, open_data(pictures), out=tmp_path / "run", data_root=tmp_path, **SHORT)

@@ -105,6 +105,7 @@ def insert(
     start = spec.resolved_start("identity")
     if isinstance(spec, MadeSpec):
         spec = dataclasses.replace(spec, start=start)
+        _check_maker_is_one(model, spec)
     found, flow = _analyse(model, example, spec.placement)
     chosen = select(found, where)
     target = model if inplace else copy_of(model)
@@ -229,6 +230,18 @@ def _check_network(model: nn.Module) -> None:
             raise InsertionError(f"{at} is lazy and has no parameters yet: run the network once before inserting")
         if any(p is not None and p.is_meta for p in module._parameters.values()):
             raise InsertionError(f"{at} is on the meta device and has no values: materialise the network first")
+
+
+def _check_maker_is_one(model: nn.Module, spec: MadeSpec) -> None:
+    """Refuse a maker with the name of another whose blocks the network holds: a saved file knows makers by name."""
+    content = spec.content()
+    for name, module, at in attached(model):
+        block = module.get_submodule(at.child)
+        if isinstance(block, MadeBlock) and block.maker == spec.name and block.made_with not in ("", content):
+            raise InsertionError(
+                f"the block at {name} was made by another make={spec.name}, and a saved file tells makers apart by "
+                f"name: give this one a name of its own, with def"
+            )
 
 
 def _prove(model: nn.Module, example: Any, plain: Dataflow, chosen: list[Site], start: str) -> None:

@@ -12,13 +12,12 @@ from senet.block.made import MadeSpec, Make, block_spec
 from senet.console.machine import machine
 from senet.console.progress import Progress
 from senet.data import unreadable as badfiles
-from senet.errors import StudyError
+from senet.errors import StudyError, whole_number
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import BuiltNetwork, NetworkSpec, example_of
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion import InsertionError, sites
 from senet.insertion.rules.site import lasting, select
-from senet.recipe.knobs import whole_number
 from senet.recipe.options import Options, known_options
 from senet.report import write_page
 from senet.study.ablation.ablation import Ablation, TrainedCell
@@ -152,7 +151,7 @@ def ablate_cells(
     Returns:
         The ablation; or without a report, lines to show: commands, results of cells, a job's number.
     """
-    whole_number("seeds", seeds)
+    seeds = whole_number("seeds", seeds)
     spec, where = block_spec(spec, make), lasting(where)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)

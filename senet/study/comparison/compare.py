@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from senet.block.made import MadeSpec, Make, block_in, block_spec, check_portable
 from senet.console.machine import machine
 from senet.console.progress import Progress
-from senet.errors import StudyError
+from senet.errors import StudyError, whole_number
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import NetworkSpec
 from senet.files.run_folder import METRICS, RESULT, write_csv, write_json
 from senet.insertion.rules.site import lasting
-from senet.recipe.knobs import whole_number
 from senet.recipe.options import Options, known_options
 from senet.study.cells.carry_out import carry_out, listed, on_device_of, open_study
 from senet.study.cells.cell import Cell, CellOptions, left_out, seeds_in
@@ -138,7 +137,7 @@ def compare_cells(
     Returns:
         The comparison; or without a report, lines to show: commands, results of cells, a job's number.
     """
-    whole_number("seeds", seeds)
+    seeds = whole_number("seeds", seeds)
     spec, where = block_spec(spec, make), lasting(where)
     name, given = given_model(model)
     plain = NetworkSpec(name, None if weights is None else str(weights), given=given)

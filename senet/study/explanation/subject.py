@@ -12,11 +12,10 @@ import torch
 from senet.data import unreadable as badfiles
 from senet.data.images import ChosenImages
 from senet.data.sampling import eval_loader, hold
-from senet.errors import StudyError
+from senet.errors import StudyError, whole_number
 from senet.evaluation.logits import check_scores, input_of, predict_all
 from senet.evaluation.open import in_eval_mode, open_labelled
 from senet.insertion import Hold, InlineSE, InsertionError, blocks, holding, recording
-from senet.recipe.knobs import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from senet.block.made import block_in, block_settings, block_spec, check_maker
 from senet.console.machine import machine
 from senet.console.progress import Progress, duration
-from senet.errors import InputError, InputTypeError, StudyError
+from senet.errors import InputError, InputTypeError, StudyError, whole_number
 from senet.files.code_digest import code_name, command_name, digest_of_code
 from senet.files.lock import locked
 from senet.files.records import Record
 from senet.files.run_folder import RESULT, named, open_folder, read_json, write_json
 from senet.insertion.rules.site import lasting
-from senet.recipe.knobs import is_number, whole_number
+from senet.recipe.knobs import is_number
 from senet.study.cells.carry_out import GOES_ON, Carried, Work, carry_out, listed, open_study
 from senet.study.cells.cell import Cell, CellOptions, incomplete, left_out, seeds_in
 from senet.study.cells.children import INSIDE
@@ -148,7 +148,8 @@ def judge_cells(
     Returns:
         The judgement; or without a report, lines to show: commands, results of cells, a job's number.
     """
-    _check(train, seeds, confidence)
+    seeds = whole_number("seeds", seeds)
+    _check(train, confidence)
     shown = Progress.of(progress)
     block = block_spec(spec, make)
     arms = ("plain", CONTROL if control else "se")
@@ -214,8 +215,7 @@ def judge_cells(
     return result
 
 
-def _check(train: Any, seeds: int, confidence: float) -> None:
-    whole_number("seeds", seeds)
+def _check(train: Any, confidence: float) -> None:
     if not callable(train):
         raise InputTypeError(f"judge takes a function that trains, which is given a cell, not {kind_of(train)}")
     try:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from senet.block import _positive_int
+from senet.errors import whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import ConvUnit, initialise
 
@@ -98,7 +98,7 @@ class BNInception(nn.Module):
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
-        self.conv1 = ConvUnit(_positive_int("in_channels", in_channels), 64, 7, 2)
+        self.conv1 = ConvUnit(whole_number("in_channels", in_channels), 64, 7, 2)
         self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.conv2 = nn.Sequential(ConvUnit(64, 64, 1), ConvUnit(64, 192, 3))
         self.pool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -115,7 +115,7 @@ class BNInception(nn.Module):
             channels = module.out_channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import stage
 
@@ -86,11 +85,11 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
-        n, rest = divmod(_positive_int("depth", depth) - 2, 6)
+        n, rest = divmod(whole_number("depth", depth) - 2, 6)
         if rest or n < 1:
             raise InputError(f"depth is 6n + 2 (20, 32, 44, 56, 110), not {depth!r}")
-        num_classes = _positive_int("num_classes", num_classes)
-        self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
+        num_classes = whole_number("num_classes", num_classes)
+        self.conv1 = nn.Conv2d(whole_number("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = stage(BasicBlock, n, _STEM, _STEM, 1)

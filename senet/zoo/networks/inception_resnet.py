@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from senet.block import _positive_int
+from senet.errors import whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import ConvUnit, initialise
 
@@ -104,7 +104,7 @@ class InceptionResNetV2(nn.Module):
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2) -> None:
         super().__init__()
-        self.conv2d_1a = ConvUnit(_positive_int("in_channels", in_channels), 32, 3, 2, padding=0, eps=_EPS)
+        self.conv2d_1a = ConvUnit(whole_number("in_channels", in_channels), 32, 3, 2, padding=0, eps=_EPS)
         self.conv2d_2a = ConvUnit(32, 32, 3, padding=0, eps=_EPS)
         self.conv2d_2b = ConvUnit(32, 64, 3, eps=_EPS)
         self.maxpool_3a = nn.MaxPool2d(3, 2)
@@ -128,7 +128,7 @@ class InceptionResNetV2(nn.Module):
         self.conv2d_7b = ConvUnit(2080, 1536, 1, eps=_EPS)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.classif = nn.Linear(1536, _positive_int("num_classes", num_classes))
+        self.classif = nn.Linear(1536, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

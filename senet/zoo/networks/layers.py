@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 
 __all__ = ["ConvUnit", "initialise", "scaled", "stage", "with_dropout", "with_in_channels"]
 
@@ -87,7 +86,7 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
 
 def with_in_channels(model: nn.Module, in_channels: int) -> None:
     """Replace the first convolution of `model` if its images do not have 3 channels."""
-    if _positive_int("in_channels", in_channels) == 3:
+    if whole_number("in_channels", in_channels) == 3:
         return
     name, first = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
     kernel, stride, padding = (tuple(map(int, pair)) for pair in (first.kernel_size, first.stride, first.padding))

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from senet.block import _positive_int
+from senet.errors import whole_number
 from senet.extras import extra
 from senet.insertion import remove
 from senet.zoo.networks.entry import Entry
@@ -66,8 +66,8 @@ class MobileNetV1(nn.Module):
     ) -> None:
         super().__init__()
         channels = scaled(_STEM, width)
-        stride = _positive_int("stem_stride", stem_stride)
-        self.stem = ConvUnit(_positive_int("in_channels", in_channels), channels, 3, stride)
+        stride = whole_number("stem_stride", stem_stride)
+        self.stem = ConvUnit(whole_number("in_channels", in_channels), channels, 3, stride)
         units = []
         for wanted, stride in _UNITS:
             units.append(SeparableUnit(channels, scaled(wanted, width), stride))
@@ -75,7 +75,7 @@ class MobileNetV1(nn.Module):
         self.units = nn.Sequential(*units)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

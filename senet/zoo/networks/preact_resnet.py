@@ -13,8 +13,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise, stage
 
@@ -70,10 +69,10 @@ class PreActResNet(nn.Module):
 
     def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
-        n, rest = divmod(_positive_int("depth", depth) - 2, 9)
+        n, rest = divmod(whole_number("depth", depth) - 2, 9)
         if rest or n < 1:
             raise InputError(f"depth is 9n + 2 (164, or 11, 20, 29, ...), not {depth!r}")
-        self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(whole_number("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.layer1 = stage(PreActBottleneck, n, _STEM, 4 * _STEM, 1)
         self.layer2 = stage(PreActBottleneck, n, 4 * _STEM, 8 * _STEM, 2)
         self.layer3 = stage(PreActBottleneck, n, 8 * _STEM, 16 * _STEM, 2)
@@ -81,7 +80,7 @@ class PreActResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(16 * _STEM, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(16 * _STEM, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

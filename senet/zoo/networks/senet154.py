@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from senet.block import _positive_int
+from senet.errors import whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise, stage
 
@@ -70,7 +70,7 @@ class SENet154(nn.Module):
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2) -> None:
         super().__init__()
-        self.layer0 = _stem(_positive_int("in_channels", in_channels))
+        self.layer0 = _stem(whole_number("in_channels", in_channels))
         channels = 128
         stages = []
         for index, count in enumerate(_BLOCKS):
@@ -80,7 +80,7 @@ class SENet154(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

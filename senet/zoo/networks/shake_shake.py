@@ -16,8 +16,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise, stage
 
@@ -119,12 +118,12 @@ class ShakeShake(nn.Module):
         self, depth: int, width: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        n, rest = divmod(_positive_int("depth", depth) - 2, 6)
+        n, rest = divmod(whole_number("depth", depth) - 2, 6)
         if rest or n < 1:
             raise InputError(f"depth is 6n + 2 (26, or 20, 32, 38), not {depth!r}")
-        if _positive_int("width", width) % 2:
+        if whole_number("width", width) % 2:
             raise InputError(f"width is an even number of channels, such as 96, not {width!r}")
-        self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(whole_number("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
         self.layer1 = stage(ShakeBlock, n, _STEM, width, 1)
         self.layer2 = stage(ShakeBlock, n, width, 2 * width, 2)
@@ -132,7 +131,7 @@ class ShakeShake(nn.Module):
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(4 * width, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(4 * width, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

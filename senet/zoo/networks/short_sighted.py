@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import ConvUnit, initialise
 
@@ -94,12 +93,12 @@ class ShortSighted(nn.Module):
         self, *, num_classes: int = 10, in_channels: int = 3, width: int = 64, units: int = 2, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        width = _positive_int("width", width)
-        self.stem = ConvUnit(_positive_int("in_channels", in_channels), width, 3, 2)
-        self.units = nn.Sequential(*(LightUnit(width) for _ in range(_positive_int("units", units))))
+        width = whole_number("width", width)
+        self.stem = ConvUnit(whole_number("in_channels", in_channels), width, 3, 2)
+        self.units = nn.Sequential(*(LightUnit(width) for _ in range(whole_number("units", units))))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(width, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,14 +135,14 @@ class LightNet(nn.Module):
         super().__init__()
         if type(seeing) is not int or not 0 <= seeing <= _UNITS:
             raise InputError(f"seeing is a whole number from 0 to {_UNITS}, not {seeing!r}")
-        width = _positive_int("width", width)
-        self.stem = ConvUnit(_positive_int("in_channels", in_channels), _STEM, 3, 2)
+        width = whole_number("width", width)
+        self.stem = ConvUnit(whole_number("in_channels", in_channels), _STEM, 3, 2)
         self.depthwise = ConvUnit(_STEM, _STEM, 5, 2, groups=_STEM)
         self.pointwise = ConvUnit(_STEM, width, 1)
         self.units = nn.Sequential(*(LightUnit(width, sees=index < seeing) for index in range(_UNITS)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(width, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import ConvUnit, initialise, scaled
 
@@ -100,9 +99,9 @@ class ShuffleNetV1(nn.Module):
         groups: int = 3,
     ) -> None:
         super().__init__()
-        if _positive_int("groups", groups) not in _CHANNELS:
+        if whole_number("groups", groups) not in _CHANNELS:
             raise InputError(f"groups is one of {', '.join(map(str, _CHANNELS))}, not {groups!r}")
-        self.stem = ConvUnit(_positive_int("in_channels", in_channels), _STEM, 3, 2)
+        self.stem = ConvUnit(whole_number("in_channels", in_channels), _STEM, 3, 2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         before, channels = _STEM, scaled(_CHANNELS[groups], width, 4 * groups)
         stages = []
@@ -113,7 +112,7 @@ class ShuffleNetV1(nn.Module):
         self.stage2, self.stage3, self.stage4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(before, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(before, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

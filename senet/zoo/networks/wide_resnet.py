@@ -12,8 +12,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from senet.block import _positive_int
-from senet.errors import InputError
+from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
 from senet.zoo.networks.layers import initialise, stage
 
@@ -69,18 +68,18 @@ class WideResNet(nn.Module):
         self, depth: int, width: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        n, rest = divmod(_positive_int("depth", depth) - 4, 6)
+        n, rest = divmod(whole_number("depth", depth) - 4, 6)
         if rest or n < 1:
             raise InputError(f"depth is 6n + 4 (16, 22, 28, 40), not {depth!r}")
-        base = _STEM * _positive_int("width", width)
-        self.conv1 = nn.Conv2d(_positive_int("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
+        base = _STEM * whole_number("width", width)
+        self.conv1 = nn.Conv2d(whole_number("in_channels", in_channels), _STEM, 3, 1, 1, bias=False)
         self.layer1 = stage(WideBlock, n, _STEM, base, 1, dropout)
         self.layer2 = stage(WideBlock, n, base, 2 * base, 2, dropout)
         self.layer3 = stage(WideBlock, n, 2 * base, 4 * base, 2, dropout)
         self.bn = nn.BatchNorm2d(4 * base)
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(4 * base, _positive_int("num_classes", num_classes))
+        self.fc = nn.Linear(4 * base, whole_number("num_classes", num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

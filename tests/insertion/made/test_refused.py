@@ -189,3 +189,15 @@ def test_a_second_insert_says_that_it_is_there(plain):
     assert torch.equal(senet.remove(both)(EXAMPLE), plain(EXAMPLE))
     with pytest.raises(InsertionError, match="matches no site"):
         senet.insert(both, EXAMPLE, make="cbam", where="1*")
+
+
+def test_another_maker_of_one_name_is_refused_since_a_file_tells_makers_apart_by_name(plain):
+    def scaled(by):
+        return lambda channels: Scaled(channels, lambda block, x: by * x * block.weight)
+
+    once = scaled(0.5)
+    net = senet.insert(plain, EXAMPLE, make=once, where="1*")
+    again = senet.insert(copy.deepcopy(net), EXAMPLE, make=once, where="3*")
+    assert len(inserted(again)) == 2
+    with pytest.raises(InsertionError, match=r"the block at 1.* was made by another make=.*lambda.*, with def"):
+        senet.insert(net, EXAMPLE, make=scaled(0.25), where="3*")
