@@ -296,8 +296,7 @@ _OUTPUT: Mapping[str, Flag] = {
     "runs": Flag("FOLDER", "folders of finished comparisons, or of judgements"),
     "resume": Flag("", "resume what an earlier call began in the folder"),
     "engines": Flag(
-        "NAME",
-        f"the engines: {_ENGINES}; the default is all but openvino-int8, executorch, litert and ncnn",
+        "NAME", f"the engines: {_ENGINES}; the default is all but openvino-int8, executorch, litert and ncnn"
     ),
     "engine": Flag("NAME", f"the engine that will run the network: {_ENGINES}"),
     "budget": Flag("RATIO", "the largest ratio of the time with SE to the time without: 1.02 is two per cent more", 1),

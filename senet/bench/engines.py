@@ -32,7 +32,7 @@ def inference(engine: str, form: nn.Module, x: Tensor) -> Run:
     makers: dict[str, Callable[[nn.Module, Tensor], Run]] = {
         "eager": lambda form, x: _eager(form, x, torch.contiguous_format),
         "channels-last": lambda form, x: _eager(form, x, _channels_last(x)),
-        "bf16": _bf16,
+        "bf16": lambda form, x: _eager(form.to(torch.bfloat16), x.to(torch.bfloat16), _channels_last(x)),
         "compile": _compiled,
         "onnxruntime": _onnxruntime,
         "openvino": lambda form, x: _openvino(form, x, "f32"),
@@ -59,10 +59,6 @@ def _eager(form: nn.Module, x: Tensor, layout: torch.memory_format) -> Run:
             return form(x)
 
     return run
-
-
-def _bf16(form: nn.Module, x: Tensor) -> Run:
-    return _eager(form.to(torch.bfloat16), x.to(torch.bfloat16), _channels_last(x))
 
 
 def _compiled(form: nn.Module, x: Tensor) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -216,7 +217,6 @@ class _Measuring:
         self.who = who
         self.example = example
         self.effort = effort
-        self._forms: dict[str, nn.Module] | None = None
 
     def row(self, case: Case) -> Row:
         """Measure a case; its row notes any error."""
@@ -240,11 +240,12 @@ class _Measuring:
             for name, network in networks.items():
                 with self.who.within(name):
                     counts[name] = count(network, x)
-            return _counted(row, counts)
+            ratios = {name: Ratio(each / max(1, counts[PLAIN])) for name, each in counts.items() if name != PLAIN}
+            return dataclasses.replace(row, plain=counts[PLAIN], ratios=ratios)
         runs: dict[str, Callable[[], object]] = {}
         x = self._pictures(case.batch)
         if case.what == INFERENCE:
-            for name, form in self._inference_forms().items():
+            for name, form in self._inference_forms.items():
                 runs[name] = inference(case.engine, copy.deepcopy(form), x)
             if ENGINES[case.engine].eager:
                 for name, network in self.who.as_they_are().items():
@@ -270,19 +271,12 @@ class _Measuring:
 
         return within
 
+    @functools.cached_property
     def _inference_forms(self) -> dict[str, nn.Module]:
-        if self._forms is None:
-            self._forms = self.who.inference_forms(self.example)
-        return self._forms
+        return self.who.inference_forms(self.example)
 
     def _pictures(self, batch: int) -> Tensor:
         return noise(batch, *self.example.shape[1:])
-
-
-def _counted(row: Row, counts: Mapping[str, int]) -> Row:
-    plain = counts[PLAIN]
-    ratios = {name: Ratio(count / max(1, plain)) for name, count in counts.items() if name != PLAIN}
-    return dataclasses.replace(row, plain=plain, ratios=ratios)
 
 
 def missing(case: Case) -> str:

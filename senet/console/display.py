@@ -19,18 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = [
-    "Unbroken",
-    "bytes_of",
-    "console",
-    "count",
-    "flush",
-    "plain_text",
-    "share",
-    "show",
-    "silence",
-    "write",
-]
+__all__ = ["Unbroken", "bytes_of", "console", "count", "flush", "plain_text", "share", "show", "silence", "write"]
 
 WIDTH = 100  # of a table in plain text
 LOG_WIDTH = 140  # of the command's output if it is not a terminal

@@ -25,9 +25,7 @@ _SINGLE_VALUE = "Expected more than 1 value per channel"  # batch norm's error o
 
 @contextlib.contextmanager
 def watched(
-    found: Mapping[str, nn.Module],
-    entered: Callable[[str, Tensor], None],
-    left: Callable[[str, Tensor, Tensor], None],
+    found: Mapping[str, nn.Module], entered: Callable[[str, Tensor], None], left: Callable[[str, Tensor, Tensor], None]
 ) -> Iterator[None]:
     """A context that calls `entered(name, x)` before and `left(name, x, y)` after each call of an SE block.
 

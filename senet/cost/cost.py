@@ -164,7 +164,8 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
             f"{type(model).__name__} has lazy layers, which have no shapes yet: run it once on an input first"
         )
     with torch.inference_mode(False):
-        example = tree_map_only(Tensor, _outside_inference_mode, example)
+        # autograd cannot keep inference tensors
+        example = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, example)
         listed = blocks(model, example)
         found = {name: block for name, block in listed.items() if not isinstance(block, InlineSE)}
         inline = {name: block for name, block in listed.items() if isinstance(block, InlineSE)}
@@ -232,10 +233,6 @@ def _channels_and_width(block: nn.Module) -> tuple[int | None, int | None]:
     if isinstance(block, MadeBlock) or len(layers) < 2 or layers[0].shape[1] != layers[-1].shape[0]:
         return channels, None
     return channels, layers[0].shape[0]
-
-
-def _outside_inference_mode(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor  # autograd cannot keep inference tensors
 
 
 @dataclasses.dataclass

@@ -15,16 +15,12 @@ __all__ = ["blocks_table", "comparison_table", "cost_tables", "more"]
 
 def cost_tables(cost: Cost) -> list[Table]:
     """Tables of a network's cost and SE's share, in all and per SE block."""
+    kept = (bytes_of(cost.activation_bytes), bytes_of(cost.se_activation_bytes), share(cost.se_activation_bytes_share))
     rows = [
         ("parameters", count(cost.parameters), count(cost.se_parameters), share(cost.se_parameters_share)),
         ("multiply-adds", count(cost.multiply_adds), count(cost.se_multiply_adds), share(cost.se_multiply_adds_share)),
         ("rescaling (multiplications beside these)", "", count(cost.rescaling), ""),
-        (
-            _activations(cost),
-            bytes_of(cost.activation_bytes),
-            bytes_of(cost.se_activation_bytes),
-            share(cost.se_activation_bytes_share),
-        ),
+        (_activations(cost), *kept),
     ]
     if cost.latency_ratio is not None:
         rows.append(("time of a forward pass, over that without SE", f"{cost.latency_ratio:.3f} ×", "", ""))
@@ -54,22 +50,13 @@ def blocks_table(cost: Cost) -> Table:
 
 def comparison_table(plain: Cost, se: Cost, title: str, block: str = "SE") -> Table:
     """A table of the cost without and with `block`, side by side."""
-    rows = [
-        ("parameters", count(plain.parameters), count(se.parameters), more(plain.parameters, se.parameters)),
-        (
-            "multiply-adds",
-            count(plain.multiply_adds),
-            count(se.multiply_adds),
-            more(plain.multiply_adds, se.multiply_adds),
-        ),
-        ("rescaling (multiplications beside these)", count(plain.rescaling), count(se.rescaling), ""),
-        (
-            _activations(se),
-            bytes_of(plain.activation_bytes),
-            bytes_of(se.activation_bytes),
-            more(plain.activation_bytes, se.activation_bytes),
-        ),
-    ]
+    counts = (
+        ("parameters", plain.parameters, se.parameters, count),
+        ("multiply-adds", plain.multiply_adds, se.multiply_adds, count),
+        (_activations(se), plain.activation_bytes, se.activation_bytes, bytes_of),
+    )
+    rows = [(what, shown(before), shown(after), more(before, after)) for what, before, after, shown in counts]
+    rows.insert(2, ("rescaling (multiplications beside these)", count(plain.rescaling), count(se.rescaling), ""))
     if se.latency_ratio is not None:
         added = more(1, se.latency_ratio)
         rows.append(("time of a forward pass, measured in turn", "1", f"{se.latency_ratio:.3f}", added))

@@ -18,16 +18,7 @@ from senet.errors import BadImageError, DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "EXTENSIONS",
-    "decode",
-    "decode_bytes",
-    "depth_of",
-    "readable_formats",
-    "reason_of",
-    "to_mode",
-    "upright",
-]
+__all__ = ["EXTENSIONS", "decode", "decode_bytes", "depth_of", "readable_formats", "reason_of", "to_mode", "upright"]
 
 EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -125,10 +116,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_mode(
-    image: Image.Image,
-    mode: str,
-    transparency: str | None = "white",
-    values: tuple[float, float] | None = None,
+    image: Image.Image, mode: str, transparency: str | None = "white", values: tuple[float, float] | None = None
 ) -> Image.Image:
     """`image` upright with 8 bits a channel, in colour, in grey, or with transparency.
 

@@ -55,11 +55,7 @@ _OTHER_PROGRAMS = frozenset({"$recycle.bin", "#recycle", "@eadir", "lost+found",
 
 
 def stratified_split(
-    labels: Sequence[int],
-    names: Sequence[str],
-    *,
-    seed: int = 0,
-    twins: Sequence[Sequence[int]] = (),
+    labels: Sequence[int], names: Sequence[str], *, seed: int = 0, twins: Sequence[Sequence[int]] = ()
 ) -> tuple[list[int], list[int]]:
     """Indices of training images and of held-out images: a fifth of each class, at least one.
 

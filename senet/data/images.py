@@ -63,7 +63,7 @@ class Images(Protocol):
 
     def __len__(self) -> int:
         """How many images there are."""
-        ...
+        return len(self.names)
 
     def load(self, index: int) -> Image.Image:
         """Image `index`, decoded: upright, 8 bits a channel, RGB or (where it is transparent) RGBA."""
@@ -102,7 +102,7 @@ def _size(path: Path) -> int:
         return -1
 
 
-class FileImages:
+class FileImages(Images):
     """Images in files.
 
     Args:
@@ -120,10 +120,6 @@ class FileImages:
         self.paths = tuple(paths)
         self.labels = torch.tensor(labels, dtype=torch.int64)
         self.names: Sequence[str] = names or [text_of(path.relative_to(root)) for path in self.paths]
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.paths)
 
     def load(self, index: int) -> Image.Image:
         """Image `index`; raises a BadImageError that names the file if it cannot be decoded."""
@@ -186,17 +182,13 @@ def _across(group: Sequence[tuple[int, int, Any, int]], lists: int) -> bool:
     return len(group) > 1 and (lists == 1 or len({place for place, *_ in group}) > 1)
 
 
-class ArrayImages:
+class ArrayImages(Images):
     """Images in memory: `pixels` (n, height, width, 3) uint8."""
 
     def __init__(self, pixels: np.ndarray[Any, np.dtype[np.uint8]], labels: Sequence[int]) -> None:
         self.pixels = pixels
         self.labels = torch.tensor(labels, dtype=torch.int64)
         self.names: Sequence[str] = [str(index) for index in range(len(pixels))]
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.pixels)
 
     def load(self, index: int) -> Image.Image:
         """Image `index`."""
@@ -207,7 +199,7 @@ class ArrayImages:
         return digest(self.labels, [self.pixels.tobytes()])
 
 
-class TorchvisionImages:
+class TorchvisionImages(Images):
     """A torchvision data set with items (PIL image, label); `labels` are the labels of all items."""
 
     def __init__(self, dataset: Any, labels: Sequence[int]) -> None:
@@ -219,10 +211,6 @@ class TorchvisionImages:
     def in_memory(self) -> bool:
         """Whether the data set holds its images as an array, so that none needs decoding."""
         return isinstance(getattr(self.dataset, "data", None), np.ndarray | Tensor)
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.names)
 
     def load(self, index: int) -> Image.Image:
         """Image `index`; one that cannot be decoded is a BadImageError that says which."""
@@ -238,7 +226,7 @@ class TorchvisionImages:
         return digest(self.labels, [type(self.dataset).__name__.encode()])
 
 
-class ChosenImages:
+class ChosenImages(Images):
     """The images of a list at `indices`, in that order."""
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
@@ -249,10 +237,6 @@ class ChosenImages:
             images = images.images
         self.images: Images = images
         self.names: Sequence[str] = [images.names[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        """How many images are chosen."""
-        return len(self.indices)
 
     def load(self, index: int) -> Image.Image:
         """Chosen image `index`."""
@@ -277,17 +261,13 @@ def prepared(images: Images, prepare: Callable[[Image.Image], T], index: int) ->
         raise DataError(f"{images.names[index]}: {error}") from error
 
 
-class JoinedImages:
+class JoinedImages(Images):
     """Several lists of images, concatenated."""
 
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = tuple(parts)
         self.labels = torch.cat([part.labels for part in self.parts])
         self.names: Sequence[str] = [name for part in self.parts for name in part.names]
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.names)
 
     def load(self, index: int) -> Image.Image:
         """Image `index` of the concatenation."""

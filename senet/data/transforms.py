@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
     from senet.data.source import DataSource
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "Augmentation",
-    "Preprocessing",
-    "augmentation_for",
-    "preprocessing_for",
-]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "Preprocessing", "augmentation_for", "preprocessing_for"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -15,16 +15,7 @@ import PIL
 from senet.console.machine import usual_workers
 from senet.console.progress import Progress
 from senet.data.decoding import depth_of, to_mode
-from senet.data.images import (
-    ArrayImages,
-    BadFile,
-    ChosenImages,
-    Images,
-    TorchvisionImages,
-    base_of,
-    prepared,
-    twins_in,
-)
+from senet.data.images import ArrayImages, BadFile, ChosenImages, Images, TorchvisionImages, base_of, prepared, twins_in
 from senet.errors import BadImageError, DataError
 from senet.files.cache import remembered
 from senet.words import counted

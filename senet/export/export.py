@@ -15,14 +15,7 @@ from torch.utils import _pytree as pytree
 
 from senet.block.equations import padding
 from senet.errors import ExportError, InputError, OptimizeError
-from senet.export.checking import (
-    check_file,
-    check_memoryless,
-    check_names,
-    coupled_sizes,
-    disagreements,
-    outputs_of,
-)
+from senet.export.checking import check_file, check_memoryless, check_names, coupled_sizes, disagreements, outputs_of
 from senet.export.converting import file_errors, hear_interrupts, reported
 from senet.export.description import describe_network, to_strings
 from senet.export.formats import FORMATS, Format, openvino_model, quantized, write_openvino_model
@@ -231,6 +224,7 @@ def _export(
     if dict(runner.metadata) != texts:
         raise ExportError(f"{kind.name} did not keep what the file is to say of its network: {runner.metadata}")
     del runner
+    outcomes = meta_of(form).get("senet", ())
     return Exported(
         paths=kind.files(path),
         format=kind.name if batches is None else f"{kind.name} INT8",
@@ -239,7 +233,7 @@ def _export(
         checks=checks,
         tolerance=tolerance,
         metadata=description,
-        moved=_moved(form),
+        moved=(len(outcomes), sum(outcome.moved for outcome in outcomes)),
         note=_note(traced.shapes, said, left_out if kind.tensors_only else (), kind),
     )
 
@@ -295,11 +289,6 @@ def inference_form(model: nn.Module, example: Any, *, dynamic_size: bool = False
         return optimized(model, example, dynamic_size=dynamic_size, nothing_gained=logging.INFO)
     except OptimizeError as error:
         raise ExportError(str(error)) from error
-
-
-def _moved(form: nn.Module) -> tuple[int, int]:
-    outcomes = meta_of(form).get("senet", ())
-    return len(outcomes), sum(outcome.moved for outcome in outcomes)
 
 
 def _calibration(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:

@@ -173,10 +173,6 @@ def quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
         return nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
 
 
-def _write_openvino(traced: Traced, texts: Mapping[str, str], paths: Sequence[Path]) -> None:
-    write_openvino_model(openvino_model(traced, texts), paths)
-
-
 def write_openvino_model(model: Any, paths: Sequence[Path]) -> None:
     """Write an `openvino.Model` to its two paths, with weights in full precision.
 
@@ -232,7 +228,7 @@ FORMATS: Mapping[str, Format] = {
         name="OpenVINO",
         modules=("openvino",),
         files=lambda path: (path, path.with_suffix(".bin")),
-        write=_write_openvino,
+        write=lambda traced, texts, paths: write_openvino_model(openvino_model(traced, texts), paths),
         run=lambda paths: OpenVino(read_openvino_model(paths)),
     ),
     ".pt2": Format(

@@ -83,13 +83,10 @@ def trace(
     for node in found.program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it would write this machine's paths into the file
     names = tuple(name for name, _ in found.shapes.inputs)
-    shapes = dataclasses.replace(found.shapes, inputs=_named(found.shapes))
     inputs = ("input",) if len(names) == 1 else names
+    sides = (each for _, each in found.shapes.inputs)
+    shapes = dataclasses.replace(found.shapes, inputs=tuple(zip(inputs, sides, strict=True)))
     return Traced(found.program, inputs, output_names(returned, inputs), found.symbols, shapes, found.assumed)
-
-
-def _named(shapes: Shapes) -> tuple[tuple[str, Any], ...]:
-    return (("input", shapes.inputs[0][1]),) if len(shapes.inputs) == 1 else shapes.inputs
 
 
 def check_exportable(model: nn.Module, example: Any) -> None:

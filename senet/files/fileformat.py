@@ -85,13 +85,14 @@ class Header:
     changed: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
+    def fields(self) -> dict[str, Any]:
+        """All fields as JSON has them."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "sites": [{"site": site, "spec": spec} for site, spec in self.sites]}
+
     def as_json(self) -> str:
         """The JSON text of the metadata's key "senet"."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in _OPTIONAL:
-            if not fields[name]:
-                del fields[name]
-        fields["sites"] = [{"site": site, "spec": spec} for site, spec in self.sites]
+        fields = {name: value for name, value in self.fields().items() if value or name not in _OPTIONAL}
         return json.dumps(fields, allow_nan=False)
 
 

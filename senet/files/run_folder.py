@@ -196,10 +196,7 @@ def report_folder(path: str | os.PathLike[str], data: Path | None = None) -> Pat
     refuse_inside(folder, data)
     if (folder / SETTINGS).exists():
         raise StudyError(f"{folder} is the folder of a training or a study: choose another, such as a new one in it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"the output folder {folder} cannot be made ({error.strerror}): choose another") from error
+    writable_folder(folder)
     return folder
 
 

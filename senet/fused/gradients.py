@@ -17,16 +17,7 @@ from senet.fused.passes.operations import TorchPasses
 from senet.fused.passes.pointers import like
 from senet.fused.passes.protocol import positions
 
-__all__ = [
-    "Inputs",
-    "Kept",
-    "Plan",
-    "coefficients",
-    "exactly",
-    "gradients",
-    "squeezed",
-    "twice_differentiable",
-]
+__all__ = ["Inputs", "Kept", "Plan", "coefficients", "exactly", "gradients", "squeezed", "twice_differentiable"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,16 +31,7 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.block import GATES, SEBlock
-from senet.fused.gradients import (
-    Inputs,
-    Kept,
-    Plan,
-    coefficients,
-    exactly,
-    gradients,
-    squeezed,
-    twice_differentiable,
-)
+from senet.fused.gradients import Inputs, Kept, Plan, coefficients, exactly, gradients, squeezed, twice_differentiable
 from senet.fused.internals import is_batched, version
 from senet.fused.normalisations import as_normalised, statistics_of
 from senet.fused.passes.choose import passes_for

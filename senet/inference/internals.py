@@ -16,14 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = [
-    "Guard",
-    "drop_guards",
-    "guards_of",
-    "quiet_solver",
-    "returns_one_tensor",
-    "sizes_of_one",
-]
+__all__ = ["Guard", "drop_guards", "guards_of", "quiet_solver", "returns_one_tensor", "sizes_of_one"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

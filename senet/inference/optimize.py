@@ -82,11 +82,7 @@ def optimized(
 ) -> nn.Module:
     """`optimize`, for a caller who has already warned of lost SE.
 
-    Args:
-        model: as in `optimize`.
-        example: as in `optimize`.
-        dynamic_size: as in `optimize`.
-        nothing_gained: the log level of the message that `model` is returned for lack of SE.
+    `nothing_gained` is the log level of the message that `model` is returned for lack of SE.
     """
     if padding.lengths is not None:
         raise OptimizeError("a network cannot be optimised inside senet.valid, whose lengths are one batch's: leave it")

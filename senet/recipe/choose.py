@@ -16,11 +16,7 @@ __all__ = ["Recipe", "recipe_for"]
 
 
 def recipe_for(
-    kind: str,
-    *,
-    pretrained: bool,
-    recipe: str | Path | Recipe | None = None,
-    changes: Changes | None = None,
+    kind: str, *, pretrained: bool, recipe: str | Path | Recipe | None = None, changes: Changes | None = None
 ) -> Recipe:
     """The requested recipe, or the default for the images and the start, with the given changes.
 

@@ -140,9 +140,7 @@ class Recipe:
         flag=("SHARE", "for step: the shares of the run after which the learning rate drops, such as 0.3 0.6 0.9", 0),
     )
     lr_factor: float = knob(
-        above_0,
-        default=0.1,
-        flag=("X", "for step: the factor of each drop; without a recipe 0.1", 0),
+        above_0, default=0.1, flag=("X", "for step: the factor of each drop; without a recipe 0.1", 0)
     )
     warm_up: float = knob(
         at_least_0(below=1),

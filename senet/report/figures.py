@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GREY", "INK", "Series", "drawing", "forest", "inline_svg", "save_figure", "short"]
+__all__ = ["COLOURS", "GREY", "INK", "Series", "drawing", "forest", "inline_svg", "panel", "save_figure", "short"]
 
 INK = "#000000"
 """The colour of axes, text and reference lines; a page replaces it by its text colour."""
@@ -93,16 +94,22 @@ class Series:
     single: Sequence[Sequence[float]] = ()
 
 
+@contextlib.contextmanager
+def panel(height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A context with a figure of one panel, as wide as the page and `height` inches high, drawn in its style."""
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, height), layout="constrained")
+        yield figure, figure.subplots()
+
+
 def forest(names: Sequence[str], series: Sequence[Series], *, xlabel: str, at: float = 0, scale: float = 1) -> Figure:
     """A forest plot: one row per name with each series' value and interval, and a reference line at `at`.
 
     Values are multiplied by `scale`: 100 shows fractions in percentage points.
     """
-    with drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 1.3 + (0.3 + 0.06 * len(series)) * len(names)), layout="constrained")
-        axes = figure.subplots()
+    with panel(1.3 + (0.3 + 0.06 * len(series)) * len(names)) as (figure, axes):
         axes.axvline(at, color=INK, linewidth=1)
         labelled = set()
         for row in range(len(names)):

@@ -22,17 +22,7 @@ from senet.report.table import Plain, Table, csv_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Chart",
-    "Facts",
-    "Page",
-    "Section",
-    "Text",
-    "machine_facts",
-    "render",
-    "settings_facts",
-    "write_page",
-]
+__all__ = ["Chart", "Facts", "Page", "Section", "Text", "machine_facts", "render", "settings_facts", "write_page"]
 
 _SAFE = "/,:;()@!*"  # unescaped in a data: link; all others are written as %XX
 _ERRORS = "backslashreplace"  # a path need not be UTF-8
@@ -151,7 +141,7 @@ def render(page: Page) -> str:
     environment.filters["kind"] = lambda part: type(part).__name__
     environment.filters["svg"] = lambda chart: inline_svg(chart.figure, chart.name, chart.title)
     environment.filters["as_data"] = _as_data
-    environment.filters["anchor"] = _anchor
+    environment.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     environment.filters["whole"] = _whole
     script, style = _asset("script.js"), _asset("style.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -204,7 +194,3 @@ def _whole(number: str) -> str:
     """A number in a narrow column: a line ends behind a value, before its interval, and not within either."""
     within = r"(?<=\d) (?=%|±|to [+−\d])|(?<=%) (?=to )|(?<=±) (?=\d)|(?<= to) (?=[+−\d])"
     return re.sub(within, "\u00a0", number)
-
-
-def _anchor(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

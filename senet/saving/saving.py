@@ -94,10 +94,7 @@ def write_network(
 
 
 def load(
-    path: str | os.PathLike[str],
-    model: nn.Module | None = None,
-    *,
-    make: Make | Mapping[str, Make] | None = None,
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, make: Make | Mapping[str, Make] | None = None
 ) -> nn.Module:
     """Load the network of a file that `save` wrote, in eval mode, on the CPU or on the device of `model`.
 
@@ -160,17 +157,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     header = fileformat.read_header(file)
     if header is None:
         raise WeightsError(_not_ours(file))
-    return {
-        "model": header.model,
-        "options": header.options,
-        "sites": [{"site": site, "spec": spec} for site, spec in header.sites],
-        "pruned": header.pruned,
-        "changed": header.changed,
-        "metadata": header.metadata,
-        "senet": header.senet,
-        "torch": header.torch,
-        "format": header.format,
-    }
+    return {name: value for name, value in header.fields().items() if name != "aliases"}
 
 
 def _check_held(model: nn.Module, state: Mapping[str, Any]) -> None:

@@ -63,14 +63,7 @@ class EveryBlockRuns(Callback):
             self._check(pl_module, batch)
             pl_module.network.compile()
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,  # noqa: ARG002
-        pl_module: Any,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Raise an error that names the blocks that did not run."""
         if not self._checked:
             self._check(pl_module, batch)
@@ -116,14 +109,7 @@ class FrozenStatistics(Callback):
 class Averaging(Callback):
     """Updates the moving average of the weights, if there is one, after each optimiser step."""
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,  # noqa: ARG002
-        pl_module: Any,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Update once per step, not per part of a batch."""
         if pl_module.averaged is not None and (batch_idx + 1) % pl_module.recipe.accumulate == 0:
             pl_module.averaged.update_parameters(pl_module.network)

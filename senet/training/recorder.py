@@ -78,14 +78,7 @@ class Recorder(Checkpoint):
         """Note the learning rate of this step."""
         self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: Any,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """End one part of a batch and, after the last part, a step."""
         parts = self._setup.recipe.accumulate
         if (batch_idx + 1) % parts:
@@ -191,11 +184,7 @@ class Recorder(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """The rows so far and the begun one, as plain values."""
         sums = self.tally.sums
-        return {
-            "history": self.history,
-            "seconds": self._seconds,
-            "sums": [sums.loss, sums.right, sums.images],
-        }
+        return {"history": self.history, "seconds": self._seconds, "sums": [sums.loss, sums.right, sums.images]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the rows from before the interruption."""

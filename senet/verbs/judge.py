@@ -48,14 +48,8 @@ def judge(
     file, colon, function = code.rpartition(":")
     if not (colon and function.isidentifier() and file.endswith(".py")):
         raise StudyError(f"code is a function in a file, such as mine.py:train, not {code!r}")
-    own: dict[str, Any] = {"spec": spec, "where": where, "make": make, "seeds": seeds, "score": score}
-    own |= {
-        "unit": unit,
-        "higher_is_better": higher_is_better,
-        "control": control,
-        "version": version,
-        "devices": devices,
-    }
+    own: dict[str, Any] = {"spec": spec, "where": where, "make": make, "seeds": seeds, "score": score, "unit": unit}
+    own |= {"higher_is_better": higher_is_better, "control": control, "version": version, "devices": devices}
     with contextlib.ExitStack() as stack:
         stack.enter_context(commands_alone(cells))
         with inside():  # the file may itself call judge() when executed

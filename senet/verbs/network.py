@@ -23,10 +23,9 @@ from senet.verbs.place import Place, is_inserted
 from senet.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from senet.evaluation.networks import NetworkSpec
-    from senet.insertion import Site
 
 __all__ = ["Network", "check", "cost", "insert", "models", "sites"]
 
@@ -103,7 +102,9 @@ def sites(network: Network, placement: str = "standard", where: list[str] | None
     found = select(find(*network.built(), placement=placement), where)
     title = f"{block_word(network.make)} can go into {network.model} in {counted(len(found), 'place')}"
     parts = [f"{part}: {counted(len(inside), 'place')}" for part, inside in by_part(found).items()]
-    display.show(_sites_table(found, title), f"By part: {'; '.join(parts)}.")
+    rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
+    table = Table.of(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
+    display.show(table, f"By part: {'; '.join(parts)}.")
     narrow = [site.name for site in found if site.one_hidden_unit]
     if narrow and network.make in (None, "se"):
         display.show(f"One hidden unit at the default reduction ratio, as there are few channels: {', '.join(narrow)}.")
@@ -273,12 +274,6 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
             if isinstance(module, kind):
                 return (module.in_channels, *[_UNKNOWN_SIZES[dimensions - 1]] * dimensions)
     return (3, *_UNKNOWN_SIZES[:2])
-
-
-def _sites_table(found: Sequence[Site], title: str) -> Table:
-    """A table of sites with reasons, one row per site."""
-    rows = [(site.name, str(site.channels), str(site.stage), site.rule, site.reason) for site in found]
-    return Table.of(title, ("site", "channels", "stage", "rule", "why"), rows, numbers=range(1, 3))
 
 
 def _inserted_table(blocks: Mapping[str, nn.Module], title: str) -> Table:

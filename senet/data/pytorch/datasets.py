@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from senet.data.decoding import upright
-from senet.data.images import digest, side_of
+from senet.data.images import Images, digest, side_of
 from senet.data.source import DataSource
 from senet.errors import BadImageError, DataError
 from senet.words import kind_of, with_article
@@ -24,7 +24,7 @@ __all__ = ["DatasetImages", "class_names", "from_datasets", "keeps_class_mirrore
 _CHIRAL = ("MNIST", "USPS", "SVHN", "SEMEION", "GTSRB", "Omniglot", "RenderedSST2")
 
 
-class DatasetImages:
+class DatasetImages(Images):
     """A data set with items (image, label); an image is a PIL image or a tensor (C, H, W) or (H, W) of 1 or 3 channels.
 
     Tensors are uint8, or floats from 0 to 1. Every item is read once for its label and a digest of its pixels.
@@ -66,10 +66,6 @@ class DatasetImages:
             what = kind_of(item) + (f" of {len(item)}" if isinstance(item, tuple | list | dict) else "")
             raise DataError(f"item {index} of {self.name} is {what}: it is (image, label)")
         return _image(item[0], f"item {index} of {self.name}"), item[1]
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.names)
 
     def load(self, index: int) -> Image.Image:
         """Image `index`; raises a BadImageError that names it if it cannot be read."""

@@ -16,13 +16,13 @@ import torch
 
 from senet.data.decoding import decode_bytes, reason_of
 from senet.data.image_folders import split_of
-from senet.data.images import BadFile, digest, text_of
+from senet.data.images import BadFile, Images, digest, text_of
 from senet.data.shards.index import index_of, state_of
 from senet.errors import BadImageError, DataError
 from senet.files.paths import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from PIL import Image
 
@@ -45,7 +45,7 @@ class Shards(NamedTuple):
     bad: tuple[BadFile, ...]
 
 
-class ShardImages:
+class ShardImages(Images):
     """Images in tar files.
 
     Args:
@@ -71,10 +71,6 @@ class ShardImages:
         self.labels = torch.tensor(labels, dtype=torch.int64)
         within = [text_of(shard.relative_to(root)) for shard in self.shards]
         self.names: Sequence[str] = [f"{within[int(at)]}/{name}" for at, name in zip(places[:, 0], names, strict=True)]
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.names)
 
     def load(self, index: int) -> Image.Image:
         """Image `index`; raises a BadImageError that names it if it cannot be read or decoded."""
@@ -145,7 +141,7 @@ def read_shards(pattern: str) -> Shards:
     if not labels:
         first = f"; the first: {bad[0]}" if bad else ""
         raise DataError(f"{pattern} holds no picture with a label (.cls or .json){first}{OTHER_LABELS * bool(bad)}")
-    number = _numbers(labels, shards, root, pattern)
+    names, number = _numbers(labels, shards, root, pattern)
     splits: dict[str, ShardImages] = {}
     for split, members in _splits(shards, pattern).items():
         good = [(at, s) for at in members for s in indices[at] if not s.problem and s.label is not None]
@@ -154,16 +150,13 @@ def read_shards(pattern: str) -> Shards:
         places = np.array([(at, sample.offset, sample.size) for at, sample in good], dtype=np.int64)
         here = [number[sample.label] for _, sample in good if sample.label is not None]
         splits[split] = ShardImages(shards, root, places, here, [sample.name for _, sample in good])
-    return Shards(tuple(number.names), splits, tuple(bad))
+    return Shards(tuple(names), splits, tuple(bad))
 
 
-class _Classes(dict[int | str, int]):
-    """The number of each label, and the class names in order."""
-
-    names: Sequence[str]
-
-
-def _numbers(labels: set[int | str], shards: Sequence[Path], root: Path, pattern: str) -> _Classes:
+def _numbers(
+    labels: set[int | str], shards: Sequence[Path], root: Path, pattern: str
+) -> tuple[Sequence[str], dict[int | str, int]]:
+    """The class names in order, and the number of each label."""
     words = sorted(label for label in labels if isinstance(label, str))
     numbers = [label for label in labels if isinstance(label, int)]
     if words and numbers:
@@ -177,16 +170,14 @@ def _numbers(labels: set[int | str], shards: Sequence[Path], root: Path, pattern
         unknown = sorted(set(words) - set(names))
         if unknown:
             raise DataError(f"{file} does not name the class {unknown[0]!r} of {pattern}")
-        classes = _Classes({name: index for index, name in enumerate(names)})
     else:
         names = names or [str(index) for index in range(max(numbers) + 1)]
         if max(numbers) >= len(names):
             raise DataError(f"{pattern} has class {max(numbers)} (from 0), and {file} names {len(names)}")
-        classes = _Classes({index: index for index in range(len(names))})
     if len(names) < 2:
         raise DataError(f"{pattern} has one class, {names[0]!r}: a classifier needs at least two")
-    classes.names = names
-    return classes
+    given: Iterable[int | str] = names if words else range(len(names))
+    return names, {label: index for index, label in enumerate(given)}
 
 
 def _names(file: Path) -> list[str]:

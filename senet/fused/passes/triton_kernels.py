@@ -16,17 +16,7 @@ def _at(n, c, i, channels, space, LAST: tl.constexpr):
 
 
 @triton.jit
-def stats(
-    v,
-    mean,
-    m2,
-    channels,
-    space,
-    LAST: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    C: tl.constexpr,
-    S: tl.constexpr,
-):
+def stats(v, mean, m2, channels, space, LAST: tl.constexpr, DOUBLE: tl.constexpr, C: tl.constexpr, S: tl.constexpr):
     c = tl.program_id(0) * C + tl.arange(0, C)
     n = tl.program_id(1).to(tl.int64)
     real = c < channels
@@ -137,19 +127,7 @@ def sums(
 
 
 @triton.jit
-def passed(
-    v,
-    center,
-    scale,
-    shift,
-    n0,
-    n1,
-    channels,
-    space,
-    LAST: tl.constexpr,
-    C: tl.constexpr,
-    S: tl.constexpr,
-):
+def passed(v, center, scale, shift, n0, n1, channels, space, LAST: tl.constexpr, C: tl.constexpr, S: tl.constexpr):
     c = tl.program_id(0) * C + tl.arange(0, C)
     n = tl.program_id(1).to(tl.int64)
     real = c < channels

@@ -95,11 +95,7 @@ def _child(host: str, at: Attachment) -> str:
 
 
 def _fold(
-    model: nn.Module,
-    flow: Dataflow,
-    block: nn.Module,
-    host: tuple[str, nn.Module, Attachment] | None,
-    factor: Tensor,
+    model: nn.Module, flow: Dataflow, block: nn.Module, host: tuple[str, nn.Module, Attachment] | None, factor: Tensor
 ) -> str | None:
     """Fold a block's constant gates into neighbouring layers; return their names, or None if no layer can take them."""
     tied = ties(model)

@@ -144,7 +144,8 @@ def _between(flow: Dataflow, gate: int, source: int, channel_dim: int) -> frozen
                 continue
             return None  # from another input, or from before the map
         made.add(index)
-        reduced = reduced or _reduces(flow, value)
+        # On a map of one position, a reduction counts as it would on a larger one.
+        reduced |= value.op in _REDUCTIONS and any(len(flow.values[each].shape) >= 3 for each in value.operands)
         open_ends.extend((operand, reduced) for operand in value.operands)
     ops = {flow.values[index].op for index in made}
     has_layer = any(_is_layer(flow.values[index]) for index in made)
@@ -158,13 +159,6 @@ def _following(flow: Dataflow, source: int, last: int) -> set[int]:
         if not found.isdisjoint(flow.values[index].operands):
             found.add(index)
     return found
-
-
-def _reduces(flow: Dataflow, value: Value) -> bool:
-    """Whether the operation reduces a map; on a map of one position, whether it would."""
-    if value.op not in _REDUCTIONS:
-        return False
-    return any(len(flow.values[operand].shape) >= 3 for operand in value.operands)
 
 
 def _is_layer(value: Value) -> bool:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -253,11 +251,6 @@ def _details(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
         depthwise = groups > 1 and groups == args[0].shape[1]
         return {"convolution": Convolution(tuple(weight.shape[2:]), transposed, depthwise, groups)}
     if op in ("cat", "slice", "split", "split_with_sizes", "narrow", "select", "unbind", "permute", "transpose"):
-        return {"detail": tuple(_plain(args[1:], kwargs.values()))}
+        plain = (each for each in (*args[1:], *kwargs.values()) if not isinstance(each, Tensor))
+        return {"detail": tuple(tuple(each) if isinstance(each, list) else each for each in plain)}
     return {}
-
-
-def _plain(*groups: Any) -> Iterator[Any]:
-    for item in itertools.chain(*groups):
-        if not isinstance(item, Tensor):
-            yield tuple(item) if isinstance(item, list) else item

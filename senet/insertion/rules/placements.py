@@ -18,13 +18,7 @@ from collections.abc import Iterator
 
 from senet.insertion.reading.dataflow import Dataflow
 from senet.insertion.reading.layout import channel_dim, through_layout
-from senet.insertion.reading.operations import (
-    ELEMENTWISE,
-    NORMS,
-    is_split,
-    iterates_its_children,
-    spatial_convolutions,
-)
+from senet.insertion.reading.operations import ELEMENTWISE, NORMS, is_split, iterates_its_children, spatial_convolutions
 from senet.insertion.reading.walk import (
     Option,
     Unit,

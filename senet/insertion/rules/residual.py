@@ -65,13 +65,7 @@ def _judge(
     counts = [len(convolutions(flow, paths.own(side))) for side in (0, 1)]
     longer = 0 if counts[0] > counts[1] else 1
     unit = Unit(
-        "residual",
-        addition,
-        sides[longer],
-        paths.fork,
-        paths.own(longer),
-        sides[1 - longer],
-        paths.own(1 - longer),
+        "residual", addition, sides[longer], paths.fork, paths.own(longer), sides[1 - longer], paths.own(1 - longer)
     )
     problem = _why_not(flow, unit, counts[longer], counts[1 - longer], pointwise)
     if problem:
@@ -96,7 +90,8 @@ def _why_not(flow: Dataflow, unit: Unit, in_branch: int, in_shortcut: int, point
         return "its branch holds no spatial convolution, only 1×1"
     if in_branch == in_shortcut:
         return "a sum of parallel branches, none of them a shortcut"
-    if len(_projections(flow, unit.own_shortcut)) > 1:
+    # A depthwise convolution of the shortcut and the 1×1 after it are one projection.
+    if sum(not convolution.depthwise for _, convolution in inside(flow, unit.own_shortcut)) > 1:
         return f"both sides hold convolutions ({in_branch} and {in_shortcut}): a fusion, not a shortcut"
     given = [index for index in flow.consumers[unit.fork] if index in unit.own]
     if splits_channels(flow, unit.own_shortcut) and splits_channels(flow, given):
@@ -158,11 +153,6 @@ def _is_running_sum(flow: Dataflow, unit: Unit) -> bool:
     if len(after) != 1 or after[0].op != "add":
         return False
     return any(operand > unit.fork for operand in after[0].operands if operand != unit.value)
-
-
-def _projections(flow: Dataflow, shortcut: frozenset[int]) -> list[int]:
-    """The convolutions of a shortcut that mix channels; a depthwise one and the 1×1 after it are one projection."""
-    return [index for index, convolution in inside(flow, shortcut) if not convolution.depthwise]
 
 
 def _is_summand_of_cell(flow: Dataflow, addition: int) -> bool:

@@ -204,7 +204,8 @@ def _apply(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any])
 def _once(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a module whose block has a second host, unless that host is already applying the block."""
     block: nn.Module = getattr(module, use.child)
-    before, shared = running.blocks, shared_by_hosts(module, block)
+    before, mark = running.blocks, module.__dict__[TWO_HOSTS]
+    shared = block if mark is True else mark  # a name that the hosts and their copies share; older pickles: the block
     if OUT in block.__dict__ or any(each is shared or each == shared for each in before):
         return _run(module, use, args, kwargs)
     running.blocks = (*before, shared)
@@ -212,12 +213,6 @@ def _once(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return _POSITIONS[use.position](module, use, args, kwargs)
     finally:
         running.blocks = before
-
-
-def shared_by_hosts(module: nn.Module, block: nn.Module) -> Any:
-    """The key that two hosts of a block share with their copies: a name, or in older pickles the block."""
-    mark = module.__dict__[TWO_HOSTS]
-    return block if mark is True else mark
 
 
 def _run(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -349,12 +344,7 @@ def base_of(module: nn.Module) -> type[nn.Module]:
 
 
 def rebuild(
-    function: Any,
-    arguments: tuple[Any, ...],
-    base: type[nn.Module],
-    position: str,
-    child: str,
-    channel_dim: int,
+    function: Any, arguments: tuple[Any, ...], base: type[nn.Module], position: str, child: str, channel_dim: int
 ) -> nn.Module:
     """Unpickle a module of a joined class."""
     module: nn.Module = function(*arguments)

@@ -137,13 +137,7 @@ def run_children(
 
 
 def _started(
-    cell: Cell,
-    device: str,
-    tries: int,
-    command: Callable[[Cell, str], list[str]],
-    folder: Path,
-    read: int,
-    count: int,
+    cell: Cell, device: str, tries: int, command: Callable[[Cell, str], list[str]], folder: Path, read: int, count: int
 ) -> _Child:
     words = command(cell, device)
     path = folder / LOGS / f"{cell.name}.txt"

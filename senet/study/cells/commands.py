@@ -37,7 +37,7 @@ def command(verb: str, flags: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, str | Path | int | float):
-            words += _valued(flag, str(value))
+            words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
         elif isinstance(value, list | tuple) and value and all(isinstance(each, str | int | float) for each in value):
             words += [flag, *map(str, value)]
         else:
@@ -46,10 +46,6 @@ def command(verb: str, flags: Mapping[str, Any]) -> list[str]:
                 f"{kind_of(value)}, which no command can name: give its name, or one device"
             )
     return words
-
-
-def _valued(flag: str, value: str) -> list[str]:
-    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
 def spec_flags(spec: SESpec | MadeSpec) -> dict[str, Any]:

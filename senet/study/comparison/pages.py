@@ -263,8 +263,7 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
             [
                 _means(comparison, f"{prefix}means"),
                 comparison.accuracy_table(
-                    f"Accuracy on {comparison.split} ({comparison.images} images), last epoch",
-                    f"{prefix}accuracy",
+                    f"Accuracy on {comparison.split} ({comparison.images} images), last epoch", f"{prefix}accuracy"
                 ),
                 Chart(f"{prefix}difference", "Difference, seed by seed and in the mean", differences, seeds),
             ],
@@ -334,10 +333,7 @@ def _sd(sd: float | None) -> Cell:
 
 
 def _mean_columns(what: str, help_: str = "") -> list[Column]:
-    return [
-        Column(f"{what} (%)", csv=f"{what} (fraction)", help=help_),
-        Column(f"{what}, sd (fraction)", shown=False),
-    ]
+    return [Column(f"{what} (%)", csv=f"{what} (fraction)", help=help_), Column(f"{what}, sd (fraction)", shown=False)]
 
 
 def _interval_columns(what: str) -> list[Column]:

@@ -54,12 +54,7 @@ class Trained:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json."""
-        return {
-            "accuracy": list(self.accuracy),
-            "mean": self.mean,
-            "sd": self.sd,
-            "seconds": list(self.seconds),
-        }
+        return {"accuracy": list(self.accuracy), "mean": self.mean, "sd": self.sd, "seconds": list(self.seconds)}
 
 
 @dataclasses.dataclass(frozen=True)

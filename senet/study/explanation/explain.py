@@ -133,7 +133,7 @@ def explain_subject(subject: Subject, *, tolerance: float, progress: Progress) -
                     multiply_adds=rows[name].multiply_adds,
                     gates=gates[name],
                     at_mean=effect({name: means[name]}),
-                    at_other=effect({name: _anothers}),
+                    at_other=effect({name: lambda gates: gates.roll(1, 0)}),  # the next image's, in random order
                     at_one=at_one,
                     removed=gone([name]) if adds_input(block) else at_one,
                 )
@@ -220,11 +220,6 @@ def stages_of(subject: Subject) -> dict[str, int | None]:
         else:
             found[name] = None
     return found
-
-
-def _anothers(gates: Tensor) -> Tensor:
-    """Give each image the gates of the next one in its batch, which is in random order."""
-    return gates.roll(1, 0)
 
 
 def _ends(block: nn.Module) -> tuple[float | None, float]:

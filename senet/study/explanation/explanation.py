@@ -80,9 +80,7 @@ class BlockFindings:
     @property
     def input_dependence_shown(self) -> bool:
         """Whether `at_mean` or `at_other` shows that the network uses the gates' dependence on the input."""
-        return (self.at_mean.shown and self.at_mean.difference < 0) or (
-            self.at_other.shown and self.at_other.difference < 0
-        )
+        return any(each.shown and each.difference < 0 for each in (self.at_mean, self.at_other))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +208,7 @@ class Explanation:
             *self.notes,
             self.blocks_table(
                 f"The gates of {self.model} on {self.data} ({self.split}: {self.images} images, "
-                f"{percent(self.top1)} top-1, {percent(self.top5)} top-5)",
+                f"{percent(self.top1)} top-1, {percent(self.top5)} top-5)"
             ),
             self.stages_table(),
             "specific: between-class over total variance of the gates (in brackets: by chance). dead, full, const.: "

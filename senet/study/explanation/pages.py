@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from senet.console import display
-from senet.report import COLOURS, INK, Chart, Facts, Page, Section, Series, Text, drawing, forest, machine_facts
-from senet.report.figures import GREY, short
+from senet.report import COLOURS, INK, Chart, Facts, Page, Section, Series, Text, forest, machine_facts
+from senet.report.figures import GREY, panel, short
 from senet.study.comparison.report import percent
 from senet.study.explanation.explanation import BlockFindings, Explanation
 
@@ -83,11 +83,7 @@ def _by_class(found: Explanation) -> list[Chart | Text]:
 
 
 def _class_lines(block: BlockFindings, names: Sequence[str], indices: Sequence[int]) -> Figure:
-    with drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 2.6), layout="constrained")
-        axes = figure.subplots()
+    with panel(2.6) as (figure, axes):
         channels = range(block.channels)
         for colour, name, index in zip(COLOURS, names, indices, strict=False):
             axes.plot(channels, block.gates.class_means[index].tolist(), color=colour, linewidth=0.9, label=short(name))
@@ -110,11 +106,7 @@ def _distribution(found: Explanation) -> Chart:
         }
         for block in found.blocks
     ]
-    with drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 1 + 0.3 * len(data)), layout="constrained")
-        axes = figure.subplots()
+    with panel(1 + 0.3 * len(data)) as (figure, axes):
         for place, row in enumerate(data):
             low, quarter, middle, third, high = (float(row[f"{100 * q:g} %"]) for q in QUANTILES)
             first = place == 0
@@ -148,11 +140,7 @@ def _specificity(found: Explanation) -> list[Chart | Text]:
         {"block": b.name, "specificity": b.gates.specificity, "by chance": b.gates.specificity_by_chance}
         for b in found.blocks
     ]
-    with drawing():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 1 + 0.3 * len(data)), layout="constrained")
-        axes = figure.subplots()
+    with panel(1 + 0.3 * len(data)) as (figure, axes):
         places = range(len(data))
         axes.barh(places, [block.gates.specificity or 0 for block in found.blocks], color=COLOURS[0], height=0.6)
         chance = found.blocks[0].gates.specificity_by_chance

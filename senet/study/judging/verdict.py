@@ -137,13 +137,7 @@ def _over_examples(
 
 
 def _text(
-    seeds: Difference,
-    examples: Bootstrap | None,
-    measure: Measure,
-    shown: bool,
-    same: bool,
-    plain: float,
-    whom: str,
+    seeds: Difference, examples: Bootstrap | None, measure: Measure, shown: bool, same: bool, plain: float, whom: str
 ) -> str:
     gain = measure.better(seeds.mean)
     digits = places(seeds.mean or seeds.sd or plain)

@@ -111,11 +111,7 @@ class Processes:
 
 
 def device_layout(
-    devices: str | int | None = None,
-    nodes: int | None = None,
-    strategy: str | None = None,
-    *,
-    here: bool = True,
+    devices: str | int | None = None, nodes: int | None = None, strategy: str | None = None, *, here: bool = True
 ) -> DeviceLayout:
     """Where a training runs, from the request and from what started this process.
 

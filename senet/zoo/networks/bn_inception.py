@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from senet.errors import whole_number
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import ConvUnit, initialise
+from senet.zoo.networks.layers import Classifier, ConvUnit
 
 __all__ = ["NETWORKS", "BNInception", "Inception", "Reduction"]
 
@@ -82,18 +83,10 @@ class Reduction(nn.Module):
         return torch.cat([self.branch_3x3(x), self.branch_double3x3(x), self.branch_pool(x)], 1)
 
 
-class BNInception(nn.Module):
+class BNInception(Classifier):
     """A stem of three convolutions, ten Inception modules, the global average, and a linear layer.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), logits; H and W multiples of 32.
-
-    Args:
-        num_classes: the number of classes.
-        in_channels: the channels of the images.
-        dropout: the dropout on the pooled features.
-
-    Raises:
-        ValueError: a count is not a positive whole number, or the dropout is not a probability.
     """
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.0) -> None:
@@ -113,17 +106,11 @@ class BNInception(nn.Module):
                 module = Reduction(channels, widths)
             self.inception.add_module(name, module)
             channels = module.out_channels
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(channels, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
+    def _last_map(self, x: Tensor) -> Any:
         x = self.pool2(self.conv2(self.pool1(self.conv1(x))))
-        x = self.avgpool(self.inception(x))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        return self.inception(x)
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType({"bn_inception": Entry(BNInception, (224, 224))})

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from senet.errors import InputError, whole_number
 
-__all__ = ["ConvUnit", "initialise", "scaled", "stage", "with_dropout", "with_in_channels"]
+__all__ = ["Classifier", "ConvUnit", "initialise", "scaled", "stage", "with_dropout", "with_in_channels"]
 
 
 class ConvUnit(nn.Sequential):
@@ -51,6 +51,36 @@ class ConvUnit(nn.Sequential):
         if relu:
             layers["relu"] = nn.ReLU(inplace=True)
         super().__init__(layers)
+
+
+class Classifier(nn.Module):
+    """The base of networks that average their last map and classify it with one linear layer.
+
+    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
+
+    Args:
+        num_classes: the number of classes.
+        in_channels: the channels of the images: 3 for colour, 1 for grey.
+        dropout: the dropout on the pooled features.
+
+    Raises:
+        ValueError: a count is not a positive whole number, or the dropout is not a probability.
+    """
+
+    def _end(self, channels: int, num_classes: int, dropout: float) -> None:
+        """Add these layers behind `channels` of the last map, and initialise the network."""
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
+        initialise(self)
+
+    def _last_map(self, x: Tensor) -> Any:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of a batch of images."""
+        logits: Tensor = self.fc(self.dropout(self.avgpool(self._last_map(x)).flatten(1)))
+        return logits
 
 
 def stage(

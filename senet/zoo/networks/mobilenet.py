@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from senet.errors import whole_number
 from senet.extras import extra
 from senet.insertion import remove
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import ConvUnit, initialise, scaled, with_in_channels
+from senet.zoo.networks.layers import Classifier, ConvUnit, scaled, with_in_channels
 
 __all__ = ["NETWORKS", "MobileNetV1", "SeparableUnit", "mobilenet_v3", "plain_mobilenet_v3"]
 
@@ -38,21 +39,15 @@ class SeparableUnit(nn.Sequential):
         self.pointwise = ConvUnit(in_channels, channels, 1)
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Classifier):
     """A 3×3 stem, 13 depthwise separable units, the global average, and a linear layer.
 
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
-
     Args:
-        num_classes: the number of classes.
-        in_channels: the channels of the images.
-        dropout: the dropout on the pooled features.
         width: α of the paper, a factor of all channels.
         stem_stride: 2 as in the paper; 1 for pictures of 32×32 pixels.
 
     Raises:
-        ValueError: a count is not a positive whole number, the dropout is not a probability, or the width
-            is not positive.
+        ValueError: the width is not positive.
     """
 
     def __init__(
@@ -73,16 +68,10 @@ class MobileNetV1(nn.Module):
             units.append(SeparableUnit(channels, scaled(wanted, width), stride))
             channels = scaled(wanted, width)
         self.units = nn.Sequential(*units)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(channels, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
-        x = self.avgpool(self.units(self.stem(x)))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+    def _last_map(self, x: Tensor) -> Any:
+        return self.units(self.stem(x))
 
 
 def mobilenet_v3(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
 from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise, stage
+from senet.zoo.networks.layers import Classifier, stage
 
 __all__ = ["NETWORKS", "PreActBottleneck", "PreActResNet"]
 
@@ -51,20 +52,14 @@ class PreActBottleneck(nn.Module):
         return result
 
 
-class PreActResNet(nn.Module):
+class PreActResNet(Classifier):
     """A network of 9n + 2 layers for small images, 32×32 in the paper.
-
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 9n + 2: 164 in the paper.
-        num_classes: the number of classes.
-        in_channels: the channels of the images: 3 for colour, 1 for grey.
-        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: the depth is not 9n + 2, a count is not a positive whole number, or the dropout is
-            not a probability.
+        ValueError: the depth is not 9n + 2.
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
@@ -78,17 +73,11 @@ class PreActResNet(nn.Module):
         self.layer3 = stage(PreActBottleneck, n, 8 * _STEM, 16 * _STEM, 2)
         self.bn = nn.BatchNorm2d(16 * _STEM)
         self.relu = nn.ReLU(inplace=True)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(16 * _STEM, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(16 * _STEM, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
+    def _last_map(self, x: Tensor) -> Any:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        x = self.avgpool(self.relu(self.bn(x)))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        return self.relu(self.bn(x))
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
 from senet.errors import whole_number
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise, stage
+from senet.zoo.networks.layers import Classifier, stage
 
 __all__ = ["NETWORKS", "Bottleneck", "SENet154"]
 
@@ -54,19 +55,8 @@ class Bottleneck(nn.Module):
         return result
 
 
-class SENet154(nn.Module):
-    """SENet-154 before SE is put in.
-
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
-
-    Args:
-        num_classes: the number of classes.
-        in_channels: the channels of the images.
-        dropout: the dropout on the pooled features.
-
-    Raises:
-        ValueError: a count is not a positive whole number, or the dropout is not a probability.
-    """
+class SENet154(Classifier):
+    """SENet-154 before SE is put in."""
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.2) -> None:
         super().__init__()
@@ -78,17 +68,11 @@ class SENet154(nn.Module):
             stages.append(stage(Bottleneck, count, channels, wanted, 1 if index == 0 else 2))
             channels = wanted
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(channels, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
+    def _last_map(self, x: Tensor) -> Any:
         x = self.layer2(self.layer1(self.layer0(x)))
-        x = self.avgpool(self.layer4(self.layer3(x)))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        return self.layer4(self.layer3(x))
 
 
 def _stem(in_channels: int) -> nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.fx
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import initialise, stage
+from senet.zoo.networks.layers import Classifier, stage
 
 __all__ = ["NETWORKS", "Shake", "ShakeBlock", "ShakeShake", "ShiftedShortcut"]
 
@@ -97,21 +98,15 @@ def _branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     )
 
 
-class ShakeShake(nn.Module):
+class ShakeShake(Classifier):
     """A network of 6n + 2 layers with two branches per block for small images, 32×32 in the paper.
-
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
 
     Args:
         depth: 6n + 2: 26 in the paper.
         width: the channels of each branch in the first stage: 32, 64, 96 or 112 in the paper.
-        num_classes: the number of classes.
-        in_channels: the channels of the images: 3 for colour, 1 for grey.
-        dropout: the dropout on the pooled features.
 
     Raises:
-        ValueError: the depth is not 6n + 2, the width is odd, a count is not a positive whole number,
-            or the dropout is not a probability.
+        ValueError: the depth is not 6n + 2, or the width is odd.
     """
 
     def __init__(
@@ -129,17 +124,11 @@ class ShakeShake(nn.Module):
         self.layer2 = stage(ShakeBlock, n, width, 2 * width, 2)
         self.layer3 = stage(ShakeBlock, n, 2 * width, 4 * width, 2)
         self.relu = nn.ReLU()
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(4 * width, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(4 * width, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
+    def _last_map(self, x: Tensor) -> Any:
         x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)))))
-        x = self.avgpool(self.relu(x))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        return self.relu(x)
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(

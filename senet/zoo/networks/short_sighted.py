@@ -14,6 +14,7 @@ import functools
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import ConvUnit, initialise
+from senet.zoo.networks.layers import Classifier, ConvUnit
 
 __all__ = ["NETWORKS", "CentredConv2d", "LightNet", "LightUnit", "ShortSighted"]
 
@@ -72,21 +73,12 @@ class LightUnit(nn.Module):
         return result
 
 
-class ShortSighted(nn.Module):
+class ShortSighted(Classifier):
     """A 3×3 stem at stride 2, units of a depthwise and a 1×1 convolution, the average, a linear layer.
 
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
-
     Args:
-        num_classes: the number of classes.
-        in_channels: the channels of the images: 3 for colour, 1 for grey.
         width: the channels of the stem and of every unit.
         units: the number of units. The receptive field is 3 + 4 · units pixels a side: 11 with two.
-        dropout: the dropout on the pooled features.
-
-    Raises:
-        InputError: a count is not a positive whole number.
-        ValueError: the dropout is not a probability.
     """
 
     def __init__(
@@ -96,37 +88,25 @@ class ShortSighted(nn.Module):
         width = whole_number("width", width)
         self.stem = ConvUnit(whole_number("in_channels", in_channels), width, 3, 2)
         self.units = nn.Sequential(*(LightUnit(width) for _ in range(whole_number("units", units))))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(width, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
-        x = self.avgpool(self.units(self.stem(x)))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+    def _last_map(self, x: Tensor) -> Any:
+        return self.units(self.stem(x))
 
 
-class LightNet(nn.Module):
+class LightNet(Classifier):
     """A light network for small images with a selectable receptive field at constant cost.
 
     A 3×3 stem and a depthwise 5×5 convolution, both at stride 2, with a 1×1 convolution: they see 11
     pixels. Then residual units at stride 4, the global average, and a linear layer.
 
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
-
     Args:
         seeing: how many of the four units see 3×3 pixels; the others see one. The receptive field
             is 11 + 8 · seeing pixels a side.
-        num_classes: the number of classes.
-        in_channels: the channels of the images: 3 for colour, 1 for grey.
         width: the channels of the units.
-        dropout: the dropout on the pooled features.
 
     Raises:
-        InputError: a count is not a positive whole number, or `seeing` is not from 0 to 4.
-        ValueError: the dropout is not a probability.
+        InputError: `seeing` is not from 0 to 4.
     """
 
     def __init__(
@@ -140,16 +120,10 @@ class LightNet(nn.Module):
         self.depthwise = ConvUnit(_STEM, _STEM, 5, 2, groups=_STEM)
         self.pointwise = ConvUnit(_STEM, width, 1)
         self.units = nn.Sequential(*(LightUnit(width, sees=index < seeing) for index in range(_UNITS)))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(width, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
-        x = self.avgpool(self.units(self.pointwise(self.depthwise(self.stem(x)))))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+    def _last_map(self, x: Tensor) -> Any:
+        return self.units(self.pointwise(self.depthwise(self.stem(x))))
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from senet.errors import InputError, whole_number
 from senet.zoo.networks.entry import Entry
-from senet.zoo.networks.layers import ConvUnit, initialise, scaled
+from senet.zoo.networks.layers import Classifier, ConvUnit, scaled, stage
 
 __all__ = ["NETWORKS", "ChannelShuffle", "ShuffleNetV1", "ShuffleUnit"]
 
@@ -72,21 +73,15 @@ class ShuffleUnit(nn.Module):
         return result
 
 
-class ShuffleNetV1(nn.Module):
+class ShuffleNetV1(Classifier):
     """A 3×3 stem, three stages of 4, 8 and 4 units, the global average, and a linear layer.
 
-    Shapes: (N, in_channels, H, W) -> (N, num_classes), logits.
-
     Args:
-        num_classes: the number of classes.
-        in_channels: the channels of the images.
-        dropout: the dropout on the pooled features.
         width: a factor of the stages' channels (the paper's 0.25×, 0.5×, 1×).
         groups: the groups of the 1×1 convolutions: 1, 2, 3, 4 or 8.
 
     Raises:
-        ValueError: a count is not a positive whole number, the paper has no such groups, the dropout is
-            not a probability, or the width is not positive.
+        ValueError: the paper has no such groups, or the width is not positive.
     """
 
     def __init__(
@@ -106,21 +101,14 @@ class ShuffleNetV1(nn.Module):
         before, channels = _STEM, scaled(_CHANNELS[groups], width, 4 * groups)
         stages = []
         for count in _UNITS:
-            rest = (ShuffleUnit(channels, channels, 1, groups) for _ in range(count - 1))
-            stages.append(nn.Sequential(ShuffleUnit(before, channels, 2, groups), *rest))
+            stages.append(stage(ShuffleUnit, count, before, channels, 2, groups))
             before, channels = channels, 2 * channels
         self.stage2, self.stage3, self.stage4 = stages
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(before, whole_number("num_classes", num_classes))
-        initialise(self)
+        self._end(before, num_classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch of images."""
+    def _last_map(self, x: Tensor) -> Any:
         x = self.maxpool(self.stem(x))
-        x = self.avgpool(self.stage4(self.stage3(self.stage2(x))))
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        return self.stage4(self.stage3(self.stage2(x)))
 
 
 NETWORKS: Mapping[str, Entry] = MappingProxyType({"shufflenet_v1": Entry(ShuffleNetV1, (224, 224))})
