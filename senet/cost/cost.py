@@ -157,12 +157,18 @@ def cost(model: nn.Module, example: Any, *, latency: bool = False) -> Cost:
             paired ratios after warm-up, and exactly 1 for a network without SE.
 
     Raises:
-        ValueError: the network refuses the example, or has uninitialised lazy layers.
+        ValueError: the network refuses the example, has uninitialised lazy layers, or is quantised.
     """
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise InputError(
             f"{type(model).__name__} has lazy layers, which have no shapes yet: run it once on an input first"
         )
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTISED):
+            raise InputError(
+                f"{name or type(model).__name__} is quantised, and its weights and arithmetic cannot be counted: take "
+                f"the cost of the network before it is quantised"
+            )
     with torch.inference_mode(False):
         # autograd cannot keep inference tensors
         example = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, example)
@@ -243,10 +249,18 @@ class Calls:
     flops: int = 0
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
+
 UNCOUNTED: Mapping[str, Callable[..., int]] = {
     "aten.mkldnn_rnn_layer": lambda x, w0, w1, *_, **__: 2 * math.prod(x[:-1]) * (math.prod(w0) + math.prod(w1)),
     "aten._cudnn_rnn": lambda x, w, *_, **__: 2 * math.prod(x[:-1]) * sum(math.prod(e) for e in w if len(e) > 1),
     "aten.mv": lambda matrix, *_, **__: 2 * math.prod(matrix),
+    "aten.addmv": lambda _, matrix, *__, **___: 2 * math.prod(matrix),
+    "aten.addbmm": lambda _, a, b, **__: 2 * math.prod(a) * b[-1],
+    "aten.dot": lambda a, *_, **__: 2 * math.prod(a),
+    "aten.vdot": lambda a, *_, **__: 2 * math.prod(a),
+    "aten._trilinear": lambda a, weight, *_, **__: 2 * math.prod(a[:-1]) * math.prod(weight),  # of nn.Bilinear
+    "aten._cdist_forward": lambda a, b, *_, **__: 2 * math.prod(a) * b[-2],
     "torchvision.deform_conv2d": lambda _, w, *__, out_shape, **___: 2 * math.prod(out_shape) * math.prod(w[1:]),
 }
 """The flops of operations that PyTorch's counter takes for none, from the shapes of their arguments."""

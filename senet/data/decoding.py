@@ -100,7 +100,7 @@ def upright(image: Image.Image) -> Image.Image:
         raise
     except Exception:  # broken EXIF data is ignored
         pass
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
         return image if image.mode == "I" else Image.fromarray(np.asarray(image).astype(np.int32))
@@ -126,12 +126,12 @@ def to_mode(
             image is transparent.
         transparency: "white" composites it on white; None drops the alpha channel, as earlier versions did.
         values: for grey of more than 8 bits, the values of black and white. None treats integers as
-            16 bits, and floats as shares of 1 or of 255, whichever this image's values allow.
+            16 bits, and floats as shares of 1.
 
     Raises:
         DataError: grey of more than 8 bits has values outside that range.
     """
-    if image.mode == mode:
+    if image.mode == mode and "transparency" not in image.info:
         return image
     image = upright(image)
     if image.mode in ("I", "F"):
@@ -142,8 +142,8 @@ def to_mode(
 
 
 def _scaled(grey: np.ndarray[Any, np.dtype[np.float64]], mode: str, values: tuple[float, float] | None) -> Image.Image:
-    if values is not None:
-        low, high = values
+    if values is not None or mode == "F":
+        low, high = values or (0.0, 1.0)
         least, greatest = float(grey.min()), float(grey.max())
         if not (low <= least and greatest <= high):  # also true for NaN
             raise DataError(
@@ -151,11 +151,8 @@ def _scaled(grey: np.ndarray[Any, np.dtype[np.float64]], mode: str, values: tupl
                 "becomes black to white: give another with range (--range LOW HIGH)"
             )
         grey = (grey - low) * (255 / (high - low))
-    elif mode == "I":
-        grey = grey.clip(0, 65535) / 257
     else:
-        grey = np.nan_to_num(grey, posinf=255.0, neginf=0.0)
-        grey = grey * (255 if grey.max(initial=0) <= 1 else 1)
+        grey = grey.clip(0, 65535) / 257
     return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
 
 

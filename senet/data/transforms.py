@@ -40,7 +40,8 @@ class Preprocessing:
     """The preprocessing of an image for evaluation, which is saved with trained weights.
 
     The shorter side is resized to `resize` pixels, the central `size` × `size` is cropped, and each
-    channel of values in [0, 1] is normalised: (value - mean) / std. The defaults are ImageNet's
+    channel of values in [0, 1] is normalised: (value - mean) / std. With `crop_mode` "squash" both
+    sides are resized to `resize`, as some of timm's networks want it. The defaults are ImageNet's
     mean and std, which published weights expect. Networks trained from scratch use them too, since
     any fixed numbers will do.
 
@@ -54,8 +55,8 @@ class Preprocessing:
 
     Raises:
         ValueError: a size is not a positive whole number, resize is smaller than the crop, mean or
-            std is not one number per channel (std positive), or interpolation or channels are
-            unknown.
+            std is not one number per channel (std positive), or interpolation, channels or crop_mode
+            are unknown.
     """
 
     size: int = 224
@@ -66,6 +67,7 @@ class Preprocessing:
     channels: str = "RGB"
     transparency: str | None = "white"
     range: tuple[float, float] | None = None
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -93,6 +95,8 @@ class Preprocessing:
             if len(ends) != 2 or not ends[0] < ends[1]:
                 raise InputError(f"range is two numbers, what is black and what is white, not {self.range!r}")
             object.__setattr__(self, "range", ends)
+        if self.crop_mode not in ("center", "squash"):
+            raise InputError(f"crop_mode is 'center' or 'squash', not {self.crop_mode!r}")
         if self.transparency not in ("white", None):
             raise InputError(f"transparency is 'white' or None, not {self.transparency!r}")
 
@@ -103,7 +107,7 @@ class Preprocessing:
         from senet.data.decoding import to_mode
 
         image = to_mode(image, self.mode, self.transparency, self.range)
-        image = _middle(image, self.resize, self.size, self.interpolation)
+        image = _middle(image, self.resize, self.size, self.interpolation, squash=self.crop_mode == "squash")
         return functional.pil_to_tensor(image)  # type: ignore[no-any-return]
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -121,6 +125,12 @@ class Preprocessing:
     def mode(self) -> str:
         """PIL's mode of the prepared image."""
         return _MODES[self.channels]
+
+    @property
+    def words(self) -> str:
+        """How a picture is cut, in words."""
+        sides = "both sides" if self.crop_mode == "squash" else "shorter side"
+        return f"{sides} resized to {self.resize}, middle {self.size} × {self.size}, {self.interpolation}"
 
     def grey(self, count: int = 1) -> Tensor:
         """Mid-grey images (count, C, size, size) uint8 on which to try a network."""
@@ -192,17 +202,18 @@ def _numbers(values: Any) -> tuple[float, ...]:
     return found if all(map(math.isfinite, found)) else ()
 
 
-def _middle(image: Image.Image, resize: int, size: int, interpolation: str) -> Image.Image:
-    """The central `size` × `size` of the image with its shorter side resized to `resize`."""
+def _middle(image: Image.Image, resize: int, size: int, interpolation: str, *, squash: bool = False) -> Image.Image:
+    """The central `size` × `size` of the image with its shorter side, or both if `squash`, resized to `resize`."""
     from torchvision.transforms.v2 import functional
 
     from senet.data.decoding import MOST_PIXELS
 
     # A picture of a line, 1 × 10,000, would fill the memory, so first its ends are cut off.
     most = min(image.size) * max(1, MOST_PIXELS // resize**2)
-    if max(image.size) > most:
+    if max(image.size) > most and not squash:
         image = functional.center_crop(image, [min(image.height, most), min(image.width, most)])
-    image = functional.resize(image, [resize], interpolation=functional.InterpolationMode(interpolation))
+    sides = [resize, resize] if squash else [resize]
+    image = functional.resize(image, sides, interpolation=functional.InterpolationMode(interpolation))
     return functional.center_crop(image, [size, size])  # type: ignore[no-any-return]
 
 
@@ -224,10 +235,11 @@ def preprocessing_for(
 
 
 def plain_values(described: Preprocessing | Augmentation) -> dict[str, Any]:
-    """The fields by name, without later fields that are None, so that files stay the same as earlier ones."""
+    """The fields by name, without later fields at their defaults, so that files stay the same as earlier ones."""
     values = dataclasses.asdict(described)
-    if values.get("mode") == "RGB":
-        del values["mode"]
+    for name, usual in (("mode", "RGB"), ("crop_mode", "center")):
+        if values.get(name) == usual:
+            del values[name]
     return {name: value for name, value in values.items() if value is not None or name not in ("transparency", "range")}
 
 
@@ -312,16 +324,36 @@ def augmentation_for(source: DataSource, preprocessing: Preprocessing) -> Augmen
     )
 
 
+def timm_configuration(model: str) -> dict[str, Any]:
+    """What timm says of the published weights of `timm:NAME`; empty if it says nothing."""
+    import timm
+
+    found = timm.get_pretrained_cfg(model.removeprefix("timm:"))
+    return dataclasses.asdict(found) if found else {}
+
+
+def unlike_timm(model: str) -> str:
+    """A remark if timm prepares pictures for `timm:NAME` as `Preprocessing` cannot, else ""."""
+    stated = timm_configuration(model)
+    mode, (*_, height, width) = stated.get("crop_mode") or "center", stated.get("input_size") or (3, 1, 1)
+    if height == width and mode in ("center", "squash"):
+        return ""
+    how = f"of {height} × {width}" if height != width else f"by crop_mode {mode!r}"
+    return f"timm prepares pictures for {model} {how}, and here their middle is cut: its answers are not timm's"
+
+
 def timm_preprocessing(configuration: Mapping[str, Any]) -> Preprocessing:
     """The preprocessing of a timm network's published weights, from its `pretrained_cfg`."""
     size = int(configuration.get("input_size", (3, 224, 224))[-1])
     share = float(configuration.get("crop_pct") or 0.875)
     interpolation = str(configuration.get("interpolation") or "bilinear")
     mean, std = (tuple(configuration.get(name) or ()) for name in ("mean", "std"))
+    squash = configuration.get("crop_mode") == "squash"
     return Preprocessing(
         size=size,
         resize=max(size, math.floor(size / share)),
         mean=mean if len(mean) == 3 else IMAGENET_MEAN,
         std=std if len(std) == 3 else IMAGENET_STD,
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bilinear",
+        crop_mode="squash" if squash else "center",
     )

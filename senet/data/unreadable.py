@@ -171,6 +171,8 @@ def check_range(source: DataSource, values: tuple[float, float]) -> None:
 
 def _depth(images: Images, index: int) -> str:
     base, chosen = base_of(images)
+    if (modes := getattr(base, "modes", None)) is not None:
+        return str(modes[chosen[index]])
     if not images.names[index].lower().endswith(_DEEP) or not hasattr(base, "content") or base.size(chosen[index]) < 1:
         return ""
     return depth_of(io.BytesIO(base.content(chosen[index])), images.names[index])

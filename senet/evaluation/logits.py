@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from senet.data.sampling import Batch
     from senet.data.transforms import Preprocessing
 
-__all__ = ["Predictions", "answers", "check_scores", "device_of", "input_of", "logits_of", "predict_all"]
+__all__ = [
+    "Predictions",
+    "answers",
+    "check_scores",
+    "device_of",
+    "input_of",
+    "logits_of",
+    "most_probable",
+    "predict_all",
+]
 
 
 def device_of(devices: str | int) -> torch.device:
@@ -160,6 +169,15 @@ def answers(
         raise
 
 
+def most_probable(logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The probabilities and indices of the most probable classes of each row, at most `most`, best first.
+
+    They are chosen by their logits, because the probabilities of all but a few may be 0 in float32.
+    """
+    indices = logits.topk(min(most, logits.shape[1])).indices
+    return logits.softmax(1).gather(1, indices), indices
+
+
 def predict_all(
     network: nn.Module,
     batches: Iterable[Batch],
@@ -191,7 +209,7 @@ def predict_all(
                 "say with `classes` which folder is which class, or give the network's own data"
             )
         loss += F.cross_entropy(logits, right, reduction="sum")
-        probability, top = logits.softmax(1).topk(min(5, classes))
+        probability, top = most_probable(logits, 5)
         labels.append(right)
         tops.append(top)
         probabilities.append(probability)

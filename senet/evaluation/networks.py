@@ -356,7 +356,7 @@ def example_of(how: Preprocessing) -> torch.Tensor:
 
 def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     """The preprocessing of a network's weights, if their file or timm states it."""
-    from senet.data.transforms import Preprocessing, timm_preprocessing
+    from senet.data.transforms import Preprocessing, timm_configuration, timm_preprocessing
 
     for name in arm.saved:
         if found := metadata_of(name).get("preprocessing"):
@@ -364,10 +364,8 @@ def known_preprocessing(arm: NetworkSpec) -> Preprocessing | None:
     if arm.weights is not None and expanded(arm.weights).is_file() and (stated := read_preprocessing(arm.weights)):
         return Preprocessing.from_json(stated)  # of a .caffemodel
     if arm.pretrained and arm.model.startswith("timm:"):
-        import timm
-
-        configuration = timm.get_pretrained_cfg(arm.model.removeprefix("timm:"))
-        return timm_preprocessing(dataclasses.asdict(configuration)) if configuration else None
+        configuration = timm_configuration(arm.model)
+        return timm_preprocessing(configuration) if configuration else None
     return None
 
 

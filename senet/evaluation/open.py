@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from senet.data.transforms import Preprocessing
-from senet.errors import DataError, InputError, StudyError, whole_number
+from senet.data.transforms import Preprocessing, unlike_timm
+from senet.errors import DataError, InputError, SenetError, StudyError, whole_number
 from senet.evaluation.classnames import names_in, published_classes, published_preprocessing, spoken, trained_classes
 from senet.evaluation.given import given_model
 from senet.evaluation.logits import device_of
@@ -153,6 +153,8 @@ def open_network(model: str | nn.Module, options: Mapping[str, Any]) -> OpenedNe
     with heard() as notes, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = network_of(spec, num_classes=options.get("num_classes"))
+    if spec.pretrained and spec.model.startswith("timm:") and (note := unlike_timm(spec.model)):
+        notes.append(note)
     if not spec.pretrained and not spec.own:
         run = f"; the run of that name is ./{name}" * is_saved(f"./{name}")
         notes.append(f"{name} has random weights, and its answers mean nothing: give weights{run}")
@@ -208,7 +210,7 @@ def open_labelled(
 
     device = device_of(options.get("devices", "auto"))
     file, offset = options.get("classes"), options.get("class_offset", 0)
-    source = open_data(data, data_root=options.get("data_root"))
+    source = as_named = open_data(data, data_root=options.get("data_root"))
     if not source.indices and (file is not None or offset):
         source = renumbered(source, file, offset)
     split, images = source.split(options.get("split"))
@@ -228,7 +230,38 @@ def open_labelled(
             f"the network {has(classes)} and the images have class {highest} (from 0): say with `classes` "
             "(--classes) which folder is which class, or give the network's own data"
         )
+    if split == "val" and (note := _drawn_anew(as_named, opened.settings)):
+        opened = dataclasses.replace(opened, notes=(*opened.notes, note))
     return LabelledNetwork(opened, source, split, images, preprocessing, classes, spoken(names), device)
+
+
+def _drawn_anew(source: DataSource, settings: Mapping[str, Any] | None) -> str:
+    """A remark if we drew `source`'s held-out images otherwise than when a run with these settings was trained.
+
+    Which they are depends on all images of a class: one more, and some that were trained on are among them.
+    """
+    from senet.data.images import base_of
+    from senet.data.unreadable import MAX_BAD, checked
+
+    try:  # a file's metadata may hold anything
+        name, then = Path(settings["data"]["name"]).name, settings["data"]["content"]["val"]  # type: ignore[index]
+        before = int(then.partition(" ")[0])
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return ""
+    if source.indices or source.train is None or source.val is None or name != Path(source.name).name:
+        return ""
+    drawn, now = base_of(source.train)[0] is base_of(source.val)[0], len(source.val)
+    if not drawn or then == source.val.fingerprint():
+        return ""
+    # A training leaves out what cannot be read, so that its held-out images may be fewer than those of the folder.
+    if (1 - MAX_BAD) * now <= before <= now:
+        with contextlib.suppress(SenetError):
+            if checked(source).fingerprint()["val"] == then:
+                return ""
+    return (
+        f"{source.name} holds other images than when this network was trained: its held-out images were drawn anew, "
+        f"and it may have been trained on some of them"
+    )
 
 
 def _matched(

@@ -15,7 +15,7 @@ from senet.data.readable import Readable
 from senet.data.unreadable import BadFile
 from senet.errors import DataError, whole_number
 from senet.evaluation.classnames import names_in
-from senet.evaluation.logits import answers, check_scores, device_of
+from senet.evaluation.logits import answers, check_scores, device_of, most_probable
 from senet.evaluation.networks import check_classifies, probe
 from senet.evaluation.open import in_eval_mode, open_network
 from senet.evaluation.options import PredictOptions
@@ -140,10 +140,10 @@ def predict(
     with shown.steps(len(batches)), in_eval_mode(opened.network, device) as network:
         shown.run(counted(len(images), "picture"))
         for logits, _ in answers(network, batches, preprocessing, device=device, step=shown.step):
-            highest = logits.softmax(1).topk(min(top, count))
-            check_scores(highest.values)
-            probabilities += highest.values.tolist()
-            indices += highest.indices.tolist()
+            probability, best = most_probable(logits, top)
+            check_scores(probability)
+            probabilities += probability.tolist()
+            indices += best.tolist()
     result = Predicted(
         images=tuple(images.names[index] for index in batches.indices),
         classes=tuple(tuple(names.get(index, str(index)) for index in each) for each in indices),

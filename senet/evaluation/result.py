@@ -118,8 +118,7 @@ class Evaluation:
             *[f"top-5 accuracy: {self.top5:.2%} ({round(self.top5 * self.count)} of {self.count})"] * self._five,
             f"loss: {self.loss:.4f}",
             f"expected calibration error: {self.calibration_error:.2%} ({len(self.bins)} bins)",
-            f"images: split {self.split}, shorter side resized to {how.resize}, middle {how.size} × {how.size}, "
-            f"{how.interpolation}{colours}; the network has {self.classes} classes",
+            f"images: split {self.split}, {how.words}{colours}; the network has {self.classes} classes",
             "",
             self._class_table(),
             *badfiles.listed(self.skipped),

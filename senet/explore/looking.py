@@ -146,7 +146,8 @@ def look(
         for hook in hooks:
             hook.remove()
     seen = {name: values[0].float().cpu() for name, values in gates.items()}
-    return Look(scores[0].float().softmax(0).cpu(), seen, taken[-1] if taken else None)
+    # In float64, since in float32 the probabilities of all but a few classes may be 0, and tell no order.
+    return Look(scores[0].double().softmax(0).cpu(), seen, taken[-1] if taken else None)
 
 
 def mean_gates(network: nn.Module, preprocessing: Preprocessing, pictures: Iterable[tuple[str, Tensor]]) -> Means:

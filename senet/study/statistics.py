@@ -28,7 +28,9 @@ __all__ = [
     "bootstrap_over_images",
     "differs",
     "holm",
+    "mcnemar",
     "paired_difference",
+    "rejected",
     "verdict",
 ]
 
@@ -183,6 +185,30 @@ def _p_of(difference: Difference) -> float | None:
     return float(2 * stdtr(count - 1, -statistic))
 
 
+def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
+    """McNemar's exact test: the p value of as many images won or lost, if either were as likely.
+
+    Args:
+        before: (images,), whether each was right.
+        after: the same afterwards.
+    """
+    from scipy.special import bdtr
+
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
+    return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
+
+
+def rejected(p_values: Mapping[Key, float], *, level: float = 0.05) -> set[Key]:
+    """The tests that show something by Holm's step-down procedure, given their p values."""
+    found: set[Key] = set()
+    for key in sorted(p_values, key=lambda key: p_values[key]):
+        if p_values[key] > level / (len(p_values) - len(found)):
+            break
+        found.add(key)
+    return found
+
+
 def bootstrap_over_images(
     plain: ArrayLike, se: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Bootstrap:
@@ -251,16 +277,25 @@ def differs(seeds: Difference, images: Bootstrap | None = None) -> bool:
 
 def verdict(seeds: Difference, images: Bootstrap | None = None, block: str = "SE") -> str:
     """One sentence on `block`, which says "better" or "worse" only if `differs`."""
-    share, count, mean = f"{100 * seeds.confidence:g} %", len(seeds.values), points(seeds.mean)
-    over_seeds = "" if seeds.low is None or seeds.high is None else f"{points(seeds.low)} to {points(seeds.high)}"
-    over_images = "" if images is None else f"{points(images.low)} to {points(images.high)} over {images.images} images"
-    if differs(seeds, images):
+    shown = differs(seeds, images)
+    bounds = (seeds.low, seeds.high, *(() if images is None else (images.low, images.high)))
+    # As many decimals as tell each end of a difference that is shown from zero.
+    least = min((abs(100 * end) for end in bounds if end is not None), default=1.0) if shown else 1.0
+    digits = next((digits for digits in range(2, 10) if round(least, digits)), 2)
+
+    def said(fraction: float) -> str:
+        return points(fraction, digits)
+
+    share, count, mean = f"{100 * seeds.confidence:g} %", len(seeds.values), said(seeds.mean)
+    over_seeds = "" if seeds.low is None or seeds.high is None else f"{said(seeds.low)} to {said(seeds.high)}"
+    over_images = "" if images is None else f"{said(images.low)} to {said(images.high)} over {images.images} images"
+    if shown:
         word = "better" if seeds.mean > 0 else "worse"
         if over_seeds:
             how = f"{share} interval {over_seeds} over {count} seeds{'; ' if images else ''}{over_images}"
         else:
             how = f"the same in each of {count} seeds; {share} interval {over_images}"
-        return f"{block} is {word} by {abs(100 * seeds.mean):.2f} points ({how})."
+        return f"{block} is {word} by {mean[1:]} points ({how})."
     none = "There is no difference shown:"
     if seeds.contains_zero:
         over_seeds += f" over {count} seeds"
@@ -273,10 +308,10 @@ def verdict(seeds: Difference, images: Bootstrap | None = None, block: str = "SE
     return f"{none} {block} − plain = {mean} points ({how}), but {ends}, contains zero."
 
 
-def points(fraction: float) -> str:
+def points(fraction: float, digits: int = 2) -> str:
     """A difference of fractions in points, with its sign: 0.012 is "+1.20"."""
-    text = f"{100 * fraction:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
+    text = f"{100 * fraction:+.{digits}f}"
+    return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
 
 
 def to_json(seeds: Difference, images: Bootstrap | None) -> dict[str, Any]:

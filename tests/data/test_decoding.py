@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -131,3 +132,13 @@ def test_a_file_system_that_is_away_for_a_moment_is_asked_again(tmp_path, monkey
     with pytest.raises(BadImageError, match="Permission denied"):
         decode(tmp_path / "a.png")
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_a_transparent_colour_lies_on_white_in_every_mode(mode):
+    colour = Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode)
+    index = colour.getpixel((0, 0))
+    found = decode_bytes(encoded(colour, "PNG", transparency=index), "a.png")
+    assert to_mode(found, "RGB").getpixel((4, 4)) == (255, 255, 255)
+    assert to_mode(found, "L").getpixel((4, 4)) == 255
+    assert to_mode(Image.open(io.BytesIO(encoded(colour, "PNG", transparency=index))), "RGB").getpixel((0, 0))[1] == 255

@@ -9,6 +9,7 @@ from senet.data.decoding import to_mode
 from senet.data.images import ArrayImages, ChosenImages, FileImages, JoinedImages, TorchvisionImages, twins_in
 from senet.data.readable import Readable
 from senet.data.source import DataSource
+from senet.data.sources import open_data
 from senet.data.transforms import Augmentation, Preprocessing
 from senet.data.unreadable import check_range, value_range
 from senet.errors import DataError
@@ -211,3 +212,25 @@ def test_a_value_outside_the_stored_range_is_one_line_whoever_reads_it(tmp_path,
     how = Preprocessing(4, 4, range=(0, 4095))
     with pytest.raises(DataError, match=r"^a\.png: a grey picture has values from 40000 .*--range LOW HIGH\)$"):
         list(Readable(images, how, 1, workers=workers))
+
+
+def test_floats_that_are_no_shares_of_1_are_refused_until_their_range_is_given():
+    shares = Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32))
+    assert to_mode(shares, "L").getpixel((0, 0)) == 128
+    beyond = np.full((4, 4), 0.5, dtype=np.float32)
+    beyond[0, 0] = 1.02  # read as shares of 255, it would be black
+    with pytest.raises(DataError, match=r"from 0.5 to 1.02, outside the range 0 to 1 .* range \(--range LOW HIGH\)"):
+        to_mode(Image.fromarray(beyond), "L")
+    assert to_mode(Image.fromarray(beyond), "L", values=(0, 2)).getpixel((3, 3)) == 64
+
+
+@pytest.mark.parametrize(("dtype", "most", "found"), [(np.uint16, 4095, (0, 4095)), (np.float32, 1.02, (0, 1.02))])
+def test_deep_grey_of_a_data_set_of_pytorch_has_one_scale_too(dtype, most, found):
+    def pictures(*tops):
+        maps = [np.array([[0, top], [top, 0]], dtype=dtype) for top in tops]
+        return [(Image.fromarray(grey), label) for label, grey in enumerate(maps)]
+
+    source = open_data((pictures(most / 2, most), pictures(most / 4, most)))
+    assert value_range(source) == pytest.approx(found)
+    how = Preprocessing(2, 2, range=value_range(source))
+    assert [int(how(source.train.load(index)).max()) for index in range(2)] in ([127, 255], [128, 255])

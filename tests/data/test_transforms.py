@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as published
 
+from senet.data import transforms
 from senet.data.sources import open_data
 from senet.data.transforms import (
     IMAGENET_MEAN,
@@ -15,8 +16,11 @@ from senet.data.transforms import (
     Preprocessing,
     augmentation_for,
     preprocessing_for,
+    timm_configuration,
     timm_preprocessing,
+    unlike_timm,
 )
+from senet.errors import InputError
 
 
 def _photo(width=50, height=40):
@@ -158,3 +162,27 @@ def test_what_timm_says_of_its_weights():
     how = timm_preprocessing(configuration)
     assert (how.size, how.resize, how.mean, how.interpolation) == (224, 256, (0.5, 0.5, 0.5), "bilinear")
     assert timm_preprocessing({}) == Preprocessing()
+
+
+@pytest.mark.parametrize("name", ["convnext_base.fb_in22k_ft_in1k_384", "resnet50"])
+def test_a_picture_is_prepared_as_timm_does(name):
+    timm = pytest.importorskip("timm")
+    configuration = timm_configuration(f"timm:{name}")
+    x, y = np.meshgrid(np.linspace(0, 255, 600), np.linspace(0, 255, 300))
+    picture = Image.fromarray(np.stack([x, y, x], 2).astype(np.uint8))
+    how = timm_preprocessing(configuration)
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(configuration))(picture)
+    assert (how.normalise(how(picture)[None])[0] - theirs).abs().max() < 1e-5
+    assert Preprocessing.from_json(how.to_json()) == how
+    assert ("crop_mode" in how.to_json()) == (how.crop_mode != "center")
+    assert how.at(64).crop_mode == how.crop_mode
+    assert unlike_timm(f"timm:{name}") == ""
+
+
+def test_what_cannot_be_prepared_as_timm_does_is_said(monkeypatch):
+    pytest.importorskip("timm")
+    for stated, words in (({"crop_mode": "border"}, "by crop_mode 'border'"), ({"input_size": (3, 8, 6)}, "of 8 × 6")):
+        monkeypatch.setattr(transforms, "timm_configuration", lambda _, stated=stated: stated)
+        assert words in unlike_timm("timm:net")
+    with pytest.raises(InputError, match="crop_mode is 'center' or 'squash', not 'border'"):
+        Preprocessing(crop_mode="border")

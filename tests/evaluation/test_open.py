@@ -1,6 +1,7 @@
 """A network and images that do not go together are one clear line before anything is measured or trained."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -207,3 +208,24 @@ def test_imagenets_classes_are_called_by_their_words():
     assert sum(agree) > 950  # the others are spelt or clipped otherwise
     for names in (identifiers[:-1], identifiers[::-1], ["n01440764", "cat"], []):
         assert spoken(dict(enumerate(names))) == dict(enumerate(names))
+
+
+def test_a_folder_that_grew_since_the_training_is_said_to_be_divided_otherwise(tiny, paint):
+    folder = paint({"dark": 10, "light": 10})
+    run = str(folder.parent / "run")
+    train(tiny, folder, out=run, epochs=1, batch_size=8, lr=0.05, **QUIET)
+    assert evaluate(tiny, folder, weights=run, **QUIET).notes == ()
+    otherwise = evaluate(tiny, open_data(folder, split_seed=1), weights=run, **QUIET)
+    assert otherwise.notes[-1].startswith(f"{folder} holds other images than when this network was trained")
+    (folder / "dark" / "broken.png").write_bytes(b"no picture")
+    shutil.copy(next((folder / "dark").glob("*.png")), folder / "dark" / "zzz.png")
+    notes = evaluate(tiny, folder, weights=run, max_bad=1, **QUIET).notes
+    assert notes[-1].endswith("drawn anew, and it may have been trained on some of them")
+
+
+def test_unreadable_images_that_the_training_left_out_are_no_other_images(tiny, paint):
+    folder = paint({"dark": 10, "light": 10})
+    run = str(folder.parent / "run")
+    (folder / "dark" / "broken.png").write_bytes(b"no picture")
+    train(tiny, folder, out=run, epochs=1, batch_size=8, lr=0.05, max_bad=1, **QUIET)
+    assert evaluate(tiny, folder, weights=run, max_bad=1, **QUIET).notes == ()

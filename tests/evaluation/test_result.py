@@ -17,7 +17,7 @@ from senet.data.unreadable import BadFile
 from senet.errors import DataError, StudyError
 from senet.evaluation.classwise import class_results, confusion_of
 from senet.evaluation.evaluate import evaluate
-from senet.evaluation.logits import Predictions
+from senet.evaluation.logits import Predictions, most_probable
 from senet.evaluation.predict import predict
 from senet.evaluation.reliability import bins_of, calibration_error
 from senet.files.tables import write_table
@@ -227,3 +227,12 @@ def test_the_five_best_of_five_classes_are_not_shown(classes, shown):
     found = evaluate(network, source, **QUIET)
     assert ("top-5" in str(found)) == shown
     assert found.to_json()["top5"] == found.top5
+
+
+def test_the_most_probable_classes_are_those_of_the_highest_scores_where_probabilities_are_0():
+    logits = torch.full((1, 20), -400.0)
+    logits[0, 19], logits[0, :4] = 0, torch.tensor([-110.0, -111, -112, -113])  # e^-110 is 0 in float32
+    probability, classes = most_probable(logits, 5)
+    assert classes[0, :5].tolist()[:5] == [19, 0, 1, 2, 3]
+    assert probability[0].tolist() == [1, 0, 0, 0, 0]
+    assert most_probable(torch.zeros(2, 3), 5)[1].shape == (2, 3)

@@ -14,8 +14,10 @@ from senet.study.statistics import (
     bootstrap_over_images,
     differs,
     holm,
+    mcnemar,
     paired_difference,
     points,
+    rejected,
     to_json,
     verdict,
 )
@@ -237,3 +239,24 @@ def test_holm_without_intervals():
     assert still["same"].difference.confidence == 0.975  # the interval over images is held to it
     assert still["real"].p_corrected == pytest.approx(2 * still["real"].p)  # both are counted
     assert holm({}) == {}
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (4, 0), (6, 0), (7, 1), (3, 12), (40, 38)])
+def test_mcnemar_is_scipys_exact_test(lost, won):
+    before = [True] * lost + [False] * won + [True] * 20 + [False] * 5
+    after = [False] * lost + [True] * won + [True] * 20 + [False] * 5
+    expected = stats.binomtest(lost, lost + won).pvalue if lost + won else 1
+    assert mcnemar(before, after) == pytest.approx(expected)
+
+
+def test_what_holm_rejects_of_p_values():
+    assert rejected({"a": 0.01, "b": 0.04, "c": 0.02}) == {"a", "b", "c"}
+    assert rejected({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a"}
+    assert rejected({}) == set()
+
+
+def test_a_difference_that_is_shown_is_not_said_to_be_nothing():
+    found = verdict(
+        paired_difference([0.9] * 3, [0.90001, 0.900014, 0.900012]), Bootstrap(1.2e-5, 1e-6, 2e-5, 9, 10000)
+    )
+    assert found.startswith("SE is better by 0.0012 points (95 % interval +0.0007 to +0.0017 over 3 seeds; +0.0001 to")

@@ -48,11 +48,13 @@ class DatasetImages(Images):
         if len(dataset) == 0:
             raise DataError(f"{name} is empty")
         labels, state = [], hashlib.sha256()
+        self.modes: list[str] = []
         self.sizes: set[tuple[int, int]] = set()
         for index in range(len(dataset)):
             image, label = self._item(index)
             labels.append(_label(label, f"item {index} of {name}"))
             self.sizes.add(image.size)
+            self.modes.append(image.mode[:1])
             state.update(image.tobytes())
         if self._item(0)[0].tobytes() != self._item(0)[0].tobytes():
             raise DataError(f"{name} gives another image at each reading: leave augmentation to the recipe")

@@ -76,7 +76,8 @@ def cells_of(
     if not names and not grid:
         raise StudyError(f"say what to vary: a table ({', '.join(TABLES)} or all), or a grid such as gate=sigmoid,tanh")
     label = "standard SE" if isinstance(base, SESpec) else f"{short_name(base.name)}, standard"
-    cells = {BASE: Cell(BASE, label, base, None, _published_base(base) if names else None)}
+    ratio = getattr(base, "reduction_ratio", None)
+    cells = {BASE: Cell(BASE, label, base, None, _published(base, "reduction_ratio", ratio) if names else None)}
     table_of: dict[str, tuple[str, ...]] = {}
     for name in names:
         table_of[name] = _add(cells, base, TABLES[name], stages, paper=True)
@@ -117,9 +118,9 @@ def _add(
             raise StudyError(f"two of the variants are called {key}: give their makers names of their own")
         if key not in cells:
             known = None
-            if paper and len(apart) == 1 and isinstance(spec, SESpec):
+            if paper and len(apart) == 1:
                 ((axis, value),) = apart.items()
-                known = published(axis, value) if axis != "stages" or like_paper else None
+                known = _published(spec, axis, value) if axis != "stages" or like_paper else None
             label = ", ".join(_words(axis, value, stages) for axis, value in apart.items())
             cells[key] = Cell(key, label, spec, where, known)
     return tuple(dict.fromkeys(keys))
@@ -162,12 +163,12 @@ def _values(spec: SESpec | MadeSpec, axes: Iterable[str]) -> Iterator[tuple[str,
             yield axis, getattr(spec, axis, None)
 
 
-def _published_base(base: SESpec | MadeSpec) -> Published | None:
-    """The paper's row for the standard block, if it equals the paper's except for its reduction ratio."""
-    if not isinstance(base, SESpec):
+def _published(spec: SESpec | MadeSpec, axis: str, value: Any) -> Published | None:
+    """The paper's row for a value of an axis, if everything else of the block is the paper's too."""
+    if not isinstance(spec, SESpec):
         return None
-    same = dataclasses.replace(base, reduction_ratio=16, start=None) == SESpec()
-    return published("reduction_ratio", base.reduction_ratio) if same else None
+    varied = {axis: getattr(SESpec(), axis)} if hasattr(SESpec(), axis) else {}
+    return published(axis, value) if dataclasses.replace(spec, start=None, **varied) == SESpec() else None
 
 
 def _expanded(axis: str, values: Sequence[Any], stages: Sequence[int]) -> list[Any]:

@@ -37,7 +37,7 @@ from senet.study.explanation.explanation import Advice, BlockFindings, Effect, E
 from senet.study.explanation.pages import channel_rows, explanation_page
 from senet.study.explanation.statistics import ChannelStatistics, GateStatistics
 from senet.study.explanation.subject import Subject, open_subject
-from senet.study.statistics import bootstrap_over_images
+from senet.study.statistics import bootstrap_over_images, mcnemar
 
 if TYPE_CHECKING:
     from senet.data.sources import DataSource
@@ -198,6 +198,7 @@ def measured(plain: Predictions, held: Predictions) -> Effect:
         low=over_images.low,
         high=over_images.high,
         changed=float((held.top[:, 0] != plain.top[:, 0]).float().mean()),
+        p=mcnemar(plain.correct, held.correct),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from senet.console import display
 from senet.report.table import Cell, Column, Table, cell
 from senet.study.comparison.report import difference_columns, percent
-from senet.study.statistics import points
+from senet.study.statistics import points, rejected
 from senet.words import counted
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Effect:
         low: the lower end of the 95 % interval of the difference over images (paired bootstrap).
         high: its upper end.
         changed: the share of images whose predicted class changed.
+        p: the p value of McNemar's exact test over images. Where few changed, chance alone takes the interval off zero.
     """
 
     top1: float
@@ -42,11 +43,12 @@ class Effect:
     low: float
     high: float
     changed: float
+    p: float
 
     @property
     def shown(self) -> bool:
-        """Whether the interval excludes zero, so that a difference is shown."""
-        return not self.low <= 0 <= self.high
+        """Whether a difference is shown, by this comparison alone."""
+        return self.p <= 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +78,6 @@ class BlockFindings:
     at_other: Effect
     at_one: Effect
     removed: Effect
-
-    @property
-    def input_dependence_shown(self) -> bool:
-        """Whether `at_mean` or `at_other` shows that the network uses the gates' dependence on the input."""
-        return any(each.shown and each.difference < 0 for each in (self.at_mean, self.at_other))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +168,20 @@ class Explanation:
         """The mean gates of each block over the images, (C,), `scale` included, as used for holding."""
         return {block.name: block.gates.mean.float() for block in self.blocks}
 
+    @property
+    def dependent(self) -> list[str]:
+        """The blocks in which the network is shown to use that the gates depend on the image.
+
+        It is worse with their gates at the means or of another image, by McNemar's test corrected by Holm.
+        """
+        effects = {(block.name, how): getattr(block, how) for block in self.blocks for how in ("at_mean", "at_other")}
+        shown = rejected({key: effect.p for key, effect in effects.items()})
+        names = {key[0] for key in shown if effects[key].difference < 0}
+        return [block.name for block in self.blocks if block.name in names]
+
     def lead(self) -> list[str]:
-        """The outcome in sentences, which claim use only if an interval shows it."""
-        whole, advice = self.stages[-1], self.advice
-        used = [block.name for block in self.blocks if block.input_dependence_shown]
+        """The outcome in sentences, which claim use only if a test shows it."""
+        whole, advice, used = self.stages[-1], self.advice, self.dependent
         sentences = [
             f"{counted(len(self.blocks), 'SE block')}; {percent(self.top1)} of {self.images} images are right. With "
             f"every gate held at its mean over the images: {_effect(whole.at_mean)}. "
@@ -214,7 +221,7 @@ class Explanation:
             "specific: between-class over total variance of the gates (in brackets: by chance). dead, full, const.: "
             "channels within 2 % of 0, of the largest value, of themselves, on all images. mean, another's, removed: "
             "points of top-1 accuracy with the gates held at their mean, taken from another image, taken out; "
-            "* where the 95 % interval over images leaves zero out.",
+            "* where that is more than chance, in this comparison alone (McNemar's exact test over images, 5 %).",
             "",
             *self.lead(),
         ]

@@ -204,10 +204,6 @@ def _facts(found: Explanation) -> Facts:
             ("data", f"{found.data}, split {found.split}: {found.images} images of {len(found.classes)} classes"),
             ("top-1 accuracy", percent(found.top1)),
             ("top-5 accuracy", percent(found.top5)),
-            (
-                "input",
-                f"shorter side resized to {how.resize}, middle {how.size} × {how.size}, {how.interpolation}, mean "
-                f"{how.mean}, std {how.std}, {how.channels}",
-            ),
+            ("input", f"{how.words}, mean {how.mean}, std {how.std}, {how.channels}"),
         ]
     )

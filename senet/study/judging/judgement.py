@@ -160,7 +160,7 @@ class Judgement:
         ]
         of = self.verdict.difference
         digits = places(of.mean or of.sd or self.plain.mean)
-        digits = max(digits, places(of.sd)) if of.sd else digits
+        digits = max(0, digits, places(of.sd)) if of.sd else max(0, digits)  # whole scores are shown whole
         pairs = zip(self.seeds, self.plain.scores, self.se.scores, of.values, strict=True)
         rows: list[list[Cell | int]] = [
             [seed, *(cell(value, fixed(value, digits)) for value in values)] for seed, *values in pairs

@@ -86,7 +86,7 @@ def judgements_page(judgements: Sequence[Judgement], names: Sequence[str]) -> Pa
     rows: list[list[Any]] = []
     for name, each in zip(names, judgements, strict=True):
         of = each.verdict.difference
-        digits = places(of.mean or of.sd or each.plain.mean)
+        digits = max(0, places(of.mean or of.sd or each.plain.mean))
         means = [cell(value, fixed(value, digits)) for value in (each.plain.mean, each.se.mean, of.mean)]
         over_seeds = "none"
         if of.low is not None and of.high is not None:

@@ -178,3 +178,11 @@ def test_the_standard_block_may_be_a_made_one():
 def test_what_no_block_has_is_refused(grid, message):
     with pytest.raises(StudyError, match=message):
         _cells(grid=grid)
+
+
+def test_the_papers_figures_stand_beside_the_papers_blocks_alone():
+    cells, _ = _cells(["gate", "placement", "reduction"], base=SESpec(4, squeeze="max", start="paper"))
+    assert [key for key, cell in cells.items() if cell.published] == []
+    wide, _ = _cells(["gate", "reduction"], base=SESpec(4, start="paper"))
+    assert wide["gate-tanh"].published is None
+    assert wide["r2"].published == Published(22.29, 6.00)

@@ -14,10 +14,11 @@ from PIL import Image
 
 import senet
 from senet.console.progress import Progress
+from senet.evaluation.logits import Predictions
 from senet.files.run_folder import read_csv
 from senet.insertion import remove
 from senet.study import StudyError, evaluate, explain, open_data
-from senet.study.explanation.explain import explain_subject
+from senet.study.explanation.explain import explain_subject, measured
 from senet.study.explanation.pages import _by_class
 from senet.study.explanation.subject import Subject, open_subject
 from tests.browser import complaints, opened, requests
@@ -259,3 +260,22 @@ def test_unreadable_pictures_are_skipped_as_where_it_was_trained(tiny, pictures,
     with pytest.raises(TypeError):
         explain(network, pictures, out=tmp_path / "out", **QUIET)
     assert not (tmp_path / "out/explanation.json").exists()  # of other gates than those beside it
+
+
+def test_use_is_claimed_only_where_an_exact_test_corrected_for_all_blocks_shows_it(trained):
+    found = explain(_network(trained), open_data("digits"), **QUIET)
+    plain = Predictions(
+        torch.ones(400, dtype=torch.int64), torch.ones(400, 1, dtype=torch.int64), torch.ones(400, 1), 0, 2
+    )
+    for lost, shown in ((0, False), (4, False), (5, False), (6, True)):
+        effect = measured(plain, dataclasses.replace(plain, top=torch.tensor([0] * lost + [1] * (400 - lost))[:, None]))
+        assert effect.shown == shown, lost
+        if lost:
+            assert effect.high < 0 or lost < 4  # the bootstrap alone would claim it of four pictures
+    none = dataclasses.replace(found.blocks[0].at_mean, difference=0.0, p=1.0)
+    six = dataclasses.replace(none, difference=-0.015, p=0.03125)
+    ten = dataclasses.replace(none, difference=-0.025, p=0.002)
+    blocks = [dataclasses.replace(block, at_mean=none, at_other=six) for block in found.blocks]
+    assert dataclasses.replace(found, blocks=tuple(blocks)).dependent == []
+    blocks[1] = dataclasses.replace(blocks[1], at_mean=ten)
+    assert dataclasses.replace(found, blocks=tuple(blocks)).dependent == [blocks[1].name]
