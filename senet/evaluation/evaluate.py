@@ -62,8 +62,8 @@ def evaluate(
     """
     given = known_options(options, MeasureOptions, "evaluate")
     batch_size = whole_number("batch_size", given.get("batch_size", 64))
-    folder = None if out is None else evaluation_folder(out, folder_of(data), predictions)
     labelled = open_labelled(model, data, given)
+    folder = None if out is None else evaluation_folder(out, folder_of(data), predictions)  # before any long work
     shown = Progress(progress)
     for line in (labelled.source.summary, *labelled.source.notes):
         shown.note(line)

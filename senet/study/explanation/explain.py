@@ -80,8 +80,8 @@ def explain(
         ValueError: data, network, weights or a number are not usable.
     """
     check_tolerance(tolerance)
-    folder = None if out is None else report_folder(out, folder_of(data))
     with open_subject(model, data, known_options(options, MeasureOptions, "explain")) as subject:
+        folder = None if out is None else report_folder(out, folder_of(data))  # before any long work
         explanation = explain_subject(subject, tolerance=tolerance, progress=Progress(progress))
     if folder is not None:
         _write(explanation, folder)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import senet
 from senet.console.progress import Progress
+from senet.errors import SenetError
 from senet.evaluation.logits import Predictions
 from senet.files.run_folder import read_csv
 from senet.insertion import remove
@@ -279,3 +280,10 @@ def test_use_is_claimed_only_where_an_exact_test_corrected_for_all_blocks_shows_
     assert dataclasses.replace(found, blocks=tuple(blocks)).dependent == []
     blocks[1] = dataclasses.replace(blocks[1], at_mean=ten)
     assert dataclasses.replace(found, blocks=tuple(blocks)).dependent == [blocks[1].name]
+
+
+@pytest.mark.parametrize("verb", [explain, evaluate])
+def test_a_mistake_leaves_no_empty_folder(trained, tmp_path, verb):
+    with pytest.raises(SenetError, match="there is no data folder"):
+        verb(_network(trained), tmp_path / "photos", out=tmp_path / "out", **QUIET)
+    assert not (tmp_path / "out").exists()
