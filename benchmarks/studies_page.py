@@ -204,13 +204,16 @@ def figure(plan: Study, runs: Runs, arms: Sequence[Arm]) -> Any:
         panels = drawn.subplots(1, 2, sharey=True)
         for axes, key, unit in zip(panels, ("multiply_adds", "parameters"), (1e6, 1e3), strict=True):
             kinds = dict.fromkeys(arm for _, arm in arms)
-            for kind, colour in zip(kinds, (GREY, *COLOURS), strict=False):
+            for place, (kind, colour) in enumerate(zip(kinds, (GREY, *COLOURS), strict=False)):
+                # The first kind is named on the left of its points, the others above and below on the right.
+                offset, side = ((-6, 4), "right") if place == 0 else ((6, 4 if place % 2 else -10), "left")
                 chosen = [each for each in arms if each[1] == kind]
                 x = [_cost(runs, each, plan, key) / unit for each in chosen]
                 mean, half = zip(*(_mean(runs, each, plan) for each in chosen), strict=True)
                 axes.errorbar(x, mean, half, marker="o", linestyle="none", capsize=3, color=colour, label=kind)
                 for (network, _), at, value in zip(chosen, x, mean, strict=True):
-                    axes.annotate(network, (at, value), (6, 4), textcoords="offset points", fontsize=8, color=colour)
+                    how = {"textcoords": "offset points", "ha": side, "fontsize": 8, "color": colour}
+                    axes.annotate(network, (at, value), offset, **how)
             axes.set_xlabel("multiply-adds (millions)" if unit == 1e6 else "parameters (thousands)")
             axes.margins(x=0.3)
             axes.grid(alpha=0.3)
