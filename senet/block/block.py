@@ -162,7 +162,8 @@ def _dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
     return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else default
 
 
-def _has_bias(layer: nn.Module) -> bool:
+def has_bias(layer: nn.Module) -> bool:
+    """Whether a layer has a bias, quantised or not."""
     bias = getattr(layer, "bias", None)
     return (bias() if callable(bias) else bias) is not None
 
@@ -341,7 +342,7 @@ class SEBlock(nn.Module):
         """The options, for `print(model)`."""
         return (
             f"{self.in_channels}, width={self.width}, squeeze={self.squeeze!r}, gate={self.gate_function!r}, "
-            f"bias={_has_bias(self.fc1)}"
+            f"bias={has_bias(self.fc1)}"
         )
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
