@@ -134,6 +134,18 @@ def test_loads_the_convolution_form():
         SEBlock(16).load_state_dict(block.state_dict())
 
 
+def test_parameters_alone_have_no_scale():
+    """As in a moving average or a checkpoint of what is trained: the block keeps its own, and is told."""
+    net = nn.Sequential(SEBlock(8, 2, scale=2.0), SEBlock(8, 2))
+    alone, x = {key: value.clone() for key, value in net.named_parameters()}, torch.randn(2, 8, 5, 5)
+    before = net(x)
+    assert net.load_state_dict(alone, strict=False) == (["0.scale"], [])
+    assert torch.equal(net(x), before)
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "0.scale"'):
+        net.load_state_dict(alone)
+    assert net[1].load_state_dict(dict(net[1].named_parameters())) == ([], [])  # 1 is what weights without a scale mean
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("squeeze", SQUEEZES)

@@ -9,6 +9,7 @@ from senet.block.block import (
     _se_gate,
     _to_linear_form,
     check_identity_start,
+    has_bias,
     hidden_width,
     is_watched,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "_se_gate",
     "_to_linear_form",
     "check_identity_start",
+    "has_bias",
     "hidden_width",
     "is_watched",
     "se_excite",

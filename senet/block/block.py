@@ -162,7 +162,8 @@ def _dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
     return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else default
 
 
-def _has_bias(layer: nn.Module) -> bool:
+def has_bias(layer: nn.Module) -> bool:
+    """Whether a layer has a bias, quantised or not."""
     bias = getattr(layer, "bias", None)
     return (bias() if callable(bias) else bias) is not None
 
@@ -341,7 +342,7 @@ class SEBlock(nn.Module):
         """The options, for `print(model)`."""
         return (
             f"{self.in_channels}, width={self.width}, squeeze={self.squeeze!r}, gate={self.gate_function!r}, "
-            f"bias={_has_bias(self.fc1)}"
+            f"bias={has_bias(self.fc1)}"
         )
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -374,15 +375,22 @@ def _active_rows(weight: Tensor, means: Tensor) -> Tensor:
     return rows * torch.where(rows @ means[0] < 0, -1.0, 1.0)[:, None]
 
 
-def _to_linear_form(state_dict: dict[str, Any], prefix: str, scale: Tensor) -> None:
-    """Rewrite 1×1 convolutions, and the names excitation.0 and .2, as fc1 and fc2 with scale 1."""
-    for ours, theirs in (("fc1", "excitation.0"), ("fc2", "excitation.2")):
+def _to_linear_form(state_dict: dict[str, Any], prefix: str, scale: Tensor, *, theirs: bool = False) -> None:
+    """Rewrite 1×1 convolutions, and the names excitation.0 and .2, as fc1 and fc2 with scale 1.
+
+    Parameters alone in our own form have lost their scale, which stays missing unless the block's is 1. With `theirs`
+    they are another library's.
+    """
+    for ours, other in (("fc1", "excitation.0"), ("fc2", "excitation.2")):
         for kind in ("weight", "bias"):
             key = f"{prefix}{ours}.{kind}"
-            value = state_dict.pop(f"{prefix}{theirs}.{kind}", state_dict.get(key))
-            if value is None:
-                continue
-            state_dict[key] = value.flatten(1) if kind == "weight" and value.dim() > 2 else value
-    last = state_dict.get(f"{prefix}fc2.weight")
-    if last is not None:  # the device is the file's, since a block on the meta device may be assigned its tensors
-        state_dict.setdefault(f"{prefix}scale", torch.ones_like(scale, device=last.device))
+            theirs |= f"{prefix}{other}.{kind}" in state_dict
+            value = state_dict.pop(f"{prefix}{other}.{kind}", state_dict.get(key))
+            if kind == "weight" and value is not None and value.dim() > 2:
+                theirs, value = True, value.flatten(1)
+            if value is not None:
+                state_dict[key] = value
+    last, key = state_dict.get(f"{prefix}fc2.weight"), f"{prefix}scale"
+    if last is not None and key not in state_dict and (theirs or scale.is_meta or bool((scale == 1).all())):
+        # the device is the file's, since a block on the meta device may be assigned its tensors
+        state_dict[key] = torch.ones_like(scale, device=last.device)

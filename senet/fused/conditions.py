@@ -103,6 +103,6 @@ def _parameters_fit(modules: list[nn.Module], v: Tensor) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether a hook or an assigned `forward` needs this module to be called."""
+    """Whether a hook, an assigned `forward` or a compiled call needs this module to be called."""
     own = module.__dict__
     return "forward" in own or "_senet_forwards" in own or any(map(needs_module_call, hooks_of(module)))

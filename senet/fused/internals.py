@@ -20,6 +20,7 @@ from torch.nn.modules import module as every_module
 __all__ = ["NAMES", "available", "hooks_of", "is_batched", "is_being_traced", "tensors_of", "version"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALLS = ("_call_impl", "_compiled_call_impl")  # of one instance; a torch without them has nothing there
 _GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
 
 NAMES: Mapping[str, tuple[str, ...]] = {  # by owner; for a class, attributes of its instances
@@ -86,9 +87,10 @@ def is_batched(x: Tensor) -> bool:
 
 
 def hooks_of(module: nn.Module) -> Iterator[object]:
-    """The module's forward and backward hooks."""
+    """The module's forward and backward hooks, and what is called in place of it, as after `compile`."""
     for hooks in _HOOKS:
         yield from (getattr(module, hooks) or {}).values()
+    yield from (call for name in _CALLS if (call := module.__dict__.get(name)) is not None)
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor | None]:

@@ -144,7 +144,7 @@ def _together(
 
 def normalises(kind: type[nn.Module]) -> bool:
     """Whether modules of exactly this class can be fused with SE."""
-    return kind in _BATCH or kind in _INSTANCE or kind is nn.GroupNorm or issubclass(kind, OverProcesses)
+    return kind in _BATCH or kind in _INSTANCE or kind is nn.GroupNorm or OverProcesses in kind.__bases__
 
 
 class OverProcesses:

@@ -27,7 +27,7 @@ from senet.fused.norm import normalise_and_excite
 from senet.fused.normalisations import normalises
 from senet.fused.switch import fusing
 
-__all__ = ["KnownUnit", "code_digest", "known_unit", "rescaled", "runs", "unit_of"]
+__all__ = ["KnownUnit", "code_digest", "is_row", "known_unit", "rescaled", "runs", "unit_of"]
 
 log = logging.getLogger("senet")
 
@@ -93,7 +93,7 @@ def _torchvision_bottleneck(unit: Any, x: Tensor) -> Tensor:
 
 def _torchvision_inverted(unit: Any, x: Tensor) -> Tensor:
     # A tool may have put a wrapper in the place of the sequence, as activation checkpointing does.
-    if not unit.use_res_connect or not isinstance(unit.conv, nn.Sequential) or hooked(unit.conv):
+    if not unit.use_res_connect or not is_row(type(unit.conv)) or hooked(unit.conv):
         result: Tensor = x + unit.conv(x) if unit.use_res_connect else unit.conv(x)
         return result
     *layers, norm = unit.conv
@@ -169,7 +169,7 @@ _UNITS: Mapping[tuple[str, str], KnownUnit] = {
         lambda u: u.bn3, _torchvision_bottleneck, "69ff145d4433fa78"
     ),
     ("torchvision.models.mobilenetv2", "InvertedResidual"): KnownUnit(
-        lambda u: u.conv[-1] if isinstance(u.conv, nn.Sequential) else u, _torchvision_inverted, "fb610b91b9033880"
+        lambda u: u.conv[-1] if is_row(type(u.conv)) else u, _torchvision_inverted, "fb610b91b9033880"
     ),
     ("timm.models.resnet", "BasicBlock"): KnownUnit(lambda u: u.bn2, _timm_basic, "24d1455c841b1658"),
     ("timm.models.resnet", "Bottleneck"): KnownUnit(lambda u: u.bn3, _timm_bottleneck, "45e56d6e40f2a252"),
@@ -205,15 +205,22 @@ def unit_of(model: nn.Module, name: str) -> nn.Module | None:
 def known_unit(kind: type[nn.Module]) -> KnownUnit | None:
     """The KnownUnit of a class; None if its code is not the code that we reimplement."""
     known = _UNITS.get((kind.__module__, kind.__qualname__))
-    if known is None and issubclass(kind, nn.Sequential) and kind.forward is nn.Sequential.forward:
+    if known is None and is_row(kind):
         return _SEQUENCE
     return known if known is not None and _is_as_known(kind.forward, known.digest) else None
+
+
+def is_row(kind: type[nn.Module]) -> bool:
+    """Whether modules of this class do nothing but call their children in a row."""
+    row = nn.Sequential
+    return issubclass(kind, row) and kind.forward is row.forward and kind.__call__ is row.__call__
 
 
 @functools.cache
 def _is_as_known(forward: Callable[..., Any], digest: str) -> bool:
     """Whether a unit's forward is the one that we reimplement; a mismatch is logged once."""
-    known = not digest or code_digest(forward) == digest
+    known = code_digest(forward) == digest if digest else forward.__module__.startswith("senet.")
+    known = known and not hasattr(forward, "__wrapped__")  # a wrapper shows the source of what it wraps
     if not known and not forward.__module__.startswith("senet."):  # our own subclasses are not logged
         log.info(
             "%s.%s is not the code that senet knows: its addition and ReLU run as they are, right but slower",

@@ -49,8 +49,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[st
     """Write `model`, with its SE, to one safetensors file that `load` can read.
 
     If `create` made the network, the file has its name and options. It lists the sites of the
-    inserted SE, each with a SESpec of the block's present sizes. For a made block it has the names
-    of the maker and the class, but no code.
+    inserted SE, each with a SESpec of the block's present sizes, squeeze and gate. For a made block
+    it has the names of the maker and the class, but no code.
 
     It holds every tensor of the state dict in its dtype, tied tensors once. Memory format, device
     and `requires_grad` are not saved. A network in DistributedDataParallel,

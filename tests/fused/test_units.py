@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -200,6 +201,15 @@ def test_a_unit_whose_code_is_another_is_left_alone(monkeypatch):
     assert units.known_unit(torchvision.models.resnet.BasicBlock) is not None
     assert units.known_unit(BasicBlock) is None
     assert units.code_digest(len) == ""
+    BasicBlock.forward = functools.wraps(torchvision.models.resnet.BasicBlock.forward)(BasicBlock.forward)
+    assert units.known_unit(BasicBlock) is None  # though its source is read as that of the code it wraps
+    BasicBlock.forward = lambda self, x: x
+    BasicBlock.__module__ = "senet.zoo.networks.cifar_resnet"
+    assert units.known_unit(BasicBlock) is None
+    del BasicBlock.forward
+    BasicBlock.__module__ = "torchvision.models.resnet"
+    assert units.known_unit(BasicBlock) is not None
+    BasicBlock.forward = lambda self, x: 2 * torchvision.models.resnet.BasicBlock.forward(self, x)
     network = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1])
     se = senet.insert(network, torch.randn(1, 3, 40, 40))
     assert type(se.layer1[0]) is BasicBlock
@@ -221,6 +231,53 @@ def test_a_sequence_that_is_wrapped_runs_as_its_wrapper_says(joined):
     unit.conv = Wrapper(unit.conv)
     torch.testing.assert_close(unit(x), x + 2 * branch, rtol=1e-4, atol=1e-4)
     assert not senet.blocks(senet.remove(network))
+
+
+class Half(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+class HalfCalled(nn.Sequential):
+    def __call__(self, x):
+        return super().__call__(x) / 2
+
+
+def _calls_otherwise(module):
+    def call(x):
+        return module.forward(x) / 2
+
+    module._call_impl = call
+    return module
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("conv", lambda conv: Half(*conv)),
+        ("conv", lambda conv: HalfCalled(*conv)),
+        ("conv", _calls_otherwise),
+        ("conv.3", _calls_otherwise),
+    ],
+)
+def test_what_a_module_does_of_its_own_is_done(first, name, change):
+    """A unit that calls its branch's layers itself must not pass by what their container, or one of them, adds."""
+    torch.manual_seed(0)
+    unit = torchvision.models.mobilenetv2.InvertedResidual
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), unit(8, 8, 1, 2), unit(8, 8, 1, 2))
+    x = torch.randn(2, 3, 16, 16)
+    if first and change is not _calls_otherwise:  # whose copy would call the original
+        network[1].conv = change(network[1].conv)
+    se = senet.insert(network, x, senet.SESpec(4, start="paper"))
+    if not first or change is _calls_otherwise:
+        where, _, child = name.rpartition(".")
+        setattr(se[1].get_submodule(where), child, change(se[1].get_submodule(name)))
+    for training in (False, True):
+        with torch.no_grad():
+            y = se.train(training)(x)
+            with unfused():
+                torch.testing.assert_close(y, se(x), rtol=1e-4, atol=1e-4)
 
 
 def test_feature_extraction_sees_the_plain_code():

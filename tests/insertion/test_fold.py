@@ -140,6 +140,16 @@ def test_fold_start_refuses_weights_that_are_kept_elsewhere():
         senet.fold_start(net)
 
 
+@pytest.mark.parametrize("where", ["1.branch.2", "1.branch.2.se.fc1"])
+def test_fold_start_refuses_a_forward_that_was_assigned(where):
+    net = _unit(nn.Conv2d(8, 8, 3, padding=1))
+    layer = net.get_submodule(where)
+    forward = layer.forward
+    layer.forward = lambda x: forward(x).clamp(-1, 1)
+    with pytest.raises(InsertionError, match=r"scale cannot be folded into 1\.branch\.2"):
+        senet.fold_start(net)
+
+
 def test_fold_start_refuses_a_learnt_scale_that_is_not_positive():
     net = _unit(nn.Conv2d(8, 8, 3, padding=1))
     for scale in (-2.0, 0.0):

@@ -274,6 +274,26 @@ def test_a_constant_gate_that_is_removed_is_not_missed():
     assert not senet.check(plain).lost
 
 
+def _by_hook(layer):
+    layer.register_forward_hook(lambda _, __, y: y.square())
+
+
+def _by_forward(layer):
+    layer.forward = lambda x: nn.Conv2d.forward(layer, x).square()
+
+
+@pytest.mark.parametrize("change", [_by_hook, _by_forward])
+def test_a_layer_that_returns_something_else_takes_no_gates(change):
+    model, x = Between(nn.Conv2d(3, 8, 1), _se(), nn.ReLU()).eval(), torch.randn(MAP)
+    change(model.before)
+    gates = {"se": torch.rand(8)}
+    with holding(model, gates):
+        expected = model(x)
+    folded, went = fold_gates(model, x, gates, inplace=True)
+    assert went == {"se": "held"}
+    assert torch.equal(folded(x), expected)
+
+
 def test_a_block_that_is_given_a_mask_is_held():
     model = MaskedUnit(8).double().eval()
     example, gates = (torch.randn(2, 8, 6).double(), torch.tensor([0.5, 1.0])), {"se": torch.rand(8)}

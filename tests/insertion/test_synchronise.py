@@ -14,6 +14,7 @@ from torch import nn
 
 import senet
 from senet.fast import straightforward, synchronise
+from senet.fused.normalisations import normalises
 from senet.fused.switch import fuse_any_size
 from senet.insertion.joining.synchronise import SynchronisedBatchNorm
 
@@ -107,3 +108,12 @@ def test_what_it_refuses():
         norm(torch.randn(2, 3))
     with pytest.raises(TypeError, match=r"floating-point tensors, not torch.int64"):
         norm(torch.ones(2, 4, dtype=torch.int64))
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_not_taken_for_it():
+    class Half(SynchronisedBatchNorm):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    assert normalises(SynchronisedBatchNorm)
+    assert not normalises(Half)

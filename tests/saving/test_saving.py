@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import senet
-from senet.block import SESpec
+from senet.block import SEBlock, SESpec
 from senet.errors import WeightsError
 from senet.export.outputs import meta_of
 from senet.insertion import blocks, insert, inserted, remove
@@ -135,6 +135,34 @@ class TestRoundTrip:
         assert same_state(again, model)
         assert inserted(again) == inserted(model) != {}
         assert torch.equal(again(EXAMPLE), model(EXAMPLE))
+
+    @pytest.mark.parametrize(
+        ("now", "start"),
+        [
+            ({"gate": "hard_sigmoid"}, "identity"),
+            ({"gate": "tanh"}, "paper"),
+            ({"squeeze": "max"}, "identity"),
+            ({"bias": True, "width": 3}, "identity"),
+        ],
+    )
+    @pytest.mark.parametrize("exchanged", [False, True])
+    def test_a_block_as_it_is_now(self, tmp_path, now, start, exchanged):
+        model = trained(insert(Own(8), EXAMPLE, SESpec(start="identity")).eval())
+        if exchanged or "bias" in now:
+            model.bn.se = trained(nn.Sequential(SEBlock(8, scale=2.0, **now)))[0].eval()
+        else:
+            model.bn.se.squeeze = now.get("squeeze", "avg")
+            model.bn.se.gate_function = now.get("gate", "sigmoid")
+        save(model, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors", model=Own(8))
+        assert repr(again) == repr(model)
+        assert torch.equal(again(EXAMPLE), model(EXAMPLE))
+        assert inserted(again) == inserted(model) == {"bn": (inserted(model)["bn"][0], SESpec(**now, start=start))}
+
+    def test_a_gate_that_no_file_can_name_is_the_one_that_was_inserted(self):
+        model = insert(Own(8), EXAMPLE)
+        model.bn.se.gate_function = [torch.tanh]
+        assert inserted(model)["bn"][1].gate == "sigmoid"
 
     def test_own_network(self, tmp_path):
         plain = Own()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from senet.block import SEBlock, SESpec
+from senet.block import STARTS, SEBlock, SESpec
 from senet.insertion import blocks, insert, inserted
 from senet.insertion.recognise import gate
 from senet.saving.saving import load, save
@@ -161,6 +161,21 @@ def test_se_in_every_form(tmp_path, dialect, bias, convolutions):
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(outputs(model, x), outputs(network_of_theirs, x))
     assert all(block.scale == 1 for block in blocks(model).values())
+
+
+@pytest.mark.parametrize("under", ["", "model."])
+def test_parameters_alone_have_lost_the_scale(tmp_path, under):
+    """Only another library's gates have a scale of 1 for certain."""
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    started, made = (insert(plain, torch.randn(1, 3, 8, 8), SESpec(start=each), where="1") for each in STARTS)
+    for model in (started, made):
+        torch.save({under + key: value for key, value in model.named_parameters()}, tmp_path / "w.pth")
+        if model is started:
+            with pytest.raises(MismatchError, match=r"1 missing from the file: 1.se.scale \(\). It holds parameters"):
+                load_weights(model, tmp_path / "w.pth")
+        else:
+            assert "the constant scale of 1 SE block is not among" in str(load_weights(model, tmp_path / "w.pth"))
+    assert (started[1].se.scale, made[1].se.scale) == (2, 1)
 
 
 def test_absent_biases_are_zero(tmp_path, small):

@@ -12,7 +12,7 @@ from senet.block import SEBlock, SESpec
 from senet.block.made import MadeBlock, MadeSpec
 from senet.errors import InsertionError
 from senet.fused.joined import use_of
-from senet.fused.units import known_unit, unit_of
+from senet.fused.units import is_row, known_unit, unit_of
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.rules.site import POSITIONS, Site
 from senet.insertion.staying import transplant as transplant  # SE moves to the module that replaces its host
@@ -121,7 +121,7 @@ def _sequences_around(model: nn.Module, site: Site) -> Iterator[str]:
     while "." in name:
         name, _, child = name.rpartition(".")
         parent = model.get_submodule(name)
-        if type(parent).forward is not nn.Sequential.forward or list(parent._modules)[-1] != child:
+        if not is_row(type(parent)) or "forward" in vars(parent) or list(parent._modules)[-1] != child:
             return
         yield name
 

@@ -17,6 +17,7 @@ from senet.block import SEBlock
 from senet.block.made import MadeBlock
 from senet.errors import InputError, InsertionError
 from senet.insertion.joining.attach import Attachment, attached, base_of
+from senet.insertion.staying.forwards import FORWARDS
 from senet.running import check_module, copy_of, noise
 from senet.words import listed
 
@@ -91,8 +92,13 @@ def ties(model: nn.Module) -> Mapping[int, int]:
 
 
 def owns_its_weights(layer: Any, tied: Mapping[int, int]) -> bool:
-    """Whether a layer's weight, and its bias if any, are its own parameters: not tied, made anew or kept elsewhere."""
+    """Whether a layer's weight, and its bias if any, are its own parameters: not tied, made anew or kept elsewhere.
+
+    An assigned forward may do anything with them.
+    """
     if parametrize.is_parametrized(layer):  # asking for its weight would change the state of a spectral norm
+        return False
+    if not vars(layer).keys().isdisjoint(("forward", FORWARDS)):
         return False
     own = [layer.weight, *([] if layer.bias is None else [layer.bias])]
     return all(isinstance(each, nn.Parameter) and not each.is_meta and tied[id(each)] == 1 for each in own)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import InsertionError
+from senet.fused.conditions import hooked
 from senet.insertion.joining.attach import Attachment, attached, base_of, check_detachable, detach
 from senet.insertion.joining.constant import ConstantGate, replace
 from senet.insertion.joining.fold import owns_its_weights, ties
@@ -117,6 +118,7 @@ def _fold(
     dim = channel_dim_of(block)
     if (
         before is not None
+        and not hooked(before.module)  # a hook may return another output than the layer's
         and _takes(before.module, type(before.module), _BEFORE, tied)
         and _fits(before.module, flow.values[call.inputs[0]].shape, dim)
     ):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from senet.block import SEBlock, SESpec, hidden_width
+from senet.block import SEBlock, SESpec, has_bias, hidden_width
+from senet.block.kinds import kind_in
 from senet.block.made import MadeSpec
 from senet.errors import InputTypeError, InsertionError
 from senet.fused.joined import USE, Use, use_of
@@ -104,15 +105,21 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
         yield name, module, as_it_is(found, module._modules.get(found.child))
 
 
-# Channel pruning tools also cut the layers of SE. The original spec would then describe another
-# block, and a file with it could never be loaded.
+# Channel pruning tools also cut the layers of SE, and a person may set its gate, or put another
+# block in its place. The original spec would then describe another block, and a file with it could
+# not be loaded, or would give another function.
 def as_it_is(found: Attachment, block: nn.Module | None) -> Attachment:
-    """`found` with the current sizes of its block."""
+    """`found` with the current sizes, squeeze, gate and biases of its block."""
     if not (isinstance(block, SEBlock) and isinstance(found.spec, SESpec)):
         return found
     spec, channels, width = found.spec, block.in_channels, block.width
     if hidden_width(channels, spec.reduction_ratio, spec.width, spec.least_width) != width:
         spec = dataclasses.replace(spec, width=width)
+    squeeze, gate = kind_in({"squeeze": block.squeeze, "gate": block.gate_function}) or (spec.squeeze, spec.gate)
+    bias = has_bias(block.fc1) if hasattr(block.fc1, "bias") else spec.bias  # an adapter need not show it
+    if (squeeze, gate, bias) != (spec.squeeze, spec.gate, spec.bias):
+        start = spec.start if gate in ("sigmoid", "hard_sigmoid") else "paper"
+        spec = dataclasses.replace(spec, squeeze=squeeze, gate=gate, bias=bias, start=start)
     if channels == found.site.channels and spec is found.spec:
         return found
     return dataclasses.replace(found, site=dataclasses.replace(found.site, channels=channels), spec=spec)

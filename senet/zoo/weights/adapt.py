@@ -27,9 +27,17 @@ def for_model(model: nn.Module, file: WeightsFile) -> tuple[dict[str, Tensor], d
     blocks = {
         f"{name}." if name else "": module for name, module in model.named_modules() if isinstance(module, SEBlock)
     }
-    for prefix, module in blocks.items():
-        _to_linear_form(tensors, prefix, module.scale)
     notes = []
+    alone = 0
+    for prefix, module in blocks.items():
+        own, lost = file.tensors.get(f"{prefix}fc2.weight"), f"{prefix}scale" not in tensors
+        _to_linear_form(tensors, prefix, module.scale, theirs=own is None)
+        alone += lost and own is not None and own.dim() == 2 and f"{prefix}scale" in tensors
+    if alone:
+        notes.append(
+            f"the constant scale of {counted(alone, 'SE block')} is not among these parameters: it is taken as 1, and "
+            f"was 2 if SE started as the identity"
+        )
     without = [
         (prefix, module)
         for prefix, module in blocks.items()

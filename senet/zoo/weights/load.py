@@ -299,6 +299,8 @@ def _hint(rest: Difference, tensors: Mapping[str, Tensor], model: nn.Module, fil
     differing = [*rest.unexpected, *rest.mismatched]
     if held and blocks and differing and all(map(_of_se, differing)) and spec:
         return f". The file's SE is {spec}: insert that"
+    if not differing and rest.missing.keys() <= {name for name, _ in model.named_buffers()}:
+        return ". It holds parameters alone, without buffers such as the gates' scale: save state_dict()"
     network = network_of(tensors, file.stride)
     return f". By its shapes it is of {network!r}" if network and (rest.missing or rest.mismatched) else ""
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import senet
-from senet.insertion import inserted
+from senet.insertion import attach, inserted
+from senet.insertion.staying.joined import ENDS_IN
 from senet.insertion.staying.record import Record
 from tests.insertion.staying.test_staying import Block, Detector, randomise
 
@@ -138,6 +139,16 @@ def test_of_a_network_whose_inserted_se_is_all_lost_its_own_stays(x):
     net = senet.insert(nn.Sequential(Block(), senet.SEBlock(8, 2)).eval(), x)
     by_rebuilding(net)
     assert list(senet.blocks(senet.remove(net))) == ["1"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_sequence_with_a_forward_of_its_own_does_not_stand_for_its_last_module(own):
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()))
+    ((site, spec),) = inserted(senet.insert(net, torch.randn(1, 3, 4, 4), where="1.1")).values()
+    if own:
+        net[1].forward = lambda x: x
+    attach(net, site, spec)
+    assert (ENDS_IN in vars(net[1])) != own
 
 
 def test_the_unit_around_takes_what_has_no_place(x):
