@@ -22,6 +22,7 @@ from senet.insertion.staying.joined import (
     ATTACHMENT,
     CHILDREN,
     ENDS_IN,
+    FOLDED,
     SHORTCUT,
     TWO_HOSTS,
     Attachment,
@@ -145,7 +146,7 @@ def detach(model: nn.Module, name: str) -> None:
     for module in list(host.modules()):  # a wrapper may hold the host that it replaced
         if attachment(module) == found and getattr(module, found.child) is block:
             become_again(module, base_of(module), found.site.position)
-            for key in (ATTACHMENT, TWO_HOSTS):
+            for key in (ATTACHMENT, TWO_HOSTS, FOLDED):
                 module.__dict__.pop(key, None)
             delattr(module, found.child)
     _settle(model, name)

@@ -26,6 +26,7 @@ __all__ = [
     "ATTACHMENT",
     "CHILDREN",
     "ENDS_IN",
+    "FOLDED",
     "OUT",
     "SHORTCUT",
     "TOLD",
@@ -38,6 +39,7 @@ __all__ = [
     "base_of",
     "become",
     "become_again",
+    "forget_fold",
     "is_joined",
     "joined_class",
     "moved",
@@ -50,6 +52,7 @@ CHILDREN = ("se", "senet_se")  # the name of a block in its host; the second if 
 ATTACHMENT = "_senet_attachment"  # in the __dict__ of a module that holds SE
 ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module that returns its host's value: the host's name in it
 SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
+FOLDED = "_senet_folded"  # in the __dict__ of a host and of its block: the factor in the host's weight, by fold_start
 OUT = "_senet_taken_out"  # in the __dict__ of a block that was removed on request
 TOLD = "_senet_told"  # in the __dict__ of a block whose loss was reported
 TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of two modules that hold one block: a shared key
@@ -83,6 +86,14 @@ def attachment(module: nn.Module) -> Attachment | None:
     """The SE joined to `module`, if any."""
     found = module.__dict__.get(ATTACHMENT)
     return found if isinstance(found, Attachment) else None
+
+
+def forget_fold(host: nn.Module) -> None:
+    """Forget the factor of `fold_start`, since the host has other weights now."""
+    found = attachment(host)
+    for module in (host, None if found is None else host._modules.get(found.child)):
+        if module is not None:
+            module.__dict__.pop(FOLDED, None)
 
 
 def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
@@ -170,6 +181,15 @@ class _Joined(_Module):
         return _apply(self, self._senet_use, args, kwargs)
 
     forward = Forward(_senet_forward)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; weights of an unfolded network, or of a plain one, do not hold the factor of `fold_start`."""
+        found = attachment(self)
+        if found is not None and FOLDED in self.__dict__ and f"{prefix}weight" in state_dict:
+            scale = state_dict.get(f"{prefix}{found.child}.scale")
+            if scale is None or not (scale.is_meta or scale == 1):
+                forget_fold(self)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle as the base class, and restore this class when loading: it has no importable name."""

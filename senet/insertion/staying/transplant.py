@@ -21,6 +21,7 @@ from senet.insertion.staying.forwards import FORWARDS
 from senet.insertion.staying.joined import (
     ATTACHMENT,
     ENDS_IN,
+    FOLDED,
     SHORTCUT,
     TOLD,
     TWO_HOSTS,
@@ -75,6 +76,8 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     for key in (ATTACHMENT, SHORTCUT):
         if key in old.__dict__:
             new.__dict__[key] = old.__dict__[key]
+    if FOLDED in old.__dict__ and all(_parameter(new, each) is _parameter(old, each) for each in ("weight", "bias")):
+        new.__dict__.setdefault(FOLDED, old.__dict__[FOLDED])  # the factor of `fold_start` is in these weights
     for use in reversed(uses):
         become(new, use.position, use.child, use.channel_dim)
     if adapts:
@@ -87,6 +90,10 @@ def _adapts(new: nn.Module, old: nn.Module) -> bool:
     """Whether a module is an adapter, by PEFT's names, around a host whose SE can be taken off."""
     around = new._modules.get("base_layer") is old and hasattr(new, "get_base_layer")
     return around and FORWARDS not in old.__dict__ and use_of(type(old)) is not None
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    return module._parameters.get(name)
 
 
 def _width(module: nn.Module) -> int | None:
