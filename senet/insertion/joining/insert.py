@@ -115,7 +115,7 @@ def insert(
     try:
         with torch.random.fork_rng(devices=[]):
             for site in chosen:
-                block = attach(target, site, spec, around=_around(flow, site))
+                block = attach(target, site, spec, around=_around(flow, site), dims=_dims(flow, site))
                 joined.append(site)
                 if start == "identity" and isinstance(block, SEBlock):
                     block.start_as_identity()
@@ -213,6 +213,12 @@ def _around(flow: Dataflow, site: Site) -> tuple[str, ...]:
         and all(name in each for each in outer)
         and runs[name] == len(calls)
     )
+
+
+def _dims(flow: Dataflow, site: Site) -> int:
+    """The fewest dimensions of the maps that SE at a site is given in the run."""
+    calls = [call.inputs if site.position == "input" else call.outputs for call in flow.calls if call.name == site.name]
+    return min((len(flow.values[values[0]].shape) for values in calls if values), default=0)
 
 
 def _check_network(model: nn.Module) -> None:

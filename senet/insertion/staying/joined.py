@@ -60,11 +60,19 @@ TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of two modules that hold one b
 
 @dataclasses.dataclass(frozen=True)
 class Attachment:
-    """The SE joined to a module: its site, the kind of block, and the child's name."""
+    """The SE joined to a module.
+
+    Attributes:
+        site: the place.
+        spec: the kind of block.
+        child: the block's name in the module.
+        dims: the fewest dimensions of the maps there, with the batch; 0 if unknown.
+    """
 
     site: Site
     spec: SESpec | MadeSpec
     child: str
+    dims: int = 0
 
 
 # Thread-local, because several threads, such as DataParallel's replicas, run one module at the same
@@ -266,8 +274,27 @@ def _assigned(module: Any, depth: int, args: tuple[Any, ...], kwargs: dict[str, 
 def _rescale(module: Any, use: Use, x: Tensor) -> Tensor:
     block: nn.Module = getattr(module, use.child)
     dim = use.channel_dim
-    result: Tensor = block(x) if dim == 1 else block(x.movedim(dim, 1)).movedim(1, dim)
+    result: Tensor
+    if dim != 1:
+        result = block(x.movedim(dim, 1)).movedim(1, dim)
+    elif _lacks_batch(module, block, x):
+        result = block(x.unsqueeze(0)).squeeze(0)
+    else:
+        result = block(x)
     return result
+
+
+# A batch or group normalisation reads (C, L) and (C, H, W) as a batch itself.
+def _lacks_batch(module: nn.Module, block: nn.Module, x: Any) -> bool:
+    """Whether x is one map (C, *space), as convolutions take it, where SE was joined to (N, C, *space)."""
+    found = attachment(module)
+    return (
+        found is not None
+        and isinstance(x, Tensor)
+        and x.dim() == found.dims - 1
+        and x.shape[0] == getattr(block, "in_channels", found.site.channels)
+        and not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
+    )
 
 
 def _output(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
