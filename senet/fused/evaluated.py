@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from senet.activations import ACTIVATIONS
 from senet.block import SEBlock
 from senet.fused.conditions import may_overwrite
+from senet.fused.normalisations import dimensions_of
 from senet.fused.passes import inference as compiled
 from senet.fused.passes.library import library
 from senet.fused.switch import notify
@@ -52,7 +53,7 @@ def normalise_then_excite(
     Returns:
         The output, or None, without any effect, if the operations must run one by one.
     """
-    if not may_overwrite(norm, block, v) or library() is None:
+    if v.dim() != (dimensions_of(kind) or v.dim()) or not may_overwrite(norm, block, v) or library() is None:
         return None
     assert isinstance(block, SEBlock)
     u: Tensor = kind.forward(norm, v)

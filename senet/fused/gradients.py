@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from senet.block import GATES, _se_gate
+from senet.block.equations import without_autocast
 from senet.fused.normalisations import Statistics
 from senet.fused.passes.operations import TorchPasses
 from senet.fused.passes.pointers import like
 from senet.fused.passes.protocol import positions
 
-__all__ = ["Inputs", "Kept", "Plan", "coefficients", "exactly", "gradients", "squeezed", "twice_differentiable"]
+__all__ = ["Inputs", "Kept", "Plan", "coefficients", "gradients", "squeezed", "twice_differentiable"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +175,7 @@ def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> In
     dy = dy if kept.out is None else torch.where(kept.out <= 0, 0, dy)
     if not wanted:
         return Inputs(*(None,) * 7, dy if need.other else None)
-    with exactly(kept.v), torch.enable_grad():
+    with without_autocast(kept.v), torch.enable_grad():
         y = plan.statistics.normalised(kept.v, kept.weight, kept.bias)
         y = F.relu(y) if plan.rectified else y
         if plan.gate:
@@ -183,12 +183,6 @@ def twice_differentiable(kept: Kept, plan: Plan, need: Inputs, dy: Tensor) -> In
     again = torch.is_grad_enabled()
     found = dict(zip(wanted, torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=again), strict=True))
     return Inputs._make((*map(found.get, range(7)), dy if need.other else None))
-
-
-def exactly(v: Tensor) -> AbstractContextManager[Any]:
-    """A context without autocast: the small layers are computed in the dtype of the sums."""
-    device = v.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def squeezed(off: Tensor, passed: Tensor | None, gain: Tensor, bias: Tensor | None) -> Tensor:

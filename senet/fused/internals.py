@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as every_module
 
+from senet.block.block import _HOOKS
+
 __all__ = ["NAMES", "available", "hooks_of", "is_batched", "is_being_traced", "tensors_of", "version"]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CALLS = ("_call_impl", "_compiled_call_impl")  # of one instance; a torch without them has nothing there
 _GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
 

@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from senet.block import GATES, SEBlock
-from senet.fused.gradients import Inputs, Kept, Plan, coefficients, exactly, gradients, squeezed, twice_differentiable
+from senet.block.equations import without_autocast
+from senet.fused.gradients import Inputs, Kept, Plan, coefficients, gradients, squeezed, twice_differentiable
 from senet.fused.internals import is_batched, version
 from senet.fused.normalisations import as_normalised, statistics_of
 from senet.fused.passes.choose import passes_for
@@ -127,7 +128,7 @@ class _NormaliseAndExcite(torch.autograd.Function):
         v, moments = inputs.v, _Moments(*given[10:])
         scale = None if block is None else block.scale
         hidden = argument = passed = s = None
-        with exactly(v):
+        with without_autocast(v):
             to = moments.inv.dtype
             center, rest, inv = (plan.statistics.spread(x) for x in moments[:3])
             gain = inv if inputs.weight is None else inv * inputs.weight.to(to)
@@ -157,7 +158,7 @@ class _NormaliseAndExcite(torch.autograd.Function):
         if torch.is_grad_enabled() or is_batched(dy):
             found = twice_differentiable(kept, ctx.plan, need, dy)
         else:
-            with exactly(dy):
+            with without_autocast(dy):
                 found = gradients(kept, ctx.plan, need, dy)
         return (*found, *(None,) * (len(ctx.needs_input_grad) - len(found)))
 

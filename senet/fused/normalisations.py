@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from senet.errors import InputError
 from senet.fused.passes.protocol import positions
 
-__all__ = ["Statistics", "as_normalised", "normalises", "statistics_of"]
+__all__ = ["Statistics", "as_normalised", "dimensions_of", "normalises", "statistics_of"]
 
 _INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -21,6 +21,11 @@ _BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _DIMENSIONS: Mapping[type[nn.Module], int] = {
     kind: dims for kinds in (_INSTANCE, _BATCH) for dims, kind in enumerate(kinds, 3)
 }
+
+
+def dimensions_of(kind: type[nn.Module]) -> int | None:
+    """The dimensions of the maps that a normalisation of exactly this class takes, batch included; None for any."""
+    return _DIMENSIONS.get(kind)
 
 
 class Statistics(Protocol):

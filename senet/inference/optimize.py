@@ -63,8 +63,8 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
     Returns:
         A `torch.fx.GraphModule` in eval mode for any batch size, with its own tensors, which can be
         run, copied, compiled, exported or converted. `meta["senet"]` is a tuple with an `Outcome`
-        per SE block. If there is nothing to gain, `model` itself. The log "senet" gives the
-        reasons.
+        per SE block. If there is nothing to gain, `model` itself, in its own mode. The log "senet"
+        gives the reasons.
 
     Raises:
         OptimizeError: (a ValueError) the network does not run on the example, cannot be exported,
@@ -73,7 +73,10 @@ def optimize(model: nn.Module, example: Any, *, dynamic_size: bool = False) -> n
     """
     if isinstance(model, nn.Module):
         tell_of_lost(model)
-    return optimized(model, example, dynamic_size=dynamic_size)
+    made = optimized(model, example, dynamic_size=dynamic_size)
+    if made is model and any(module.training for module in model.modules()):
+        _log.warning("%s is in training mode, as it was given: call its eval() for inference", type(model).__name__)
+    return made
 
 
 @uninfluenced()

@@ -240,6 +240,10 @@ def test_nothing_to_gain_comes_back_the_same(caplog):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     assert optimize(model, torch.randn(1, 3, 8, 8)) is model
     assert "is returned unchanged: it holds no SE" in caplog.text
+    assert "Sequential is in training mode, as it was given: call its eval()" in caplog.text
+    caplog.clear()
+    assert optimize(model.eval(), torch.randn(1, 3, 8, 8)) is model
+    assert "training mode" not in caplog.text
 
 
 def test_what_does_not_compute_the_same_twice_comes_back_the_same(caplog):

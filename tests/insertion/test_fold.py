@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -156,6 +157,57 @@ def test_fold_start_refuses_a_learnt_scale_that_is_not_positive():
         net[1].branch[2].se.scale.fill_(scale)
         with pytest.raises(InsertionError, match=r"1\.branch\.2 .*it takes a positive scale"):
             senet.fold_start(net)
+
+
+def _folded():
+    net, x = randomise(small_resnet()).eval(), torch.randn(2, 3, 16, 16)
+    se = senet.insert(net, x)
+    for block in senet.blocks(se).values():
+        nn.init.normal_(block.fc2.weight)
+    return net, se, senet.fold_start(se), x
+
+
+@pytest.mark.parametrize("through", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_what_was_folded_is_taken_out_with_se(through):
+    """The factor stayed in the weights, and nothing told of it."""
+    net, _, folded, x = _folded()
+    folded = through(folded)
+    assert torch.equal(senet.remove(folded)(x), net(x))
+    folded.load_state_dict({key: value.clone() for key, value in folded.state_dict().items()})
+    assert torch.equal(senet.remove(folded)(x), net(x))
+    plain = senet.remove(nn.SyncBatchNorm.convert_sync_batchnorm(folded), inplace=True)
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in net.state_dict().items())
+    senet.insert(plain, x, inplace=True)
+    assert all(torch.equal(value, senet.remove(plain).state_dict()[key]) for key, value in net.state_dict().items())
+
+
+def test_a_learnt_scale_multiplies_what_was_folded():
+    net, _, folded, x = _folded()
+    for block in senet.blocks(folded).values():
+        block.scale.fill_(1.5)
+    torch.testing.assert_close(senet.remove(senet.fold_start(folded))(x), net(x))
+
+
+def test_other_weights_do_not_hold_what_was_folded(tmp_path):
+    net, se, folded, x = _folded()
+    unfolded, plain, read = copy.deepcopy(folded), copy.deepcopy(folded), copy.deepcopy(folded)
+    unfolded.load_state_dict(se.state_dict())
+    plain.load_state_dict(net.state_dict(), strict=False)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    senet.zoo.load_weights(read, tmp_path / "net.pth")
+    for each in (unfolded, plain, read):
+        assert torch.equal(senet.remove(each)(x), net(x))
+
+
+def test_what_was_folded_into_weights_that_are_gone_is_an_error():
+    _, _, folded, _ = _folded()
+    pruned = copy.deepcopy(folded)
+    unit = folded[1].branch
+    unit[3], unit[4] = nn.utils.fusion.fuse_conv_bn_eval(unit[3], unit[4]), nn.Identity()
+    prune.l1_unstructured(pruned[1].branch[4], "weight", amount=3)
+    for each, kind in ((folded, "Identity"), (pruned, "BatchNorm2d")):
+        with pytest.raises(InsertionError, match=rf"no longer those of 1\.branch\.4 \({kind}\): remove SE from"):
+            senet.remove(each)
 
 
 def test_what_is_copied_in_inference_mode_can_be_trained():

@@ -12,6 +12,7 @@ from senet.block import SEBlock, SESpec
 from senet.block.made import MadeBlock, MadeSpec
 from senet.errors import InsertionError
 from senet.fused.joined import use_of
+from senet.fused.normalisations import dimensions_of
 from senet.fused.units import is_row, known_unit, unit_of
 from senet.insertion.reading.operations import iterates_its_children
 from senet.insertion.rules.site import POSITIONS, Site
@@ -22,6 +23,7 @@ from senet.insertion.staying.joined import (
     ATTACHMENT,
     CHILDREN,
     ENDS_IN,
+    FOLDED,
     SHORTCUT,
     TWO_HOSTS,
     Attachment,
@@ -57,7 +59,7 @@ _Shortcut, _rebuild = Shortcut, rebuild
 
 
 def attach(
-    model: nn.Module, site: Site, spec: SESpec | MadeSpec, *, around: tuple[str, ...] = ()
+    model: nn.Module, site: Site, spec: SESpec | MadeSpec, *, around: tuple[str, ...] = (), dims: int = 0
 ) -> SEBlock | MadeBlock:
     """Join a new block to the module that `site` names: SE with the paper's initialisation, or a made block.
 
@@ -69,6 +71,7 @@ def attach(
         spec: the kind of block.
         around: enclosing modules that return the same value, innermost first. If the site's own
             module is lost, `rejoin` uses the first of them.
+        dims: the fewest dimensions of the maps there, with the batch; 0 is what the module's class says, if anything.
 
     Raises:
         InsertionError: there is no such module, or SE cannot be joined to it. Nothing is changed.
@@ -91,7 +94,7 @@ def attach(
     block.train(host.training)
     kind = base_of(host)
     around = around or tuple(_sequences_around(model, site))
-    found = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child)
+    found = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child, dims or _dims_of(host))
     join(model, found, block, f"{kind.__module__}.{kind.__qualname__}", around)
     return block
 
@@ -113,6 +116,13 @@ def join(model: nn.Module, found: Attachment, block: nn.Module, base: str = "", 
     for outer in around:
         model.get_submodule(outer).__dict__[ENDS_IN] = site.name.removeprefix(f"{outer}.")
     remember(model, Entry(found, block, base, around))
+
+
+def _dims_of(host: nn.Module) -> int:
+    """The dimensions of a module's maps with the batch, as its class tells them; 0 if it takes any."""
+    if isinstance(host, nn.modules.conv._ConvNd):
+        return len(host.kernel_size) + 2
+    return dimensions_of(type(host)) or 0
 
 
 def _sequences_around(model: nn.Module, site: Site) -> Iterator[str]:
@@ -145,7 +155,7 @@ def detach(model: nn.Module, name: str) -> None:
     for module in list(host.modules()):  # a wrapper may hold the host that it replaced
         if attachment(module) == found and getattr(module, found.child) is block:
             become_again(module, base_of(module), found.site.position)
-            for key in (ATTACHMENT, TWO_HOSTS):
+            for key in (ATTACHMENT, TWO_HOSTS, FOLDED):
                 module.__dict__.pop(key, None)
             delattr(module, found.child)
     _settle(model, name)

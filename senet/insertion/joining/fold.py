@@ -18,10 +18,11 @@ from senet.block.made import MadeBlock
 from senet.errors import InputError, InsertionError
 from senet.insertion.joining.attach import Attachment, attached, base_of
 from senet.insertion.staying.forwards import FORWARDS
+from senet.insertion.staying.joined import FOLDED
 from senet.running import check_module, copy_of, noise
 from senet.words import listed
 
-__all__ = ["fold_start", "owns_its_weights", "parameter_groups", "ties"]
+__all__ = ["check_unfoldable", "fold_start", "owns_its_weights", "parameter_groups", "ties", "unfold"]
 
 
 @torch.no_grad()
@@ -30,7 +31,8 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     With g the gate without its scale k, k·g(u)·u = g'(u')·u' for u' = k·u and W1' = W1 / k. The
     preceding layer absorbs the factor in its weight and bias, and the first FC layer divides by it.
-    This is exact if k is a power of two, as at the start.
+    This is exact if k is a power of two, as at the start. `remove` takes the factor out again, but
+    a saved file does not know of it: of a network loaded from there, the weights keep k.
 
     Args:
         model: a network with inserted SE.
@@ -70,7 +72,38 @@ def fold_start(model: nn.Module, *, inplace: bool = False) -> nn.Module:
                 parameter.mul_(scale.to(parameter.dtype))
         block.fc1.weight.div_(scale)
         block.scale.fill_(1)
+        module.__dict__[FOLDED] = block.__dict__[FOLDED] = module.__dict__.get(FOLDED, 1.0) * float(scale)
     return target
+
+
+def check_unfoldable(model: nn.Module) -> None:
+    """Check that each factor of `fold_start` is still in the weights of its module.
+
+    Raises:
+        InsertionError: the module was exchanged since, or its weights are no longer its own.
+    """
+    tied = ties(model)
+    wrong = [
+        f"{name} ({base_of(module).__name__})"
+        for name, module, at in attached(model)
+        if (FOLDED in module.__dict__ or FOLDED in module.get_submodule(at.child).__dict__)
+        and not (FOLDED in module.__dict__ and owns_its_weights(module, tied))
+    ]
+    if wrong:
+        raise InsertionError(
+            f"fold_start put the start's factor into weights that are no longer those of {listed(wrong, 8)}: remove "
+            f"SE from the network as it was before fold_start"
+        )
+
+
+@torch.no_grad()
+def unfold(model: nn.Module) -> None:
+    """Take the factors of `fold_start` out of the weights again, for a network that loses its SE."""
+    for _, module, _ in attached(model):
+        factor = module.__dict__.pop(FOLDED, 1.0)
+        for parameter in (module.weight, module.bias) if factor != 1 else ():
+            if isinstance(parameter, torch.Tensor):
+                parameter.div_(factor)
 
 
 def _takes_factor(module: nn.Module, at: Attachment, tied: Mapping[int, int]) -> bool:

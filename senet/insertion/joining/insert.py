@@ -18,6 +18,7 @@ from senet.block.made import MadeBlock, MadeSpec, Make, block_spec
 from senet.errors import InsertionError, warn
 from senet.insertion.joining.attach import attach, attached, check_detachable, detach, detach_all
 from senet.insertion.joining.constant import Passing
+from senet.insertion.joining.fold import check_unfoldable, unfold
 from senet.insertion.joining.start import squeezed_means, start_on_example
 from senet.insertion.joining.trial import check_apart, parts_of, trying
 from senet.insertion.reading.dataflow import Dataflow, record
@@ -114,7 +115,7 @@ def insert(
     try:
         with torch.random.fork_rng(devices=[]):
             for site in chosen:
-                block = attach(target, site, spec, around=_around(flow, site))
+                block = attach(target, site, spec, around=_around(flow, site), dims=_dims(flow, site))
                 joined.append(site)
                 if start == "identity" and isinstance(block, SEBlock):
                     block.start_as_identity()
@@ -131,8 +132,10 @@ def insert(
 def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False, example: Any = None) -> nn.Module:
     """Remove inserted SE: the result is the plain network, bit for bit, without what the gates learnt.
 
-    Inserted SE leaves no trace. If the network holds no inserted SE, or with `everything`, the SE
-    that it was built with is removed too: each such block becomes an `nn.Identity`.
+    Inserted SE leaves no trace, and a factor that `fold_start` put into the weights is taken out,
+    unless the network was saved and loaded since: no file has a mark of it. If the network holds no
+    inserted SE, or with `everything`, the SE that it was built with is removed too: each such block
+    becomes an `nn.Identity`.
 
     Args:
         model: a network with SE.
@@ -142,8 +145,9 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
             cannot be removed.
 
     Raises:
-        InsertionError: the class of a module was changed after SE was joined to it, or the example
-            shows SE that cannot be removed. `model` is unchanged.
+        InsertionError: the class of a module was changed after SE was joined to it, a module was
+            exchanged after `fold_start`, or the example shows SE that cannot be removed. `model`
+            is unchanged.
     """
     check_module(model)
     joined = [(name, found.site) for name, _, found in attached(model)]
@@ -154,8 +158,10 @@ def remove(model: nn.Module, *, inplace: bool = False, everything: bool = False,
                 raise InsertionError(block.refusal())
     for name, site in joined:
         check_detachable(model, name, site)
+    check_unfoldable(model)
     target = model if inplace else copy_of(model)
     parts = dict(target.named_modules())
+    unfold(target)
     detach_all(target)
     if ours and not everything:
         return target
@@ -207,6 +213,12 @@ def _around(flow: Dataflow, site: Site) -> tuple[str, ...]:
         and all(name in each for each in outer)
         and runs[name] == len(calls)
     )
+
+
+def _dims(flow: Dataflow, site: Site) -> int:
+    """The fewest dimensions of the maps that SE at a site is given in the run."""
+    calls = [call.inputs if site.position == "input" else call.outputs for call in flow.calls if call.name == site.name]
+    return min((len(flow.values[values[0]].shape) for values in calls if values), default=0)
 
 
 def _check_network(model: nn.Module) -> None:

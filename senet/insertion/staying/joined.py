@@ -27,6 +27,7 @@ __all__ = [
     "ATTACHMENT",
     "CHILDREN",
     "ENDS_IN",
+    "FOLDED",
     "OUT",
     "SHORTCUT",
     "TOLD",
@@ -39,6 +40,7 @@ __all__ = [
     "base_of",
     "become",
     "become_again",
+    "forget_fold",
     "is_joined",
     "joined_class",
     "moved",
@@ -51,6 +53,7 @@ CHILDREN = ("se", "senet_se")  # the name of a block in its host; the second if 
 ATTACHMENT = "_senet_attachment"  # in the __dict__ of a module that holds SE
 ENDS_IN = "_senet_ends_in"  # in the __dict__ of a module that returns its host's value: the host's name in it
 SHORTCUT = "_senet_shortcut"  # in the __dict__ of the two modules that share a shortcut
+FOLDED = "_senet_folded"  # in the __dict__ of a host and of its block: the factor in the host's weight, by fold_start
 OUT = "_senet_taken_out"  # in the __dict__ of a block that was removed on request
 TOLD = "_senet_told"  # in the __dict__ of a block whose loss was reported
 TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of two modules that hold one block: a shared key
@@ -58,11 +61,19 @@ TWO_HOSTS = "_senet_two_hosts"  # in the __dict__ of two modules that hold one b
 
 @dataclasses.dataclass(frozen=True)
 class Attachment:
-    """The SE joined to a module: its site, the kind of block, and the child's name."""
+    """The SE joined to a module.
+
+    Attributes:
+        site: the place.
+        spec: the kind of block.
+        child: the block's name in the module.
+        dims: the fewest dimensions of the maps there, with the batch; 0 if unknown.
+    """
 
     site: Site
     spec: SESpec | MadeSpec
     child: str
+    dims: int = 0
 
 
 # Thread-local, because several threads, such as DataParallel's replicas, run one module at the same
@@ -86,6 +97,12 @@ def attachment(module: nn.Module) -> Attachment | None:
     return found if isinstance(found, Attachment) else None
 
 
+def forget_fold(host: nn.Module) -> None:
+    """Forget the factor of `fold_start`, since the host has other weights now."""
+    for module in (host, *host.children()):
+        module.__dict__.pop(FOLDED, None)
+
+
 def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
     """Every module of `model` that holds inserted SE: its name, the module, and its attachment.
 
@@ -105,9 +122,8 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
         yield name, module, as_it_is(found, module._modules.get(found.child))
 
 
-# Channel pruning tools also cut the layers of SE, and a person may set its gate, or put another
-# block in its place. The original spec would then describe another block, and a file with it could
-# not be loaded, or would give another function.
+# Channel pruning tools also cut the layers of SE, and a person may set its gate, or put another block in its
+# place. A file with the original spec could then not be loaded, or would give another function.
 def as_it_is(found: Attachment, block: nn.Module | None) -> Attachment:
     """`found` with the current sizes, squeeze, gate and biases of its block."""
     if not (isinstance(block, SEBlock) and isinstance(found.spec, SESpec)):
@@ -177,6 +193,15 @@ class _Joined(_Module):
         return _apply(self, self._senet_use, args, kwargs)
 
     forward = Forward(_senet_forward)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; weights of an unfolded network, or of a plain one, do not hold the factor of `fold_start`."""
+        found = attachment(self)
+        if found is not None and FOLDED in self.__dict__ and f"{prefix}weight" in state_dict:
+            scale = state_dict.get(f"{prefix}{found.child}.scale")
+            if scale is None or not (scale.is_meta or scale == 1):
+                forget_fold(self)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle as the base class, and restore this class when loading: it has no importable name."""
@@ -253,8 +278,23 @@ def _assigned(module: Any, depth: int, args: tuple[Any, ...], kwargs: dict[str, 
 def _rescale(module: Any, use: Use, x: Tensor) -> Tensor:
     block: nn.Module = getattr(module, use.child)
     dim = use.channel_dim
+    if dim == 1 and _lacks_batch(module, block, x):
+        return block(x.unsqueeze(0)).squeeze(0)  # type: ignore[no-any-return]
     result: Tensor = block(x) if dim == 1 else block(x.movedim(dim, 1)).movedim(1, dim)
     return result
+
+
+# A batch or group normalisation reads (C, L) and (C, H, W) as a batch itself.
+def _lacks_batch(module: nn.Module, block: nn.Module, x: Any) -> bool:
+    """Whether x is one map (C, *space), as convolutions take it, where SE was joined to (N, C, *space)."""
+    found = attachment(module)
+    return (
+        found is not None
+        and isinstance(x, Tensor)
+        and x.dim() == found.dims - 1
+        and x.shape[0] == getattr(block, "in_channels", found.site.channels)
+        and not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
+    )
 
 
 def _output(module: Any, use: Use, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

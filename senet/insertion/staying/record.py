@@ -73,6 +73,7 @@ class Record:
         self.family = self.own = uuid.uuid4().hex
         self._new: frozenset[str] = frozenset()  # hosts that may also have other names
         self._seen: tuple[_Step, ...] | None = None
+        self._doubled: frozenset[str] = frozenset()  # places that were reported to run another's SE
         self._root: weakref.ref[nn.Module] | None = weakref.ref(root)
         _living.add(self)
 
@@ -82,6 +83,7 @@ class Record:
     def __setstate__(self, state: dict[str, Any]) -> None:
         watch()
         self.entries, self._new, self._seen = state["entries"], state["new"], None
+        self._doubled = frozenset()
         root = state.get("root")  # pickles of 0.1.0 have neither root nor family
         self.own = uuid.uuid4().hex
         self.family = state.get("family", self.own)
@@ -137,6 +139,26 @@ class Record:
             self._seen = None
         checked = (Lost(name, entry, _why_lost(root, name, entry.attachment)) for name, entry in entries)
         return [each for each in checked if each.why]
+
+    def doubled(self, root: nn.Module) -> dict[str, str]:
+        """The places, not told of before, where a module that replaced a host also stands: by each, the host's name."""
+        hosts: dict[nn.Module, dict[tuple[nn.Module | None, str], str]] = {}
+        for name, entry in self.entries:
+            host, (above, _, child) = _at(root, name), name.rpartition(".")
+            if host is not None and is_joined(host) and _full_name(uses_in(host)[-1].base) != entry.base:
+                hosts.setdefault(host, {})[_at(root, above), child] = name
+        found = {}
+        for above, parent in root.named_modules() if hosts else ():
+            for child, module in parent._modules.items():
+                if module in hosts and (parent, child) not in hosts[module]:
+                    found[f"{above}.{child}".lstrip(".")] = next(iter(hosts[module].values()))
+        new = {place: name for place, name in found.items() if place not in self._doubled}
+        self._doubled |= new.keys()
+        return new
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_at(root: nn.Module, name: str, found: Attachment) -> bool:
@@ -248,6 +270,9 @@ def _tell_new(root: nn.Module, record: Record) -> bool:
         each.entry.block.__dict__[TOLD] = True
     if new:
         _warn({each.name: each.why for each in new})
+    if twice := record.doubled(root):
+        named = [f"{place} is the module that holds the SE of {name}" for place, name in twice.items()]
+        warn(f"inserted SE runs where it was not put: {listed(named, _MOST_NAMES)}. Put another module there")
     return bool(gone)
 
 

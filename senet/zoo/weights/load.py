@@ -16,6 +16,7 @@ from senet.block import SEBlock
 from senet.errors import InputError, WeightsError
 from senet.insertion import MadeBlock, inserted
 from senet.insertion.joining.attach import attached
+from senet.insertion.staying.joined import forget_fold
 from senet.insertion.staying.wrapped import unwrapped
 from senet.words import counted, listed
 from senet.zoo.weights.adapt import absent_head, for_model, other_kinds, spec_of
@@ -130,6 +131,8 @@ def load_file(model: nn.Module, file: WeightsFile, *, head: str = "replace") -> 
     _check_form(model, file, tensors)
     _replace(model, state, {key: value for key, value in tensors.items() if key not in fresh}, file.source)
     note_preprocessing(model, file.preprocessing)
+    for _, host, _ in attached(model):
+        forget_fold(host)
     if found is not None:
         notes += [
             f"{layer}: {found.classes} classes in the file, {found.wanted} wanted: starts fresh"

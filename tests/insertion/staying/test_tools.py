@@ -54,6 +54,45 @@ def test_fuse_modules_with_an_activation_that_holds_se(x):
     same(fused, x, expected)
 
 
+class TwoNorms(nn.Module):
+    """As ResNet's BasicBlock, both of whose normalisations a tool folds."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1, self.n1 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.c2, self.n2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return x + self.n2(self.c2(self.n1(self.c1(x)).relu()))
+
+
+def _folded(net, x, names, shared):
+    """Fold the normalisations of all units, with one module in the place of all of them."""
+    net = joined(net, x)
+    plain, expected = senet.remove(net), net(x)
+    for unit, from_unit in zip(net, plain, strict=True):
+        unit.c1, unit.c2 = (fuse_conv_bn_eval(getattr(from_unit, f"c{i}"), getattr(from_unit, f"n{i}")) for i in (1, 2))
+        for name in names:
+            setattr(unit, name, shared)
+    return net, expected
+
+
+@pytest.mark.parametrize("names", [["n1", "n2"], ["n2", "n1"]])
+def test_one_identity_in_the_place_of_several_normalisations(x, names):
+    """The identity that SE had moved to stood in the other place too, and SE ran at both."""
+    net, expected = _folded(nn.Sequential(TwoNorms(), TwoNorms()), x, names, nn.Identity())
+    same(net, x, expected)
+    assert list(senet.blocks(net)) == ["0.n2.se", "1.n2.se"]
+
+
+@pytest.mark.parametrize("names", [["n1", "n2"], ["n2", "n1"]])
+def test_one_module_in_the_place_of_several_normalisations(x, names):
+    net, _ = _folded(nn.Sequential(TwoNorms()), x, names, nn.ReLU())
+    with pytest.warns(senet.SEWarning, match=r"0\.n1 is the module that holds the SE of 0\.n2\. Put another module"):
+        net(x)
+    quiet(net, x)
+
+
 class WithReLU(Block):
     def __init__(self):
         super().__init__()
