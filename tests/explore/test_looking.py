@@ -53,7 +53,7 @@ def test_probabilities_gates_and_maps_are_those_of_hooks(network, pixels):
     scores, taken = by_hand(network, SMALL.normalise(pixels[None]))
     last = list(taken)[-1]
     seen = look(network, SMALL, pixels, maps_of=last)
-    torch.testing.assert_close(seen.probabilities, scores[0].softmax(0))
+    torch.testing.assert_close(seen.probabilities, scores[0].double().softmax(0))
     assert list(seen.gates) == list(taken)
     for name, (before, after) in taken.items():
         torch.testing.assert_close(before * seen.gates[name][None, :, None, None], after, rtol=1e-4, atol=1e-5)
@@ -68,7 +68,7 @@ def replaced(model, name, value, x):
     block.forward = lambda u: u * value
     try:
         with torch.no_grad():
-            return model(x)[0].softmax(0)
+            return model(x)[0].double().softmax(0)
     finally:
         del block.forward
 
@@ -206,3 +206,14 @@ def test_what_cannot_be_looked_at_gets_a_message(tmp_path, name, words):
     with pytest.raises(ValueError, match=words) as caught:
         open_subject(f"{file}:{name}" if name in NETS else name)
     assert isinstance(caught.value, StudyError) == (name != "se_resnet2O")
+
+
+def test_classes_are_in_the_order_of_their_scores_where_probabilities_are_0_in_float32(pixels):
+    scores = torch.full((20,), -400.0)
+    scores[19], scores[:4] = 0, torch.tensor([-110.0, -111, -112, -113])
+
+    class Certain(torch.nn.Linear):
+        def forward(self, x):
+            return scores.expand(len(x), -1)
+
+    assert [index for index, _ in look(Certain(1, 1), SMALL, pixels).top(5)] == [19, 0, 1, 2, 3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from senet import SESpec
-from senet.data.sources import DataSource, folder_of
+from senet.data.sources import folder_of
 from senet.errors import DataError, InputTypeError, ModelError, StudyError
 from senet.evaluation.given import given_model
 from senet.evaluation.networks import NetworkSpec, network_of
@@ -163,7 +162,6 @@ GOOD = Items((GREY, 0), (GREY, 1))
         ((GOOD,), "two data sets .*, not 1"),
         ((GOOD, GOOD, GOOD), "not 3"),
         (GOOD, "not an Items"),
-        (DataSource("a", ("b", "c"), None, None, None, None, root=Path()), "not a DataSource"),
         ((Items(), GOOD), "train is empty"),
         ((GOOD, iter([1])), "val is a list_iterator: a data set has a length"),
         ((Stream(), GOOD), "train is a Stream: a data set has a length, and items by their number"),
