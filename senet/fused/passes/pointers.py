@@ -34,7 +34,7 @@ def layout(v: Tensor) -> str:
 
 def dense(v: Tensor) -> Tensor:
     """The activation v itself if it is contiguous or channels last in plain memory, else a contiguous copy."""
-    return v if layout(v) and not _seems(v) else v.resolve_neg().contiguous()
+    return v if layout(v) and not _negated(v) else v.resolve_neg().contiguous()
 
 
 def like(x: Tensor, v: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def like(x: Tensor, v: Tensor) -> Tensor:
         raise UnfitError(f"{_described(x)} stands beside {_described(v)}: their shapes and devices must be equal")
     # Two dense tensors of one shape have the same element order exactly if `layout` agrees. Strides
     # do not tell, because those of dimensions of size 1 are arbitrary.
-    if x.dtype == v.dtype and layout(x) == layout(v) and not _seems(x):
+    if x.dtype == v.dtype and layout(x) == layout(v) and not _negated(x):
         return x
     return torch.empty_like(v).copy_(x)
 
@@ -84,7 +84,7 @@ def address(x: Tensor | None) -> int | None:
     """
     if x is None:
         return None
-    if type(x) not in _PLAIN or x.layout is not torch.strided or _seems(x):
+    if type(x) not in _PLAIN or x.layout is not torch.strided or _negated(x):
         raise UnfitError(f"compiled code cannot read {_described(x)}, {kind_of(x)}, as it lies")
     end = (x.storage_offset() + x.numel()) * x.element_size()
     if x.untyped_storage().nbytes() < end:
@@ -103,7 +103,7 @@ def overlaps(u: Tensor, x: Tensor) -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _seems(x: Tensor) -> bool:
+def _negated(x: Tensor) -> bool:
     """Whether the bytes of x differ from its values, since PyTorch negates some views lazily."""
     return x.is_neg()
 
