@@ -202,6 +202,9 @@ def figure(plan: Study, runs: Runs, arms: Sequence[Arm]) -> Any:
 
         drawn = Figure(figsize=(10, 4.4), layout="constrained")
         panels = drawn.subplots(1, 2, sharey=True)
+        first, *others = dict.fromkeys(network for network, _ in arms)
+        if not others:
+            drawn.suptitle(first)
         for axes, key, unit in zip(panels, ("multiply_adds", "parameters"), (1e6, 1e3), strict=True):
             kinds = dict.fromkeys(arm for _, arm in arms)
             for place, (kind, colour) in enumerate(zip(kinds, (GREY, *COLOURS), strict=False)):
@@ -211,7 +214,7 @@ def figure(plan: Study, runs: Runs, arms: Sequence[Arm]) -> Any:
                 x = [_cost(runs, each, plan, key) / unit for each in chosen]
                 mean, half = zip(*(_mean(runs, each, plan) for each in chosen), strict=True)
                 axes.errorbar(x, mean, half, marker="o", linestyle="none", capsize=3, color=colour, label=kind)
-                for (network, _), at, value in zip(chosen, x, mean, strict=True):
+                for (network, _), at, value in zip(chosen, x, mean, strict=True) if others else ():
                     how = {"textcoords": "offset points", "ha": side, "fontsize": 8, "color": colour}
                     axes.annotate(network, (at, value), offset, **how)
             axes.set_xlabel("multiply-adds (millions)" if unit == 1e6 else "parameters (thousands)")
