@@ -14,7 +14,7 @@ from senet.errors import InsertionError
 from senet.insertion.joining.attach import join, place_of, why_not
 from senet.insertion.recognise import InlineSE, blocks
 from senet.insertion.staying.joined import as_it_is, attached, attachment, become, is_joined, moved, moved_along
-from senet.insertion.staying.record import Entry, lost, records
+from senet.insertion.staying.record import Entry, full_name, lost, records
 from senet.report.table import Table
 from senet.running import check_module, run, set_training, untouched
 from senet.words import counted
@@ -168,7 +168,7 @@ def _host(root: nn.Module, entry: Entry, name: str) -> str | None:
 
 def _is_like(module: nn.Module, entry: Entry) -> bool:
     """Whether a module can replace a lost host of the same name: same class, as many channels, or an identity."""
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__}
+    kinds = {full_name(kind) for kind in type(module).__mro__}
     channels = getattr(module, "num_features", getattr(module, "num_channels", None))
     now = as_it_is(entry.attachment, entry.block)
     return entry.base in kinds or type(module) is nn.Identity or channels == now.site.channels

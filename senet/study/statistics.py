@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -155,15 +155,11 @@ def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level:
         ValueError: as in `paired_difference`.
     """
     tested = {key: _p_of(paired_difference(first, second)) for key, (first, second) in pairs.items()}
-    order = sorted((key for key in pairs if tested[key] is not None), key=lambda key: tested[key] or 0.0)
+    p_values = {key: p for key, p in tested.items() if p is not None}
     found: dict[Key, Corrected] = {}
-    share, corrected, failed = level / max(1, len(pairs)), 0.0, False
-    for rank, key in enumerate(order):
-        p = tested[key]
-        assert p is not None
-        if not failed:
-            share = level / (len(pairs) - rank)
-            failed = p > share
+    corrected = 0.0
+    for rank, (key, share, _) in enumerate(_step_down(p_values, len(pairs), level)):
+        p = p_values[key]
         corrected = max(corrected, min(1.0, p * (len(pairs) - rank)))
         difference = paired_difference(*pairs[key], confidence=1 - share)
         found[key] = Corrected(difference, p, corrected, len(pairs))
@@ -172,6 +168,16 @@ def holm(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]], *, level:
             alone = paired_difference(*pairs[key], confidence=1 - level / len(pairs))  # Bonferroni's
             found[key] = Corrected(alone, None, None, len(pairs))
     return {key: found[key] for key in pairs}
+
+
+def _step_down(p_values: Mapping[Key, float], count: int, level: float) -> Iterator[tuple[Key, float, bool]]:
+    """Holm's procedure over `count` tests, some without p: in order of p, the level of each, and whether it shows."""
+    share, failed = level / max(1, count), False
+    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        if not failed:
+            share = level / (count - rank)
+            failed = p_values[key] > share
+        yield key, share, not failed
 
 
 def _p_of(difference: Difference) -> float | None:
@@ -201,12 +207,7 @@ def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
 
 def rejected(p_values: Mapping[Key, float], *, level: float = 0.05) -> set[Key]:
     """The tests that show something by Holm's step-down procedure, given their p values."""
-    found: set[Key] = set()
-    for key in sorted(p_values, key=lambda key: p_values[key]):
-        if p_values[key] > level / (len(p_values) - len(found)):
-            break
-        found.add(key)
-    return found
+    return {key for key, _, shown in _step_down(p_values, len(p_values), level) if shown}
 
 
 def bootstrap_over_images(

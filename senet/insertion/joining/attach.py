@@ -36,7 +36,7 @@ from senet.insertion.staying.joined import (
     moved,
     rebuild,
 )
-from senet.insertion.staying.record import Entry, forget, forget_all, remember
+from senet.insertion.staying.record import Entry, forget, forget_all, full_name, remember
 from senet.words import kind_of
 
 __all__ = [
@@ -95,7 +95,7 @@ def attach(
     kind = base_of(host)
     around = around or tuple(_sequences_around(model, site))
     found = Attachment(site, spec if isinstance(spec, SESpec) else spec.of(block), child, dims or _dims_of(host))
-    join(model, found, block, f"{kind.__module__}.{kind.__qualname__}", around)
+    join(model, found, block, full_name(kind), around)
     return block
 
 

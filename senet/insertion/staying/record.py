@@ -22,7 +22,7 @@ from senet.insertion.staying.joined import OUT, TOLD, Attachment, attached, atta
 from senet.insertion.staying.rebuilt import watch
 from senet.words import kind_of, listed
 
-__all__ = ["Entry", "Lost", "Record", "forget", "forget_all", "lost", "records", "remember", "tell"]
+__all__ = ["Entry", "Lost", "Record", "forget", "forget_all", "full_name", "lost", "records", "remember", "tell"]
 
 _RECORD = "_senet_record"  # in the __dict__ of the module that SE was inserted into
 _MOST_NAMES = 5
@@ -145,7 +145,7 @@ class Record:
         hosts: dict[nn.Module, dict[tuple[nn.Module | None, str], str]] = {}
         for name, entry in self.entries:
             host, (above, _, child) = _at(root, name), name.rpartition(".")
-            if host is not None and is_joined(host) and _full_name(uses_in(host)[-1].base) != entry.base:
+            if host is not None and is_joined(host) and full_name(uses_in(host)[-1].base) != entry.base:
                 hosts.setdefault(host, {})[_at(root, above), child] = name
         found = {}
         for above, parent in root.named_modules() if hosts else ():
@@ -157,7 +157,8 @@ class Record:
         return new
 
 
-def _full_name(kind: type) -> str:
+def full_name(kind: type) -> str:
+    """The name of a class with its module, as it is kept in files and pickles."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

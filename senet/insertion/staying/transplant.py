@@ -83,7 +83,9 @@ def _transplant(parent: nn.Module, name: str, new: nn.Module | None) -> nn.Modul
     for key in (ATTACHMENT, SHORTCUT):
         if key in old.__dict__:
             new.__dict__[key] = old.__dict__[key]
-    if FOLDED in old.__dict__ and all(_parameter(new, each) is _parameter(old, each) for each in ("weight", "bias")):
+    if FOLDED in old.__dict__ and all(
+        new._parameters.get(each) is old._parameters.get(each) for each in ("weight", "bias")
+    ):
         new.__dict__.setdefault(FOLDED, old.__dict__[FOLDED])  # the factor of `fold_start` is in these weights
     for use in reversed(uses):
         become(new, use.position, use.child, use.channel_dim)
@@ -104,10 +106,6 @@ def _is_bare_identity(module: nn.Module) -> bool:
     """Whether a module is an identity that another can stand for: without hooks, children or a forward of its own."""
     own = module.__dict__
     return type(module) is nn.Identity and "forward" not in own and not any((*hooks_of(module), *module.children()))
-
-
-def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    return module._parameters.get(name)
 
 
 def _width(module: nn.Module) -> int | None:
